@@ -1,0 +1,34 @@
+"""Margins, scores and exact partial selection for training on the samples nearest the decision boundary."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from dynams_kernels.functional import (
+    SmallestK,
+    backends,
+    class_distances,
+    linear_margin,
+    linear_margin_topk,
+    margin,
+    margin_topk,
+    scores,
+    smallest_k,
+)
+from dynams_kernels.selector import MarginSelector
+
+try:
+    __version__ = version("dynams-kernels")
+except PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "0.0.0+unknown"
+
+__all__ = [
+    "MarginSelector",
+    "SmallestK",
+    "backends",
+    "class_distances",
+    "linear_margin",
+    "linear_margin_topk",
+    "margin",
+    "margin_topk",
+    "scores",
+    "smallest_k",
+]

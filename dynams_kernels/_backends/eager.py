@@ -1,0 +1,170 @@
+"""The whole kernel interface in plain torch: it serves every device without a kernel of its own, and is the fallback on the others.
+
+Exact by the same contract as the compiled backends; it stores what they do not (a softmax of the rows), reads rows several
+times, and sorts where they select.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dynams_kernels._checks import check_label_range
+from dynams_kernels._kinds import BIT, kinds_of, mask_of
+
+# Rows are scored in blocks of about this many logits, so that a linear score never holds all of them.
+TILE_ELEMENTS = 1 << 22
+
+_SOFTMAX_KINDS = mask_of(("probability", "loss", "el2n", "entropy", "confidence"))
+
+
+def score_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Scores are accumulated and returned in float32, and in float64 for float64 input."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _difference(larger: Tensor, smaller: Tensor) -> Tensor:
+    """larger - smaller, 0 where they are equal: two equal infinities have no margin between them."""
+    return torch.where(larger == smaller, torch.zeros_like(larger), larger - smaller)
+
+
+def _largest_of_others(top: Tensor, own: Tensor) -> Tensor:
+    """The largest logit of the other classes: the second of the top two exactly where one's own is the first."""
+    return torch.where(own == top[:, 0], top[:, 1], top[:, 0])
+
+
+def _shifted(logits: Tensor, largest: Tensor) -> Tensor:
+    """z - max(z), with the maximum itself at 0 even where it is infinite (the limit of the softmax)."""
+    return _difference(logits, largest.unsqueeze(1).expand_as(logits))
+
+
+def shared_softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax and log-softmax of rows (B, C); +inf logits share the whole mass, an all -inf row is uniform."""
+    shifted = _shifted(logits, logits.amax(1))
+    log_softmax = shifted - shifted.exp().sum(1, keepdim=True).log()
+    return log_softmax.exp(), log_softmax
+
+
+def _distance_quotients(logits: Tensor, first: Tensor, class_distances: Tensor) -> Tensor:
+    """(z_p - z_c) / ||w_p - w_c|| for every class c, +inf at c = p."""
+    own = logits.gather(1, first.unsqueeze(1))
+    numerators = _difference(own.expand_as(logits), logits)
+    quotients = numerators / class_distances[first].to(logits.dtype)
+    # Classes that agree on this sample are at distance 0, also where their weights coincide (0 / 0).
+    quotients = torch.where(numerators == 0, torch.zeros_like(quotients), quotients)
+    return quotients.scatter(1, first.unsqueeze(1), torch.inf)
+
+
+def _first_two(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The indices of the two largest logits of each row, the lowest index first where they are equal."""
+    first = _lowest_index(logits == logits.amax(1, keepdim=True))
+    others = logits.scatter(1, first.unsqueeze(1), -torch.inf)
+    runner_up = others == others.amax(1, keepdim=True)
+    second = _lowest_index(runner_up.scatter(1, first.unsqueeze(1), False))
+    return first, second
+
+
+def _lowest_index(mask: Tensor) -> Tensor:
+    return mask.to(torch.uint8).argmax(1)  # of equal maxima, torch.argmax returns the first
+
+
+def row_scores(
+    logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kinds: int
+) -> Tensor:
+    """The scores of logits (B, C) named by the bits of `kinds`: a row of (n, B) for each, in bit order."""
+    batch, classes = logits.shape
+    dtype = score_dtype(logits.dtype)
+    if labels is not None and labels.device.type == "cpu":
+        check_label_range(labels, classes)
+    wanted = kinds_of(kinds)
+    if batch == 0:
+        return logits.new_empty((len(wanted), 0), dtype=dtype)
+
+    z = logits.to(dtype)
+    top = z.topk(2, dim=1).values
+    gap = _difference(top[:, 0], top[:, 1])
+    missing = torch.isnan(top[:, 0])  # torch orders NaN above every number: it is the first of the top two
+    out: dict[str, Tensor] = {"gap": gap}
+
+    own = None
+    if labels is not None:
+        inside = (labels >= 0) & (labels < classes)
+        safe = torch.where(inside, labels, torch.zeros_like(labels))
+        own = z.gather(1, safe.unsqueeze(1)).squeeze(1)
+        label_missing = missing | ~inside
+        out["label"] = _difference(own, _largest_of_others(top, own))
+    if class_distances is not None:
+        first = _lowest_index(z == top[:, :1])
+        out["distance"] = _distance_quotients(z, first, class_distances).amin(1)
+    if kinds & _SOFTMAX_KINDS:
+        softmax, log_softmax = shared_softmax(z)
+        total = _shifted(z, top[:, 0]).exp().sum(1)
+        # p1 - p2 = p1 (1 - exp(-gap)): no cancellation where the two are close.
+        out["probability"] = -torch.expm1(-gap) / total
+        out["confidence"] = (total - 1) / total
+        terms = torch.where(softmax > 0, softmax * log_softmax, torch.zeros_like(softmax))
+        out["entropy"] = -terms.sum(1)
+        if labels is not None and own is not None:
+            index = safe.unsqueeze(1)
+            out["loss"] = -log_softmax.gather(1, index).squeeze(1)
+            others = softmax.scatter(1, index, 0.0)
+            # ||p - y||^2 = sum of p_c^2 over the others + (1 - p_y)^2, and 1 - p_y is the others' sum.
+            out["el2n"] = (others.square().sum(1) + others.sum(1).square()).sqrt()
+
+    nan = torch.full_like(gap, torch.nan)
+    rows = []
+    for kind in wanted:
+        unknown = label_missing if kind in ("label", "loss", "el2n") else missing
+        rows.append(torch.where(unknown, nan, out[kind]))
+    return torch.stack(rows)
+
+
+def class_pairs(
+    logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kind: int
+) -> Tensor:
+    """The two classes (B, 2) whose logits' difference is the margin, largest first (for `label`: the label first)."""
+    z = logits.to(score_dtype(logits.dtype))
+    first, second = _first_two(z)
+    if kind == BIT["label"] and labels is not None:
+        # A label outside the classes (its score is NaN) must still not index outside the row.
+        safe = labels.clamp(0, z.shape[1] - 1)
+        first, second = safe, torch.where(first == safe, second, first)
+    elif kind == BIT["distance"] and class_distances is not None:
+        second = _distance_quotients(z, first, class_distances).argmin(1)
+    return torch.stack((first, second), 1)
+
+
+def linear_row_scores(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor | None,
+    class_distances: Tensor | None,
+    kind: int,
+    pairs: bool,
+) -> tuple[Tensor, Tensor]:
+    """One kind of score (B,) of `features @ weight.T + bias`, block of rows by block of rows; the class pairs where asked for."""
+    batch, classes = features.shape[0], weight.shape[0]
+    if labels is not None and labels.device.type == "cpu":
+        check_label_range(labels, classes)
+    scores = features.new_empty(batch, dtype=score_dtype(features.dtype))
+    pair_rows = torch.empty((batch if pairs else 0, 2), dtype=torch.int64, device=features.device)
+    step = max(1, TILE_ELEMENTS // classes)
+    for begin in range(0, batch, step):
+        block = slice(begin, begin + step)
+        logits = torch.nn.functional.linear(features[block], weight, bias)
+        block_labels = None if labels is None else labels[block]
+        scores[block] = row_scores(logits, block_labels, class_distances, kind)[0]
+        if pairs:
+            pair_rows[block] = class_pairs(logits, block_labels, class_distances, kind)
+    return scores, pair_rows
+
+
+def smallest_k(values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:
+    """The k smallest of values (N,) in the contract's total order, through a stable sort."""
+    # One zero and one NaN, whatever their bits: the stable sort then leaves equal values in index order, NaN last.
+    keys = torch.where(values == 0, torch.zeros_like(values), values)
+    keys = torch.where(torch.isnan(values), torch.full_like(values, torch.nan), keys)
+    order = torch.sort(keys, stable=True).indices[:k]
+    indices = order if by_value else order.sort().values
+    return values[indices], indices

@@ -1,0 +1,156 @@
+"""Checks of arguments, made before anything reaches an operator: each error names the argument, what came and what is wanted."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_FLOAT_NAMES = "float32, float16, bfloat16 or float64"
+
+
+def _shape(tensor: Tensor) -> str:
+    return "(" + ", ".join(str(size) for size in tensor.shape) + ")"
+
+
+def check_float(name: str, tensor: object, dims: int, layout: str) -> Tensor:
+    """A dense floating-point tensor of `dims` dimensions, described to the user as `layout`."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: got {type(tensor).__name__}, want a tensor of shape {layout}")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name}: got layout {tensor.layout}, want a dense (strided) tensor")
+    if tensor.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{name}: got dtype {tensor.dtype}, want {_FLOAT_NAMES}")
+    if tensor.dim() != dims:
+        raise ValueError(f"{name}: got shape {_shape(tensor)}, want {layout}")
+    return tensor
+
+
+def check_classes(name: str, count: int) -> None:
+    """A margin is a distance between two classes: fewer than two have none."""
+    if count < 2:
+        raise ValueError(f"{name}: got {count} classes, want at least 2")
+
+
+def check_logits(logits: object) -> Tensor:
+    """Logits (B, C) with C >= 2."""
+    checked = check_float("logits", logits, 2, "(B, C)")
+    check_classes("logits", checked.shape[1])
+    return checked
+
+
+def check_labels(labels: object, kind: str, batch: int, device: torch.device) -> Tensor:
+    """Labels (B,) int64 on `device`; their range is checked where the values are read."""
+    if labels is None:
+        raise ValueError(f"labels: got None, want int64 of shape ({batch},): kind {kind!r} needs labels")
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels: got {type(labels).__name__}, want an int64 tensor of shape ({batch},)")
+    if labels.dtype != torch.int64:
+        raise TypeError(f"labels: got dtype {labels.dtype}, want int64")
+    if labels.dim() != 1 or labels.shape[0] != batch:
+        raise ValueError(f"labels: got shape {_shape(labels)}, want ({batch},)")
+    check_device("labels", labels, device)
+    return labels
+
+
+def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    """All tensors of a call live on one device."""
+    if tensor.device != device:
+        raise ValueError(f"{name}: got device {tensor.device}, want {device}")
+
+
+def check_class_distances(class_distances: object, classes: int, device: torch.device) -> Tensor:
+    """Pairwise class distances (C, C) float32 on `device`."""
+    if class_distances is None:
+        raise ValueError(
+            f"class_distances: got None, want float32 of shape ({classes}, {classes}): "
+            "kind 'distance' on logits needs them, see class_distances(weight)"
+        )
+    if not isinstance(class_distances, Tensor):
+        raise TypeError(
+            f"class_distances: got {type(class_distances).__name__}, "
+            f"want a float32 tensor of shape ({classes}, {classes})"
+        )
+    if class_distances.dtype != torch.float32:
+        raise TypeError(f"class_distances: got dtype {class_distances.dtype}, want float32")
+    if class_distances.dim() != 2 or tuple(class_distances.shape) != (classes, classes):
+        raise ValueError(
+            f"class_distances: got shape {_shape(class_distances)}, want ({classes}, {classes})"
+        )
+    check_device("class_distances", class_distances, device)
+    return class_distances
+
+
+def check_k(k: object, size: int) -> int:
+    """How many to select: an int in [0, N]."""
+    if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)):
+        raise TypeError(f"k: got {type(k).__name__}, want an int in [0, {size}]")
+    if k < 0 or k > size:
+        raise ValueError(f"k: got {k}, want 0 <= k <= {size}, the number of samples")
+    return k  # type: ignore[return-value]
+
+
+def check_order(order: object) -> bool:
+    """True where the selection is wanted by value, False where by index."""
+    if order not in ("index", "value"):
+        raise ValueError(f"order: got {order!r}, want 'index' or 'value'")
+    return order == "value"
+
+
+def resolve_width(width: object, columns: int) -> int:
+    """How many leading input features take part: an int in [1, D], or a fraction of D in (0, 1].
+
+    A fraction w keeps max(1, floor(w * D + 0.5)) features.
+    """
+    if width is None:
+        return columns
+    if isinstance(width, bool) or not isinstance(width, (int, float, torch.SymInt)):
+        raise TypeError(
+            f"width: got {type(width).__name__}, want an int in [1, {columns}] or a float in (0, 1]"
+        )
+    if isinstance(width, float):
+        if not 0.0 < width <= 1.0:
+            raise ValueError(f"width: got {width}, want a float in (0, 1] or an int in [1, {columns}]")
+        return max(1, math.floor(width * columns + 0.5))
+    if not 1 <= width <= columns:
+        raise ValueError(f"width: got {width}, want an int in [1, {columns}] or a float in (0, 1]")
+    return width  # type: ignore[return-value]
+
+
+def check_linear(
+    features: object, weight: object, bias: object, width: object
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The slim head: features (B, w), the first w columns of the weight as a view, the bias (C,)."""
+    weight = check_float("weight", weight, 2, "(C, D)")
+    check_classes("weight", weight.shape[0])
+    classes, columns = weight.shape
+    if columns < 1:
+        raise ValueError(f"weight: got shape {_shape(weight)}, want (C, D) with D >= 1")
+    features = check_float("features", features, 2, f"(B, {columns})")
+    check_device("weight", weight, features.device)
+    slim = resolve_width(width, columns)
+    if features.shape[1] != columns and features.shape[1] != slim:
+        wanted = f"(B, {columns})" if slim == columns else f"(B, {columns}) or (B, {slim})"
+        raise ValueError(f"features: got shape {_shape(features)}, want {wanted}")
+    if weight.dtype != features.dtype:
+        raise TypeError(f"weight: got dtype {weight.dtype}, want the features' {features.dtype}")
+    if bias is not None:
+        bias = check_float("bias", bias, 1, f"({classes},)")
+        if bias.shape[0] != classes:
+            raise ValueError(f"bias: got shape {_shape(bias)}, want ({classes},)")
+        if bias.dtype != features.dtype:
+            raise TypeError(f"bias: got dtype {bias.dtype}, want the features' {features.dtype}")
+        check_device("bias", bias, features.device)
+    return features[:, :slim], weight[:, :slim], bias
+
+
+def check_label_range(labels: Tensor, classes: int) -> None:
+    """Labels in [0, C), where reading them costs no device synchronisation."""
+    if labels.numel() == 0:
+        return
+    lowest, highest = (int(bound) for bound in torch.aminmax(labels))
+    if lowest < 0 or highest >= classes:
+        wrong = lowest if lowest < 0 else highest
+        raise ValueError(f"labels: got {wrong}, want every label in [0, {classes})")

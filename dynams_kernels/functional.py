@@ -1,0 +1,321 @@
+"""The public functions: margins and scores of logits or of a linear head, and exact partial selection of the smallest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dynams_kernels import _checks, ops
+from dynams_kernels._backends import registry
+from dynams_kernels._kinds import (
+    BIT,
+    LABELLED_KINDS,
+    MARGIN_KINDS,
+    SCORE_KINDS,
+    check_kind,
+    kinds_of,
+    mask_of,
+)
+
+
+class SmallestK(NamedTuple):
+    """A selection: the values, and the int64 indices they stand at, as `torch.topk` returns them."""
+
+    values: Tensor
+    indices: Tensor
+
+
+def margin(
+    logits: Tensor,
+    *,
+    kind: str = "gap",
+    labels: Tensor | None = None,
+    class_distances: Tensor | None = None,
+) -> Tensor:
+    """Distance of each sample to the decision boundary, from its logits.
+
+    With p the predicted class and z the logits of a row:
+
+    - ``gap``: z_(1) - z_(2), the two largest logits' difference (logit units).
+    - ``probability``: softmax(z)_(1) - softmax(z)_(2), in [0, 1] (Emam et al. 2021).
+    - ``distance``: min over c != p of (z_p - z_c) / ||w_p - w_c||, the distance to the nearest boundary in feature
+      space (Emam et al. 2021). Needs ``class_distances``.
+    - ``label``: z_y - max over c != y of z_c; negative where the sample is misclassified. Needs ``labels``.
+
+    A row with a NaN logit has margin NaN; two equal largest logits, infinities included, have margin 0.
+    Differentiable with respect to the logits (sub-gradient; class distances are constants).
+
+    Args:
+        logits: (B, C), C >= 2; float32, float16, bfloat16 or float64; any strides.
+        kind: which of the four margins.
+        labels: (B,) int64 in [0, C), for ``label``.
+        class_distances: (C, C) float32, see :func:`class_distances`, for ``distance``.
+
+    Returns:
+        (B,) float32; float64 for float64 logits.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is wanted. A label outside [0, C) raises on
+            the CPU; on a GPU, where looking would cost a synchronisation, that row's margin is NaN.
+    """
+    logits = _checks.check_logits(logits)
+    check_kind(kind, MARGIN_KINDS)
+    used_labels = None
+    used_distances = None
+    if kind == "label":
+        used_labels = _checks.check_labels(labels, kind, logits.shape[0], logits.device)
+    elif kind == "distance":
+        used_distances = _checks.check_class_distances(
+            class_distances, logits.shape[1], logits.device
+        )
+    scores: Tensor = ops.row_scores(logits, used_labels, used_distances, BIT[kind])
+    return scores[0]
+
+
+def scores(
+    logits: Tensor, kinds: Sequence[str], *, labels: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Several scores of each sample from one read of the logits.
+
+    Beside the margins ``gap``, ``probability`` and ``label`` (see :func:`margin`), with p = softmax(z):
+
+    - ``loss``: cross-entropy, logsumexp(z) - z_y (nats).
+    - ``el2n``: ||p - onehot(y)||_2 (Paul et al. 2021).
+    - ``entropy``: -sum of p log p (nats).
+    - ``confidence``: 1 - max p, so that small means certain (least confidence; Coleman et al. 2020).
+
+    A +inf logit takes the limit: the +inf entries share the whole probability.
+
+    Args:
+        logits: (B, C), C >= 2; float32, float16, bfloat16 or float64; any strides.
+        kinds: names of scores, each at most once.
+        labels: (B,) int64 in [0, C), for ``label``, ``loss`` and ``el2n``.
+
+    Returns:
+        A dict in the order of ``kinds``, each score (B,) float32 (float64 for float64 logits).
+
+    Raises:
+        TypeError, ValueError: as :func:`margin`; also for a repeated or unknown kind.
+    """
+    logits = _checks.check_logits(logits)
+    if isinstance(kinds, str) or not isinstance(kinds, Sequence):
+        raise TypeError(f"kinds: got {kinds!r}, want a sequence of {', '.join(SCORE_KINDS)}")
+    for kind in kinds:
+        check_kind(kind, SCORE_KINDS)
+    if len(set(kinds)) != len(kinds):
+        raise ValueError(f"kinds: got {list(kinds)!r}, want each kind at most once")
+    used_labels = None
+    for kind in kinds:
+        if kind in LABELLED_KINDS:
+            used_labels = _checks.check_labels(labels, kind, logits.shape[0], logits.device)
+    mask = mask_of(kinds)
+    if mask == 0:
+        return {}
+    rows = ops.row_scores(logits, used_labels, None, mask).unbind(0)
+    by_kind = dict(zip(kinds_of(mask), rows, strict=True))
+    return {kind: by_kind[kind] for kind in kinds}
+
+
+def linear_margin(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    width: int | float | None = None,
+    kind: str = "gap",
+    labels: Tensor | None = None,
+    class_distances: Tensor | None = None,
+) -> Tensor:
+    """Margins of the logits ``features @ weight.T + bias``, which are never stored.
+
+    The logits exist one tile at a time, in the precision of torch's matrix product for the dtype (under autocast: for
+    the autocast dtype, as ``F.linear``); margins are accumulated in float32. Differentiable with respect to features,
+    weight and bias.
+
+    Args:
+        features: (B, D) or (B, width); float32, float16, bfloat16 or float64.
+        weight: (C, D), C >= 2, of the features' dtype; a slim head uses its leading columns in place.
+        bias: (C,) or None.
+        width: how many leading features take part: an int in [1, D] or a fraction of D in (0, 1]
+            (max(1, floor(width * D + 0.5)) of them); None: all.
+        kind: see :func:`margin`.
+        labels: (B,) int64 in [0, C), for ``label``.
+        class_distances: (C, C) float32, for ``distance``; computed from the weight at this width when None.
+
+    Returns:
+        (B,) float32; float64 for float64 features.
+
+    Raises:
+        TypeError, ValueError: as :func:`margin`, and for a width outside [1, D] or (0, 1].
+    """
+    features, weight, bias = _checks.check_linear(features, weight, bias, width)
+    check_kind(kind, MARGIN_KINDS)
+    used_labels = None
+    used_distances = None
+    if kind == "label":
+        used_labels = _checks.check_labels(labels, kind, features.shape[0], features.device)
+    elif kind == "distance":
+        if class_distances is None:
+            class_distances = _class_distances(weight)
+        used_distances = _checks.check_class_distances(
+            class_distances, weight.shape[0], features.device
+        )
+    with_gradient = torch.is_grad_enabled() and (
+        features.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    )
+    features, weight, bias = _autocast(features, weight, bias)
+    result: tuple[Tensor, Tensor] = ops.linear_row_scores(
+        features, weight, bias, used_labels, used_distances, BIT[kind], with_gradient
+    )
+    return result[0]
+
+
+def _autocast(
+    features: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The operands in the dtype in which `F.linear` would multiply them here."""
+    device_type = features.device.type
+    if features.dtype == torch.float64 or not torch.is_autocast_enabled(device_type):
+        return features, weight, bias
+    dtype = torch.get_autocast_dtype(device_type)
+    return features.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def smallest_k(values: Tensor, k: int, *, order: str = "index") -> SmallestK:
+    """The k smallest of N values, exactly: a partial selection in linear time.
+
+    The order is total: ascending value, -inf first, +inf before NaN, NaN last; equal values (-0.0 equals +0.0) by
+    lowest index. So the answer is the same bit for bit on every backend, at every run, for any number of threads.
+    Selection is not differentiable: a backward pass through the values raises RuntimeError.
+
+    Args:
+        values: (N,) float32, float16, bfloat16 or float64; any stride.
+        k: how many, 0 <= k <= N.
+        order: ``index``: ascending indices, what a sampler wants; ``value``: ascending values, ties by index.
+
+    Returns:
+        SmallestK(values (k,) in the input's dtype, indices (k,) int64).
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is wanted.
+    """
+    values = _checks.check_float("values", values, 1, "(N,)")
+    k = _checks.check_k(k, values.shape[0])
+    by_value = _checks.check_order(order)
+    return _select(values, k, by_value)
+
+
+def _select(values: Tensor, k: int, by_value: bool) -> SmallestK:
+    # A compiled graph traces the backward pass at once, so there the refusal is a missing gradient, not an error.
+    if torch.compiler.is_compiling():
+        values = values.detach()
+    selected: tuple[Tensor, Tensor] = ops.smallest_k(values, k, by_value)
+    return SmallestK(*selected)
+
+
+def margin_topk(
+    logits: Tensor,
+    k: int,
+    *,
+    kind: str = "gap",
+    labels: Tensor | None = None,
+    class_distances: Tensor | None = None,
+    order: str = "index",
+) -> SmallestK:
+    """The k samples nearest the decision boundary: :func:`margin`, then :func:`smallest_k`.
+
+    Args and errors are theirs.
+
+    Returns:
+        SmallestK(margins (k,) float32 (float64 for float64 logits), sample indices (k,) int64).
+    """
+    logits = _checks.check_logits(logits)
+    k = _checks.check_k(k, logits.shape[0])
+    by_value = _checks.check_order(order)
+    margins = margin(logits, kind=kind, labels=labels, class_distances=class_distances)
+    return _select(margins, k, by_value)
+
+
+def linear_margin_topk(
+    features: Tensor,
+    weight: Tensor,
+    k: int,
+    bias: Tensor | None = None,
+    *,
+    width: int | float | None = None,
+    kind: str = "gap",
+    labels: Tensor | None = None,
+    class_distances: Tensor | None = None,
+    order: str = "index",
+) -> SmallestK:
+    """The k samples nearest the decision boundary of a linear head: :func:`linear_margin`, then :func:`smallest_k`.
+
+    Args and errors are theirs.
+
+    Returns:
+        SmallestK(margins (k,) float32 (float64 for float64 features), sample indices (k,) int64).
+    """
+    _checks.check_float("features", features, 2, "(B, D)")
+    k = _checks.check_k(k, features.shape[0])
+    by_value = _checks.check_order(order)
+    margins = linear_margin(
+        features,
+        weight,
+        bias,
+        width=width,
+        kind=kind,
+        labels=labels,
+        class_distances=class_distances,
+    )
+    return _select(margins, k, by_value)
+
+
+def class_distances(weight: Tensor, *, width: int | float | None = None) -> Tensor:
+    """Pairwise distances ||w_i - w_j||_2 of the classes' weights, for the ``distance`` margin.
+
+    From the Gram matrix W W^T in float64, so that classes with close weights keep their distance; below its rounding
+    noise a distance is 0. A constant for differentiation.
+
+    Args:
+        weight: (C, D), C >= 2; float32, float16, bfloat16 or float64.
+        width: how many leading columns take part, as in :func:`linear_margin`.
+
+    Returns:
+        (C, C) float32, symmetric, zero diagonal.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what is wanted.
+    """
+    weight = _checks.check_float("weight", weight, 2, "(C, D)")
+    _checks.check_classes("weight", weight.shape[0])
+    return _class_distances(weight[:, : _checks.resolve_width(width, weight.shape[1])])
+
+
+# Rows of the Gram matrix formed at a time: 64 MB of float64 at C = 32,000.
+_GRAM_BLOCK_ELEMENTS = 1 << 23
+
+
+def _class_distances(weight: Tensor) -> Tensor:
+    classes = weight.shape[0]
+    wide = weight.detach().to(torch.float64)
+    squares = wide.square().sum(1)
+    distances = torch.empty((classes, classes), dtype=torch.float32, device=weight.device)
+    step = max(1, _GRAM_BLOCK_ELEMENTS // classes)
+    for begin in range(0, classes, step):
+        rows = slice(begin, min(begin + step, classes))
+        norms = squares[rows].unsqueeze(1) + squares
+        squared = norms - 2 * (wide[rows] @ wide.T)
+        # The three terms cancel to within a few units of float64 rounding of `norms`: that much is no distance.
+        squared = torch.where(squared > norms * 1e-14, squared, torch.zeros_like(squared))
+        distances[rows] = squared.sqrt()
+    # Blocks may round (i, j) and (j, i) differently.
+    distances = torch.minimum(distances, distances.T)
+    return distances.fill_diagonal_(0.0)
+
+
+def backends() -> dict[str, dict[str, object]]:
+    """What is compiled in, what can be used on this machine and why the rest cannot, and which backend serves which device."""
+    return registry.describe()

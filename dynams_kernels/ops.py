@@ -1,0 +1,109 @@
+"""The three primitives as torch operators: dispatch by device, shapes for tracing, and gradients.
+
+Arguments are taken as already checked (`functional` does that); labels' values alone are checked where they are read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynams_kernels._backends import eager, registry
+from dynams_kernels._gradients import linear_score_gradients, row_score_gradient
+
+_library = torch.library.Library("dynams_kernels", "DEF")
+_library.define(
+    "row_scores(Tensor logits, Tensor? labels, Tensor? class_distances, int kinds) -> Tensor"
+)
+_library.define(
+    "linear_row_scores(Tensor features, Tensor weight, Tensor? bias, Tensor? labels, "
+    "Tensor? class_distances, int kind, bool pairs) -> (Tensor, Tensor)"
+)
+_library.define("smallest_k(Tensor values, SymInt k, bool by_value) -> (Tensor, Tensor)")
+
+for _name in ("row_scores", "linear_row_scores", "smallest_k"):
+    _library.impl(_name, getattr(eager, _name), "CompositeExplicitAutograd")
+    if registry.cpu is not eager:
+        _library.impl(_name, getattr(registry.cpu, _name), "CPU")
+
+row_scores = torch.ops.dynams_kernels.row_scores.default
+linear_row_scores = torch.ops.dynams_kernels.linear_row_scores.default
+smallest_k = torch.ops.dynams_kernels.smallest_k.default
+
+
+@torch.library.register_fake("dynams_kernels::row_scores")
+def _row_scores_shape(
+    logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kinds: int
+) -> Tensor:
+    rows = bin(kinds).count("1")
+    return logits.new_empty((rows, logits.shape[0]), dtype=eager.score_dtype(logits.dtype))
+
+
+@torch.library.register_fake("dynams_kernels::linear_row_scores")
+def _linear_row_scores_shape(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor | None,
+    class_distances: Tensor | None,
+    kind: int,
+    pairs: bool,
+) -> tuple[Tensor, Tensor]:
+    batch = features.shape[0]
+    scores = features.new_empty(batch, dtype=eager.score_dtype(features.dtype))
+    return scores, features.new_empty((batch if pairs else 0, 2), dtype=torch.int64)
+
+
+@torch.library.register_fake("dynams_kernels::smallest_k")
+def _smallest_k_shape(values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:
+    return values.new_empty(k), values.new_empty(k, dtype=torch.int64)
+
+
+def _save_row_scores(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    logits, labels, class_distances, ctx.kinds = inputs
+    ctx.save_for_backward(logits, labels, class_distances)
+
+
+def _row_scores_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    logits, labels, class_distances = ctx.saved_tensors
+    return row_score_gradient(grad, logits, labels, class_distances, ctx.kinds), None, None, None
+
+
+def _save_linear_row_scores(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    features, weight, bias, _labels, class_distances, ctx.kind, with_pairs = inputs
+    _scores, pairs = output
+    ctx.mark_non_differentiable(pairs)
+    ctx.with_pairs = with_pairs
+    ctx.save_for_backward(features, weight, bias, class_distances, pairs)
+
+
+def _linear_row_scores_backward(
+    ctx: Any, grad: Tensor, _pairs_grad: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    if not ctx.with_pairs:
+        raise RuntimeError("linear_row_scores: a gradient needs pairs=True")
+    features, weight, bias, class_distances, pairs = ctx.saved_tensors
+    grads = linear_score_gradients(
+        grad, features, weight, bias, class_distances, pairs, ctx.kind, ctx.needs_input_grad[:3]
+    )
+    return (*grads, None, None, None, None)
+
+
+def _smallest_k_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    raise RuntimeError(
+        "selection is not differentiable: index the margins themselves with the selected indices, "
+        "margin(logits)[selection.indices], to train on them"
+    )
+
+
+torch.library.register_autograd("dynams_kernels::smallest_k", _smallest_k_backward)
+torch.library.register_autograd(
+    "dynams_kernels::row_scores", _row_scores_backward, setup_context=_save_row_scores
+)
+torch.library.register_autograd(
+    "dynams_kernels::linear_row_scores",
+    _linear_row_scores_backward,
+    setup_context=_save_linear_row_scores,
+)

@@ -1,0 +1,114 @@
+"""A running record of every sample's margin, from which the next training subset is selected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynams_kernels import _checks
+from dynams_kernels.functional import SmallestK, smallest_k
+
+
+class MarginSelector:
+    """Margins of `num_samples` samples on one device: written batch by batch, selected from at once.
+
+    A sample never scored comes before every scored one, so that new data is always looked at. Nothing here makes the
+    host wait for the device.
+
+    Args:
+        num_samples: how many samples; their indices are 0 to num_samples - 1.
+        device: where the margins live.
+    """
+
+    # Never scored is stored as -inf; a margin of -inf is stored as the lowest finite number, just after it.
+    _NEVER = -torch.inf
+
+    def __init__(self, num_samples: int, device: torch.device | str = "cpu") -> None:
+        if isinstance(num_samples, bool) or not isinstance(num_samples, int):
+            raise TypeError(f"num_samples: got {type(num_samples).__name__}, want an int >= 0")
+        if num_samples < 0:
+            raise ValueError(f"num_samples: got {num_samples}, want an int >= 0")
+        self._num_samples = num_samples
+        # One place more than samples: on a GPU an index out of range is sent there, where a check would synchronise.
+        self._margins = torch.full(
+            (num_samples + 1,), self._NEVER, dtype=torch.float32, device=device
+        )
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples are followed."""
+        return self._num_samples
+
+    @property
+    def margins(self) -> Tensor:
+        """The stored margins (num_samples,) float32, -inf where never scored: a view, to be read only."""
+        return self._margins[: self._num_samples]
+
+    def __len__(self) -> int:
+        return self._num_samples
+
+    def __repr__(self) -> str:
+        return f"MarginSelector(num_samples={self._num_samples}, device={str(self._margins.device)!r})"
+
+    @torch.no_grad()
+    def update(self, indices: Tensor, margins: Tensor) -> None:
+        """Overwrite the margins of some samples; of an index given twice in one update, the smaller margin stays.
+
+        Args:
+            indices: (n,) int64 in [0, num_samples). Out of range: ValueError on the CPU, ignored on a GPU.
+            margins: (n,) floating point on the same device; stored as float32.
+
+        Raises:
+            TypeError, ValueError: naming the argument; nothing is changed then.
+        """
+        if not isinstance(indices, Tensor) or indices.dtype != torch.int64:
+            came = indices.dtype if isinstance(indices, Tensor) else type(indices).__name__
+            raise TypeError(f"indices: got {came}, want an int64 tensor of shape (n,)")
+        if indices.dim() != 1:
+            raise ValueError(f"indices: got shape {tuple(indices.shape)}, want (n,)")
+        margins = _checks.check_float("margins", margins, 1, f"({indices.shape[0]},)")
+        if margins.shape != indices.shape:
+            raise ValueError(f"margins: got shape {tuple(margins.shape)}, want {tuple(indices.shape)}")
+        _checks.check_device("indices", indices, self._margins.device)
+        _checks.check_device("margins", margins, self._margins.device)
+        outside = (indices < 0) | (indices >= self._num_samples)
+        if indices.device.type == "cpu" and bool(outside.any()):
+            wrong = int(indices[outside][0])
+            raise ValueError(f"indices: got {wrong}, want every index in [0, {self._num_samples})")
+        places = torch.where(outside, torch.full_like(indices, self._num_samples), indices)
+        lowest = torch.finfo(torch.float32).min
+        stored = margins.to(torch.float32).clamp(min=lowest)  # NaN stays NaN
+        self._margins.scatter_reduce_(0, places, stored, "amin", include_self=False)
+
+    def smallest(self, k: int) -> SmallestK:
+        """The k samples of smallest margin, never-scored ones first: SmallestK(values, indices ascending).
+
+        Raises:
+            TypeError, ValueError: k is not an int in [0, num_samples].
+        """
+        return smallest_k(self.margins, k)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The margins (a copy), for a checkpoint."""
+        return {"num_samples": self._num_samples, "margins": self.margins.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the margins of a checkpoint.
+
+        Raises:
+            ValueError: it is of another number of samples; nothing is changed then.
+            TypeError: it holds no float32 margins.
+        """
+        missing = {"num_samples", "margins"} - set(state)
+        if missing:
+            raise ValueError(f"state: got keys {sorted(state)}, want num_samples and margins")
+        margins = _checks.check_float("margins", state["margins"], 1, f"({self._num_samples},)")
+        if state["num_samples"] != self._num_samples or margins.shape[0] != self._num_samples:
+            raise ValueError(
+                f"state: got margins of {margins.shape[0]} samples, want {self._num_samples}"
+            )
+        if margins.dtype != torch.float32:
+            raise TypeError(f"margins: got dtype {margins.dtype}, want float32")
+        self.margins.copy_(margins)
