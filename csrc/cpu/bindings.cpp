@@ -1,0 +1,101 @@
+// The Python module: raw pointers, sizes and a thread count in; no torch. Callers (dynams_kernels/_backends) have checked
+// shapes, strides and dtypes; what can still be wrong here is refused.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "parallel.h"
+#include "smallest_k.h"
+
+namespace py = pybind11;
+
+namespace dynams {
+namespace {
+
+// A thread's rows must be worth its start: some 15 us at about ten gigabytes a second.
+constexpr int64_t kBytesPerThread = 1 << 18;
+
+template <class T>
+T* pointer(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+const Kernels& kernels_named(const std::string& isa) {
+  const Kernels* kernels = find_kernels(isa.c_str());
+  if (kernels == nullptr) throw py::value_error("isa: got '" + isa + "', which this CPU or this build lacks");
+  return *kernels;
+}
+
+std::vector<std::string> supported_isas() {
+  std::vector<std::string> names;
+  for (const Kernels* const* set = usable_kernels(); *set != nullptr; ++set) names.emplace_back((*set)->isa);
+  return names;
+}
+
+DType dtype_numbered(int32_t number) {
+  if (number < 0 || number > 3) throw py::value_error("dtype: got " + std::to_string(number) + ", want 0 to 3");
+  return static_cast<DType>(number);
+}
+
+int64_t element_bytes(DType dtype) {
+  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+}
+
+void row_scores(const std::string& isa, uintptr_t logits, int32_t dtype, int64_t rows, int64_t classes, int64_t row_stride,
+                uintptr_t bias, uintptr_t labels, uintptr_t class_distances, int64_t distances_stride, uint32_t kinds,
+                uintptr_t scores, int64_t scores_stride, uintptr_t pairs, uintptr_t states, int64_t class_offset,
+                bool is_first, bool is_last, int threads) {
+  RowScoresTask task{};
+  task.logits = pointer<const void>(logits);
+  task.dtype = dtype_numbered(dtype);
+  task.rows = rows;
+  task.classes = classes;
+  task.row_stride = row_stride;
+  task.bias = pointer<const void>(bias);
+  task.labels = pointer<const int64_t>(labels);
+  task.class_distances = pointer<const float>(class_distances);
+  task.distances_stride = distances_stride;
+  task.kinds = kinds;
+  task.scores = pointer<void>(scores);
+  task.scores_stride = scores_stride;
+  task.pairs = pointer<int64_t>(pairs);
+  task.states = pointer<RowState>(states);
+  task.class_offset = class_offset;
+  task.is_first = is_first;
+  task.is_last = is_last;
+  if ((kinds & ~kAllKinds) != 0 || kinds == 0) throw py::value_error("kinds: unknown bits");
+  if ((kinds & kLabelledKinds) && labels == 0) throw py::value_error("labels: wanted by kinds, got null");
+  if ((kinds & kDistance) && (class_distances == 0 || !is_first || !is_last))
+    throw py::value_error("class_distances: wanted by kinds, with whole rows");
+  if (!(is_first && is_last) && states == 0) throw py::value_error("states: wanted where rows come in blocks, got null");
+  const Kernels& kernels = kernels_named(isa);
+  const int team = threads_for(rows * classes * element_bytes(task.dtype), kBytesPerThread, threads);
+  const py::gil_scoped_release release;
+  run_team(team, [&](const Member& member) { kernels.row_scores(task, member.begin(rows), member.end(rows)); });
+}
+
+void select_smallest(const std::string& isa, uintptr_t values, int32_t dtype, int64_t count, int64_t k, bool by_value,
+                     uintptr_t out_values, uintptr_t out_indices, int threads) {
+  if (k < 0 || k > count)
+    throw py::value_error("k: got " + std::to_string(k) + ", want 0 <= k <= " + std::to_string(count));
+  const Kernels& kernels = kernels_named(isa);
+  const DType type = dtype_numbered(dtype);
+  const py::gil_scoped_release release;
+  smallest_k(kernels, type, pointer<const void>(values), count, k, by_value, pointer<void>(out_values),
+             pointer<int64_t>(out_indices), threads);
+}
+
+}  // namespace
+}  // namespace dynams
+
+PYBIND11_MODULE(_cpu, module) {
+  using namespace dynams;
+  module.doc() = "CPU kernels on raw pointers; see dynams_kernels for the functions to call.";
+  module.attr("ROW_STATE_BYTES") = sizeof(RowState);
+  module.def("supported_isas", &supported_isas, "Instruction sets this CPU can run, best first.");
+  module.def("row_scores", &row_scores);
+  module.def("smallest_k", &select_smallest);
+}

@@ -1,0 +1,14 @@
+// Exact selection of the k smallest of n values in the order of order_key.h.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels.h"
+
+namespace dynams {
+
+// Writes the k selected values (of the input's type) and their indices, in index order, or sorted by (value, index).
+void smallest_k(const Kernels& kernels, DType dtype, const void* values, int64_t count, int64_t k, bool by_value,
+                void* out_values, int64_t* out_indices, int threads);
+
+}  // namespace dynams

@@ -1,0 +1,37 @@
+ROW_STATE_BYTES: int
+
+def supported_isas() -> list[str]: ...
+def row_scores(
+    isa: str,
+    logits: int,
+    dtype: int,
+    rows: int,
+    classes: int,
+    row_stride: int,
+    bias: int,
+    labels: int,
+    class_distances: int,
+    distances_stride: int,
+    kinds: int,
+    scores: int,
+    scores_stride: int,
+    pairs: int,
+    states: int,
+    class_offset: int,
+    is_first: bool,
+    is_last: bool,
+    threads: int,
+    /,
+) -> None: ...
+def smallest_k(
+    isa: str,
+    values: int,
+    dtype: int,
+    count: int,
+    k: int,
+    by_value: bool,
+    out_values: int,
+    out_indices: int,
+    threads: int,
+    /,
+) -> None: ...
