@@ -2,28 +2,50 @@
 //
 // Ascending value, -inf first, +inf before NaN, every NaN the same and last, -0.0 the same as +0.0. IEEE numbers of one
 // sign are ordered as their bits; flipping all bits of negatives and the sign of the others orders the two signs too.
+// Half-precision numbers are ordered as the floats of the same value.
 #pragma once
 
 #include <cstdint>
+#include <cstring>
+
+#include "half.h"
 
 namespace dynams {
 
-template <class Bits, Bits kInfinity>
+template <class BitsOf, BitsOf kInfinityBits>
 struct FloatOrder {
-  static constexpr Bits kSign = static_cast<Bits>(Bits(1) << (sizeof(Bits) * 8 - 1));
-  static constexpr Bits kLast = static_cast<Bits>(~Bits(0));
+  using Key = BitsOf;
+  static constexpr Key kSign = Key(1) << (sizeof(Key) * 8 - 1);
+  static constexpr Key kLast = ~Key(0);  // of every NaN
 
-  static constexpr Bits key(Bits bits) {
-    const Bits magnitude = static_cast<Bits>(bits & static_cast<Bits>(~kSign));
-    if (magnitude > kInfinity) return kLast;
-    if (magnitude == 0) return kSign;
-    return (bits & kSign) ? static_cast<Bits>(~bits) : static_cast<Bits>(bits | kSign);
+  static constexpr Key key(Key bits) {
+    const Key magnitude = bits & ~kSign;
+    const Key ordered = (bits & kSign) ? ~bits : bits | kSign;
+    return magnitude > kInfinityBits ? kLast : magnitude == 0 ? kSign : ordered;
+  }
+
+  // The bits of a number with this key; keys below that of -inf stand for -inf.
+  static constexpr Key bits(Key key) {
+    const Key lowest = ~(kSign | kInfinityBits);
+    const Key bounded = key < lowest ? lowest : key;
+    return (bounded & kSign) ? bounded & ~kSign : ~bounded;
   }
 };
 
-using Float32Order = FloatOrder<uint32_t, 0x7f800000u>;
-using Float64Order = FloatOrder<uint64_t, 0x7ff0000000000000ull>;
-using Float16Order = FloatOrder<uint16_t, 0x7c00u>;
-using BFloat16Order = FloatOrder<uint16_t, 0x7f80u>;
+using FloatKeys = FloatOrder<uint32_t, 0x7f800000u>;
+using DoubleKeys = FloatOrder<uint64_t, 0x7ff0000000000000ull>;
+
+static inline uint32_t key_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return FloatKeys::key(bits);
+}
+static inline uint64_t key_of(double value) {
+  uint64_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return DoubleKeys::key(bits);
+}
+static inline uint32_t key_of(Half value) { return FloatKeys::key(float_bits(value)); }
+static inline uint32_t key_of(BFloat value) { return FloatKeys::key(float_bits(value)); }
 
 }  // namespace dynams

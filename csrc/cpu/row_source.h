@@ -3,46 +3,20 @@
 
 #include <limits>
 
-#include "../common/kinds.h"
+#include "../common/half.h"
 #include "simd.h"
 
 namespace dynams::DYNAMS_ISA {
 namespace {
 
-struct Half {
-  uint16_t bits;
-};
-struct BFloat {
-  uint16_t bits;
-};
-
 inline float to_float(float value) { return value; }
 inline double to_float(double value) { return value; }
-inline float to_float(BFloat value) {
-  const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
-  float out;
-  std::memcpy(&out, &bits, sizeof(out));
-  return out;
-}
+inline float to_float(BFloat value) { return float_of_bits(float_bits(value)); }
 inline float to_float(Half value) {
 #if defined(__F16C__)
   return _cvtsh_ss(value.bits);
-#elif defined(__aarch64__)
-  __fp16 half;
-  std::memcpy(&half, &value.bits, sizeof(half));
-  return static_cast<float>(half);
 #else
-  const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
-  const uint32_t exponent = (value.bits >> 10) & 31u;
-  const uint32_t mantissa = value.bits & 1023u;
-  if (exponent == 0) {  // zero or subnormal: mantissa * 2^-24, exact in float
-    const float magnitude = static_cast<float>(mantissa) * 5.9604644775390625e-8f;
-    return sign ? -magnitude : magnitude;
-  }
-  const uint32_t bits = sign | ((exponent == 31 ? 255u : exponent + 112u) << 23) | (mantissa << 13);
-  float out;
-  std::memcpy(&out, &bits, sizeof(out));
-  return out;
+  return float_of_bits(float_bits(value));
 #endif
 }
 
@@ -73,6 +47,32 @@ inline Vec<float> load_vector(const Half* from) {
 #endif
 }
 
+// The first `count` < lanes elements from `from`, `fill` in the other lanes.
+#if defined(__AVX512F__)
+inline Vec<float> load_first(const float* from, int count, float fill) {
+  return (Vec<float>)_mm512_mask_loadu_ps(_mm512_set1_ps(fill), static_cast<__mmask16>((1u << count) - 1), from);
+}
+inline Vec<double> load_first(const double* from, int count, double fill) {
+  return (Vec<double>)_mm512_mask_loadu_pd(_mm512_set1_pd(fill), static_cast<__mmask8>((1u << count) - 1), from);
+}
+inline Vec<float> load_first(const BFloat* from, int count, float fill) {
+  const __mmask16 mask = static_cast<__mmask16>((1u << count) - 1);
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from));
+  return (Vec<float>)_mm512_mask_mov_ps(_mm512_set1_ps(fill), mask, (__m512)_mm512_slli_epi32(wide, 16));
+}
+inline Vec<float> load_first(const Half* from, int count, float fill) {
+  const __mmask16 mask = static_cast<__mmask16>((1u << count) - 1);
+  return (Vec<float>)_mm512_mask_cvtph_ps(_mm512_set1_ps(fill), mask, _mm256_maskz_loadu_epi16(mask, from));
+}
+#else
+template <class Element, class T>
+inline auto load_first(const Element* from, int count, T fill) {
+  T buffer[kLanes<T>];
+  for (int lane = 0; lane < kLanes<T>; ++lane) buffer[lane] = lane < count ? to_float(from[lane]) : fill;
+  return load<T>(buffer);
+}
+#endif
+
 // Where a partial vector has nothing, it has the value that changes neither a maximum nor a sum of exponentials.
 template <class T>
 constexpr T kNothing = -std::numeric_limits<T>::infinity();
@@ -91,12 +91,15 @@ struct Row {
     if constexpr (kBias) return value + load<T>(bias + place);
     else return value;
   }
-  // The `count` < lanes elements that end at `end`, read as a whole vector where the row has one before `end`.
+  // The `count` < lanes elements that end at `end`.
   Vec<T> partial(int64_t end, int count) const {
+#if !defined(__AVX512F__)
+    // Without masked loads: the whole vector that ends there, where the row has one, and its last lanes.
     if (end >= kLanes<T>) return keep_last<T>(whole(end - kLanes<T>), count, kNothing<T>);
-    T buffer[kLanes<T>];
-    for (int lane = 0; lane < kLanes<T>; ++lane) buffer[lane] = lane < count ? at(end - count + lane) : kNothing<T>;
-    return load<T>(buffer);
+#endif
+    const Vec<T> value = load_first(logits + end - count, count, kNothing<T>);
+    if constexpr (kBias) return value + load_first(bias + end - count, count, T(0));
+    else return value;
   }
 };
 

@@ -39,10 +39,10 @@ struct Bounds {
 template <class Key>
 Key key_at(DType dtype, const void* values, int64_t place) {
   switch (dtype) {
-    case DType::kFloat64: return static_cast<Key>(Float64Order::key(static_cast<const uint64_t*>(values)[place]));
-    case DType::kFloat16: return static_cast<Key>(Float16Order::key(static_cast<const uint16_t*>(values)[place]));
-    case DType::kBFloat16: return static_cast<Key>(BFloat16Order::key(static_cast<const uint16_t*>(values)[place]));
-    default: return static_cast<Key>(Float32Order::key(static_cast<const uint32_t*>(values)[place]));
+    case DType::kFloat64: return static_cast<Key>(key_of(static_cast<const double*>(values)[place]));
+    case DType::kFloat16: return static_cast<Key>(key_of(static_cast<const Half*>(values)[place]));
+    case DType::kBFloat16: return static_cast<Key>(key_of(static_cast<const BFloat*>(values)[place]));
+    default: return static_cast<Key>(key_of(static_cast<const float*>(values)[place]));
   }
 }
 
@@ -54,7 +54,7 @@ const void* advance(DType dtype, const void* values, int64_t count) {
   return static_cast<const char*>(values) + count * element_size(dtype);
 }
 
-// Bounds that enclose the k-th smallest (k >= 1) unless the sample is unlucky by 4.5 standard deviations.
+// Bounds that enclose the k-th smallest (k >= 1) unless the sample is unlucky by 3.5 standard deviations.
 template <class Key>
 Bounds<Key> sampled_bounds(DType dtype, const void* values, int64_t count, int64_t k) {
   Bounds<Key> bounds{0, static_cast<Key>(~Key(0))};
@@ -70,7 +70,7 @@ Bounds<Key> sampled_bounds(DType dtype, const void* values, int64_t count, int64
   }
   const double fraction = static_cast<double>(k) / static_cast<double>(count);
   const double rank = fraction * static_cast<double>(size);
-  const double spread = 4.5 * std::sqrt(static_cast<double>(size) * fraction * (1 - fraction)) + 2;
+  const double spread = 3.5 * std::sqrt(static_cast<double>(size) * fraction * (1 - fraction)) + 2;
   const int64_t low = static_cast<int64_t>(std::floor(rank - spread));
   const int64_t high = static_cast<int64_t>(std::ceil(rank + spread));
   if (low >= 0) {

@@ -1,0 +1,43 @@
+// Half-precision numbers as the bits they are stored in, and their exact values as float.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace dynams {
+
+struct Half {
+  uint16_t bits;
+};
+struct BFloat {
+  uint16_t bits;
+};
+
+static inline float float_of_bits(uint32_t bits) {
+  float out;
+  std::memcpy(&out, &bits, sizeof(out));
+  return out;
+}
+
+// The bits of the float of the same value; NaN stays NaN.
+static inline uint32_t float_bits(BFloat value) { return static_cast<uint32_t>(value.bits) << 16; }
+
+static inline uint32_t float_bits(Half value) {
+  const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
+  uint32_t exponent = (value.bits >> 10) & 31u;
+  uint32_t mantissa = value.bits & 1023u;
+  if (exponent == 31) return sign | 0x7f800000u | (mantissa << 13);
+  if (exponent == 0) {
+    if (mantissa == 0) return sign;
+    // A subnormal: shift its leading bit into place, as a float has room to be normal.
+    exponent = 1;
+    while (!(mantissa & 1024u)) {
+      mantissa <<= 1;
+      --exponent;  // wraps below zero; the bias added next brings it back
+    }
+    mantissa &= 1023u;
+  }
+  return sign | ((exponent + 112u) << 23) | (mantissa << 13);
+}
+
+}  // namespace dynams
