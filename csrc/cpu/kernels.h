@@ -14,7 +14,8 @@ namespace dynams {
 struct RowState {
   double largest, second;  // the two largest logits
   double own;              // the label's logit
-  // Sums over the classes except the label's, relative to the largest: of e = exp(z - largest), of e^2, of e * (z - largest).
+  double ties;             // how many classes have the largest logit
+  // Sums over the other classes, relative to the largest: of e = exp(z - largest), of e^2, of e * (z - largest).
   double sum, sum_squares, sum_shifted;
   int64_t first_class, second_class;  // where the two largest stand, -1 while unknown
   bool has_nan;

@@ -179,27 +179,27 @@ inline Vec<T> keep_last(Vec<T> value, int count, T fill) {
   return kept ? value : broadcast<T>(fill);
 }
 
-// exp(d) for d <= 0. Range reduction d = n ln 2 + r with |r| <= ln(2)/2, a polynomial in r, and n added to the exponent.
-// Below kLeast the result is 0: it could not change a float sum that holds exp(0) = 1.
+// exp(d) for kLeast <= d < 0, and 0 for d >= 0. Range reduction d = n ln 2 + r with |r| <= ln(2)/2, a polynomial in r, and
+// n added to the exponent.
 template <class T>
 struct ExpConstants;
 template <>
 struct ExpConstants<float> {
-  static constexpr float kLeast = -87.0f;
+  static constexpr float kLeast = -87.0f;  // the result stays a normal number
   static constexpr float kLog2e = 1.44269504088896341f;
-  static constexpr float kLn2High = 0.693145751953125f;  // 16 bits: n * high is exact
-  static constexpr float kLn2Low = 1.42860682030941723e-6f;
+  // The error of this ln 2, 1.9e-9, enters as n * 1.9e-9: below a float's rounding where exp(d) matters to a sum with 1.
+  static constexpr float kLn2 = 0.693147180559945309f, kLn2Rest = 0;
   static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr int kMantissaBits = 23;
-  // 1/n! down to r^7: truncation below 5.2e-9 relative, a tenth of a float's rounding.
-  static constexpr float kCoefficients[] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+  // The polynomial of least relative error with constant term 1: 9.5e-8.
+  static constexpr float kCoefficients[] = {0.008290314f, 0.04189793f, 0.16667636f, 0.4999915f, 0.9999997f, 1.0f};
 };
 template <>
 struct ExpConstants<double> {
   static constexpr double kLeast = -708.0;
   static constexpr double kLog2e = 1.4426950408889634074;
-  static constexpr double kLn2High = 6.93147180369123816490e-01;
-  static constexpr double kLn2Low = 1.90821492927058770002e-10;
+  // The first part has 21 trailing zero bits: n times it is exact.
+  static constexpr double kLn2 = 6.93147180369123816490e-01, kLn2Rest = 1.90821492927058770002e-10;
   static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr int kMantissaBits = 52;
   // 1/n! down to r^13: truncation below 4.2e-18 relative.
@@ -209,26 +209,27 @@ struct ExpConstants<double> {
 };
 
 template <class T>
-inline Vec<T> exp_nonpositive(Vec<T> d) {
+inline Vec<T> exp_negative(Vec<T> d) {
   using C = ExpConstants<T>;
   const Vec<T> shifted = multiply_add<T>(d, broadcast<T>(C::kLog2e), broadcast<T>(C::kRound));
   const Vec<T> n = shifted - C::kRound;
-  Vec<T> r = multiply_add<T>(n, broadcast<T>(-C::kLn2High), d);
-  r = multiply_add<T>(n, broadcast<T>(-C::kLn2Low), r);
+  Vec<T> r = multiply_add<T>(n, broadcast<T>(-C::kLn2), d);
+  if constexpr (C::kLn2Rest != 0) r = multiply_add<T>(n, broadcast<T>(-C::kLn2Rest), r);
   Vec<T> sum = broadcast<T>(C::kCoefficients[0]);
   constexpr int kTerms = sizeof(C::kCoefficients) / sizeof(T);
   for (int term = 1; term < kTerms; ++term) sum = multiply_add<T>(sum, r, broadcast<T>(C::kCoefficients[term]));
   // The low bits of `shifted` hold n: moved up they add to the exponent of the sum.
   const Mask<T> exponent = (Mask<T>)shifted << C::kMantissaBits;
-  const Vec<T> scaled = (Vec<T>)((Mask<T>)sum + exponent);
 #if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4)
-    return (Vec<T>)_mm512_maskz_mov_ps(_mm512_cmp_ps_mask((__m512)d, _mm512_set1_ps(C::kLeast), _CMP_GE_OQ), (__m512)scaled);
-  else
-    return (Vec<T>)_mm512_maskz_mov_pd(_mm512_cmp_pd_mask((__m512d)d, _mm512_set1_pd(C::kLeast), _CMP_GE_OQ),
-                                       (__m512d)scaled);
+  if constexpr (sizeof(T) == 4) {
+    const __mmask16 negative = _mm512_cmp_ps_mask((__m512)d, _mm512_setzero_ps(), _CMP_LT_OQ);
+    return (Vec<T>)_mm512_maskz_add_epi32(negative, (__m512i)sum, (__m512i)exponent);
+  } else {
+    const __mmask8 negative = _mm512_cmp_pd_mask((__m512d)d, _mm512_setzero_pd(), _CMP_LT_OQ);
+    return (Vec<T>)_mm512_maskz_add_epi64(negative, (__m512i)sum, (__m512i)exponent);
+  }
 #else
-  return (Vec<T>)((d >= broadcast<T>(C::kLeast)) & (Mask<T>)scaled);
+  return (Vec<T>)((d < Vec<T>{}) & ((Mask<T>)sum + exponent));
 #endif
 }
 
