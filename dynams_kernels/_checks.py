@@ -12,7 +12,7 @@ _FLOAT_NAMES = "float32, float16, bfloat16 or float64"
 
 
 def _shape(tensor: Tensor) -> str:
-    return "(" + ", ".join(str(size) for size in tensor.shape) + ")"
+    return str(tuple(tensor.shape))
 
 
 def check_float(name: str, tensor: object, dims: int, layout: str) -> Tensor:
@@ -134,16 +134,19 @@ def check_linear(
     if features.shape[1] != columns and features.shape[1] != slim:
         wanted = f"(B, {columns})" if slim == columns else f"(B, {columns}) or (B, {slim})"
         raise ValueError(f"features: got shape {_shape(features)}, want {wanted}")
-    if weight.dtype != features.dtype:
-        raise TypeError(f"weight: got dtype {weight.dtype}, want the features' {features.dtype}")
     if bias is not None:
         bias = check_float("bias", bias, 1, f"({classes},)")
         if bias.shape[0] != classes:
             raise ValueError(f"bias: got shape {_shape(bias)}, want ({classes},)")
-        if bias.dtype != features.dtype:
-            raise TypeError(f"bias: got dtype {bias.dtype}, want the features' {features.dtype}")
         check_device("bias", bias, features.device)
     return features[:, :slim], weight[:, :slim], bias
+
+
+def check_same_dtype(features: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """One dtype for all operands of the head's matrix product."""
+    for name, operand in (("weight", weight), ("bias", bias)):
+        if operand is not None and operand.dtype != features.dtype:
+            raise TypeError(f"{name}: got dtype {operand.dtype}, want the features' {features.dtype}")
 
 
 def check_label_range(labels: Tensor, classes: int) -> None:

@@ -12,11 +12,11 @@ _PAIR_KINDS = frozenset({"gap", "label", "distance"})
 _SOFTMAX_KINDS = frozenset(KINDS) - _PAIR_KINDS
 
 
-def _pair_scale(pairs: Tensor, class_distances: Tensor | None, kind: str) -> Tensor | None:
-    """What multiplies z_p - z_q: 1 / ||w_p - w_q|| for `distance`, nothing otherwise."""
+def _pair_amount(grad: Tensor, pairs: Tensor, class_distances: Tensor | None, kind: str) -> Tensor:
+    """The gradient of z_p - z_q: that of the margin, divided by ||w_p - w_q|| for `distance`."""
     if kind != "distance" or class_distances is None:
-        return None
-    return class_distances[pairs[:, 0], pairs[:, 1]].reciprocal()
+        return grad
+    return grad / class_distances[pairs[:, 0], pairs[:, 1]].to(grad.dtype)
 
 
 def row_score_gradient(
@@ -34,8 +34,7 @@ def row_score_gradient(
     for row, kind in enumerate(wanted):
         if kind in _PAIR_KINDS:
             pairs = class_pairs(logits, labels, class_distances, BIT[kind])
-            scale = _pair_scale(pairs, class_distances, kind)
-            amount = grad[row] if scale is None else grad[row] * scale.to(grad.dtype)
+            amount = _pair_amount(grad[row], pairs, class_distances, kind)
             out = out.scatter_add(1, pairs, torch.stack((amount, -amount), 1))
         else:
             local = _softmax_kind_gradient(kind, softmax, log_softmax, own)
@@ -105,8 +104,7 @@ def _pair_gradients(
     kind: str,
     needed: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    scale = _pair_scale(pairs, class_distances, kind)
-    amount = grad if scale is None else grad * scale.to(grad.dtype)
+    amount = _pair_amount(grad, pairs, class_distances, kind)
     first, second = pairs[:, 0], pairs[:, 1]
     features_grad = weight_grad = bias_grad = None
     if needed[0]:

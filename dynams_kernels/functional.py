@@ -152,6 +152,9 @@ def linear_margin(
         TypeError, ValueError: as :func:`margin`, and for a width outside [1, D] or (0, 1].
     """
     features, weight, bias = _checks.check_linear(features, weight, bias, width)
+    given_weight = weight
+    features, weight, bias = _autocast(features, weight, bias)
+    _checks.check_same_dtype(features, weight, bias)
     check_kind(kind, MARGIN_KINDS)
     used_labels = None
     used_distances = None
@@ -159,14 +162,13 @@ def linear_margin(
         used_labels = _checks.check_labels(labels, kind, features.shape[0], features.device)
     elif kind == "distance":
         if class_distances is None:
-            class_distances = _class_distances(weight)
+            class_distances = _class_distances(given_weight)
         used_distances = _checks.check_class_distances(
             class_distances, weight.shape[0], features.device
         )
     with_gradient = torch.is_grad_enabled() and (
         features.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     )
-    features, weight, bias = _autocast(features, weight, bias)
     result: tuple[Tensor, Tensor] = ops.linear_row_scores(
         features, weight, bias, used_labels, used_distances, BIT[kind], with_gradient
     )

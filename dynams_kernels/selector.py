@@ -22,8 +22,9 @@ class MarginSelector:
         device: where the margins live.
     """
 
-    # Never scored is stored as -inf; a margin of -inf is stored as the lowest finite number, just after it.
+    # Never scored is stored as -inf, and a margin of -inf as the lowest finite number, just after it.
     _NEVER = -torch.inf
+    _MINUS_INFINITY = torch.finfo(torch.float32).min
 
     def __init__(self, num_samples: int, device: torch.device | str = "cpu") -> None:
         if isinstance(num_samples, bool) or not isinstance(num_samples, int):
@@ -31,10 +32,11 @@ class MarginSelector:
         if num_samples < 0:
             raise ValueError(f"num_samples: got {num_samples}, want an int >= 0")
         self._num_samples = num_samples
-        # One place more than samples: on a GPU an index out of range is sent there, where a check would synchronise.
-        self._margins = torch.full(
-            (num_samples + 1,), self._NEVER, dtype=torch.float32, device=device
-        )
+        # One place more than samples takes what is not to be stored, where choosing would synchronise with a GPU.
+        with torch.inference_mode(False):  # an inference tensor could not be updated outside inference mode
+            self._margins = torch.full(
+                (num_samples + 1,), self._NEVER, dtype=torch.float32, device=device
+            )
 
     @property
     def num_samples(self) -> int:
@@ -43,8 +45,15 @@ class MarginSelector:
 
     @property
     def margins(self) -> Tensor:
-        """The stored margins (num_samples,) float32, -inf where never scored: a view, to be read only."""
+        """A copy of the margins (num_samples,) float32, -inf where never scored."""
+        return self._as_given(self._stored)
+
+    @property
+    def _stored(self) -> Tensor:
         return self._margins[: self._num_samples]
+
+    def _as_given(self, stored: Tensor) -> Tensor:
+        return torch.where(stored == self._MINUS_INFINITY, self._NEVER, stored)
 
     def __len__(self) -> int:
         return self._num_samples
@@ -77,9 +86,13 @@ class MarginSelector:
         if indices.device.type == "cpu" and bool(outside.any()):
             wrong = int(indices[outside][0])
             raise ValueError(f"indices: got {wrong}, want every index in [0, {self._num_samples})")
-        places = torch.where(outside, torch.full_like(indices, self._num_samples), indices)
-        lowest = torch.finfo(torch.float32).min
-        stored = margins.to(torch.float32).clamp(min=lowest)  # NaN stays NaN
+        nowhere = torch.full_like(indices, self._num_samples)
+        places = torch.where(outside, nowhere, indices)
+        stored = margins.to(torch.float32).clamp(min=self._MINUS_INFINITY)
+        # NaN is the largest, yet a minimum over repeats would spread it: it is written first, the numbers over it.
+        is_nan = torch.isnan(stored)
+        self._margins.index_fill_(0, torch.where(is_nan, places, nowhere), torch.nan)
+        places = torch.where(is_nan, nowhere, places)
         self._margins.scatter_reduce_(0, places, stored, "amin", include_self=False)
 
     def smallest(self, k: int) -> SmallestK:
@@ -88,11 +101,12 @@ class MarginSelector:
         Raises:
             TypeError, ValueError: k is not an int in [0, num_samples].
         """
-        return smallest_k(self.margins, k)
+        values, indices = smallest_k(self._stored, k)
+        return SmallestK(self._as_given(values), indices)
 
     def state_dict(self) -> dict[str, Any]:
         """The margins (a copy), for a checkpoint."""
-        return {"num_samples": self._num_samples, "margins": self.margins.clone()}
+        return {"num_samples": self._num_samples, "margins": self._stored.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the margins of a checkpoint.
@@ -111,4 +125,4 @@ class MarginSelector:
             )
         if margins.dtype != torch.float32:
             raise TypeError(f"margins: got dtype {margins.dtype}, want float32")
-        self.margins.copy_(margins)
+        self._stored.copy_(margins)
