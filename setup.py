@@ -20,6 +20,7 @@ import sys
 import sysconfig
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
@@ -93,10 +94,8 @@ def cpu_module() -> NativeModule:
         isa_flags.update(X86_ISA_FLAGS)
     compilations = [Compilation(source) for source in BASE_SOURCES]
     for isa, flags in isa_flags.items():
-        for source in ISA_SOURCES:
-            compilations.append(
-                Compilation(source, (*flags, f"-DDYNAMS_ISA={isa}"), f"_{isa}")
-            )
+        define = f"-DDYNAMS_ISA={isa}"
+        compilations += [Compilation(source, (*flags, define), f"_{isa}") for source in ISA_SOURCES]
     return NativeModule("dynams_kernels._cpu", compilations, "DYNAMS_BUILD_CPU")
 
 
@@ -120,7 +119,7 @@ def _escape(path: str | Path) -> str:
 class BuildNative(build_ext):
     """Builds `NativeModule`s with ninja in build/native-<platform>, where a second build recompiles only what changed."""
 
-    modules: dict[str, NativeModule] = {}
+    modules: ClassVar[dict[str, NativeModule]] = {}
 
     def run(self) -> None:
         for extension in list(self.extensions):

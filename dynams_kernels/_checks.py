@@ -44,9 +44,13 @@ def check_logits(logits: object) -> Tensor:
 def check_labels(labels: object, kind: str, batch: int, device: torch.device) -> Tensor:
     """Labels (B,) int64 on `device`; their range is checked where the values are read."""
     if labels is None:
-        raise ValueError(f"labels: got None, want int64 of shape ({batch},): kind {kind!r} needs labels")
+        raise ValueError(
+            f"labels: got None, want int64 of shape ({batch},): kind {kind!r} needs labels"
+        )
     if not isinstance(labels, Tensor):
-        raise TypeError(f"labels: got {type(labels).__name__}, want an int64 tensor of shape ({batch},)")
+        raise TypeError(
+            f"labels: got {type(labels).__name__}, want an int64 tensor of shape ({batch},)"
+        )
     if labels.dtype != torch.int64:
         raise TypeError(f"labels: got dtype {labels.dtype}, want int64")
     if labels.dim() != 1 or labels.shape[0] != batch:
@@ -112,7 +116,9 @@ def resolve_width(width: object, columns: int) -> int:
         )
     if isinstance(width, float):
         if not 0.0 < width <= 1.0:
-            raise ValueError(f"width: got {width}, want a float in (0, 1] or an int in [1, {columns}]")
+            raise ValueError(
+                f"width: got {width}, want a float in (0, 1] or an int in [1, {columns}]"
+            )
         return max(1, math.floor(width * columns + 0.5))
     if not 1 <= width <= columns:
         raise ValueError(f"width: got {width}, want an int in [1, {columns}] or a float in (0, 1]")
@@ -146,7 +152,9 @@ def check_same_dtype(features: Tensor, weight: Tensor, bias: Tensor | None) -> N
     """One dtype for all operands of the head's matrix product."""
     for name, operand in (("weight", weight), ("bias", bias)):
         if operand is not None and operand.dtype != features.dtype:
-            raise TypeError(f"{name}: got dtype {operand.dtype}, want the features' {features.dtype}")
+            raise TypeError(
+                f"{name}: got dtype {operand.dtype}, want the features' {features.dtype}"
+            )
 
 
 def check_label_range(labels: Tensor, classes: int) -> None:

@@ -130,9 +130,7 @@ def _probability_gradients(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     features_grad = torch.zeros_like(features) if needed[0] else None
     weight_grad = torch.zeros_like(weight, dtype=grad.dtype) if needed[1] else None
-    bias_grad = (
-        torch.zeros_like(bias, dtype=grad.dtype) if needed[2] and bias is not None else None
-    )
+    bias_grad = torch.zeros_like(bias, dtype=grad.dtype) if needed[2] and bias is not None else None
     step = max(1, TILE_ELEMENTS // weight.shape[0])
     for begin in range(0, features.shape[0], step):
         block = slice(begin, begin + step)

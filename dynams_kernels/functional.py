@@ -175,12 +175,16 @@ def linear_margin(
     return result[0]
 
 
+def _autocast_enabled(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
 def _autocast(
     features: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The operands in the dtype in which `F.linear` would multiply them here."""
     device_type = features.device.type
-    if features.dtype == torch.float64 or not torch.is_autocast_enabled(device_type):
+    if features.dtype == torch.float64 or not _autocast_enabled(device_type):
         return features, weight, bias
     dtype = torch.get_autocast_dtype(device_type)
     return features.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)

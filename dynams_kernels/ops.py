@@ -71,7 +71,9 @@ def _row_scores_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return row_score_gradient(grad, logits, labels, class_distances, ctx.kinds), None, None, None
 
 
-def _save_linear_row_scores(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save_linear_row_scores(
+    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
+) -> None:
     features, weight, bias, _labels, class_distances, ctx.kind, with_pairs = inputs
     _scores, pairs = output
     ctx.mark_non_differentiable(pairs)

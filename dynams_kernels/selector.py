@@ -33,7 +33,9 @@ class MarginSelector:
             raise ValueError(f"num_samples: got {num_samples}, want an int >= 0")
         self._num_samples = num_samples
         # One place more than samples takes what is not to be stored, where choosing would synchronise with a GPU.
-        with torch.inference_mode(False):  # an inference tensor could not be updated outside inference mode
+        with torch.inference_mode(
+            False
+        ):  # an inference tensor could not be updated outside inference mode
             self._margins = torch.full(
                 (num_samples + 1,), self._NEVER, dtype=torch.float32, device=device
             )
@@ -59,7 +61,9 @@ class MarginSelector:
         return self._num_samples
 
     def __repr__(self) -> str:
-        return f"MarginSelector(num_samples={self._num_samples}, device={str(self._margins.device)!r})"
+        return (
+            f"MarginSelector(num_samples={self._num_samples}, device={str(self._margins.device)!r})"
+        )
 
     @torch.no_grad()
     def update(self, indices: Tensor, margins: Tensor) -> None:
@@ -79,7 +83,9 @@ class MarginSelector:
             raise ValueError(f"indices: got shape {tuple(indices.shape)}, want (n,)")
         margins = _checks.check_float("margins", margins, 1, f"({indices.shape[0]},)")
         if margins.shape != indices.shape:
-            raise ValueError(f"margins: got shape {tuple(margins.shape)}, want {tuple(indices.shape)}")
+            raise ValueError(
+                f"margins: got shape {tuple(margins.shape)}, want {tuple(indices.shape)}"
+            )
         _checks.check_device("indices", indices, self._margins.device)
         _checks.check_device("margins", margins, self._margins.device)
         outside = (indices < 0) | (indices >= self._num_samples)

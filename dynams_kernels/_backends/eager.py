@@ -83,7 +83,9 @@ def row_scores(
     z = logits.to(dtype)
     top = z.topk(2, dim=1).values
     gap = _difference(top[:, 0], top[:, 1])
-    missing = torch.isnan(top[:, 0])  # torch orders NaN above every number: it is the first of the top two
+    missing = torch.isnan(
+        top[:, 0]
+    )  # torch orders NaN above every number: it is the first of the top two
     out: dict[str, Tensor] = {"gap": gap}
 
     own = None

@@ -51,7 +51,11 @@ class Status:
 
     def as_dict(self) -> dict[str, Any]:
         """The status as plain values, details last."""
-        plain: dict[str, Any] = {"compiled": self.compiled, "usable": self.usable, "why_not": self.why_not}
+        plain: dict[str, Any] = {
+            "compiled": self.compiled,
+            "usable": self.usable,
+            "why_not": self.why_not,
+        }
         return {**plain, **(self.details or {})}
 
 
