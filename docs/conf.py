@@ -1,0 +1,14 @@
+"""Sphinx configuration: `sphinx-build -W docs docs/_build`."""
+
+from importlib.metadata import version
+
+project = "dynams-kernels"
+author = "The dynams-kernels authors"
+release = version("dynams-kernels")
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_heading_anchors = 3
+html_theme = "furo"
+exclude_patterns = ["_build"]
+autodoc_typehints = "description"
+autodoc_member_order = "bysource"
+nitpicky = False
