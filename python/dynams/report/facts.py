@@ -1,0 +1,68 @@
+"""What the sections need to know of a run as a whole, worked out from its records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from dynams.report.records import EpochRecord, Run
+from dynams.report.text import total_of
+
+
+def setting(config: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path of a nested configuration; None where there is none."""
+    value: Any = config
+    for key in path.split("."):
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(key)
+    return value
+
+
+def training_set_size(run: Run) -> int | None:
+    """Number of samples in the training set, worked out from the records; None if they cannot say.
+
+    The epoch with the largest budget tells it to within rounding; the number of margins of a
+    refresh, where it agrees, tells it exactly.
+    """
+    usable = [r for r in run.epochs if math.isfinite(r.budget) and r.budget > 0 and r.samples > 0]
+    scored = max((sum(record.histogram_counts) for record in run.refreshes), default=0)
+    if not usable:
+        return scored or None
+    widest = max(usable, key=lambda record: record.budget)
+    estimate = round(widest.samples / widest.budget)
+    return scored if abs(scored - estimate) <= 2 else estimate
+
+
+def last_evaluation(run: Run) -> EpochRecord | None:
+    """The last epoch whose test accuracy was measured."""
+    return next((r for r in reversed(run.epochs) if r.accuracy is not None), None)
+
+
+def cost_of(run: Run) -> tuple[dict[str, float], float, str]:
+    """Seconds by purpose, seconds in total, and a remark on where they come from."""
+    if run.summary is not None:
+        parts = dict(run.summary.seconds)
+        return parts, max(run.summary.total_seconds, total_of(parts)), ""
+    parts = {}
+    for record in run.epochs:
+        for purpose, seconds in record.seconds.items():
+            if math.isfinite(seconds):
+                parts[purpose] = parts.get(purpose, 0.0) + seconds
+    return parts, total_of(parts), "Sum of the finished epochs: the run did not record its end."
+
+
+def described(
+    name: str,
+    values: Iterable[tuple[int, float | None]],
+    show: Callable[[float | None], str],
+) -> str:
+    """A curve in words: where it starts and where it ends."""
+    finite = [(epoch, v) for epoch, v in values if v is not None and math.isfinite(v)]
+    if not finite:
+        return f"{name}: no values."
+    (first, start), (last, end) = finite[0], finite[-1]
+    if first == last:
+        return f"{name}: {show(start)} in epoch {first + 1}."
+    return f"{name}: {show(start)} in epoch {first + 1}, {show(end)} in epoch {last + 1}."

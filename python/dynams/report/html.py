@@ -1,0 +1,155 @@
+"""The report of a run: one HTML file with everything in it.
+
+Pictures are data URIs, figures inline SVG, the style sheet is in the page; the page's own content
+security policy forbids every request. It follows the reader's light or dark scheme, reads on a
+phone, and the same log gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+
+from dynams.report import sections, selection_sections
+from dynams.report.facts import setting
+from dynams.report.files import replace_file
+from dynams.report.markup import text
+from dynams.report.records import Run, SamplePictures
+from dynams.report.runlog import read_run
+from dynams.report.style import STYLE_SHEET
+
+REPORT_NAME = "report.html"
+
+_PAGE = Template("""\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>$title</title>
+<style>
+$style</style>
+</head>
+<body>
+<header class="wrap">
+<p class="eyebrow">DynaMS run</p>
+<h1>$name</h1>
+<p class="what">$state$what</p>
+</header>
+<nav aria-label="Sections"><div class="wrap">$links</div></nav>
+<main class="wrap">
+$headline$body</main>
+<footer class="wrap">Written by dynams from the run\N{RIGHT SINGLE QUOTATION MARK}s log. Epochs \
+count from 1; accuracies are on the test set.</footer>
+</body>
+</html>
+""")
+
+_LINKS = {
+    "cost": "Time",
+    "curves": "Training",
+    "margins": "Margins",
+    "subsets": "Selection",
+    "samples": "Samples",
+    "settings": "Settings",
+}
+
+
+def write_report(
+    run_dir: str | Path,
+    *,
+    samples: SamplePictures | None = None,
+    classes: Sequence[str] | None = None,
+    class_totals: Sequence[int] | None = None,
+) -> Path:
+    """Write ``run_dir/report.html`` from the run's log.
+
+    Works on a run that is still going on, was interrupted or never ended: what is missing is left
+    out. An existing report is replaced atomically.
+
+    Args:
+        run_dir: directory of the run, holding its log.
+        samples: pictures of the samples at the two ends of the margins, if there are any.
+        classes: names of the classes; by default those of ``samples``, otherwise numbers.
+        class_totals: training samples of each class, against which the selection's class shares
+            are compared; without it they are compared with an even share.
+
+    Returns:
+        The report's path.
+
+    Raises:
+        FileNotFoundError: the directory holds no log.
+        ImportError: matplotlib or Pillow is missing.
+        ValueError: the log is damaged, or ``samples`` holds no pictures.
+    """
+    run_dir = Path(run_dir)
+    run = read_run(run_dir)
+    name = run_dir.resolve().name or str(run_dir)
+    page = render_report(run, name, samples=samples, classes=classes, class_totals=class_totals)
+    path = run_dir / REPORT_NAME
+    replace_file(path, page.encode("utf-8"))
+    return path
+
+
+def render_report(
+    run: Run,
+    name: str,
+    *,
+    samples: SamplePictures | None = None,
+    classes: Sequence[str] | None = None,
+    class_totals: Sequence[int] | None = None,
+) -> str:
+    """The report's HTML for ``run``, headed ``name``; arguments as in `write_report`."""
+    if classes is None:
+        classes = samples.classes if samples is not None else ()
+    body = {
+        "cost": sections.cost(run),
+        "curves": sections.curves(run),
+        "margins": selection_sections.margins(run),
+        "subsets": selection_sections.subsets(run, classes, class_totals),
+        "samples": selection_sections.samples(samples),
+        "settings": sections.settings(run),
+    }
+    links = "".join(f'<a href="#{key}">{_LINKS[key]}</a>' for key, value in body.items() if value)
+    return _PAGE.substitute(
+        title=text(f"{name} \N{MIDDLE DOT} DynaMS run"),
+        style=STYLE_SHEET,
+        name=text(name),
+        state=_state(run),
+        what=_what(run),
+        links=links,
+        headline=sections.headline(run),
+        body="".join(body.values()),
+    )
+
+
+def _state(run: Run) -> str:
+    done = run.summary.epochs if run.summary else len(run.epochs)
+    planned = setting(run.config, "optim.epochs")
+    of = f" of {planned}" if isinstance(planned, int) and planned != done else ""
+    unit = "epoch" if f"{done}{of}" == "1" else "epochs"
+    if run.summary is not None and run.summary.completed:
+        return f'<span class="state good">finished, {done} {unit}</span>'
+    word = "interrupted after" if run.summary is not None else "no end recorded,"
+    return f'<span class="state warn">{word} {done}{of} {unit}</span>'
+
+
+def _what(run: Run) -> str:
+    """Network, data and strategy in a few words, as far as the configuration names them."""
+    parts = []
+    for path, shown in (
+        ("model.name", "{}"),
+        ("data.name", "on {}"),
+        ("selection.strategy", "strategy {}"),
+        ("selection.budget", "budget {}"),
+        ("run.seed", "seed {}"),
+    ):
+        value = setting(run.config, path)
+        if isinstance(value, (str, int, float)):
+            parts.append(f"<span>{text(shown.format(value))}</span>")
+    return "".join(parts)
