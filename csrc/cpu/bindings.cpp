@@ -1,5 +1,5 @@
-// The Python module: raw pointers, sizes and a thread count in; no torch. Callers (dynams_kernels/_backends) have checked
-// shapes, strides and dtypes; what can still be wrong here is refused.
+// The Python module: raw pointers, sizes and a thread count in; no torch. Callers (dynams_kernels/_backends) have
+// checked shapes, strides and dtypes; what can still be wrong here is refused.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -40,14 +40,12 @@ DType dtype_numbered(int32_t number) {
   return static_cast<DType>(number);
 }
 
-int64_t element_bytes(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
-}
+int64_t element_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
 
-void row_scores(const std::string& isa, uintptr_t logits, int32_t dtype, int64_t rows, int64_t classes, int64_t row_stride,
-                uintptr_t bias, uintptr_t labels, uintptr_t class_distances, int64_t distances_stride, uint32_t kinds,
-                uintptr_t scores, int64_t scores_stride, uintptr_t pairs, uintptr_t states, int64_t class_offset,
-                bool is_first, bool is_last, int threads) {
+void row_scores(const std::string& isa, uintptr_t logits, int32_t dtype, int64_t rows, int64_t classes,
+                int64_t row_stride, uintptr_t bias, uintptr_t labels, uintptr_t class_distances,
+                int64_t distances_stride, uint32_t kinds, uintptr_t scores, int64_t scores_stride, uintptr_t pairs,
+                uintptr_t states, int64_t class_offset, bool is_first, bool is_last, int threads) {
   RowScoresTask task{};
   task.logits = pointer<const void>(logits);
   task.dtype = dtype_numbered(dtype);
@@ -70,7 +68,8 @@ void row_scores(const std::string& isa, uintptr_t logits, int32_t dtype, int64_t
   if ((kinds & kLabelledKinds) && labels == 0) throw py::value_error("labels: wanted by kinds, got null");
   if ((kinds & kDistance) && (class_distances == 0 || !is_first || !is_last))
     throw py::value_error("class_distances: wanted by kinds, with whole rows");
-  if (!(is_first && is_last) && states == 0) throw py::value_error("states: wanted where rows come in blocks, got null");
+  if (!(is_first && is_last) && states == 0)
+    throw py::value_error("states: wanted where rows come in blocks, got null");
   const Kernels& kernels = kernels_named(isa);
   const int team = threads_for(rows * classes * element_bytes(task.dtype), kBytesPerThread, threads);
   const py::gil_scoped_release release;

@@ -10,7 +10,8 @@
 
 namespace dynams {
 
-// What has been learnt of a row from the classes read so far; scores of a row can be built from several blocks of classes.
+// What has been learnt of a row from the classes read so far; scores of a row can be built from several blocks of
+// classes.
 struct RowState {
   double largest, second;  // the two largest logits
   double own;              // the label's logit
@@ -25,17 +26,17 @@ struct RowScoresTask {
   const void* logits;  // rows of `classes` elements, `row_stride` elements apart
   DType dtype;
   int64_t rows, classes, row_stride;
-  const void* bias;                     // added to each row (float32/float64 logits only), or null
-  const int64_t* labels;                // or null
-  const float* class_distances;         // (classes, classes), `distances_stride` apart, or null; needs whole rows
+  const void* bias;              // added to each row (float32/float64 logits only), or null
+  const int64_t* labels;         // or null
+  const float* class_distances;  // (classes, classes), `distances_stride` apart, or null; needs whole rows
   int64_t distances_stride;
-  uint32_t kinds;                       // request mask
-  void* scores;                         // one row of `scores_stride` elements for each kind, float (double for float64 logits)
+  uint32_t kinds;  // request mask
+  void* scores;    // one row of `scores_stride` elements for each kind, float (double for float64 logits)
   int64_t scores_stride;
-  int64_t* pairs;                       // (rows, 2) classes whose difference is the margin, or null
-  RowState* states;                     // one a row where rows come in several blocks of classes, or null
-  int64_t class_offset;                 // the class of this block's first column
-  bool is_first, is_last;               // whether this block starts and ends its rows
+  int64_t* pairs;          // (rows, 2) classes whose difference is the margin, or null
+  RowState* states;        // one a row where rows come in several blocks of classes, or null
+  int64_t class_offset;    // the class of this block's first column
+  bool is_first, is_last;  // whether this block starts and ends its rows
 };
 
 // Selection works on keys (see order_key.h) of these widths.
@@ -54,7 +55,8 @@ struct Kernels {
   const char* isa;
   // Scores of rows [begin, end).
   void (*row_scores)(const RowScoresTask& task, int64_t begin, int64_t end);
-  // Counts keys below `low` and stores those in [low, high] (room for count + 64 keys); keys are uint32 or uint64 (float64).
+  // Counts keys below `low` and stores those in [low, high] (room for count + 64 keys); keys are uint32 or uint64
+  // (float64).
   KeyCounts (*collect)(DType dtype, const void* values, int64_t count, uint64_t low, uint64_t high, void* keys);
   // Counts keys below `low` and equal to it.
   KeyCounts (*count)(DType dtype, const void* values, int64_t count, uint64_t low);

@@ -145,7 +145,8 @@ inline int64_t find_value(const R& row, int64_t begin, int64_t end, T value, int
 
 // Takes the two largest of a chunk into the row's, with their classes; what came earlier wins ties.
 template <class T, class R>
-inline void merge_classes(RowState& state, const R& row, int64_t begin, int64_t end, const TopTwo<T>& top, int64_t offset) {
+inline void merge_classes(RowState& state, const R& row, int64_t begin, int64_t end, const TopTwo<T>& top,
+                          int64_t offset) {
   const bool empty = state.first_class < 0;
   if (!empty && top.largest <= state.largest) {
     if (state.second_class >= 0 && top.largest <= state.second) return;
@@ -177,8 +178,8 @@ inline void rescale_sums(RowState& state, double largest) {
 }
 
 template <class T, class R>
-inline void add_chunk_sums(RowState& state, const R& row, int64_t begin, int64_t end, const TopTwo<T>& top, double largest,
-                           uint32_t kinds) {
+inline void add_chunk_sums(RowState& state, const R& row, int64_t begin, int64_t end, const TopTwo<T>& top,
+                           double largest, uint32_t kinds) {
   if (largest > state.largest) rescale_sums(state, largest);
   if (top.largest == largest)
     state.ties += top.second < top.largest ? 1 : static_cast<double>(count_equal<T>(row, begin, end, top.largest));
@@ -192,7 +193,8 @@ inline void add_chunk_sums(RowState& state, const R& row, int64_t begin, int64_t
 
 // Reads classes [begin, end) of a block into the row's state; `label` counts from the block's first class.
 template <class T, class R>
-inline void read_chunk(RowState& state, const R& row, int64_t begin, int64_t end, const RowScoresTask& task, int64_t label) {
+inline void read_chunk(RowState& state, const R& row, int64_t begin, int64_t end, const RowScoresTask& task,
+                       int64_t label) {
   const TopTwo<T> top = top_two<T>(row, begin, end);
   state.has_nan |= top.has_nan;
   if (task.pairs) merge_classes<T>(state, row, begin, end, top, task.class_offset);
@@ -240,7 +242,8 @@ template <class T, class R>
 inline void add_quotients(QuotientLanes<T>& lanes, const R& row, const float* distances, int64_t begin, int64_t end) {
   constexpr int kWidth = kLanes<T>;
   int64_t place = begin;
-  for (; place + kWidth <= end; place += kWidth) lanes.add(row.whole(place), load_distances<T>(distances + place, kWidth));
+  for (; place + kWidth <= end; place += kWidth)
+    lanes.add(row.whole(place), load_distances<T>(distances + place, kWidth));
   if (place == end) return;
   T logits[kWidth];
   const int count = static_cast<int>(end - place);
@@ -282,9 +285,12 @@ inline SoftmaxScores<T> softmax_scores(const RowState& state, bool has_label, ui
   SoftmaxScores<T> out{};
   const T total = static_cast<T>(state.sum + state.ties);
   const T not_one_largest = static_cast<T>(state.sum + (state.ties - 1));
-  const T log_total = !(kinds & (kLoss | kEntropy)) ? 0 : state.ties == 1 ? std::log1p(not_one_largest) : std::log(total);
+  const T log_total = !(kinds & (kLoss | kEntropy)) ? 0
+                      : state.ties == 1             ? std::log1p(not_one_largest)
+                                                    : std::log(total);
   // 1 - exp(-gap) = -expm1(-gap): no cancellation where the two largest are close.
-  if (kinds & kProbability) out.probability = -std::expm1(-static_cast<T>(difference(state.largest, state.second))) / total;
+  if (kinds & kProbability)
+    out.probability = -std::expm1(-static_cast<T>(difference(state.largest, state.second))) / total;
   if (kinds & kConfidence) out.confidence = not_one_largest / total;
   if (kinds & kEntropy) {
     const T entropy = log_total - static_cast<T>(state.sum_shifted) / total;
@@ -317,7 +323,9 @@ inline void finish_row(const RowState& state, const R& row, const RowScoresTask&
     if (!(kinds & kind)) continue;
     double score = nan;
     if (!state.has_nan) switch (kind) {
-        case kGap: score = difference(state.largest, state.second); break;
+        case kGap:
+          score = difference(state.largest, state.second);
+          break;
         case kLabel: {
           const double others = state.own == state.largest ? state.second : state.largest;
           score = difference(state.own, others);
@@ -333,11 +341,21 @@ inline void finish_row(const RowState& state, const R& row, const RowScoresTask&
           if (task.pairs) second = nearest_class<T>(row, task, first, score);
           break;
         }
-        case kProbability: score = softmax.probability; break;
-        case kLoss: score = softmax.loss; break;
-        case kEl2n: score = softmax.el2n; break;
-        case kEntropy: score = softmax.entropy; break;
-        case kConfidence: score = softmax.confidence; break;
+        case kProbability:
+          score = softmax.probability;
+          break;
+        case kLoss:
+          score = softmax.loss;
+          break;
+        case kEl2n:
+          score = softmax.el2n;
+          break;
+        case kEntropy:
+          score = softmax.entropy;
+          break;
+        case kConfidence:
+          score = softmax.confidence;
+          break;
       }
     *scores = static_cast<T>(score);
     scores += task.scores_stride;
@@ -384,12 +402,15 @@ void score_rows(const RowScoresTask& task, int64_t begin, int64_t end) {
 void row_scores(const RowScoresTask& task, int64_t begin, int64_t end) {
   switch (task.dtype) {
     case DType::kFloat32:
-      return task.bias ? score_rows<float, float, true>(task, begin, end) : score_rows<float, float, false>(task, begin, end);
+      return task.bias ? score_rows<float, float, true>(task, begin, end)
+                       : score_rows<float, float, false>(task, begin, end);
     case DType::kFloat64:
       return task.bias ? score_rows<double, double, true>(task, begin, end)
                        : score_rows<double, double, false>(task, begin, end);
-    case DType::kFloat16: return score_rows<Half, float, false>(task, begin, end);
-    case DType::kBFloat16: return score_rows<BFloat, float, false>(task, begin, end);
+    case DType::kFloat16:
+      return score_rows<Half, float, false>(task, begin, end);
+    case DType::kBFloat16:
+      return score_rows<BFloat, float, false>(task, begin, end);
   }
 }
 

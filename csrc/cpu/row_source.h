@@ -41,9 +41,17 @@ inline Vec<float> load_vector(const Half* from) {
 #elif defined(__AVX2__) && defined(__F16C__)
   return (Vec<float>)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
 #else
-  float out[kLanes<float>];
-  for (int lane = 0; lane < kLanes<float>; ++lane) out[lane] = to_float(from[lane]);
-  return load<float>(out);
+  // Without an instruction for it: a normal number moves to its place and is rebiased; a subnormal is made the end of a
+  // number in [0.5, 1), whose last bit is worth the same 2^-24, and 0.5 taken off again.
+  typedef uint32_t Bits __attribute__((vector_size(kVectorBytes)));
+  Bits half;
+  for (int lane = 0; lane < kLanes<float>; ++lane) half[lane] = from[lane].bits;
+  const Bits magnitude = half & 0x7fffu;
+  const Bits normal = (magnitude << 13) + (112u << 23);
+  const Bits special = normal + (112u << 23);
+  const Bits subnormal = (Bits)((Vec<float>)(magnitude | 0x3f000000u) - 0.5f);
+  const Bits value = magnitude >= 0x7c00u ? special : magnitude < 0x400u ? subnormal : normal;
+  return (Vec<float>)(value | ((half & 0x8000u) << 16));
 #endif
 }
 

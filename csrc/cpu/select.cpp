@@ -1,8 +1,9 @@
 // The two passes over memory that a selection needs: compiled once per instruction set.
 //
-// `collect` reads all values once, counts those certainly selected and keeps the few in question; `write_selected` reads
-// them once more and writes the selected in index order. Both compare numbers as they are, a vector at a time, without a
-// branch on the data; only where NaN itself bounds the selection do they go by keys (see order_key.h), one by one.
+// `collect` reads all values once, counts those certainly selected and keeps the few in question; `write_selected`
+// reads them once more and writes the selected in index order. Both compare numbers as they are, a vector at a time,
+// without a branch on the data; only where NaN itself bounds the selection do they go by keys (see order_key.h), one by
+// one.
 #include "../common/order_key.h"
 #include "kernels.h"
 #include "row_source.h"
@@ -97,7 +98,8 @@ struct Writer {
 
   void store(const E* from, int64_t place, uint32_t mask) {
     if constexpr (sizeof(E) == 2)
-      store_packed(reinterpret_cast<uint16_t*>(values + written), mask, reinterpret_cast<const uint16_t*>(from + place));
+      store_packed(reinterpret_cast<uint16_t*>(values + written), mask,
+                   reinterpret_cast<const uint16_t*>(from + place));
     else store_packed(values + written, mask, load_vector(from + place));
     store_packed_indices<kWidth>(indices + written, mask, task.first_index + place);
     written += __builtin_popcount(mask);
@@ -107,7 +109,8 @@ struct Writer {
     const auto bound = broadcast<typename Compared<E>::Type>(number_of<E>(threshold));
     int64_t i = 0;
     // Whole vectors are stored while all they touch is this chunk's to write.
-    for (; i + kWidth <= count && written + 2 * kWidth <= task.capacity; i += kWidth) store(from, i, selected(from + i, bound));
+    for (; i + kWidth <= count && written + 2 * kWidth <= task.capacity; i += kWidth)
+      store(from, i, selected(from + i, bound));
     for (; i + kWidth <= count && written < task.capacity; i += kWidth) {
       const int64_t ties_before = ties;
       if (selected(from + i, bound) == 0) continue;
@@ -202,20 +205,28 @@ void write_as(const void* from, int64_t count, uint64_t threshold, const WriteTa
 KeyCounts collect(DType dtype, const void* values, int64_t count, uint64_t low, uint64_t high, void* keys) {
   const ExactSubnormals exact;
   switch (dtype) {
-    case DType::kFloat64: return collect_as<double>(values, count, low, high, keys);
-    case DType::kFloat16: return collect_as<Half>(values, count, low, high, keys);
-    case DType::kBFloat16: return collect_as<BFloat>(values, count, low, high, keys);
-    default: return collect_as<float>(values, count, low, high, keys);
+    case DType::kFloat64:
+      return collect_as<double>(values, count, low, high, keys);
+    case DType::kFloat16:
+      return collect_as<Half>(values, count, low, high, keys);
+    case DType::kBFloat16:
+      return collect_as<BFloat>(values, count, low, high, keys);
+    default:
+      return collect_as<float>(values, count, low, high, keys);
   }
 }
 
 KeyCounts count(DType dtype, const void* values, int64_t count, uint64_t low) {
   const ExactSubnormals exact;
   switch (dtype) {
-    case DType::kFloat64: return count_as<double>(values, count, low);
-    case DType::kFloat16: return count_as<Half>(values, count, low);
-    case DType::kBFloat16: return count_as<BFloat>(values, count, low);
-    default: return count_as<float>(values, count, low);
+    case DType::kFloat64:
+      return count_as<double>(values, count, low);
+    case DType::kFloat16:
+      return count_as<Half>(values, count, low);
+    case DType::kBFloat16:
+      return count_as<BFloat>(values, count, low);
+    default:
+      return count_as<float>(values, count, low);
   }
 }
 
@@ -223,10 +234,14 @@ void write_selected(DType dtype, const void* values, int64_t count, uint64_t thr
                     void* out_values, int64_t* out_indices) {
   const ExactSubnormals exact;
   switch (dtype) {
-    case DType::kFloat64: return write_as<double>(values, count, threshold, task, out_values, out_indices);
-    case DType::kFloat16: return write_as<Half>(values, count, threshold, task, out_values, out_indices);
-    case DType::kBFloat16: return write_as<BFloat>(values, count, threshold, task, out_values, out_indices);
-    default: return write_as<float>(values, count, threshold, task, out_values, out_indices);
+    case DType::kFloat64:
+      return write_as<double>(values, count, threshold, task, out_values, out_indices);
+    case DType::kFloat16:
+      return write_as<Half>(values, count, threshold, task, out_values, out_indices);
+    case DType::kBFloat16:
+      return write_as<BFloat>(values, count, threshold, task, out_values, out_indices);
+    default:
+      return write_as<float>(values, count, threshold, task, out_values, out_indices);
   }
 }
 

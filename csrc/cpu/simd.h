@@ -1,7 +1,7 @@
 // One vector type over float or double for each instruction set this file is compiled for.
 //
-// Included only by files that are compiled once per instruction set; everything here is in a namespace of that set's name
-// and has no other linkage, so that the linker can never put one set's code into another's.
+// Included only by files that are compiled once per instruction set; everything here is in a namespace of that set's
+// name and has no other linkage, so that the linker can never put one set's code into another's.
 #pragma once
 
 #include <cstdint>
@@ -179,15 +179,16 @@ inline Vec<T> keep_last(Vec<T> value, int count, T fill) {
   return kept ? value : broadcast<T>(fill);
 }
 
-// exp(d) for kLeast <= d < 0, and 0 for d >= 0. Range reduction d = n ln 2 + r with |r| <= ln(2)/2, a polynomial in r, and
-// n added to the exponent.
+// exp(d) for kLeast <= d < 0, and 0 for d >= 0. Range reduction d = n ln 2 + r with |r| <= ln(2)/2, a polynomial in r,
+// and n added to the exponent.
 template <class T>
 struct ExpConstants;
 template <>
 struct ExpConstants<float> {
   static constexpr float kLeast = -87.0f;  // the result stays a normal number
   static constexpr float kLog2e = 1.44269504088896341f;
-  // The error of this ln 2, 1.9e-9, enters as n * 1.9e-9: below a float's rounding where exp(d) matters to a sum with 1.
+  // The error of this ln 2, 1.9e-9, enters as n * 1.9e-9: below a float's rounding where exp(d) matters to a sum
+  // with 1.
   static constexpr float kLn2 = 0.693147180559945309f, kLn2Rest = 0;
   static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr int kMantissaBits = 23;
@@ -203,9 +204,9 @@ struct ExpConstants<double> {
   static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr int kMantissaBits = 52;
   // 1/n! down to r^13: truncation below 4.2e-18 relative.
-  static constexpr double kCoefficients[] = {1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
-                                             1.0 / 40320,      1.0 / 5040,      1.0 / 720,      1.0 / 120,     1.0 / 24,
-                                             1.0 / 6,          0.5,             1.0,            1.0};
+  static constexpr double kCoefficients[] = {
+      1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040,
+      1.0 / 720,        1.0 / 120,       1.0 / 24,       1.0 / 6,       0.5,          1.0,         1.0};
 };
 
 template <class T>

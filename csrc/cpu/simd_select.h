@@ -1,6 +1,7 @@
 // Vector comparisons as bit masks, and stores of the lanes that a mask selects, packed.
 //
-// Packed stores write a whole vector: the caller provides the room, and overwrites or ignores what follows the selected.
+// Packed stores write a whole vector: the caller provides the room, and overwrites or ignores what follows the
+// selected.
 #pragma once
 
 #include "../common/half.h"
@@ -17,7 +18,8 @@ namespace {
 #define DYNAMS_PACKED_STORES 1
 #endif
 
-// Comparisons see subnormal numbers as they are, whatever the caller's thread does with them (torch.set_flush_denormal).
+// Comparisons see subnormal numbers as they are, whatever the caller's thread does with them
+// (torch.set_flush_denormal).
 class ExactSubnormals {
  public:
 #if defined(__x86_64__)
@@ -38,7 +40,9 @@ inline uint32_t less(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_mask((
 inline uint32_t equal(Vec<float> a, Vec<float> b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_EQ_OQ); }
 inline uint32_t equal(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_EQ_OQ); }
 inline uint32_t not_above(Vec<float> a, Vec<float> b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LE_OQ); }
-inline uint32_t not_above(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LE_OQ); }
+inline uint32_t not_above(Vec<double> a, Vec<double> b) {
+  return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LE_OQ);
+}
 
 inline void store_packed(float* to, uint32_t mask, Vec<float> value) {
   _mm512_storeu_ps(to, _mm512_maskz_compress_ps(static_cast<__mmask16>(mask), (__m512)value));
@@ -69,10 +73,16 @@ inline void store_packed_indices(int64_t* to, uint32_t mask, int64_t first) {
 inline uint32_t bits_of(__m256 mask) { return static_cast<uint32_t>(_mm256_movemask_ps(mask)); }
 inline uint32_t bits_of(__m256d mask) { return static_cast<uint32_t>(_mm256_movemask_pd(mask)); }
 inline uint32_t less(Vec<float> a, Vec<float> b) { return bits_of(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_LT_OQ)); }
-inline uint32_t less(Vec<double> a, Vec<double> b) { return bits_of(_mm256_cmp_pd((__m256d)a, (__m256d)b, _CMP_LT_OQ)); }
+inline uint32_t less(Vec<double> a, Vec<double> b) {
+  return bits_of(_mm256_cmp_pd((__m256d)a, (__m256d)b, _CMP_LT_OQ));
+}
 inline uint32_t equal(Vec<float> a, Vec<float> b) { return bits_of(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_EQ_OQ)); }
-inline uint32_t equal(Vec<double> a, Vec<double> b) { return bits_of(_mm256_cmp_pd((__m256d)a, (__m256d)b, _CMP_EQ_OQ)); }
-inline uint32_t not_above(Vec<float> a, Vec<float> b) { return bits_of(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_LE_OQ)); }
+inline uint32_t equal(Vec<double> a, Vec<double> b) {
+  return bits_of(_mm256_cmp_pd((__m256d)a, (__m256d)b, _CMP_EQ_OQ));
+}
+inline uint32_t not_above(Vec<float> a, Vec<float> b) {
+  return bits_of(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_LE_OQ));
+}
 inline uint32_t not_above(Vec<double> a, Vec<double> b) {
   return bits_of(_mm256_cmp_pd((__m256d)a, (__m256d)b, _CMP_LE_OQ));
 }

@@ -1,11 +1,11 @@
 // Exact selection of the k smallest of n values: two reads of the values and one write of the answer.
 //
-// A sample of the keys gives two bounds that enclose the k-th smallest almost surely. The first read counts the keys below
-// the bounds and keeps the few between them; a radix select over those, with digits fitted to what range is left, finds
-// the k-th smallest key exactly. Every thread then knows how many it selects in its own part, hence where it writes: the
-// second read writes values and indices in index order, ties to the lowest index. Where the sample misleads (an adversary,
-// or bad luck), the bounds are widened to all keys and the same steps run again, still in linear time. The answer depends
-// on the keys alone, never on the sample or on the threads.
+// A sample of the keys gives two bounds that enclose the k-th smallest almost surely. The first read counts the keys
+// below the bounds and keeps the few between them; a radix select over those, with digits fitted to what range is left,
+// finds the k-th smallest key exactly. Every thread then knows how many it selects in its own part, hence where it
+// writes: the second read writes values and indices in index order, ties to the lowest index. Where the sample misleads
+// (an adversary, or bad luck), the bounds are widened to all keys and the same steps run again, still in linear time.
+// The answer depends on the keys alone, never on the sample or on the threads.
 #include "smallest_k.h"
 
 #include <algorithm>
@@ -39,16 +39,18 @@ struct Bounds {
 template <class Key>
 Key key_at(DType dtype, const void* values, int64_t place) {
   switch (dtype) {
-    case DType::kFloat64: return static_cast<Key>(key_of(static_cast<const double*>(values)[place]));
-    case DType::kFloat16: return static_cast<Key>(key_of(static_cast<const Half*>(values)[place]));
-    case DType::kBFloat16: return static_cast<Key>(key_of(static_cast<const BFloat*>(values)[place]));
-    default: return static_cast<Key>(key_of(static_cast<const float*>(values)[place]));
+    case DType::kFloat64:
+      return static_cast<Key>(key_of(static_cast<const double*>(values)[place]));
+    case DType::kFloat16:
+      return static_cast<Key>(key_of(static_cast<const Half*>(values)[place]));
+    case DType::kBFloat16:
+      return static_cast<Key>(key_of(static_cast<const BFloat*>(values)[place]));
+    default:
+      return static_cast<Key>(key_of(static_cast<const float*>(values)[place]));
   }
 }
 
-constexpr int64_t element_size(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
-}
+constexpr int64_t element_size(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
 
 const void* advance(DType dtype, const void* values, int64_t count) {
   return static_cast<const char*>(values) + count * element_size(dtype);
@@ -169,7 +171,13 @@ class Selector {
  public:
   Selector(const Kernels& kernels, DType dtype, const void* values, int64_t count, int64_t k, void* out_values,
            int64_t* out_indices)
-      : kernels_(kernels), dtype_(dtype), values_(values), count_(count), k_(k), out_values_(out_values), out_indices_(out_indices) {}
+      : kernels_(kernels),
+        dtype_(dtype),
+        values_(values),
+        count_(count),
+        k_(k),
+        out_values_(out_values),
+        out_indices_(out_indices) {}
 
   void run(int threads) {
     shared_.bounds = sampled_bounds<Key>(dtype_, values_, count_, k_);
@@ -227,7 +235,8 @@ class Selector {
     shared_.shift = digit_shift(shared_.bounds);
   }
 
-  // The second read. What is in question now equals the threshold: ties go to the lowest indices, so to the first parts.
+  // The second read. What is in question now equals the threshold: ties go to the lowest indices, so to the first
+  // parts.
   void write(const Member& member) {
     int64_t place = 0, ties_left = shared_.needed, ties = 0;
     for (int rank = 0; rank <= member.rank; ++rank) {
@@ -272,8 +281,7 @@ void select_and_order(const Kernels& kernels, DType dtype, const void* values, i
   if (!by_value) return;
   // Keys are taken from the selection, which is in index order: a stable sort by key leaves ties by index.
   std::vector<KeyedIndex<Key>> pairs(static_cast<size_t>(k));
-  for (int64_t i = 0; i < k; ++i)
-    pairs[static_cast<size_t>(i)] = {key_at<Key>(dtype, out_values, i), out_indices[i]};
+  for (int64_t i = 0; i < k; ++i) pairs[static_cast<size_t>(i)] = {key_at<Key>(dtype, out_values, i), out_indices[i]};
   sort_by_key(pairs);
   const int64_t size = element_size(dtype);
   for (int64_t i = 0; i < k; ++i) {
@@ -293,8 +301,7 @@ void smallest_k(const Kernels& kernels, DType dtype, const void* values, int64_t
   const int team = threads_for(count, kGrain, threads);
   if (dtype == DType::kFloat64)
     select_and_order<uint64_t>(kernels, dtype, values, count, k, by_value, out_values, out_indices, team);
-  else
-    select_and_order<uint32_t>(kernels, dtype, values, count, k, by_value, out_values, out_indices, team);
+  else select_and_order<uint32_t>(kernels, dtype, values, count, k, by_value, out_values, out_indices, team);
 }
 
 }  // namespace dynams

@@ -1,4 +1,5 @@
-// A stable sort of (key, index) pairs by unsigned key: least-significant-digit radix sort, digits that are all equal skipped.
+// A stable sort of (key, index) pairs by unsigned key: least-significant-digit radix sort, digits that are all equal
+// skipped.
 #pragma once
 
 #include <array>
@@ -21,7 +22,8 @@ void sort_by_key(std::vector<KeyedIndex<Key>>& pairs) {
   std::vector<std::array<size_t, kDigits>> counts(kPasses);
   for (auto& histogram : counts) histogram.fill(0);
   for (const KeyedIndex<Key>& pair : pairs)
-    for (int pass = 0; pass < kPasses; ++pass) ++counts[static_cast<size_t>(pass)][(pair.key >> (pass * kBits)) & (kDigits - 1)];
+    for (int pass = 0; pass < kPasses; ++pass)
+      ++counts[static_cast<size_t>(pass)][(pair.key >> (pass * kBits)) & (kDigits - 1)];
 
   std::vector<KeyedIndex<Key>> sorted(pairs.size());
   for (int pass = 0; pass < kPasses; ++pass) {
