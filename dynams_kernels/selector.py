@@ -14,8 +14,8 @@ from dynams_kernels.functional import SmallestK, smallest_k
 class MarginSelector:
     """Margins of `num_samples` samples on one device: written batch by batch, selected from at once.
 
-    A sample never scored comes before every scored one, so that new data is always looked at. Nothing here makes the
-    host wait for the device.
+    A sample never scored comes before every scored one, so that new data is always looked at. A margin of -inf and one of
+    the lowest finite float32 count as the same, -inf. Nothing here makes the host wait for the device.
 
     Args:
         num_samples: how many samples; their indices are 0 to num_samples - 1.
@@ -33,9 +33,8 @@ class MarginSelector:
             raise ValueError(f"num_samples: got {num_samples}, want an int >= 0")
         self._num_samples = num_samples
         # One place more than samples takes what is not to be stored, where choosing would synchronise with a GPU.
-        with torch.inference_mode(
-            False
-        ):  # an inference tensor could not be updated outside inference mode
+        # An inference tensor could not be updated outside inference mode.
+        with torch.inference_mode(False):
             self._margins = torch.full(
                 (num_samples + 1,), self._NEVER, dtype=torch.float32, device=device
             )
