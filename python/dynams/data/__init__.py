@@ -1,0 +1,22 @@
+"""Labelled images as uint8 tensors, checked and decoded once; batched augmentation on the device."""
+
+from __future__ import annotations
+
+from dynams.data.augmentation import Augmentation, augment
+from dynams.data.errors import DataError
+from dynams.data.images import ImageData, ImageSet
+from dynams.data.load import DataName, load_data
+from dynams.data.normalisation import normalise
+from dynams.data.storage import Storage
+
+__all__ = [
+    "Augmentation",
+    "DataError",
+    "DataName",
+    "ImageData",
+    "ImageSet",
+    "Storage",
+    "augment",
+    "load_data",
+    "normalise",
+]

@@ -1,0 +1,175 @@
+"""Decoded images in a file, mapped into memory: for data larger than memory, and to decode once.
+
+A cache is the bytes of all images, then a line of JSON (the key of what was decoded, the shape, the
+moments of the pixels) and a footer with that line's length. It is written under another name, synced
+and renamed, so it is there whole or not at all. One that is cut short, or whose key is not that of
+the files as they are now (names, sizes, times of change) and of the wanted shape, is made anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from dynams.data.errors import DataError
+from dynams.data.source import Bytes, Rows, Source
+from dynams.data.statistics import Moments
+
+DIRECTORY = ".dynams-cache"
+_FOOTER = b"DYNAMSv1"
+_LENGTH_BYTES = 8
+
+
+def mapped(source: Source, rows: Rows, directory: Path | None) -> tuple[Bytes, Moments]:
+    """Map images of ``source`` from a file, into which they are decoded if need be.
+
+    Args:
+        source: what to decode.
+        rows: (K,) int64, ascending, of ``source``.
+        directory: where caches are kept; None: in `.dynams-cache` beside the data. A source without
+            files goes to an unnamed temporary file.
+
+    Returns:
+        Images (K, C, H, W) uint8, mapped (what is written to them stays in this process), and the
+        moments of their pixels.
+
+    Raises:
+        DataError: an image is damaged, or the file cannot be written.
+    """
+    shape = (len(rows), *source.shape)
+    if not source.files:
+        if directory is not None:
+            _make(directory)
+        with tempfile.TemporaryFile(dir=directory) as opened:
+            moments = _write_images(opened, source, rows)
+            opened.flush()
+            return _map(opened, shape), moments
+    if directory is None:
+        directory = (source.root or source.files[0].parent) / DIRECTORY
+    key = _key(source, rows)
+    file = directory / _name(source, rows)
+    trailer = _trailer(file, shape, key)
+    if trailer is None:
+        _build(file, source, rows, key)
+        trailer = _trailer(file, shape, key)
+        if trailer is None:
+            raise DataError(f"{file}: it was changed while it was being made; try again")
+    return _map(file, shape), _moments(trailer)
+
+
+def _name(source: Source, rows: Rows) -> str:
+    """Name a split, its size and the rows taken, so that a stale cache is replaced."""
+    place = hashlib.sha256(str((source.root or Path()).resolve()).encode())
+    place.update(rows.tobytes())
+    words = re.sub(r"[^A-Za-z0-9]+", "-", source.name).strip("-")
+    channels, height, width = source.shape
+    return f"{words}-{channels}x{height}x{width}-{place.hexdigest()[:16]}.images"
+
+
+def _key(source: Source, rows: Rows) -> str:
+    root = source.root or Path()
+    key = hashlib.sha256(json.dumps([_FOOTER.decode(), source.name, source.shape]).encode())
+    for file in source.files:
+        status = file.stat()
+        told = [os.path.relpath(file, root), status.st_size, status.st_mtime_ns]
+        key.update(json.dumps(told).encode())
+    key.update(rows.tobytes())
+    return key.hexdigest()
+
+
+def _build(file: Path, source: Source, rows: Rows, key: str) -> None:
+    needed = len(rows) * int(np.prod(source.shape))
+    unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}.part")
+    _make(file.parent)
+    try:
+        free = shutil.disk_usage(file.parent).free
+        if free < needed:
+            raise DataError(
+                f"{file.parent}: {needed / 2**30:.1f} GiB of decoded images do not fit, "
+                f"{free / 2**30:.1f} GiB are free; give another cache_dir"
+            )
+        with unfinished.open("xb") as opened:
+            moments = _write_images(opened, source, rows)
+            trailer = {"key": key, "shape": [len(rows), *source.shape], **asdict(moments)}
+            line = json.dumps(trailer).encode()
+            opened.write(line)
+            opened.write(len(line).to_bytes(_LENGTH_BYTES, "little"))
+            opened.write(_FOOTER)
+            opened.flush()
+            os.fsync(opened.fileno())
+        unfinished.replace(file)
+    except OSError as error:
+        raise _unwritable(file.parent, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(directory, error) from error
+
+
+def _unwritable(directory: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{directory}: decoded images cannot be kept there: {error}; give another cache_dir"
+    )
+
+
+def _write_images(opened: BinaryIO, source: Source, rows: Rows) -> Moments:
+    def written() -> Iterator[Bytes]:
+        for chunk in source.chunks(rows):
+            # Not assigned to a mapping: a full disk is then an error and not a signal.
+            opened.write(np.ascontiguousarray(chunk).data)
+            yield chunk
+
+    return Moments.of(source.shape[0], written())
+
+
+def _trailer(file: Path, shape: tuple[int, ...], key: str) -> dict[str, Any] | None:
+    """Read what a whole and fresh cache says of itself; None if there is none."""
+    tail = _LENGTH_BYTES + len(_FOOTER)
+    images = int(np.prod(shape))
+    try:
+        with file.open("rb") as opened:
+            size = opened.seek(0, os.SEEK_END)
+            if size < images + tail:
+                return None
+            opened.seek(images)
+            rest = opened.read()
+    except OSError:
+        return None
+    line, length, footer = rest[:-tail], rest[-tail : -len(_FOOTER)], rest[-len(_FOOTER) :]
+    if footer != _FOOTER or int.from_bytes(length, "little") != len(line):
+        return None
+    try:
+        trailer = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(trailer, dict) or trailer.get("key") != key:
+        return None
+    return trailer
+
+
+def _moments(trailer: dict[str, Any]) -> Moments:
+    return Moments(trailer["pixels"], tuple(trailer["sums"]), tuple(trailer["squares"]))
+
+
+def _map(file: Path | BinaryIO, shape: tuple[int, ...]) -> Bytes:
+    # Copy on write, because torch wants memory that could be written to.
+    target: Any = file
+    return np.memmap(target, dtype=np.uint8, mode="c", shape=shape)

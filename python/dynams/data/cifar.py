@@ -1,0 +1,205 @@
+"""CIFAR-10 in any of the three forms in which it is distributed, told apart by what the files hold.
+
+- parquet files of the Hugging Face hub (`parquet`);
+- `cifar-10-batches-bin`: records of one label byte and 3,072 pixel bytes;
+- `cifar-10-batches-py`: pickled dictionaries (`unpickle`).
+
+(A. Krizhevsky, Learning multiple layers of features from tiny images, 2009.)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dynams.data.augmentation import Augmentation
+from dynams.data.errors import DataError
+from dynams.data.parquet import parquet_split
+from dynams.data.source import Bytes, Rows, Source, Sources, check_labels
+from dynams.data.unpickle import unpickle
+
+CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+SHAPE = (3, 32, 32)
+_PIXELS = 3 * 32 * 32
+_PICKLED = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
+_BATCHES = {
+    "train": tuple(f"data_batch_{number}" for number in range(1, 6)),
+    "test": ("test_batch",),
+}
+_WANTED = (
+    "CIFAR-10 as train-*.parquet and test-*.parquet, as data_batch_1.bin to data_batch_5.bin and "
+    "test_batch.bin (cifar-10-batches-bin), or as data_batch_1 to data_batch_5 and test_batch "
+    "(cifar-10-batches-py)"
+)
+
+
+def cifar10(path: Path) -> Sources:
+    """Find and check CIFAR-10 in the files anywhere below ``path``.
+
+    Raises:
+        ImportError: parquet files, and pyarrow or Pillow is not installed.
+        DataError: nothing found, several copies found, a file missing, damaged or mislabelled.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path}: no such directory; looked for {_WANTED} in it")
+    found = _find(path)
+    splits = {}
+    for split, files in found.items():
+        name = f"cifar10 {split}"
+        if files[0].suffix == ".parquet":
+            splits[split] = parquet_split(name, files, path, CLASSES, SHAPE)
+        else:
+            splits[split] = _batches(name, files, path)
+    return Sources(splits["train"], splits["test"], Augmentation(crop_padding=4, flip=True))
+
+
+def _find(path: Path) -> dict[str, list[Path]]:
+    """Find the files of each split, in order, all of one copy."""
+    parquet: dict[str, list[Path]] = {"train": [], "test": []}
+    batches: dict[str, Path] = {}
+    names = {name for split in _BATCHES.values() for name in split}
+    for file in _files_below(path):
+        if file.suffix == ".parquet":
+            for split, files in parquet.items():
+                if file.stem == split or file.stem.startswith(f"{split}-"):
+                    files.append(file)
+        elif file.stem in names and file.suffix in ("", ".bin"):
+            if file.stem in batches:
+                raise DataError(
+                    f"{path}: found CIFAR-10 twice, {batches[file.stem]} and {file}; name the "
+                    "directory of one"
+                )
+            batches[file.stem] = file
+    for split, files in parquet.items():
+        parents = {file.parent for file in files}
+        if len(parents) > 1:
+            raise DataError(
+                f"{path}: found CIFAR-10 twice, {split} files in "
+                f"{' and '.join(str(parent) for parent in sorted(parents))}; name the directory "
+                "of one"
+            )
+    in_parquet = any(parquet.values())
+    if in_parquet and batches:
+        raise DataError(
+            f"{path}: found CIFAR-10 twice, as parquet and as {sorted(batches.values())[0]}; name "
+            "the directory of one"
+        )
+    if in_parquet:
+        for split, files in parquet.items():
+            if not files:
+                raise DataError(f"{path}: {split}-*.parquet is missing; looked for {_WANTED}")
+        return parquet
+    if not batches:
+        raise DataError(f"{path}: none of the known files found; looked for {_WANTED}")
+    for name in sorted(names):
+        if name not in batches:
+            suffix = next(iter(batches.values())).suffix
+            raise DataError(f"{path}: {name}{suffix} is missing; looked for {_WANTED}")
+    return {split: [batches[name] for name in names] for split, names in _BATCHES.items()}
+
+
+def _files_below(path: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(path):
+        folders.sort()
+        yield from (Path(folder, file) for file in sorted(files))
+
+
+def _batches(name: str, files: Sequence[Path], root: Path) -> Source:
+    read = [_batch_reader(file)(file) for file in files]
+    starts = np.cumsum([0, *(len(labels) for labels, _ in read)])
+
+    def chunks(rows: Rows) -> Iterator[Bytes]:
+        for (_, images), start, stop in zip(read, starts, starts[1:], strict=False):
+            wanted = rows[(rows >= start) & (rows < stop)] - start
+            if len(wanted):
+                yield images[wanted].reshape(-1, *SHAPE)
+
+    return Source(
+        name=name,
+        classes=CLASSES,
+        labels=np.concatenate([labels for labels, _ in read]),
+        shape=SHAPE,
+        chunks=chunks,
+        files=tuple(files),
+        root=root,
+    )
+
+
+def _batch_reader(file: Path) -> Callable[[Path], tuple[Rows, Bytes]]:
+    """Tell a file's form: pickles begin with byte 128, which is no label, and their protocol, which is 2 or later."""
+    with file.open("rb") as opened:
+        head = opened.read(2)
+    return _pickled if head in _PICKLED else _records
+
+
+def _records(file: Path) -> tuple[Rows, Bytes]:
+    """Read labels (n,) and pixels (n, 3072) of a file of records."""
+    data = np.frombuffer(file.read_bytes(), np.uint8)
+    size = 1 + _PIXELS
+    if not len(data) or len(data) % size:
+        raise DataError(
+            f"{file}: got {len(data)} bytes, want a multiple of {size} (a label and 3 x 32 x 32 "
+            f"pixels a record); record {len(data) // size} is cut short or the file is of another "
+            "kind"
+        )
+    records = data.reshape(-1, size)
+    labels = records[:, 0].astype(np.int64)
+    check_labels(labels, len(CLASSES), str(file), "record")
+    return labels, records[:, 1:]
+
+
+def _pickled(file: Path) -> tuple[Rows, Bytes]:
+    """Read labels (n,) and pixels (n, 3072) of a pickled batch."""
+    try:
+        batch = unpickle(file.read_bytes())
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
+    if not isinstance(batch, dict):
+        raise DataError(f"{file}: got a pickled {type(batch).__name__}, want a dictionary")
+    # Python 2 wrote the keys as bytes, copies made by Python 3 may have text.
+    entries = {
+        key.decode("latin-1") if isinstance(key, bytes) else key: batch[key] for key in batch
+    }
+    for key in ("data", "labels"):
+        if key not in entries:
+            raise DataError(f"{file}: its dictionary has no entry {key!r}")
+    images, labels = entries["data"], entries["labels"]
+    if (
+        not isinstance(images, np.ndarray)
+        or images.dtype != np.uint8
+        or images.ndim != 2
+        or images.shape[1] != _PIXELS
+    ):
+        what = (
+            f"{images.dtype} of shape {images.shape}"
+            if isinstance(images, np.ndarray)
+            else type(images).__name__
+        )
+        raise DataError(f"{file}: got data {what}, want uint8 of shape (n, {_PIXELS})")
+    if isinstance(labels, np.ndarray):
+        labels = labels.tolist()
+    if not isinstance(labels, list):
+        raise DataError(f"{file}: got labels of type {type(labels).__name__}, want a list")
+    if len(labels) != len(images) or not labels:
+        raise DataError(f"{file}: got {len(labels)} labels for {len(images)} images")
+    for record, label in enumerate(labels):
+        if type(label) is not int or not 0 <= label < len(CLASSES):
+            got = label if type(label) is int else f"a {type(label).__name__}"
+            raise DataError(
+                f"{file}, record {record}: got label {got}, want 0 to {len(CLASSES) - 1}"
+            )
+    return np.array(labels, np.int64), images

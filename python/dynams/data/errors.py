@@ -1,0 +1,33 @@
+"""The one error for data that cannot be used, and the one for a package that is not installed."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+class DataError(ValueError):
+    """Data are missing, damaged or mislabelled.
+
+    The message names the file and, where there is one, the row or record (counted from 0), what is
+    wrong with it and what is wanted.
+    """
+
+
+def needed(module: str, package: str) -> Any:
+    """Import ``module``, which only training needs and which ``package`` brings.
+
+    Raises:
+        ImportError: ``package`` is not installed; the message says how to install it. Other missing
+            modules are reported as they are.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != module.partition(".")[0]:
+            raise
+        raise ImportError(
+            f"{package} is not installed; the trainer's extras bring it: "
+            "pip install dynams-kernels[train]",
+            name=error.name,
+        ) from error
