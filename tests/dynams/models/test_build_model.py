@@ -1,0 +1,81 @@
+"""Networks by name have the published sizes; bad arguments are refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from dynams.models import MODEL_NAMES, build_model
+
+
+def size(name: str, num_classes: int, **options: Any) -> int:
+    with torch.device("meta"):
+        model = build_model(name, num_classes, widths=(1.0,), **options)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes", "stem", "parameters"),
+    [
+        # The published counts of the reference implementations.
+        ("resnet18", 1000, "imagenet", 11_689_512),
+        ("resnet34", 1000, "imagenet", 21_797_672),
+        ("resnet50", 1000, "imagenet", 25_557_032),
+        ("resnet18", 10, "cifar", 11_173_962),
+        ("resnet50", 10, "cifar", 23_520_842),
+        # He et al.'s 0.27 M with two 1x1 shortcuts and their batch-norms in place of padding.
+        ("resnet20", 10, "cifar", 269_722 + (16 * 32 + 64) + (32 * 64 + 128)),
+    ],
+)
+def test_parameter_counts_are_the_known_ones(
+    name: str, num_classes: int, stem: str, parameters: int
+) -> None:
+    assert size(name, num_classes, stem=stem) == parameters
+
+
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_every_name_takes_either_stem_and_both_widths(name: str, stem: Any) -> None:
+    model = build_model(name, 7, stem=stem, in_channels=1, base_channels=4).eval()
+    full, slim = model(torch.zeros(2, 1, 32, 32), (1.0, 0.5))
+    assert full.shape == slim.shape == (2, 7)
+    assert model.head.weight.shape[0] == model.head.bias.shape[0] == 7
+    assert model.widths == (0.5, 1.0)
+
+
+def test_depth_in_the_name_counts_convolutions_and_the_head() -> None:
+    for name in MODEL_NAMES:
+        with torch.device("meta"):
+            plain = build_model(name, 2, widths=(1.0,))
+        weighted = [
+            key
+            for key in plain.state_dict()
+            if key.endswith("conv.weight") and ".shortcut." not in key
+        ]
+        assert len(weighted) + 1 == int(name.removeprefix("resnet"))
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"resnet8, .*resnet18, .*resnet50; got 'resnet19'"):
+        build_model("resnet19", 10)
+
+
+def test_an_unknown_stem_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"stem must be one of cifar, imagenet; got 'mnist'"):
+        build_model("resnet8", 10, stem="mnist")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("num_classes", 1), ("in_channels", 0), ("base_channels", 0)]
+)
+def test_sizes_too_small_are_refused_by_name(argument: str, value: int) -> None:
+    options: dict[str, Any] = {"num_classes": 10, argument: value}
+    with pytest.raises(ValueError, match=f"{argument} must be at least .* got {value}"):
+        build_model("resnet8", **options)
+
+
+def test_bad_widths_are_refused() -> None:
+    with pytest.raises(ValueError, match="widths must be"):
+        build_model("resnet8", 10, widths=(1.0, 0.5))
