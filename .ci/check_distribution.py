@@ -48,7 +48,9 @@ def main(folder: Path) -> None:
         wheel_names = set(wheel.namelist())
     missing = [name for name in NEEDED_IN_SDIST if name not in names]
     missing += [name for name in NEEDED_IN_WHEEL if name not in wheel_names]
-    if not any(name.startswith("dynams_kernels/_cpu.") and name.endswith(".so") for name in wheel_names):
+    if not any(
+        name.startswith("dynams_kernels/_cpu.") and name.endswith(".so") for name in wheel_names
+    ):
         missing.append("dynams_kernels/_cpu.*.so")
     stray = [name for name in names if name.endswith((".so", ".pyc", ".o"))]
     stray += [name for name in wheel_names if name.startswith(("tests/", "csrc/", "bench/"))]

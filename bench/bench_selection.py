@@ -28,7 +28,9 @@ def few_distinct(size: int) -> Tensor:
 
 @pytest.mark.parametrize("size", SIZES, ids="{:,}".format)
 @pytest.mark.parametrize("values", [normal, margins, few_distinct], ids=lambda f: f.__name__)
-def bench_smallest_k(versus: Callable[..., None], size: int, values: Callable[[int], Tensor]) -> None:
+def bench_smallest_k(
+    versus: Callable[..., None], size: int, values: Callable[[int], Tensor]
+) -> None:
     keys = values(size)
     k = int(0.6 * size)
     array = keys.numpy()

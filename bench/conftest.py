@@ -71,7 +71,9 @@ def versus(benchmark: Any) -> Callable[..., None]:
     return compare
 
 
-def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+def pytest_benchmark_update_machine_info(
+    config: pytest.Config, machine_info: dict[str, Any]
+) -> None:
     machine_info["torch"] = torch.__version__
     machine_info["isa"] = dk.backends()["native_cpu"].get("isa")
     machine_info.pop("node", None)  # the name of a machine says nothing to anybody else

@@ -1,9 +1,13 @@
-"""Writes a pytest-benchmark JSON report as a Markdown table: `python bench/report.py REPORT.json > REPORT.md`."""
+"""Writes a pytest-benchmark JSON report as a Markdown table.
+
+python bench/report.py REPORT.json                    the whole table, to standard output
+python bench/report.py REPORT.json --into README.md   its headlines, between the page's bench:begin and bench:end marks
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +33,8 @@ def _name(benchmark: dict[str, Any]) -> str:
 
 def table(report: dict[str, Any]) -> str:
     """The table, after a line on the machine and the commit."""
-    machine, commit = report["machine_info"], report["commit_info"]
-    threads = {entry["extra_info"].get("threads") for entry in report["benchmarks"]}
     lines = [
-        f"{machine['cpu'].get('brand_raw', machine['processor'])}, {min(threads)} threads, Python "
-        f"{machine['python_version']}, torch {machine.get('torch', 'unknown')}, commit {commit['id'][:10]}, "
-        f"{report['datetime'][:10]}. Medians; speed-up is the median of the rounds' ratios peer / ours, above 1 where "
-        "ours is faster.",
+        f"{_machine(report)}. Medians; speed-up is the median of the rounds' ratios peer / ours, above 1 where ours is faster.",
         "",
         "| benchmark | ours | rate | peer | peer's time | speed-up |",
         "|---|--:|--:|---|--:|--:|",
@@ -50,7 +49,64 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+# What a reader of the front page wants to know: benchmark, peer, and how to say it.
+HEADLINES = (
+    ("bench_margin[float32-(8192, 1000)]", "logits.topk(2), subtracted", "`margin`, 8192 x 1000, float32"),
+    ("bench_margin[bfloat16-(8192, 1000)]", "logits.topk(2), subtracted", "`margin`, 8192 x 1000, bfloat16"),
+    ("bench_margin[float32-(8192, 1000)]", "logits.amax(1)", "`margin`, 8192 x 1000, float32"),
+    ("bench_six_scores[float32]", "the same six in torch", "`scores`, six kinds, 8192 x 1000"),
+    ("bench_smallest_k[normal-1,280,000]", "torch.topk(sorted=False)", "`smallest_k`, 60 % of 1.28 M"),
+    ("bench_smallest_k[normal-1,280,000]", "numpy.argpartition", "`smallest_k`, 60 % of 1.28 M"),
+    ("bench_smallest_k[normal-20,000,000]", "torch.topk(sorted=False)", "`smallest_k`, 60 % of 20 M"),
+    ("bench_linear_margin[float32-(4096, 1024, 1000)]", "F.linear alone", "`linear_margin`, 4096 x 1024 -> 1000, float32"),
+    ("bench_linear_margin[float32-(2048, 1024, 32000)]", "F.linear alone", "`linear_margin`, 2048 x 1024 -> 32000, float32"),
+    ("bench_linear_margin[bfloat16-(2048, 1024, 32000)]", "F.linear alone", "`linear_margin`, 2048 x 1024 -> 32000, bfloat16"),
+)  # fmt: skip
+
+
+def _machine(report: dict[str, Any]) -> str:
+    machine, commit = report["machine_info"], report["commit_info"]
+    threads = min(entry["extra_info"]["threads"] for entry in report["benchmarks"])
+    return (
+        f"{machine['cpu'].get('brand_raw', machine['processor'])}, {threads} threads, "
+        f"{machine.get('isa')} kernels, Python {machine['python_version']}, torch {machine.get('torch')}, "
+        f"commit {commit['id'][:10]}, {report['datetime'][:10]}"
+    )
+
+
+def headlines(report: dict[str, Any]) -> str:
+    """The table of the front page."""
+    found = {entry["name"].replace("torch.", "", 1): entry for entry in report["benchmarks"]}
+    lines = ["| | ours | against | speed-up |", "|---|--:|---|--:|"]
+    for name, peer, saying in HEADLINES:
+        entry = found[name]
+        result = entry["extra_info"]["peers"][peer]
+        time = _time(entry["stats"]["median"])
+        lines.append(f"| {saying} | {time} | `{peer}` | {result['speedup']:.1f} x |")
+    lines += ["", f"Medians of one run ({_machine(report)}); above 1 ours is faster."]
+    return "\n".join(lines) + "\n"
+
+
+def insert(page: Path, text: str) -> None:
+    """Put `text` between the page's marks."""
+    before, begin, rest = page.read_text().partition("<!-- bench:begin -->\n")
+    _old, end, after = rest.partition("<!-- bench:end -->")
+    if not begin or not end:
+        raise SystemExit(f"{page}: no bench:begin and bench:end marks")
+    page.write_text(before + begin + text + end + after)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("report", type=Path)
+    parser.add_argument("--into", type=Path, metavar="PAGE")
+    options = parser.parse_args()
+    report = json.loads(options.report.read_text())
+    if options.into is None:
+        print(table(report), end="")
+    else:
+        insert(options.into, headlines(report))
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        raise SystemExit("usage: python bench/report.py REPORT.json")
-    print(table(json.loads(Path(sys.argv[1]).read_text())), end="")
+    main()
