@@ -47,7 +47,12 @@ COMMON_FLAGS = (
 )
 
 ISA_SOURCES = ("csrc/cpu/isa.cpp", "csrc/cpu/row_scores.cpp", "csrc/cpu/select.cpp")
-BASE_SOURCES = ("csrc/cpu/bindings.cpp", "csrc/cpu/dispatch.cpp", "csrc/cpu/smallest_k.cpp")
+BASE_SOURCES = (
+    "csrc/cpu/bindings.cpp",
+    "csrc/cpu/dispatch.cpp",
+    "csrc/cpu/parallel.cpp",
+    "csrc/cpu/smallest_k.cpp",
+)
 X86_ISA_FLAGS = {
     "avx512": (
         "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -mbmi -mbmi2 -mpopcnt -mlzcnt"
@@ -169,7 +174,7 @@ class BuildNative(build_ext):
         link += (
             ["-undefined", "dynamic_lookup"]
             if sys.platform == "darwin"
-            else ["-pthread", "-Wl,-O1,--strip-all"]
+            else ["-pthread", "-ldl", "-Wl,-O1,--strip-all"]
         )
         lines = [
             "ninja_required_version = 1.5",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import dynams_kernels as dk
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
+
+import dynams_kernels as dk
 
 SHAPES = [(4096, 1024, 1000), (2048, 1024, 32000), (8192, 512, 10), (8192, 512, 100)]
 

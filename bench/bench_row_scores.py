@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import dynams_kernels as dk
 import pytest
 import torch
 from torch import Tensor
+
+import dynams_kernels as dk
 
 SIX_KINDS = ["gap", "probability", "loss", "el2n", "entropy", "confidence"]
 SHAPES = [(8192, 1000), (50000, 10), (512, 32000)]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import dynams_kernels as dk
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+
+import dynams_kernels as dk
 
 SIZES = [50_000, 1_280_000, 20_000_000]
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import dynams_kernels as dk
 import pytest
 import torch
+
+import dynams_kernels as dk
 
 Call = Callable[[], Any]
 
 
 @pytest.fixture(autouse=True)
-def fixed_inputs() -> Iterator[None]:
+def fixed_inputs() -> None:
     """Random data, never zeros (some hardware is faster on zeros), the same at every run."""
     torch.manual_seed(0)
-    yield
 
 
 def _seconds(call: Call) -> float:

@@ -1,6 +1,7 @@
 ROW_STATE_BYTES: int
 
 def supported_isas() -> list[str]: ...
+def team_kind() -> str: ...
 def row_scores(
     isa: str,
     logits: int,

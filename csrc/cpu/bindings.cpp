@@ -15,8 +15,8 @@ namespace py = pybind11;
 namespace dynams {
 namespace {
 
-// A thread's rows must be worth its start: some 15 us at about ten gigabytes a second.
-constexpr int64_t kBytesPerThread = 1 << 18;
+// A thread's rows must be worth calling it: a few microseconds, at about ten gigabytes a second.
+constexpr int64_t kBytesPerThread = 1 << 17;
 
 template <class T>
 T* pointer(uintptr_t address) {
@@ -95,6 +95,7 @@ PYBIND11_MODULE(_cpu, module) {
   module.doc() = "CPU kernels on raw pointers; see dynams_kernels for the functions to call.";
   module.attr("ROW_STATE_BYTES") = sizeof(RowState);
   module.def("supported_isas", &supported_isas, "Instruction sets this CPU can run, best first.");
+  module.def("team_kind", &team_kind, "What a call's threads are: \"openmp\" (torch's own) or \"std::thread\".");
   module.def("row_scores", &row_scores);
   module.def("smallest_k", &select_smallest);
 }

@@ -24,8 +24,8 @@
 namespace dynams {
 namespace {
 
-// A thread's part must be worth its start: some 15 us at about a nanosecond a value.
-constexpr int64_t kGrain = 1 << 16;
+// A thread's part must be worth calling it: a few microseconds, at about half a nanosecond a value.
+constexpr int64_t kGrain = 1 << 15;
 // Below this a sample saves nothing: every key is kept by the first read.
 constexpr int64_t kSampledFrom = 1 << 14;
 constexpr int kDigitBits = 11;
@@ -87,16 +87,12 @@ Bounds<Key> sampled_bounds(DType dtype, const void* values, int64_t count, int64
   return bounds;
 }
 
-// Uninitialised room for keys: pages that are never written cost nothing.
-template <class Key>
-using KeyBuffer = std::unique_ptr<Key[]>;
-
 template <class Key>
 struct Part {
-  KeyBuffer<Key> keys;  // those in question, in no particular order
+  Key* keys = nullptr;  // those in question, in no particular order
   int64_t in_question = 0;
   int64_t below = 0;  // certainly selected
-  std::vector<int64_t> histogram;
+  std::vector<int64_t> histogram = std::vector<int64_t>(size_t(1) << kDigitBits);
 };
 
 template <class Key>
@@ -109,16 +105,16 @@ int digit_shift(Bounds<Key> bounds) {
 
 template <class Key>
 void count_digits(Part<Key>& part, Bounds<Key> bounds, int shift) {
-  part.histogram.assign(size_t(1) << kDigitBits, 0);
+  std::fill(part.histogram.begin(), part.histogram.end(), 0);
   int64_t* histogram = part.histogram.data();
   for (int64_t i = 0; i < part.in_question; ++i)
-    ++histogram[static_cast<size_t>(static_cast<Key>(part.keys[static_cast<size_t>(i)] - bounds.low) >> shift)];
+    ++histogram[static_cast<size_t>(static_cast<Key>(part.keys[i] - bounds.low) >> shift)];
 }
 
 // Keeps the keys of one digit; those of lesser digits become certain.
 template <class Key>
 void keep_bounds(Part<Key>& part, Bounds<Key> bounds) {
-  Key* keys = part.keys.get();
+  Key* keys = part.keys;
   int64_t kept = 0;
   for (int64_t i = 0; i < part.in_question; ++i) {
     const Key key = keys[i];
@@ -152,8 +148,7 @@ void choose_digit(Selection<Key>& selection) {
   int64_t before = 0;
   for (size_t digit = 0; digit < size_t(1) << kDigitBits; ++digit) {
     int64_t here = 0;
-    for (const Part<Key>& part : selection.parts)
-      if (!part.histogram.empty()) here += part.histogram[digit];
+    for (const Part<Key>& part : selection.parts) here += part.histogram[digit];
     if (before + here >= selection.needed) {
       const Key low = static_cast<Key>(selection.bounds.low + (static_cast<Key>(digit) << selection.shift));
       const Key last = static_cast<Key>(low + ((Key(1) << selection.shift) - 1));
@@ -182,6 +177,8 @@ class Selector {
   void run(int threads) {
     shared_.bounds = sampled_bounds<Key>(dtype_, values_, count_, k_);
     shared_.parts.resize(static_cast<size_t>(threads));
+    // Room for every key, allocated here because a thread of a team must not throw. Pages never written cost nothing.
+    keys_.reset(new Key[static_cast<size_t>(count_ + kPadding * threads)]);
     run_team(threads, [this](const Member& member) { select(member); });
   }
 
@@ -192,21 +189,21 @@ class Selector {
     Part<Key>& part = part_of(member);
     do {
       read(member, part);
-      member.barrier.wait();
+      member.wait();
       if (member.rank == 0) judge_bounds();
-      member.barrier.wait();
+      member.wait();
     } while (shared_.again);
     while (shared_.bounds.low != shared_.bounds.high) {
       count_digits(part, shared_.bounds, shared_.shift);
-      member.barrier.wait();
+      member.wait();
       if (member.rank == 0) {
         choose_digit(shared_);
         shared_.shift = digit_shift(shared_.bounds);
       }
-      member.barrier.wait();
+      member.wait();
       keep_bounds(part, shared_.bounds);
     }
-    member.barrier.wait();
+    member.wait();
     write(member);
   }
 
@@ -219,8 +216,8 @@ class Selector {
     if (bounds.low == bounds.high) {
       counts = kernels_.count(dtype_, values, size, bounds.low);
     } else {
-      if (!part.keys) part.keys.reset(new Key[static_cast<size_t>(size + kPadding)]);
-      counts = kernels_.collect(dtype_, values, size, bounds.low, bounds.high, part.keys.get());
+      part.keys = keys_.get() + begin + kPadding * member.rank;
+      counts = kernels_.collect(dtype_, values, size, bounds.low, bounds.high, part.keys);
     }
     part.below = counts.below;
     part.in_question = counts.collected;
@@ -259,6 +256,7 @@ class Selector {
   void* out_values_;
   int64_t* out_indices_;
   Selection<Key> shared_;
+  std::unique_ptr<Key[]> keys_;
 };
 
 // Asks for huge pages under a large fresh output: touching it for the first time costs more than writing it otherwise.

@@ -81,7 +81,11 @@ def _load_native_cpu(choice: str) -> tuple[Backend | None, Status]:
     from dynams_kernels._backends.native_cpu import NativeCpu
 
     backend = NativeCpu(module, os.environ.get("DYNAMS_KERNELS_ISA"))
-    details = {"isa": backend.isa, "isas": list(module.supported_isas())}
+    details = {
+        "isa": backend.isa,
+        "isas": list(module.supported_isas()),
+        "threads": module.team_kind(),
+    }
     if choice == "eager":
         return None, Status(True, False, "DYNAMS_KERNELS_BACKEND=eager", details)
     return backend, Status(True, True, None, details)
