@@ -1,0 +1,53 @@
+"""Errors as a user of the command line sees them: one line and an exit status, no traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+OK = 0
+FAILED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+DEBUG_SWITCH = "DYNAMS_DEBUG"
+
+
+class UsageError(Exception):
+    """The command line or a configuration file is wrong."""
+
+
+def tell(text: str) -> None:
+    """Say one line on standard error, under the program's name."""
+    sys.stderr.write(f"dynams: {text}\n")
+
+
+def report(error: BaseException) -> int:
+    """Tell an error in one line on standard error, with its traceback if ``DYNAMS_DEBUG=1``.
+
+    Returns:
+        The exit status: 2 for input that is refused, 1 for a run that failed.
+    """
+    if os.environ.get(DEBUG_SWITCH, "") not in ("", "0"):
+        traceback.print_exception(error, file=sys.stderr)
+    rank = os.environ.get("LOCAL_RANK", "0")
+    where = "" if rank == "0" else f" (process {rank})"
+    tell(f"error{where}: {one_line(error)}")
+    return BAD_INPUT if _is_bad_input(error) else FAILED
+
+
+def one_line(error: BaseException) -> str:
+    """Return the error's message without line breaks; its type's name when it has no message."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{error.strerror}: {error.filename}"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        text = f"{error.name} is not installed: pip install 'dynams-kernels[train]'"
+    if isinstance(error, KeyError) or not text:
+        text = f"{type(error).__name__} {text}".strip()
+    return text
+
+
+def _is_bad_input(error: BaseException) -> bool:
+    return isinstance(error, (UsageError, ValueError, TypeError, OSError, ImportError))

@@ -1,0 +1,78 @@
+"""The command `dynams`: finds the subcommand and turns every error into one line and a status.
+
+Subcommands are imported when they are called, so that help is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import dynams
+from dynams.cli.errors import INTERRUPTED, OK, UsageError, report, tell
+from dynams.cli.suggest import suggestion
+
+_COMMANDS = {
+    "train": "train a network on the samples that DynaMS selects, or resume a run",
+    "info": "show versions, devices and kernels",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments after the program's name; None takes those of the process.
+
+    Returns:
+        The exit status: 0 when all went well, 1 when a run failed, 2 for bad input, 130 after an
+        interrupt.
+    """
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        tell("stopped at once")
+        return INTERRUPTED
+    except BrokenPipeError:
+        return OK
+    except Exception as error:  # the one place where any error becomes a line
+        return report(error)
+
+
+def _run(argv: list[str]) -> int:
+    if not argv:
+        raise UsageError(f"wanted a command: {', '.join(_COMMANDS)}; see dynams --help")
+    command, *rest = argv
+    if command in ("-h", "--help"):
+        sys.stdout.write(_help())
+        return OK
+    if command == "--version":
+        sys.stdout.write(f"dynams {dynams.__version__}\n")
+        return OK
+    if command == "train":
+        from dynams.cli import train
+
+        return train.run(rest)
+    if command == "info":
+        from dynams.cli import info
+
+        return info.run(rest)
+    kind = "option" if command.startswith("-") else "command"
+    raise UsageError(
+        f"unknown {kind} {command!r}{suggestion(command, _COMMANDS)}; see dynams --help"
+    )
+
+
+def _help() -> str:
+    width = max(map(len, _COMMANDS))
+    commands = "".join(f"  {name:<{width}}  {text}\n" for name, text in _COMMANDS.items())
+    return (
+        "usage: dynams [-h] [--version] COMMAND ...\n\n"
+        "Training on the samples nearest the decision boundary.\n\n"
+        f"commands:\n{commands}\n"
+        "options:\n"
+        "  -h, --help  show this help; dynams COMMAND --help shows a command's options\n"
+        "  --version   show the version\n\n"
+        "environment:\n"
+        "  DYNAMS_DEBUG=1  show the traceback of an error\n"
+    )

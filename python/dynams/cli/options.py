@@ -1,0 +1,202 @@
+"""The options of `dynams train`, made from the configuration's dataclasses by jsonargparse.
+
+What counts, later before earlier: `--preset`, `--config`, options. That holds wherever they stand
+on the command line, because the two kinds of file are moved to the front before it is parsed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from dynams.cli.errors import UsageError
+from dynams.cli.suggest import suggestion
+from dynams.training.config import TrainConfig
+from dynams.training.rundir import config_path
+
+_DESCRIPTION = """\
+Train a slimmable network on the samples that DynaMS selects. Without any option: a thin residual
+network on the bundled digits, under a minute on two cores. Every option is also a key of a YAML
+file for --config; options count before --config, which counts before --preset."""
+
+_EPILOG = """\
+A run's files are in run.dir/NAME-TIME: log.jsonl, config.yaml (the whole configuration),
+checkpoints, tensorboard and report.html. SIGINT (Ctrl-C) and SIGTERM finish the step, save and
+exit with status 130; a second SIGINT stops at once."""
+
+_UNION = (
+    r"Does not validate against any of the Union subtypes Subtypes: [\[(](.*?)[\])] Errors:.*"
+    r"Given value: (.*)"
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `dynams train` was asked to do: the configuration, and the run to resume, if any."""
+
+    config: TrainConfig
+    resume: str | None
+
+
+class _Parser(ArgumentParser):
+    """Raises `UsageError` where argparse prints its usage and exits."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UsageError(_readable(message, self)) from ex
+
+
+def presets() -> dict[str, Path]:
+    """List the presets that come with the package: name and file."""
+    folder = Path(str(resources.files("dynams.cli"))) / "presets"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def make_parser() -> ArgumentParser:
+    """Make the parser of `dynams train`."""
+    parser = _Parser(
+        prog="dynams train",
+        usage="dynams train [options]",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        default_env=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        default=argparse.SUPPRESS,
+        help=f"start from a preset: {', '.join(presets())}",
+    )
+    parser.add_argument("--config", action="config", metavar="FILE", help="YAML file of options")
+    parser.add_argument(
+        "--resume",
+        metavar="RUN_DIR",
+        default=argparse.SUPPRESS,
+        help="go on with the run in this directory, with its own configuration",
+    )
+    for section in dataclasses.fields(TrainConfig):
+        parser.add_class_arguments(section.default_factory, section.name)
+    sections = {section.name for section in dataclasses.fields(TrainConfig)}
+    for action in parser._actions:
+        if action.dest in sections:  # a file for one section works too, but only adds noise here
+            action.help = argparse.SUPPRESS
+    return parser
+
+
+def parse(argv: Sequence[str]) -> Request:
+    """Read the arguments after `dynams train`.
+
+    Raises:
+        UsageError: an option, key or value is unknown or refused, or a file is missing.
+        ValueError: a value is out of range.
+        SystemExit: help or the configuration was asked for and is printed.
+    """
+    chosen, rest = _take_files(argv)
+    files: list[Path] = []
+    if chosen.resume is not None:
+        if chosen.preset is not None:
+            raise UsageError("--preset: a resumed run keeps its configuration; leave it out")
+        files.append(config_path(chosen.resume))
+    if chosen.preset is not None:
+        files.append(_preset(chosen.preset))
+    files += [path for name in chosen.config if (path := _checked(name)) is not None]
+    parser = make_parser()
+    values = parser.parse_args([*(f"--config={path}" for path in files), *rest])
+    return Request(_build(values), chosen.resume)
+
+
+def _build(values: Namespace) -> TrainConfig:
+    sections: dict[str, Any] = {
+        section.name: values[section.name].as_dict() for section in dataclasses.fields(TrainConfig)
+    }
+    return TrainConfig.from_dict(sections)
+
+
+def _take_files(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    taker = _Taker(add_help=False, allow_abbrev=False)
+    taker.add_argument("--preset")
+    taker.add_argument("--resume")
+    taker.add_argument("--config", action="append", default=[])
+    return taker.parse_known_args(argv)
+
+
+class _Taker(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def _preset(name: str) -> Path:
+    known = presets()
+    if name not in known:
+        raise UsageError(
+            f"--preset: wanted one of {', '.join(known)}, got {name!r}{suggestion(name, known)}"
+        )
+    return known[name]
+
+
+def _checked(name: str) -> Path | None:
+    """Check that a configuration file can be read and has only known keys; None if it is empty."""
+    path = Path(name)
+    if not path.is_file():
+        raise UsageError(f"--config: no file {name}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--config: {name} is not a text file") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"--config: {name} is not YAML: {error}") from error
+    if values is None:
+        return None
+    if not isinstance(values, dict):
+        raise UsageError(
+            f"--config: wanted sections with keys in {name}, got {type(values).__name__}"
+        )
+    known = _keys()
+    for key in _flat(values):
+        if key not in known:
+            raise UsageError(f"--config: unknown key {key} in {name}{suggestion(key, known)}")
+    return path
+
+
+def _keys() -> list[str]:
+    return [
+        f"{section}.{key}" for section, values in TrainConfig().to_dict().items() for key in values
+    ]
+
+
+def _flat(values: dict[Any, Any]) -> list[str]:
+    keys: list[str] = []
+    for name, value in values.items():
+        keys += [f"{name}.{key}" for key in value] if isinstance(value, dict) else [str(name)]
+    return keys
+
+
+def _or(types: str) -> str:
+    return types.replace("NoneType", "null").replace(", ", " or ")
+
+
+def _readable(message: str, parser: ArgumentParser) -> str:
+    """Put the parser's message in one line, with what an unknown option may have meant."""
+    text = " ".join(message.split())
+    text = re.sub(r'Parser key "([^"]+)"', r"\1", text)
+    text = re.sub(r"<class '([^']+)'>", r"\1", text)
+    text = re.sub(
+        r"Expected a typing\.Literal\[(.*)\]\. Got value:", r"wanted one of \1, got", text
+    )
+    text = re.sub(r"Expected an? (\S+)\. Got value:", r"wanted \1, got", text)
+    text = re.sub(_UNION, lambda found: f"wanted {_or(found[1])}, got {found[2]}", text)
+    options = [name for action in parser._actions for name in action.option_strings]
+    for word in text.split():
+        option = word.partition("=")[0]
+        if option.startswith("--") and option not in options:
+            return text + suggestion(option, options)
+    return text

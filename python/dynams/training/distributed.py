@@ -1,0 +1,133 @@
+"""What several processes must agree on: margins of all shares, batch-norm statistics, when to stop.
+
+With one process everything here is the identity and costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import Tensor, nn
+
+from dynams.training.batches import share
+from dynams.training.config import RunConfig
+
+
+def build_fabric(config: RunConfig, *, unused_parameters: bool = False) -> Fabric:
+    """Build the engine: device, precision and processes as ``config`` says.
+
+    Args:
+        config: accelerator, devices and precision.
+        unused_parameters: some steps leave parameters out, as steps without the proxy do.
+
+    Raises:
+        ValueError: the accelerator, or as many devices, are not there.
+    """
+    _check_devices(config)
+    # Statistics of batch-norms are averaged when they are needed (`average_buffers`), not
+    # broadcast before every step.
+    strategy = (
+        DDPStrategy(find_unused_parameters=unused_parameters, broadcast_buffers=False)
+        if config.devices > 1
+        else "auto"
+    )
+    return Fabric(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        precision=config.precision,
+        strategy=strategy,
+    )
+
+
+def gather_shares(fabric: Fabric, part: Tensor, total: int) -> Tensor:
+    """Put the shares of all processes together.
+
+    Args:
+        fabric: the processes.
+        part: (n,) this process' share of ``total`` values, as `share` cuts them.
+        total: number of values in all.
+
+    Returns:
+        (total,) on every process, in order.
+    """
+    if fabric.world_size == 1:
+        return part
+    longest = -(-total // fabric.world_size)
+    padded = part.new_zeros(longest)
+    padded[: len(part)] = part
+    gathered = fabric.all_gather(padded)
+    assert isinstance(gathered, Tensor)
+    pieces = []
+    for rank, row in enumerate(gathered.view(fabric.world_size, longest)):
+        start, stop = share(0, total, rank, fabric.world_size)
+        pieces.append(row[: stop - start])
+    return torch.cat(pieces)
+
+
+@torch.no_grad()
+def average_buffers(fabric: Fabric, module: nn.Module) -> None:
+    """Give every process the mean of the floating-point buffers: batch-norm statistics.
+
+    Running means are linear in what they average, so this is as if each had seen all the shares.
+    """
+    if fabric.world_size == 1:
+        return
+    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    flat = torch.cat([buffer.flatten() for buffer in buffers])
+    flat = fabric.all_reduce(flat, reduce_op="mean")  # type: ignore[assignment]
+    sizes = [buffer.numel() for buffer in buffers]
+    for buffer, mean in zip(buffers, torch.split(flat, sizes), strict=True):
+        buffer.copy_(mean.view_as(buffer))
+
+
+class Agreement:
+    """Makes one process' wish to stop everybody's, without waiting for the device at every step.
+
+    Args:
+        fabric: the processes.
+        wanted: whether this process wants to stop.
+        every: several processes compare at every n-th question only. All must ask equally often.
+    """
+
+    def __init__(self, fabric: Fabric, wanted: Callable[[], bool], every: int = 16) -> None:
+        self._fabric = fabric
+        self._wanted = wanted
+        self._every = every
+        self._asked = 0
+        self._agreed = False
+
+    def __call__(self) -> bool:
+        """Whether all stop now; the same answer in every process."""
+        if self._fabric.world_size == 1:
+            return self._wanted()
+        self._asked += 1
+        if self._agreed or self._asked % self._every:
+            return self._agreed
+        return self.now()
+
+    def now(self) -> bool:
+        """As a call, but always compared. All must come here together."""
+        if self._fabric.world_size == 1:
+            return self._wanted()
+        wish = torch.tensor([float(self._wanted())], device=self._fabric.device)
+        total = self._fabric.all_reduce(wish, reduce_op="sum")
+        assert isinstance(total, Tensor)
+        self._agreed = self._agreed or bool(total.item() > 0)
+        return self._agreed
+
+
+def _check_devices(config: RunConfig) -> None:
+    if config.accelerator == "cuda" and not torch.cuda.is_available():
+        raise ValueError("run.accelerator: wanted cuda, but torch sees no CUDA device here")
+    if config.accelerator == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("run.accelerator: wanted mps, but torch sees no such device here")
+    gpus = config.accelerator == "cuda" or (
+        config.accelerator == "auto" and torch.cuda.is_available()
+    )
+    if gpus and config.devices > torch.cuda.device_count():
+        raise ValueError(
+            f"run.devices: wanted {config.devices}, but torch sees {torch.cuda.device_count()}"
+        )

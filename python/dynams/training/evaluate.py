@@ -1,0 +1,81 @@
+"""Accuracy on the test images, at full width and at the proxy's, every image counted exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from dynams.data import ImageSet
+from dynams.models import SlimmableResNet
+from dynams.training.batches import Batches, share
+from dynams.training.frozen import frozen
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Fractions of images classified correctly.
+
+    Attributes:
+        full: at full width.
+        proxy: at the proxy's width; None if there is none.
+        correct: images classified correctly at full width.
+        samples: images evaluated.
+    """
+
+    full: float
+    proxy: float | None
+    correct: int
+    samples: int
+
+
+def evaluate(
+    fabric: Fabric,
+    module: SlimmableResNet,
+    images: ImageSet,
+    batches: Batches,
+    *,
+    proxy_width: float | None = None,
+    batch_size: int = 512,
+    advance: Callable[[int], None] | None = None,
+) -> Accuracy:
+    """Evaluate the network; the host waits for the device once, at the end.
+
+    Each process takes its share of the images and the whole counts are added, so the result is
+    exact and the same for any number of processes.
+
+    Args:
+        fabric: gives precision, rank and number of processes.
+        module: the bare network, evaluated by frozen copies (see `dynams.training.frozen`): twice
+            as fast, the same up to rounding.
+        images: what to evaluate on.
+        batches: makes float batches.
+        proxy_width: also evaluate at this width.
+        batch_size: images at a time.
+        advance: told the number of images of each batch that is done.
+    """
+    widths = (1.0,) if proxy_width is None else (1.0, proxy_width)
+    networks = [frozen(module, width, batches.reading_format) for width in widths]
+    start, stop = share(0, len(images), fabric.global_rank, fabric.world_size)
+    correct = torch.zeros(len(widths), dtype=torch.int64, device=batches.device)
+    with torch.inference_mode(), fabric.autocast():
+        for batch, labels in batches.plain(images, start, stop, batch_size):
+            for place, network in enumerate(networks):
+                correct[place] += (network(batch).argmax(1) == labels).sum()
+            if advance is not None:
+                advance(len(labels))
+    if fabric.world_size > 1:
+        total = fabric.all_reduce(correct, reduce_op="sum")
+        assert isinstance(total, Tensor)
+        correct = total
+    counts = correct.tolist()
+    samples = len(images)
+    return Accuracy(
+        full=counts[0] / max(samples, 1),
+        proxy=counts[1] / max(samples, 1) if proxy_width is not None else None,
+        correct=counts[0],
+        samples=samples,
+    )

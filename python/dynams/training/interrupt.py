@@ -1,0 +1,62 @@
+"""Stopping in good order: the first SIGINT or SIGTERM asks, a second SIGINT stops at once.
+
+The handler only notes that the run shall stop; the loop looks after each step, saves and returns.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupt:
+    """Notes a request to stop. As a context manager it listens for SIGINT and SIGTERM.
+
+    Outside the main thread, where Python allows no handlers, only `request` asks. The previous
+    handlers are back when the block is left.
+    """
+
+    def __init__(self) -> None:
+        self._signal: signal.Signals | None = None
+        self._requested = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        """True once the run was asked to stop."""
+        return self._requested
+
+    @property
+    def signal(self) -> signal.Signals | None:
+        """The signal that asked, if one did."""
+        return self._signal
+
+    def request(self) -> None:
+        """Ask the run to stop after the current step."""
+        self._requested = True
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signal = self._signal or signal.Signals(number)
+        self._requested = True

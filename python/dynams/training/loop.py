@@ -1,0 +1,399 @@
+"""The training loop: refresh when due, train on the selection, evaluate, save; epoch by epoch.
+
+Nothing in the loop waits for the device at every step: losses add up on the device and are read
+once an epoch and, for the progress display, about once a second. Every random draw is a function
+of seed, epoch and step, so a run that was stopped anywhere goes on exactly where it was.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+
+from dynams.data import ImageData
+from dynams.models import MODEL_NAMES
+from dynams.report import EpochRecord, Summary
+from dynams.report.html import write_report
+from dynams.report.progress import TrainingProgress
+from dynams.report.runlog import RunLog
+from dynams.training.batches import share, step_bounds
+from dynams.training.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
+from dynams.training.config import TrainConfig
+from dynams.training.distributed import Agreement, average_buffers, build_fabric
+from dynams.training.environment import environment
+from dynams.training.errors import NonFiniteLossError
+from dynams.training.evaluate import evaluate
+from dynams.training.interrupt import Interrupt
+from dynams.training.optim import learning_rate, set_learning_rate
+from dynams.training.records import refresh_record, sample_pictures
+from dynams.training.rundir import make_run_dir, write_config
+from dynams.training.scoring import score_candidates
+from dynams.training.seeds import generator
+from dynams.training.session import (
+    Session,
+    build_session,
+    capture,
+    check_config,
+    consumed,
+    planned_samples,
+    restore,
+)
+
+_LOSS_READ_SECONDS = 1.0
+
+
+def train(
+    config: TrainConfig,
+    data: ImageData | None = None,
+    *,
+    resume: str | Path | None = None,
+    interrupt: Interrupt | None = None,
+) -> Summary:
+    """Train as ``config`` says and leave log, checkpoints and report in the run's directory.
+
+    Args:
+        config: the whole run.
+        data: images to train on; None loads what ``config.data`` names.
+        resume: directory of an earlier run, which goes on where its last checkpoint was. On the
+            CPU the result is bit for bit that of a run that was never stopped.
+        interrupt: asked after every step whether to stop; None listens for SIGINT and SIGTERM.
+
+    Returns:
+        How the run ended. After an interrupt ``completed`` is False and everything is saved.
+
+    Raises:
+        ValueError, FileNotFoundError: the data, the network or the devices cannot be had as
+            configured.
+        ResumeError: ``resume`` cannot be resumed with this configuration.
+        NonFiniteLossError: the loss diverged. The last checkpoint, from before, is kept.
+    """
+    started = time.perf_counter()
+    _check_early(config, data)
+    checkpoint = None
+    if resume is not None:
+        checkpoint = load_checkpoint(checkpoint_path(resume))
+        check_config(checkpoint, config)
+    every_parameter = config.proxy_width is None or (
+        config.proxy.every == 1 and config.selection.strategy == "margin"
+    )
+    fabric = build_fabric(config.run, unused_parameters=not every_parameter)
+    with ExitStack() as stack:
+        fabric.launch()
+        session = build_session(config, fabric, data)
+        stop = interrupt or stack.enter_context(Interrupt())
+        if checkpoint is not None:
+            restore(session, checkpoint)
+        if fabric.device.type == "cuda":
+            stack.enter_context(_tuned_convolutions())
+        first = fabric.is_global_zero
+        run_dir = Path(resume) if resume is not None else _new_run_dir(session)
+        log = stack.enter_context(_open_log(session, run_dir)) if first else None
+        progress = stack.enter_context(_open_progress(session, first and config.run.progress))
+        progress.note(_headline(session, run_dir))
+        loop = _Loop(session, run_dir, log, progress, stop, started)
+        summary = loop.run()
+        if log is not None:
+            log.end(summary)
+    if first and config.run.report:
+        margins = session.sampler.selector.margins
+        totals = torch.bincount(session.data.train.labels, minlength=session.data.num_classes)
+        write_report(
+            run_dir,
+            samples=sample_pictures(margins, session.data.train),
+            class_totals=totals.tolist(),
+        )
+    return summary
+
+
+class _Loop:
+    def __init__(
+        self,
+        session: Session,
+        run_dir: Path,
+        log: RunLog | None,
+        progress: TrainingProgress,
+        interrupt: Interrupt,
+        started: float,
+    ) -> None:
+        self.session = session
+        self.config = session.config
+        self.fabric = session.fabric
+        self.at = session.position
+        self.run_dir = run_dir
+        self.log = log
+        self.progress = progress
+        self.stopping = Agreement(session.fabric, lambda: interrupt.requested)
+        self.started = started
+
+    def run(self) -> Summary:
+        """From where the session is to the last epoch, or until it is asked to stop."""
+        while self.at.epoch < self.config.optim.epochs:
+            if not (self.refresh() and self.train_epoch()):
+                self.save()
+                return self.summary(completed=False)
+            record = self.finish_epoch()
+            improved = self.note_accuracy(record)
+            self.at.epoch, self.at.step = self.at.epoch + 1, 0
+            self.session.sums.clear()
+            last = self.at.epoch == self.config.optim.epochs
+            if last or improved or self.at.epoch % self.config.run.save_every == 0:
+                self.save(best=improved)
+            if not last and self.stopping.now():
+                self.save()
+                return self.summary(completed=False)
+        return self.summary(completed=True)
+
+    def refresh(self) -> bool:
+        """Begin the epoch, with a new selection when one is due. False: asked to stop."""
+        session, chosen, epoch = self.session, self.config.selection, self.at.epoch
+        if self.at.step:
+            return True
+        candidates = session.data.train
+        margins = None
+        if session.sampler.due(epoch):
+            self.progress.epoch(epoch, len(candidates) // self.fabric.world_size, "scoring")
+            average_buffers(self.fabric, session.module)
+            with session.cost.measure("scoring", len(candidates)):
+                margins = score_candidates(
+                    self.fabric,
+                    session.module,
+                    candidates,
+                    session.batches,
+                    width=self.config.proxy.width,
+                    kind=chosen.kind,
+                    batch_size=chosen.batch_size,
+                    stop=self.stopping,
+                    advance=self.progress.advance,
+                )
+            if margins is None:
+                return False
+        with session.cost.measure("selection", 0 if margins is None else len(candidates)):
+            if margins is None:
+                refresh = session.sampler.begin_epoch(epoch)
+            else:
+                scored = torch.arange(len(candidates), device=margins.device), margins
+                refresh = session.sampler.begin_epoch(epoch, lambda: [scored])
+        if refresh is not None and self.log is not None:
+            self.log.refresh(refresh_record(refresh, candidates))
+        return True
+
+    def train_epoch(self) -> bool:
+        """Take the epoch's steps from where it is. False: asked to stop, after some step."""
+        session, at, config = self.session, self.at, self.config
+        with session.cost.measure("data"):
+            order = session.sampler.order().to(session.data.train.images.device)
+        bounds = step_bounds(len(order), config.optim.batch_size)
+        rank, processes = self.fabric.global_rank, self.fabric.world_size
+        self.progress.epoch(at.epoch, len(order), "training")
+        self.progress.advance(consumed(session))
+        session.module.train()
+        next_read = time.perf_counter() + _LOSS_READ_SECONDS
+        for start, stop in bounds[at.step :]:
+            first, last = share(start, stop, rank, processes)
+            with session.cost.measure("data", last - first):
+                images, labels = session.batches.training(
+                    session.data.train,
+                    order[first:last],
+                    generator(
+                        self.fabric.device,
+                        config.run.seed,
+                        purpose="augmentation",
+                        epoch=at.epoch,
+                        step=at.step,
+                        rank=rank,
+                    ),
+                )
+            set_learning_rate(session.optimizer, self.rate(at.step, len(bounds)))
+            losses = session.train_step(
+                images,
+                labels,
+                proxy=session.proxy_trains(),
+                scale=(last - first) * processes / (stop - start),
+            )
+            session.sums.add(*losses, last - first)
+            at.step += 1
+            at.global_step += 1
+            at.samples += stop - start
+            loss = None
+            if (now := time.perf_counter()) >= next_read:
+                next_read = now + _LOSS_READ_SECONDS
+                loss = self.read_loss()
+            self.progress.advance(stop - start, loss)
+            if self.stopping():
+                return False
+        return True
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of a step of this epoch: at the step's middle, so that none is zero."""
+        done = (self.at.epoch + (step + 0.5) / steps) / self.config.optim.epochs
+        return learning_rate(self.config.optim, done)
+
+    def read_loss(self) -> float:
+        """Read this process' mean loss of the epoch so far; waits for the device.
+
+        Raises:
+            NonFiniteLossError: it is not finite, and no other process would wait for this one.
+        """
+        loss, _ = self.session.sums.means()
+        if self.fabric.world_size == 1:
+            self.check_loss(loss)
+        return loss
+
+    def check_loss(self, loss: float | None) -> None:
+        if loss is None or math.isfinite(loss):
+            return
+        kept = checkpoint_path(self.run_dir)
+        raise NonFiniteLossError(
+            f"the loss became {loss} in epoch {self.at.epoch + 1}: try a smaller optim.lr or a "
+            "longer optim.warmup"
+            + (f"; the checkpoint of before is kept in {kept}" if kept.exists() else "")
+        )
+
+    def finish_epoch(self) -> EpochRecord:
+        """Read the losses, evaluate when it is time, and log the epoch."""
+        session, at = self.session, self.at
+        loss, proxy_loss = session.sums.means(self.fabric)
+        self.check_loss(loss)
+        self.check_loss(proxy_loss)
+        average_buffers(self.fabric, session.module)
+        accuracy = proxy_accuracy = None
+        epochs = self.config.optim.epochs
+        if at.epoch + 1 == epochs or (at.epoch + 1) % self.config.run.evaluate_every == 0:
+            images = session.data.test
+            self.progress.epoch(at.epoch, len(images) // self.fabric.world_size, "evaluation")
+            with session.cost.measure("evaluation", len(images)):
+                result = evaluate(
+                    self.fabric,
+                    session.module,
+                    images,
+                    session.batches,
+                    proxy_width=self.config.proxy_width,
+                    batch_size=self.config.selection.batch_size,
+                    advance=self.progress.advance,
+                )
+            accuracy, proxy_accuracy = result.full, result.proxy
+        record = EpochRecord(
+            epoch=at.epoch,
+            loss=loss,
+            proxy_loss=proxy_loss,
+            lr=self.rate(at.step - 1, at.step),
+            budget=session.sampler.budget_at(at.epoch),
+            samples=len(session.sampler),
+            steps=at.step,
+            accuracy=accuracy,
+            proxy_accuracy=proxy_accuracy,
+            seconds=session.cost.lap(),
+        )
+        if self.log is not None:
+            self.log.epoch(record)
+        self.progress.finish_epoch(record)
+        return record
+
+    def note_accuracy(self, record: EpochRecord) -> bool:
+        """Remember what was reached. True: better than ever before."""
+        if record.accuracy is None:
+            return False
+        at = self.at
+        at.accuracy, at.proxy_accuracy = record.accuracy, record.proxy_accuracy
+        if at.best_accuracy is not None and record.accuracy <= at.best_accuracy:
+            return False
+        at.best_accuracy = record.accuracy
+        return True
+
+    def total_seconds(self) -> float:
+        return self.at.earlier_seconds + time.perf_counter() - self.started
+
+    def save(self, *, best: bool = False) -> None:
+        """Save the run as it is now. All processes wait for it."""
+        average_buffers(self.fabric, self.session.module)
+        checkpoint = capture(self.session, self.total_seconds())
+        if self.fabric.is_global_zero:
+            save_checkpoint(self.run_dir, checkpoint, best=best)
+        self.fabric.barrier()
+
+    def summary(self, *, completed: bool) -> Summary:
+        session, at = self.session, self.at
+        return Summary(
+            accuracy=math.nan if at.accuracy is None else at.accuracy,
+            proxy_accuracy=at.proxy_accuracy,
+            proxy_width=self.config.proxy_width,
+            epochs=at.epoch,
+            samples=at.samples,
+            steps=at.global_step,
+            seconds=session.cost.seconds(),
+            total_seconds=self.total_seconds(),
+            completed=completed,
+            run_dir=str(self.run_dir),
+        )
+
+
+def _check_early(config: TrainConfig, data: ImageData | None) -> None:
+    """Refuse what can be refused before other processes are started: they would all say it."""
+    if config.model.name not in MODEL_NAMES:
+        raise ValueError(
+            f"model.name: wanted one of {', '.join(MODEL_NAMES)}, got {config.model.name!r}"
+        )
+    path = config.data.path
+    if data is None and config.data.name != "digits":
+        if path is None:
+            raise ValueError(f"data.path: {config.data.name} needs the directory that holds it")
+        if not Path(path).expanduser().is_dir():
+            raise ValueError(f"data.path: no directory {path}")
+
+
+def _new_run_dir(session: Session) -> Path:
+    """Make a new directory, the same for every process, holding the configuration."""
+    run_dir: Path | None = None
+    if session.fabric.is_global_zero:
+        run_dir = make_run_dir(session.config)
+        write_config(run_dir, session.config)
+    return Path(session.fabric.broadcast(str(run_dir)))
+
+
+def _open_log(session: Session, run_dir: Path) -> RunLog:
+    at, tensorboard = session.position, session.config.run.tensorboard
+    if at.global_step or at.epoch:
+        return RunLog.resume(run_dir, at.epoch, keep_refresh=at.step > 0, tensorboard=tensorboard)
+    log = RunLog(run_dir, tensorboard=tensorboard)
+    fabric = session.fabric
+    log.start(session.config.to_dict(), environment(fabric.device, fabric.world_size))
+    return log
+
+
+def _open_progress(session: Session, enabled: bool) -> TrainingProgress:
+    return TrainingProgress(
+        session.config.optim.epochs,
+        enabled=enabled,
+        first_epoch=session.position.epoch,
+        epoch_samples=planned_samples(session),
+    )
+
+
+def _headline(session: Session, run_dir: Path) -> str:
+    config, data, at = session.config, session.data, session.position
+    parameters = sum(parameter.numel() for parameter in session.module.parameters())
+    proxy = "" if config.proxy_width is None else f", proxy of width {config.proxy_width:g}"
+    going_on = f", from epoch {at.epoch + 1}, step {at.step}" if at.epoch or at.step else ""
+    return (
+        f"{run_dir}: {config.data.name}, {len(data.train):,} training and {len(data.test):,} test "
+        f"images; {config.model.name}, {parameters:,} parameters{proxy}; "
+        f"{session.fabric.world_size} x {session.fabric.device.type}{going_on}"
+    )
+
+
+@contextmanager
+def _tuned_convolutions() -> Iterator[None]:
+    """Let cuDNN time its algorithms: an epoch has two batch sizes at most."""
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(
+        enabled=cudnn.enabled,
+        benchmark=True,
+        deterministic=cudnn.deterministic,
+        allow_tf32=cudnn.allow_tf32,
+    ):
+        yield

@@ -1,0 +1,84 @@
+"""What a run's log says of a refresh, and the pictures its report shows of the margins."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dynams.data import ImageSet
+from dynams.report import RefreshRecord, SamplePictures
+from dynams.selection import Refresh
+
+_QUANTILES = 21
+_BINS = 40
+
+
+def refresh_record(refresh: Refresh, images: ImageSet) -> RefreshRecord:
+    """Summarise a refresh on the host.
+
+    Args:
+        refresh: what the sampler selected.
+        images: the candidates, for their classes.
+    """
+    labels = images.labels.cpu()[refresh.indices.cpu()]
+    margins = refresh.margins.cpu()
+    finite = margins[margins.isfinite()].double()
+    edges, counts = _histogram(finite)
+    return RefreshRecord(
+        epoch=refresh.epoch,
+        selected=len(refresh.indices),
+        threshold=refresh.threshold,
+        overlap=refresh.overlap,
+        quantiles=_quantiles(finite),
+        histogram_edges=edges,
+        histogram_counts=counts,
+        class_counts=torch.bincount(labels, minlength=len(images.classes)).tolist(),
+    )
+
+
+def sample_pictures(margins: Tensor, images: ImageSet, count: int = 16) -> SamplePictures | None:
+    """Pick the samples closest to and farthest from the decision boundary.
+
+    Args:
+        margins: (N,) of all ``images``; samples without a finite margin are left out.
+        images: the samples.
+        count: how many of each kind at most.
+
+    Returns:
+        None if no margin is finite.
+    """
+    margins = margins.detach().cpu()
+    scored = margins.isfinite().nonzero().flatten()
+    order = scored[margins[scored].argsort(stable=True)]
+    if not len(order):
+        return None
+    closest, farthest = order[:count], order.flip(0)[:count]
+    pick = images.images.device
+    labels = images.labels.cpu()
+    return SamplePictures(
+        closest=images.images[closest.to(pick)],
+        closest_margins=margins[closest],
+        closest_labels=labels[closest],
+        farthest=images.images[farthest.to(pick)],
+        farthest_margins=margins[farthest],
+        farthest_labels=labels[farthest],
+        classes=images.classes,
+    )
+
+
+def _quantiles(values: Tensor) -> list[float]:
+    """21 quantiles by linear interpolation; `torch.quantile` stops at 16 million values."""
+    if not len(values):
+        return []
+    ordered = values.sort().values
+    places = torch.linspace(0, len(values) - 1, _QUANTILES, dtype=torch.float64)
+    below = places.floor().long()
+    above = places.ceil().long()
+    return torch.lerp(ordered[below], ordered[above], places - below).tolist()
+
+
+def _histogram(values: Tensor) -> tuple[list[float], list[int]]:
+    if not len(values):
+        return [], []
+    counts, edges = torch.histogram(values, bins=_BINS)
+    return edges.tolist(), [int(count) for count in counts.tolist()]

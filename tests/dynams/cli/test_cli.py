@@ -1,0 +1,260 @@
+"""The command line: help, precedence of options, and errors in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+import dynams
+from dynams.cli import main
+from dynams.cli.errors import UsageError, one_line
+from dynams.cli.options import parse, presets
+from dynams.training.config import TrainConfig
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one line that a refused command line gives."""
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("dynams: error: ")
+    return lines[0].removeprefix("dynams: error: ")
+
+
+def test_the_help_names_the_commands_and_no_others(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    commands = text.partition("commands:")[2].partition("options:")[0]
+    assert [line.split()[0] for line in commands.strip().splitlines()] == ["train", "info"]
+
+
+def test_the_version_is_the_packages(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dynams {dynams.__version__}\n"
+
+
+def test_the_help_of_train_documents_every_setting(capsys):
+    assert main(["train", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for section, values in TrainConfig().to_dict().items():
+        for key in values:
+            after = text.partition(f" --{section}.{key} ")[2]
+            sentence = after.partition("(type:")[0]
+            assert len(sentence.split()) > 3, f"--{section}.{key} is not explained"
+    for option in ("--preset", "--config", "--resume", "--print_config"):
+        assert option in text
+    assert "compare" not in text
+    assert "bench" not in text
+
+
+def test_the_help_of_info_is_complete(capsys):
+    assert main(["info", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "--json" in text
+    assert "--timings" in text
+
+
+def test_help_imports_neither_torch_nor_the_engine():
+    code = (
+        "import sys\n"
+        "from dynams.cli import main\n"
+        "statuses = [main(['--help']), main(['train', '--help']), main(['info', '--help'])]\n"
+        "heavy = {'torch', 'numpy', 'lightning_fabric', 'rich', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'{statuses} {heavy}' if any(statuses) or heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_options_count_before_the_config_which_counts_before_the_preset(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("optim: {lr: 0.03, epochs: 7}\n")
+    argv = ["--optim.lr", "0.02", "--config", str(file), "--preset", "cifar10"]
+    config = parse(argv).config
+    assert config.optim.lr == 0.02
+    assert config.optim.epochs == 7
+    assert config.model.name == "resnet18"
+    assert parse(argv[2:]).config.optim.lr == 0.03
+    assert parse(argv[4:]).config.optim.lr == 0.1
+
+
+def test_of_two_configs_the_later_counts(tmp_path):
+    first, second = tmp_path / "1.yaml", tmp_path / "2.yaml"
+    first.write_text("optim: {lr: 0.03, epochs: 7}\n")
+    second.write_text("optim: {lr: 0.04}\n")
+    config = parse([f"--config={first}", f"--config={second}"]).config
+    assert (config.optim.lr, config.optim.epochs) == (0.04, 7)
+
+
+def test_without_options_the_defaults_are_the_digits_preset():
+    assert parse([]).config == TrainConfig()
+    assert parse(["--preset", "digits"]).config == TrainConfig()
+
+
+def test_every_preset_is_a_valid_configuration_of_known_keys():
+    assert set(presets()) == {"digits", "cifar10", "imagenet"}
+    for name, path in presets().items():
+        values = yaml.safe_load(path.read_text())
+        for section, settings in values.items():
+            known = TrainConfig().to_dict()[section]
+            assert set(settings) <= set(known)
+        config = parse(["--preset", name]).config
+        for section, settings in values.items():
+            for key, value in settings.items():
+                assert getattr(getattr(config, section), key) == value
+
+
+def test_every_option_is_a_key_and_the_other_way_round(tmp_path):
+    file = tmp_path / "all.yaml"
+    file.write_text(yaml.safe_dump(TrainConfig().to_dict()))
+    assert parse(["--config", str(file)]).config == TrainConfig()
+    argv = [
+        f"--{section}.{key}={'null' if value is None else str(value).lower()}"
+        for section, values in TrainConfig().to_dict().items()
+        for key, value in values.items()
+    ]
+    assert parse(argv).config == TrainConfig()
+
+
+def test_print_config_gives_the_whole_configuration(capsys):
+    assert main(["train", "--print_config", "--preset", "imagenet", "--optim.lr", "0.7"]) == 0
+    values = yaml.safe_load(capsys.readouterr().out)
+    config = TrainConfig.from_dict(values)
+    assert config.optim.lr == 0.7
+    assert config.model.name == "resnet50"
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "wanted a command"),
+        (["trian"], "unknown command 'trian' (did you mean train?)"),
+        (["--verbose"], "unknown option '--verbose'"),
+        (["compare"], "unknown command 'compare'"),
+        (["train", "--optim.lrr", "1"], "(did you mean --optim.lr?)"),
+        (["train", "extra"], "unrecognized arguments: extra"),
+        (["train", "--optim.lr", "fast"], "optim.lr: wanted float, got fast"),
+        (["train", "--optim.lr", "-1"], "optim.lr: wanted a number in (0, inf), got -1.0"),
+        (["train", "--optim.lr"], "--optim.lr: expected one argument"),
+        (["train", "--data.name", "mnist"], "data.name: wanted one of 'digits', 'cifar10'"),
+        (["train", "--data.flip", "3"], "data.flip: "),
+        (["train", "--selection.budget", "1.5"], "selection.budget: wanted a number in (0, 1]"),
+        (["train", "--preset", "mnist"], "--preset: wanted one of cifar10, digits, imagenet"),
+        (["train", "--preset"], "--preset: expected one argument"),
+        (["train", "--config", "missing.yaml"], "--config: no file missing.yaml"),
+        (["train", "--resume", "missing"], "no run to resume: missing is not a directory"),
+        (["train", "--resume", "x", "--preset", "digits"], "--preset: a resumed run keeps"),
+        (["info", "--jsn"], "unknown argument '--jsn' (did you mean --json?)"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_status_2(capsys, monkeypatch, tmp_path, argv, said):
+    monkeypatch.chdir(tmp_path)
+    assert said.lower() in refusal(capsys, *argv).lower()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"optim: {lrr: 1}\n", "unknown key optim.lrr"),
+        (b"optim: {lrr: 1}\n", "(did you mean optim.lr?)"),
+        (b"optimizer: {lr: 1}\n", "unknown key optimizer.lr"),
+        (b"optim: {lr: fast}\n", "optim.lr: wanted float, got fast"),
+        (b"optim: {lr: -3}\n", "optim.lr: wanted a number in (0, inf), got -3"),
+        (b"optim: {lr: [\n", "is not YAML"),
+        (b"just words\n", "wanted sections with keys"),
+        (b"\x00\xff", "is not a text file"),
+    ],
+)
+def test_a_bad_config_file_is_one_line_and_status_2(capsys, tmp_path, content, said):
+    file = tmp_path / "bad.yaml"
+    file.write_bytes(content)
+    assert said in refusal(capsys, "train", "--config", str(file))
+
+
+def test_an_empty_config_file_changes_nothing(tmp_path):
+    file = tmp_path / "empty.yaml"
+    file.write_text("# nothing\n")
+    assert parse(["--config", str(file)]).config == TrainConfig()
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--data.name=cifar10"], "path"),
+        (["--data.name=cifar10", "--data.path=missing"], "data.path: no directory missing"),
+        (
+            ["--model.name=resnet9", "--run.devices=2", "--run.accelerator=cpu"],
+            "model.name: wanted",
+        ),
+        (["--data.name=cifar10", "--data.path=."], "."),
+        (["--model.name=resnet9000"], "resnet9000"),
+        (["--data.image_size=9"], "image_size"),
+        (["--optim.batch_size=2", "--run.devices=2", "--run.accelerator=cpu"], "batch_size"),
+    ],
+)
+def test_what_only_the_run_can_refuse_is_one_line_and_status_2(
+    capsys, monkeypatch, tmp_path, argv, said
+):
+    monkeypatch.chdir(tmp_path)
+    assert said in refusal(capsys, "train", *argv)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_traceback_is_shown_when_asked_for(capsys, monkeypatch):
+    monkeypatch.setenv("DYNAMS_DEBUG", "1")
+    assert main(["train", "--optim.lr", "-1"]) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert shown.splitlines()[-1].startswith("dynams: error: optim.lr")
+
+
+def test_an_error_is_one_line_whatever_it_is():
+    assert one_line(ValueError("a\n  b")) == "a b"
+    assert one_line(KeyError("key")) == "KeyError 'key'"
+    assert one_line(RuntimeError()) == "RuntimeError"
+    missing = ModuleNotFoundError("No module named 'rich'", name="rich")
+    assert one_line(missing) == "rich is not installed: pip install 'dynams-kernels[train]'"
+    assert one_line(OSError(2, "No such file", "x.yaml")) == "No such file: x.yaml"
+    with pytest.raises(UsageError):
+        parse(["--nonsense"])
+
+
+def test_a_failure_that_is_no_bad_input_has_status_1(capsys, monkeypatch):
+    def fail(argv: list[str]) -> int:
+        raise RuntimeError("the machine is on fire")
+
+    monkeypatch.setattr("dynams.cli.train.run", fail)
+    assert main(["train"]) == 1
+    assert capsys.readouterr().err == "dynams: error: the machine is on fire\n"
+
+
+def test_info_shows_versions_devices_and_kernels(capsys):
+    assert main(["info"]) == 0
+    text = capsys.readouterr().out
+    for word in (torch.__version__, dynams.__version__, "python", "triton", "cuda", "usable"):
+        assert word in text
+
+
+def test_info_as_json_has_all_that_backends_tells(capsys):
+    import dynams_kernels as dk
+
+    assert main(["info", "--json", "--timings"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["kernels"] == json.loads(json.dumps(dk.backends()))
+    assert found["versions and processor"]["torch"] == torch.__version__
+    assert any("margin" in name for name in found["timings"])
+
+
+def test_the_configuration_is_made_of_frozen_dataclasses():
+    config = parse([]).config
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.optim.lr = 1.0  # type: ignore[misc]

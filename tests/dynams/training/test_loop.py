@@ -1,0 +1,217 @@
+"""What a run does, leaves behind and refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from training_runs import StopAt, equal, log_lines, made_up_data, made_up_images, small_config
+
+from dynams.report.runlog import read_run
+from dynams.training import PURPOSES
+from dynams.training.checkpoint import BEST, checkpoint_path, load_checkpoint
+from dynams.training.config import TrainConfig
+from dynams.training.errors import NonFiniteLossError
+from dynams.training.loop import train
+
+DATA = made_up_data()
+
+
+def test_a_run_learns_and_leaves_its_files_behind(tmp_path):
+    data = made_up_data(train=200, test=60)
+    config = small_config(
+        tmp_path,
+        optim={"epochs": 8},
+        selection={"refresh_every": 2},
+        run={"report": True, "tensorboard": True},
+    )
+    summary = train(config, data)
+    assert summary.completed
+    assert summary.accuracy > 0.85
+    assert summary.proxy_accuracy is not None
+    assert summary.proxy_accuracy > 0.6
+    folder = Path(summary.run_dir)
+    assert folder.parent == tmp_path
+    assert {"config.yaml", "log.jsonl", "checkpoints", "report.html", "tensorboard"} <= {
+        item.name for item in folder.iterdir()
+    }
+    written = yaml.safe_load((folder / "config.yaml").read_text())
+    assert TrainConfig.from_dict(written) == config
+
+
+def test_the_log_tells_what_was_trained_on(tmp_path):
+    summary = train(small_config(tmp_path, selection={"refresh_every": 2}), DATA)
+    run = read_run(summary.run_dir)
+    assert [record.epoch for record in run.epochs] == [0, 1, 2, 3]
+    assert [record.samples for record in run.epochs] == [50, 30, 30, 30]
+    assert [record.budget for record in run.epochs] == [1.0, 0.6, 0.6, 0.6]
+    assert [record.steps for record in run.epochs] == [4, 2, 2, 2]
+    assert [record.epoch for record in run.refreshes] == [1, 3]
+    for refresh in run.refreshes:
+        assert refresh.selected == sum(refresh.class_counts) == 30
+        assert sum(refresh.histogram_counts) == 50
+        assert len(refresh.quantiles) == 21
+        assert refresh.quantiles == sorted(refresh.quantiles)
+        assert refresh.quantiles[11] <= refresh.threshold + 1e-6 <= refresh.quantiles[13]
+    assert run.refreshes[0].overlap is None
+    assert 0.0 < run.refreshes[1].overlap <= 1.0
+    assert run.summary == summary
+    assert (summary.samples, summary.steps, summary.epochs) == (140, 10, 4)
+
+
+def test_every_purpose_is_measured_and_the_total_holds_them_all(tmp_path):
+    summary = train(small_config(tmp_path), DATA)
+    assert tuple(summary.seconds) == PURPOSES
+    assert all(seconds > 0 for seconds in summary.seconds.values())
+    assert sum(summary.seconds.values()) <= summary.total_seconds
+    laps = [record.seconds for record in read_run(summary.run_dir).epochs]
+    for purpose in PURPOSES:
+        together = sum(lap[purpose] for lap in laps)
+        assert together == pytest.approx(summary.seconds[purpose], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("sections", "purposes"),
+    [
+        ({"selection": {"strategy": "full"}}, {"proxy loss", "scoring"}),
+        ({"selection": {"strategy": "random"}}, {"proxy loss", "scoring"}),
+        ({"proxy": {"width": 1.0}}, {"proxy loss"}),
+    ],
+)
+def test_what_is_not_done_costs_nothing(tmp_path, sections, purposes):
+    summary = train(small_config(tmp_path, **sections), DATA)
+    assert {name for name, seconds in summary.seconds.items() if seconds == 0.0} == purposes
+    assert summary.proxy_accuracy is None
+    assert summary.proxy_width is None
+    state = load_checkpoint(checkpoint_path(summary.run_dir)).model
+    assert not any("width_0_5" in name for name in state)  # DDP would miss its gradients
+
+
+def test_the_proxy_trains_at_every_nth_step_only(tmp_path):
+    def proxy_norm_steps(every: int) -> tuple[int, int]:
+        config = small_config(tmp_path / str(every), proxy={"every": every})
+        state = load_checkpoint(checkpoint_path(train(config, DATA).run_dir)).model
+        counts = {
+            width: int(state[f"stem.norm.{width}.num_batches_tracked"])
+            for width in ("width_0_5", "width_1_0")
+        }
+        return counts["width_0_5"], counts["width_1_0"]
+
+    assert proxy_norm_steps(1) == (10, 10)
+    assert proxy_norm_steps(3) == (4, 10)  # steps 0, 3, 6 and 9
+
+
+def test_a_static_selection_stays_and_its_proxy_rests_afterwards(tmp_path):
+    config = small_config(tmp_path, selection={"strategy": "static", "warmup_epochs": 2})
+    run = read_run(train(config, DATA).run_dir)
+    assert [refresh.epoch for refresh in run.refreshes] == [2]
+    assert [record.samples for record in run.epochs] == [50, 50, 30, 30]
+    assert [record.proxy_loss is None for record in run.epochs] == [False, False, True, True]
+
+
+def test_the_learning_rate_warms_up_and_decays(tmp_path):
+    run = read_run(train(small_config(tmp_path, optim={"warmup": 0.5}), DATA).run_dir)
+    rates = [record.lr for record in run.epochs]
+    assert rates[0] < rates[1] > rates[2] > rates[3] > 0.0
+    assert max(rates) < 0.05
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):
+    def run(name: str, seed: int) -> str:
+        config = small_config(tmp_path / name, run={"seed": seed}, optim={"epochs": 2})
+        return train(config, DATA).run_dir
+
+    first, again, other = run("a", 1), run("b", 1), run("c", 2)
+
+    def weights(run_dir: str) -> dict[str, torch.Tensor]:
+        return load_checkpoint(checkpoint_path(run_dir)).model
+
+    assert equal(weights(first), weights(again))
+    assert log_lines(first) == log_lines(again)
+    assert not equal(weights(first), weights(other))
+
+
+def test_the_global_generator_neither_matters_nor_changes(tmp_path):
+    def run(name: str) -> dict[str, torch.Tensor]:
+        config = small_config(tmp_path / name, optim={"epochs": 2})
+        return load_checkpoint(checkpoint_path(train(config, DATA).run_dir)).model
+
+    torch.manual_seed(1)
+    first = run("a")
+    before = torch.manual_seed(2).get_state()
+    second = run("b")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert equal(first, second)
+
+
+def test_the_best_checkpoint_has_the_best_accuracy(tmp_path):
+    summary = train(small_config(tmp_path, optim={"epochs": 6}), DATA)
+    accuracies = [record.accuracy for record in read_run(summary.run_dir).epochs]
+    best = load_checkpoint(checkpoint_path(summary.run_dir, BEST))
+    assert best.accuracy == best.best_accuracy == max(accuracies)
+    assert best.epoch == accuracies.index(max(accuracies)) + 1
+
+
+def test_evaluation_happens_when_asked_and_at_the_end(tmp_path):
+    config = small_config(tmp_path, run={"evaluate_every": 3})
+    summary = train(config, DATA)
+    evaluated = [r.accuracy is not None for r in read_run(summary.run_dir).epochs]
+    assert evaluated == [False, False, True, True]
+    assert not math.isnan(summary.accuracy)
+
+
+def test_a_diverging_loss_stops_the_run_and_keeps_the_checkpoint_of_before(tmp_path):
+    config = small_config(tmp_path, optim={"lr": 1e30, "warmup": 0.0})
+    with pytest.raises(NonFiniteLossError, match=r"epoch \d.*smaller optim\.lr"):
+        train(config, DATA)
+    (run_dir,) = tmp_path.iterdir()
+    path = checkpoint_path(run_dir)
+    if path.exists():
+        state = load_checkpoint(path).model
+        assert all(bool(value.isfinite().all()) for value in state.values())
+
+
+def test_the_checkpoint_of_a_good_epoch_survives_a_bad_one(tmp_path):
+    config = small_config(tmp_path)
+    stopped = train(config, DATA, interrupt=StopAt(7))
+    path = checkpoint_path(stopped.run_dir)
+    saved = torch.load(path, weights_only=True)
+    saved["model"]["head.bias"].fill_(float("nan"))
+    torch.save(saved, path)
+    before = path.read_bytes()
+    with pytest.raises(NonFiniteLossError, match="the checkpoint of before is kept"):
+        train(config, DATA, resume=stopped.run_dir)
+    assert path.read_bytes() == before
+
+
+def test_too_few_images_are_refused(tmp_path):
+    tiny = dataclasses.replace(DATA, train=made_up_images(1, 1))
+    with pytest.raises(ValueError, match=r"data\.train: 1 devices need at least 2 images, got 1"):
+        train(small_config(tmp_path), tiny)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_device_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"run\.accelerator: wanted cuda"):
+        train(small_config(tmp_path, run={"accelerator": "cuda"}), DATA)
+
+
+def test_two_runs_in_one_second_have_their_own_directories(tmp_path):
+    config = small_config(tmp_path, optim={"epochs": 1})
+    assert train(config, DATA).run_dir != train(config, DATA).run_dir
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_run_on_cuda_finishes_and_resumes(tmp_path, precision):
+    config = small_config(
+        tmp_path, run={"accelerator": "cuda", "precision": precision, "channels_last": True}
+    )
+    stopped = train(config, DATA, interrupt=StopAt(9))
+    summary = train(config, DATA, resume=stopped.run_dir)
+    assert summary.completed
+    assert all(seconds > 0 for seconds in summary.seconds.values())

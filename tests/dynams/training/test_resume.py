@@ -1,0 +1,144 @@
+"""A run that was stopped anywhere and resumed ends exactly as if it had never been stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from training_runs import StopAt, equal, log_lines, made_up_data, made_up_images, small_config
+
+from dynams.training.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
+from dynams.training.config import TrainConfig
+from dynams.training.errors import ResumeError
+from dynams.training.loop import train
+
+DATA = made_up_data()
+
+
+def final(run_dir: str | Path) -> Checkpoint:
+    return load_checkpoint(checkpoint_path(run_dir))
+
+
+def assert_same_end(run_dir: str, reference: str) -> None:
+    ours, wanted = final(run_dir), final(reference)
+    for name in ("model", "optimizer", "sampler", "sums", "accuracy", "best_accuracy"):
+        assert equal(getattr(ours, name), getattr(wanted, name)), name
+    assert (ours.epoch, ours.step, ours.global_step, ours.samples) == (
+        wanted.epoch,
+        wanted.step,
+        wanted.global_step,
+        wanted.samples,
+    )
+    assert log_lines(run_dir) == log_lines(reference)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> tuple[TrainConfig, str, int]:
+    """The configuration, directory and number of stopping points of a run that nobody stopped."""
+    torch.set_num_threads(1)
+    config = small_config(tmp_path_factory.mktemp("whole"))
+    counter = StopAt()
+    summary = train(config, DATA, interrupt=counter)
+    assert summary.completed
+    return config, summary.run_dir, counter.asked
+
+
+def test_stopped_at_any_step_or_scoring_batch_or_epoch_end(uninterrupted, tmp_path):
+    config, reference, questions = uninterrupted
+    places = set()
+    assert questions > 20
+    for question in range(1, questions + 1):
+        folder = dataclasses.replace(config.run, dir=str(tmp_path / str(question)))
+        mine = dataclasses.replace(config, run=folder)
+        stopped = train(mine, DATA, interrupt=StopAt(question))
+        assert not stopped.completed
+        at = final(stopped.run_dir)
+        places.add((at.epoch, at.step > 0))
+        resumed = train(mine, DATA, resume=stopped.run_dir, interrupt=StopAt())
+        assert resumed.completed
+        assert resumed.run_dir == stopped.run_dir
+        assert_same_end(resumed.run_dir, reference)
+    assert {(epoch, True) for epoch in range(4)} <= places
+    assert {(epoch, False) for epoch in range(1, 4)} <= places
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"selection": {"strategy": "random", "refresh_every": 2}},
+        {"selection": {"strategy": "static"}, "proxy": {"every": 2}},
+        {"selection": {"schedule": "linear", "kind": "label"}, "proxy": {"width": 1.0}},
+        {"proxy": {"every": 3}, "run": {"save_every": 2, "evaluate_every": 3}},
+        {"run": {"precision": "bf16-mixed", "channels_last": True}},
+    ],
+    ids=["random", "static", "full width", "rare proxy", "bfloat16"],
+)
+def test_stopped_soon_again_and_again(sections, tmp_path):
+    config = small_config(tmp_path / "whole", **sections)
+    reference = train(config, DATA, interrupt=StopAt())
+    part = train(small_config(tmp_path / "parts", **sections), DATA, interrupt=StopAt(5))
+    stops = 0
+    while not part.completed:
+        stops += 1
+        assert stops < 50
+        part = train(config, DATA, resume=part.run_dir, interrupt=StopAt(5))
+    assert stops >= 2
+    assert_same_end(part.run_dir, reference.run_dir)
+
+
+def test_resuming_a_finished_run_changes_nothing(uninterrupted, tmp_path):
+    config, reference, _ = uninterrupted
+    copy = tmp_path / "copy"
+    shutil.copytree(reference, copy)
+    before = log_lines(copy)
+    again = train(config, DATA, resume=copy)
+    assert again.completed
+    assert again.epochs == 4
+    assert log_lines(copy) == before
+
+
+def test_settings_that_do_not_matter_may_change(uninterrupted, tmp_path):
+    config, reference, _ = uninterrupted
+    stopped = train(small_config(tmp_path), DATA, interrupt=StopAt(9))
+    other = dataclasses.replace(config.run, save_every=3, report=True, dir="elsewhere")
+    resumed = train(dataclasses.replace(config, run=other), DATA, resume=stopped.run_dir)
+    assert equal(final(resumed.run_dir).model, final(reference).model)
+    assert (Path(resumed.run_dir) / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("section", "setting", "value"),
+    [
+        ("optim", "lr", 0.2),
+        ("optim", "epochs", 9),
+        ("selection", "budget", 0.5),
+        ("proxy", "every", 2),
+        ("run", "seed", 4),
+        ("run", "precision", "bf16-mixed"),
+    ],
+)
+def test_settings_that_matter_are_refused_by_name(uninterrupted, section, setting, value):
+    config, reference, _ = uninterrupted
+    changed = dataclasses.replace(getattr(config, section), **{setting: value})
+    before = checkpoint_path(reference).read_bytes()
+    with pytest.raises(ResumeError, match=rf"{section}\.{setting} was .* is '?{value}"):
+        train(dataclasses.replace(config, **{section: changed}), DATA, resume=reference)
+    assert checkpoint_path(reference).read_bytes() == before
+
+
+def test_other_data_is_refused(uninterrupted):
+    config, reference, _ = uninterrupted
+    fewer = dataclasses.replace(DATA, train=made_up_images(40, 1))
+    with pytest.raises(ResumeError, match="train was 50, is 40"):
+        train(config, fewer, resume=reference)
+    others = dataclasses.replace(DATA, train=made_up_images(50, 3))
+    with pytest.raises(ResumeError, match="labels was"):
+        train(config, others, resume=reference)
+
+
+def test_a_directory_without_a_run_is_refused(tmp_path):
+    with pytest.raises(ResumeError, match="no checkpoint"):
+        train(small_config(tmp_path), DATA, resume=tmp_path)

@@ -1,0 +1,151 @@
+"""Scores and accuracies against a plain float64 reading of the same network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from training_runs import made_up_images
+
+from dynams.data import Augmentation
+from dynams.models import SlimmableResNet, build_model
+from dynams.training.batches import Batches
+from dynams.training.evaluate import evaluate
+from dynams.training.frozen import frozen
+from dynams.training.scoring import score_candidates
+
+FABRIC = Fabric(accelerator="cpu")
+BATCHES = Batches(torch.device("cpu"), (0.4,), (0.3,), Augmentation(crop_padding=2, flip=True))
+IMAGES = made_up_images(50, seed=4)
+
+
+@pytest.fixture(scope="module")
+def network() -> SlimmableResNet:
+    """A network whose batch-norms have seen something, in training mode."""
+    made = build_model(
+        "resnet8",
+        3,
+        in_channels=1,
+        base_channels=6,
+        generator=torch.Generator().manual_seed(3),
+    )
+    optimizer = torch.optim.SGD(made.parameters(), lr=0.05)
+    for batch, labels in BATCHES.plain(made_up_images(60, seed=5), 0, 60, 20):
+        losses = [torch.nn.functional.cross_entropy(z, labels) for z in made(batch, (1.0, 0.5))]
+        sum(losses).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return made
+
+
+def logits(network: SlimmableResNet, width: float) -> np.ndarray:
+    """Float64 logits of all images at once, in evaluation mode."""
+    wide = frozen_never(network)
+    images = (IMAGES.images.double() / 255 - 0.4) / 0.3
+    with torch.no_grad():
+        out = wide(images, width)
+    assert isinstance(out, torch.Tensor)
+    return out.numpy()
+
+
+def frozen_never(network: SlimmableResNet) -> SlimmableResNet:
+    copy = build_model("resnet8", 3, in_channels=1, base_channels=6)
+    copy.load_state_dict(network.state_dict())
+    return copy.double().eval()
+
+
+def margins(network: SlimmableResNet, width: float, kind: str) -> np.ndarray:
+    z = logits(network, width)
+    rows = np.arange(len(z))
+    if kind == "probability":
+        z = np.exp(z - z.max(1, keepdims=True))
+        z = z / z.sum(1, keepdims=True)
+    if kind in ("gap", "probability"):
+        ordered = np.sort(z, axis=1)
+        return ordered[:, -1] - ordered[:, -2]
+    if kind == "label":
+        labels = IMAGES.labels.numpy()
+        others = z.copy()
+        others[rows, labels] = -np.inf
+        return z[rows, labels] - others.max(1)
+    head = network.head.weight.detach().double().numpy()
+    head = head[:, : frozen(network, width).head.weight.shape[1]]
+    distance = np.linalg.norm(head[:, None] - head[None], axis=2)
+    predicted = z.argmax(1)
+    gaps = z[rows, predicted][:, None] - z
+    with np.errstate(divide="ignore", invalid="ignore"):
+        each = gaps / distance[predicted]
+    each[rows, predicted] = np.inf
+    return each.min(1)
+
+
+@pytest.mark.parametrize("kind", ["gap", "probability", "distance", "label"])
+@pytest.mark.parametrize("width", [0.5, 1.0])
+@pytest.mark.parametrize("batch_size", [7, 64])
+def test_scores_are_the_margins_of_the_evaluating_network(network, kind, width, batch_size):
+    scored = score_candidates(
+        FABRIC, network, IMAGES, BATCHES, width=width, kind=kind, batch_size=batch_size
+    )
+    assert scored.dtype == torch.float32
+    np.testing.assert_allclose(scored.numpy(), margins(network, width, kind), rtol=1e-3, atol=1e-4)
+
+
+def test_scoring_and_evaluating_leave_the_network_as_it_was(network):
+    network.train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    score_candidates(FABRIC, network, IMAGES, BATCHES, width=0.5)
+    evaluate(FABRIC, network, IMAGES, BATCHES, proxy_width=0.5)
+    assert network.training
+    after = network.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_scoring_stops_when_asked_and_tells_how_far_it_is(network):
+    answers = iter([False, True])
+    seen: list[int] = []
+    scored = score_candidates(
+        FABRIC,
+        network,
+        IMAGES,
+        BATCHES,
+        batch_size=16,
+        stop=lambda: next(answers),
+        advance=seen.append,
+    )
+    assert scored is None
+    assert seen == [16, 16]
+
+
+@pytest.mark.parametrize("batch_size", [7, 50])
+def test_the_accuracy_counts_each_image_once(network, batch_size):
+    result = evaluate(FABRIC, network, IMAGES, BATCHES, proxy_width=0.5, batch_size=batch_size)
+    labels = IMAGES.labels.numpy()
+    correct = {
+        width: int((logits(network, width).argmax(1) == labels).sum()) for width in (1.0, 0.5)
+    }
+    assert result.samples == 50
+    assert result.correct == correct[1.0]
+    assert result.full == correct[1.0] / 50
+    assert result.proxy == correct[0.5] / 50
+    assert evaluate(FABRIC, network, IMAGES, BATCHES).proxy is None
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("width", [0.5, 1.0])
+def test_a_frozen_network_has_no_norms_and_the_same_outputs(network, width, memory_format):
+    made = frozen(network, width, memory_format)
+    kinds = {type(module).__name__ for module in made.modules()}
+    assert "BatchNorm2d" not in kinds
+    assert not any(parameter.requires_grad for parameter in made.parameters())
+    images = (IMAGES.images.float() / 255 - 0.4) / 0.3
+    np.testing.assert_allclose(made(images).numpy(), logits(network, width), rtol=1e-3, atol=1e-4)
+
+
+def test_bfloat16_scores_are_close_and_float32(network):
+    fabric = Fabric(accelerator="cpu", precision="bf16-mixed")
+    scored = score_candidates(fabric, network, IMAGES, BATCHES, width=0.5)
+    assert scored.dtype == torch.float32
+    exact = margins(network, 0.5, "gap")
+    assert np.abs(scored.numpy() - exact).max() < 0.1 * np.abs(exact).max()

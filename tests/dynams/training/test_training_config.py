@@ -1,0 +1,124 @@
+"""The configuration: defaults, validation, and what may change on resume."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from dynams.training.config import (
+    MAY_CHANGE_ON_RESUME,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    ProxyConfig,
+    RunConfig,
+    SelectionConfig,
+    TrainConfig,
+    changed_settings,
+)
+
+
+@pytest.mark.parametrize(
+    ("section", "setting", "value"),
+    [
+        (DataConfig, "name", "mnist"),
+        (DataConfig, "limit", 0),
+        (DataConfig, "image_size", 0),
+        (DataConfig, "crop_padding", -1),
+        (ModelConfig, "stem", "big"),
+        (ModelConfig, "base_channels", 0),
+        (SelectionConfig, "strategy", "best"),
+        (SelectionConfig, "kind", "entropy"),
+        (SelectionConfig, "budget", 0.0),
+        (SelectionConfig, "budget", 1.01),
+        (SelectionConfig, "budget", float("nan")),
+        (SelectionConfig, "start", -0.5),
+        (SelectionConfig, "exponent", 0.0),
+        (SelectionConfig, "refresh_every", 0),
+        (SelectionConfig, "warmup_epochs", -1),
+        (SelectionConfig, "batch_size", 0),
+        (ProxyConfig, "width", 0.0),
+        (ProxyConfig, "weight", 0.0),
+        (ProxyConfig, "weight", float("inf")),
+        (ProxyConfig, "every", 0),
+        (OptimConfig, "epochs", 0),
+        (OptimConfig, "batch_size", 1),
+        (OptimConfig, "lr", 0.0),
+        (OptimConfig, "lr", float("nan")),
+        (OptimConfig, "momentum", 1.0),
+        (OptimConfig, "weight_decay", -1e-4),
+        (OptimConfig, "warmup", 1.0),
+        (OptimConfig, "final_lr", 1.5),
+        (OptimConfig, "label_smoothing", 1.0),
+        (RunConfig, "seed", -1),
+        (RunConfig, "devices", 0),
+        (RunConfig, "precision", "16"),
+        (RunConfig, "name", "a/b"),
+        (RunConfig, "evaluate_every", 0),
+        (RunConfig, "save_every", 0),
+    ],
+)
+def test_a_refused_value_is_named_with_its_setting(section, setting, value):
+    with pytest.raises(ValueError, match=rf"\.{setting}:") as refused:
+        section(**{setting: value})
+    assert str(value) in str(refused.value)
+
+
+def test_a_value_of_the_wrong_type_is_a_type_error():
+    with pytest.raises(TypeError, match=r"optim\.lr: wanted a number"):
+        OptimConfig(lr="fast")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"proxy\.every: wanted a whole number"):
+        ProxyConfig(every=1.5)  # type: ignore[arg-type]
+
+
+def test_contradicting_settings_are_refused():
+    with pytest.raises(ValueError, match=r"optim\.nesterov"):
+        OptimConfig(momentum=0.0)
+    assert OptimConfig(momentum=0.0, nesterov=False).momentum == 0.0
+    with pytest.raises(ValueError, match=r"optim\.batch_size: 4 devices"):
+        TrainConfig(optim=OptimConfig(batch_size=7), run=RunConfig(devices=4))
+
+
+def test_a_configuration_survives_the_way_through_plain_values():
+    config = TrainConfig(
+        data=DataConfig(name="cifar10", path="somewhere", limit=100, flip=False),
+        selection=SelectionConfig(schedule="power", exponent=2.0),
+    )
+    assert TrainConfig.from_dict(config.to_dict()) == config
+    assert TrainConfig.from_dict({}) == TrainConfig()
+
+
+def test_unknown_sections_and_settings_are_refused_by_name():
+    with pytest.raises(ValueError, match="optimiser: unknown section"):
+        TrainConfig.from_dict({"optimiser": {}})
+    with pytest.raises(ValueError, match=r"optim\.learning_rate: unknown setting"):
+        TrainConfig.from_dict({"optim": {"learning_rate": 0.1}})
+
+
+def test_there_is_a_proxy_only_when_samples_are_scored_at_a_slim_width():
+    def config(strategy, width):
+        return TrainConfig(
+            selection=SelectionConfig(strategy=strategy), proxy=ProxyConfig(width=width)
+        )
+
+    assert config("margin", 0.5).proxy_width == 0.5
+    assert config("static", 0.25).proxy_width == 0.25
+    assert config("margin", 1.0).proxy_width is None
+    assert config("random", 0.5).proxy_width is None
+    assert config("full", 0.5).proxy_width is None
+
+
+def test_only_changes_that_matter_are_told():
+    old = TrainConfig()
+    harmless = dataclasses.replace(
+        old, run=dataclasses.replace(old.run, evaluate_every=3, progress=False)
+    )
+    assert changed_settings(old, harmless) == []
+    harmful = dataclasses.replace(harmless, optim=dataclasses.replace(old.optim, lr=0.5))
+    assert changed_settings(old, harmful) == [("optim.lr", 0.1, 0.5)]
+
+
+def test_every_setting_that_may_change_exists():
+    settings = {f"{s}.{key}" for s, values in TrainConfig().to_dict().items() for key in values}
+    assert settings >= MAY_CHANGE_ON_RESUME
