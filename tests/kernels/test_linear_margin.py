@@ -1,0 +1,480 @@
+"""dk.linear_margin: as accurate as torch's own linear layer, slim widths, nothing read past them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from torch import Tensor
+from torch.nn import functional as F
+
+import dynams_kernels as dk
+import oracle
+from kernel_inputs import LAYOUTS, labels_for, random_logits
+
+INF, NAN = math.inf, math.nan
+
+
+def head(
+    rows: int, size: int, classes: int, dtype: torch.dtype = torch.float32, *, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, weight and bias whose logits are of the order of one."""
+    features = random_logits(rows, size, dtype, seed=seed, scale=1.0)
+    weight = random_logits(classes, size, dtype, seed=seed + 1, scale=1 / math.sqrt(size))
+    bias = random_logits(1, classes, dtype, seed=seed + 2, scale=0.5)[0]
+    return features, weight, bias
+
+
+def reference(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    width: int | float | None,
+    kind: str,
+    labels: Tensor | None,
+) -> oracle.Array:
+    wide = oracle.array(weight)
+    z = oracle.linear(
+        oracle.array(features), wide, None if bias is None else oracle.array(bias), width
+    )
+    y = None if labels is None else labels.cpu().numpy()
+    apart = oracle.class_distances(wide, width) if kind == "distance" else None
+    return oracle.margin(z, kind, y, apart)
+
+
+def torch_margin(
+    features: Tensor, weight: Tensor, bias: Tensor | None, kind: str, labels: Tensor | None
+) -> oracle.Array:
+    """F.linear at the dtype of its inputs, then the margin without any further error."""
+    z = oracle.array(F.linear(features, weight, bias))
+    y = None if labels is None else labels.cpu().numpy()
+    apart = oracle.class_distances(oracle.array(weight)) if kind == "distance" else None
+    return oracle.margin(z, kind, y, apart)
+
+
+def check_linear(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    width: int | float | None = None,
+    kind: str = "gap",
+) -> Tensor:
+    labels = labels_for(features.new_empty(len(features), len(weight))).to(features.device)
+    more: dict[str, Any] = {"labels": labels} if kind == "label" else {}
+    got: Tensor = dk.linear_margin(features, weight, bias, width=width, kind=kind, **more)
+    want = reference(features, weight, bias, width, kind, more.get("labels"))
+    assert got.dtype == oracle.result_dtype(features.dtype)
+    assert got.shape == features.shape[:1]
+    assert got.device == features.device
+    w = oracle.columns(weight.shape[1], width)
+    torchs = torch_margin(
+        features[:, :w].contiguous(), weight[:, :w].contiguous(), bias, kind, more.get("labels")
+    )
+    # A margin is a difference of two logits, each a sum whose terms round at the input's dtype at
+    # worst; the floor is one such rounding of a typical logit, seen in the units of the margin.
+    size = max(1.0, float(np.abs(want[np.isfinite(want)]).max(initial=0.0)))
+    eps = torch.finfo(features.dtype).eps
+    # class_distances are float32 whatever the weight is.
+    rounding = eps if features.dtype == torch.float64 and kind != "distance" else max(eps, 2**-23)
+    slack = (4 if rounding <= 2**-23 else 0.5) * rounding * size
+    both = np.isfinite(want)
+    assert (np.isnan(oracle.array(got)) == np.isnan(want)).all()
+    assert (oracle.array(got)[~both & ~np.isnan(want)] == want[~both & ~np.isnan(want)]).all()
+    error, allowed = oracle.worst(got, want), 1.25 * oracle.worst(torchs, want) + slack
+    assert error <= allowed, f"error {error:.3g}, torch's own (with slack) {allowed:.3g}"
+    return got
+
+
+@pytest.mark.parametrize("kind", oracle.MARGIN_KINDS)
+@given(
+    rows=st.integers(0, 40),
+    size=st.integers(1, 70),
+    classes=st.integers(2, 70),
+    dtype=st.sampled_from(oracle.DTYPES),
+    biased=st.booleans(),
+    fraction=st.floats(0.01, 1),
+    slim=st.booleans(),
+    seed=st.integers(0, 999),
+)
+def test_error_is_no_larger_than_torchs_own(
+    kind: str,
+    rows: int,
+    size: int,
+    classes: int,
+    dtype: torch.dtype,
+    biased: bool,
+    fraction: float,
+    slim: bool,
+    seed: int,
+) -> None:
+    features, weight, bias = head(rows, size, classes, dtype, seed=seed)
+    width = None if not slim else max(1, int(size * fraction))
+    check_linear(features, weight, bias if biased else None, width, kind)
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)
+@pytest.mark.parametrize("kind", oracle.MARGIN_KINDS)
+@pytest.mark.parametrize(
+    ("rows", "size", "classes"),
+    [(255, 123, 507), (1, 1, 2), (65, 64, 10), (300, 257, 33), (7, 512, 100), (2, 40, 5003)],
+)
+def test_ragged_sizes(
+    rows: int, size: int, classes: int, kind: str, dtype: torch.dtype, device: str
+) -> None:
+    if kind == "distance" and classes > 1000:
+        pytest.skip("a large matrix of distances")
+    features, weight, bias = (t.to(device) for t in head(rows, size, classes, dtype, seed=rows))
+    check_linear(features, weight, bias, None, kind)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_language_models_head(dtype: torch.dtype, device: str) -> None:
+    features, weight, bias = (t.to(device) for t in head(9, 64, 50257, dtype))
+    for kind in ("gap", "probability", "label"):
+        check_linear(features, weight, bias, None, kind)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 16, 17, 63, 64, 65, 127, 129, 1000, 1025])
+@pytest.mark.parametrize("classes", [2, 10, 31, 64, 100])
+def test_ragged_batches(rows: int, classes: int, device: str) -> None:
+    features, weight, bias = (t.to(device) for t in head(rows, 21, classes, seed=rows))
+    check_linear(features, weight, bias)
+
+
+@pytest.mark.parametrize("kind", oracle.MARGIN_KINDS)
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)
+@pytest.mark.parametrize("width", [1, 7, 16, 17, 32, 33, 0.001, 0.25, 0.5, 0.984, 1.0])
+def test_nothing_past_the_width_is_read(
+    width: int | float, dtype: torch.dtype, kind: str, device: str
+) -> None:
+    features, weight, bias = head(20, 33, 12, dtype)
+    w = oracle.columns(33, width)
+    weight[:, w:] = NAN
+    narrow = features[:, :w].clone()
+    features[:, w:] = INF
+    features, weight, bias, narrow = (t.to(device) for t in (features, weight, bias, narrow))
+    got = check_linear(features, weight, bias, width, kind)
+    assert not got.isnan().any()
+    more = {"labels": labels_for(torch.empty(20, 12)).to(device)} if kind == "label" else {}
+    again = dk.linear_margin(narrow, weight, bias, width=width, kind=kind, **more)
+    assert oracle.same_bits(got, again)
+    sliced = dk.linear_margin(narrow, weight[:, :w].clone(), bias, kind=kind, **more)
+    oracle.check(got, oracle.array(sliced), ulps=64, floor=1.0)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "used"),
+    [(1.0, 10), (0.5, 5), (0.25, 3), (0.05, 1), (0.04, 1), (0.15, 2), (0.999, 10)],
+)
+def test_a_fraction_rounds_half_up_and_keeps_one_feature(fraction: float, used: int) -> None:
+    features, weight, bias = head(6, 10, 4)
+    got = dk.linear_margin(features, weight, bias, width=fraction)
+    assert oracle.same_bits(got, dk.linear_margin(features, weight, bias, width=used))
+
+
+def test_width_one_is_one_feature_and_one_point_zero_is_all() -> None:
+    features, weight, _ = head(6, 10, 4)
+    check_linear(features, weight, None, 1)
+    check_linear(features, weight, None, 1.0)
+    assert not torch.equal(
+        dk.linear_margin(features, weight, width=1), dk.linear_margin(features, weight, width=1.0)
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)
+def test_any_strides_of_features_and_weight(layout: str, dtype: torch.dtype, device: str) -> None:
+    lay = LAYOUTS[layout]
+    for rows, size, classes in [(40, 18, 7), (3, 5, 33), (70, 64, 64)]:
+        features, weight, bias = (t.to(device) for t in head(rows, size, classes, dtype))
+        want = dk.linear_margin(features, weight, bias)
+        for f, w in [
+            (lay(features), weight),
+            (features, lay(weight)),
+            (lay(features), lay(weight)),
+        ]:
+            got = check_linear(f, w, bias)
+            oracle.check(got, oracle.array(want), ulps=64, floor=1.0)
+            check_linear(f, w, bias, 5, "probability")
+
+
+def test_expanded_features_weight_and_bias(device: str) -> None:
+    features, weight, bias = (t.to(device) for t in head(9, 6, 5))
+    check_linear(features[:1].expand(9, 6), weight, bias)
+    check_linear(features[:, :1].expand(9, 6), weight, bias)
+    check_linear(features, weight[:, :1].expand(5, 6), bias)
+    check_linear(features, weight, bias[:1].expand(5))
+    check_linear(features, weight, torch.stack([bias, bias * NAN], 1)[:, 0])
+    same = dk.linear_margin(features, weight[:1].expand(5, 6))
+    assert same.tolist() == [0.0] * 9
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)
+def test_empty_batch(dtype: torch.dtype, device: str) -> None:
+    _, weight, bias = (t.to(device) for t in head(1, 6, 5, dtype))
+    for kind in oracle.MARGIN_KINDS:
+        check_linear(torch.empty(0, 6, dtype=dtype, device=device), weight, bias, None, kind)
+        check_linear(torch.empty(0, 3, dtype=dtype, device=device), weight, bias, 3, kind)
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)
+@pytest.mark.parametrize("kind", oracle.MARGIN_KINDS)
+def test_a_nan_feature_spoils_only_its_row(kind: str, dtype: torch.dtype, device: str) -> None:
+    for rows, size, classes in [(67, 19, 11), (130, 33, 65), (40, 16, 10)]:
+        features, weight, bias = head(rows, size, classes, dtype)
+        bad = torch.arange(rows) % 5 == 3
+        features[bad, torch.arange(rows)[bad] % size] = NAN
+        features, weight, bias = (t.to(device) for t in (features, weight, bias))
+        more = {"labels": labels_for(torch.empty(rows, classes)).to(device)}
+        got = dk.linear_margin(
+            features, weight, bias, kind=kind, **(more if kind == "label" else {})
+        )
+        # oneDNN's bfloat16 product of an odd number of features on some CPUs reads one past a row;
+        # where torch's own linear layer is spoilt, this one may be.
+        torchs = F.linear(features, weight, bias).isnan().any(1).cpu()
+        assert got.isnan().cpu()[bad].all()
+        assert not got.isnan().cpu()[~bad & ~torchs].any()
+        assert dtype == torch.bfloat16 or torch.equal(torchs, bad)
+
+
+def test_a_nan_in_the_head_spoils_every_row(device: str) -> None:
+    features, weight, bias = (t.to(device) for t in head(33, 8, 5))
+    for place in range(5):
+        w, b = weight.clone(), bias.clone()
+        w[place, place], b[place] = NAN, NAN
+        assert dk.linear_margin(features, w, bias).isnan().all()
+        assert dk.linear_margin(features, weight, b).isnan().all()
+
+
+def test_a_bias_of_minus_infinity_masks_its_class(device: str) -> None:
+    features, weight, bias = (t.to(device) for t in head(50, 8, 6))
+    masked = bias.clone()
+    masked[[0, 4]] = -INF
+    kept = [1, 2, 3, 5]
+    for kind in ("gap", "probability"):
+        got = dk.linear_margin(features, weight, masked, kind=kind)
+        want = reference(features, weight[kept], bias[kept], None, kind, None)
+        oracle.check(got, want, ulps=64, floor=1.0)
+    masked[kept[1:]] = -INF
+    assert dk.linear_margin(features, weight, masked).tolist() == [INF] * 50
+    masked[kept] = -INF
+    assert dk.linear_margin(features, weight, masked).tolist() == [0.0] * 50
+    assert dk.linear_margin(features, weight, masked, kind="probability").tolist() == [0.0] * 50
+
+
+def test_infinite_logits(device: str) -> None:
+    features, weight, bias = (t.to(device) for t in head(21, 8, 6))
+    high = bias.clone()
+    high[2] = INF
+    y = torch.arange(21, device=device) % 6
+    assert dk.linear_margin(features, weight, high).tolist() == [INF] * 21
+    got = dk.linear_margin(features, weight, high, kind="label", labels=y)
+    assert got.tolist() == [INF if label == 2 else -INF for label in y.tolist()]
+    high[5] = INF
+    assert dk.linear_margin(features, weight, high).tolist() == [0.0] * 21
+    # An infinite feature makes infinities of both signs, and every zero weight a NaN.
+    features[4, 1] = INF
+    check_linear(features, weight, bias)
+    weight[3, 1] = 0.0
+    assert dk.linear_margin(features, weight, bias).isnan().tolist() == [r == 4 for r in range(21)]
+
+
+def test_identical_classes_tie_exactly(device: str) -> None:
+    for dtype in oracle.DTYPES:
+        for size, classes in [(7, 3), (33, 17), (300, 70)]:
+            features, weight, bias = head(40, size, classes, dtype)
+            weight[0], bias[0] = weight[0] * 50, 0.0
+            weight[-1], bias[-1] = weight[0], bias[0]
+            features[:, :] = features * features.sign() * weight[0].sign()
+            features, weight, bias = (t.to(device) for t in (features, weight, bias))
+            assert dk.linear_margin(features, weight, bias).tolist() == [0.0] * 40
+            apart = dk.linear_margin(features, weight, bias, kind="distance")
+            assert apart.tolist() == [0.0] * 40
+
+
+def test_large_half_precision_logits_do_not_overflow_the_accumulation(device: str) -> None:
+    # Partial sums pass float16's largest value; the logits themselves come back into range.
+    features = torch.full((3, 8), 200.0, dtype=torch.float16, device=device)
+    weight = torch.full((4, 8), 180.0, dtype=torch.float16, device=device)
+    weight[:, 4:] *= -1
+    weight[1, 0] += 20
+    assert dk.linear_margin(features, weight).tolist() == [4000.0] * 3
+
+
+@pytest.mark.parametrize("width", [None, 8, 0.3])
+def test_distances_are_those_of_the_width(width: int | float | None, device: str) -> None:
+    features, weight, bias = (t.to(device) for t in head(60, 16, 9))
+    given = dk.class_distances(weight, width=width)
+    got = dk.linear_margin(features, weight, bias, width=width, kind="distance")
+    again = dk.linear_margin(
+        features, weight, bias, width=width, kind="distance", class_distances=given
+    )
+    assert oracle.same_bits(got, again)
+    other = dk.linear_margin(
+        features, weight, bias, width=width, kind="distance", class_distances=given * 2
+    )
+    oracle.check(other, oracle.array(got) / 2, ulps=2)
+
+
+def test_weights_between_rows_far_apart_in_memory() -> None:
+    try:
+        storage = torch.empty(2**31 + 5000, dtype=torch.float32)
+    except RuntimeError as error:
+        pytest.skip(f"no address space: {error}")
+    features, weight, bias = head(5, 12, 4)
+    far = storage.as_strided((4, 12), (2**31 // 3, 1), 5)
+    far.copy_(weight)
+    check_linear(features, far, bias)
+    check_linear(features, far, bias, 5, "distance")
+    far = storage.as_strided((5, 12), (2**31 // 5, 1), 5)
+    far.copy_(features)
+    check_linear(far, weight, bias)
+
+
+@pytest.mark.big
+def test_logits_that_would_be_over_two_to_the_31_elements() -> None:
+    rows, classes = 2**31 // 4096 + 77, 4096
+    features, weight, bias = head(rows, 2, classes)
+    got = dk.linear_margin(features, weight, bias)
+    for part in (slice(0, 500), slice(rows - 500, rows)):
+        want = reference(features[part], weight, bias, None, "gap", None)
+        oracle.check(got[part], want, ulps=64, floor=1.0)
+
+
+# ---------------------------------------------------- rows and classes past any block of the kernel
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("kind", oracle.MARGIN_KINDS)
+@given(
+    rows=st.integers(1, 12),
+    classes=st.one_of(
+        st.sampled_from([2, 1023, 1024, 1025, 2048, 2049, 3100]), st.integers(2, 4200)
+    ),
+    hard=st.integers(0, 6),
+    levels=st.sampled_from([2, 5, 10**6]),
+    seed=st.integers(0, 9999),
+)
+def test_logits_that_come_out_exactly_give_exact_margins(
+    kind: str, dtype: torch.dtype, rows: int, classes: int, hard: int, levels: int, seed: int
+) -> None:
+    # One feature a row is 1, the others 0: the logits are the weight's columns, ties and all, and
+    # the bias puts infinities and NaN at a few classes.
+    if kind == "distance":
+        classes = min(classes, 1100)
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randint(-levels, levels, (classes, rows), generator=generator).to(dtype)
+    bias = torch.zeros(classes, dtype=dtype)
+    pool = torch.tensor([INF, -INF, -INF, -INF, INF, NAN][: 2 + hard], dtype=dtype)
+    places = torch.randint(classes, (hard,), generator=generator)
+    bias[places] = pool[torch.randint(len(pool), (hard,), generator=generator)]
+    if seed % 7 == 0:
+        bias[:-2] = -INF
+    features = torch.eye(rows, dtype=dtype)
+    z = oracle.linear(oracle.array(features), oracle.array(weight), oracle.array(bias))
+    more: dict[str, Any] = {}
+    wide: list[Any] = [None, None]
+    if kind == "label":
+        more["labels"] = torch.randint(classes, (rows,), generator=generator)
+        wide[0] = more["labels"].numpy()
+    if kind == "distance":
+        points = torch.randint(0, 3, (classes, 2), generator=generator).float()
+        more["class_distances"] = torch.cdist(points, points)
+        wide[1] = oracle.array(more["class_distances"])
+    got = dk.linear_margin(features, weight, bias, kind=kind, **more)
+    ulps, floor = {"probability": (16, 1.0), "distance": (4, 0.0)}.get(kind, (0, 0.0))
+    oracle.check(got, oracle.margin(z, kind, *wide), ulps=ulps, floor=floor)
+
+
+@pytest.mark.parametrize("kind", oracle.MARGIN_KINDS)
+@pytest.mark.parametrize(
+    ("rows", "size", "classes"), [(5003, 6, 1000), (4100, 3, 1500), (40_001, 3, 10)]
+)
+def test_many_rows(rows: int, size: int, classes: int, kind: str, device: str) -> None:
+    if kind == "distance" and rows * classes > 10**6:
+        classes = 200
+    features, weight, bias = (t.to(device) for t in head(rows, size, classes, seed=rows))
+    check_linear(features, weight, bias, None, kind)
+
+
+# ------------------------------------------------------------------------------------ autocast
+
+
+@pytest.mark.parametrize("kind", oracle.MARGIN_KINDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_computes_at_the_autocast_dtype(
+    dtype: torch.dtype, kind: str, device: str
+) -> None:
+    features, weight, bias = (t.to(device) for t in head(40, 30, 9))
+    low = [t.to(dtype) for t in (features, weight, bias)]
+    more = {"labels": labels_for(torch.empty(40, 9)).to(device)} if kind == "label" else {}
+    if kind == "distance":
+        # Whether the distances are those of the given weight or of the cast one is left open.
+        more = {"class_distances": dk.class_distances(weight)}
+    with torch.autocast(device, dtype=dtype):
+        assert F.linear(features, weight, bias).dtype == dtype
+        got = dk.linear_margin(features, weight, bias, kind=kind, **more)
+        top = dk.linear_margin_topk(features, weight, 7, bias, kind=kind, **more)
+    assert got.dtype == torch.float32
+    assert oracle.same_bits(got, dk.linear_margin(*low, kind=kind, **more))
+    oracle.check_selection(top, got, 7)
+
+
+@pytest.mark.parametrize("kind", oracle.MARGIN_KINDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_takes_low_precision_features_and_a_float32_head(
+    dtype: torch.dtype, kind: str, device: str
+) -> None:
+    # What a network under autocast hands to its last layer.
+    features, weight, bias = (t.to(device) for t in head(40, 30, 9))
+    low = [t.to(dtype) for t in (features, weight, bias)]
+    more = {"labels": labels_for(torch.empty(40, 9)).to(device)} if kind == "label" else {}
+    if kind == "distance":
+        more = {"class_distances": dk.class_distances(weight)}
+    want = dk.linear_margin(*low, kind=kind, **more)
+    with torch.autocast(device, dtype=dtype):
+        for width in (None, 12):
+            got = dk.linear_margin(low[0], weight, bias, width=width, kind=kind, **more)
+            assert oracle.same_bits(got, dk.linear_margin(*low, width=width, kind=kind, **more))
+        got = dk.linear_margin(low[0], weight, bias, kind=kind, **more)
+        top = dk.linear_margin_topk(low[0], weight, 7, bias, kind=kind, **more)
+    assert oracle.same_bits(got, want)
+    oracle.check_selection(top, got, 7)
+
+
+def test_autocast_distances_come_from_the_weight(device: str) -> None:
+    features, weight, bias = (t.to(device) for t in head(40, 30, 9))
+    with torch.autocast(device, dtype=torch.bfloat16):
+        got = dk.linear_margin(features, weight, bias, kind="distance")
+        apart = dk.class_distances(weight)
+    low = [t.bfloat16() for t in (features, weight, bias)]
+    want = reference(low[0], low[1], low[2], None, "distance", None)
+    assert oracle.worst(got, want) <= 0.05
+    assert oracle.same_bits(apart, dk.class_distances(weight))
+
+
+def test_autocast_leaves_float64_alone(device: str) -> None:
+    features, weight, bias = (t.to(device) for t in head(10, 8, 4, torch.float64))
+    with torch.autocast(device, dtype=torch.bfloat16):
+        got = dk.linear_margin(features, weight, bias)
+    assert oracle.same_bits(got, dk.linear_margin(features, weight, bias))
+
+
+def test_autocast_does_not_touch_logits(device: str) -> None:
+    x = random_logits(10, 8).to(device)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        assert oracle.same_bits(dk.margin(x), dk.margin(x.clone()))
+        got = dk.margin(x)
+    oracle.check(got, oracle.margin(oracle.array(x)))
+
+
+def test_disabled_autocast_inside_autocast(device: str) -> None:
+    features, weight, bias = (t.to(device) for t in head(10, 8, 4))
+    with torch.autocast(device, dtype=torch.bfloat16), torch.autocast(device, enabled=False):
+        got = dk.linear_margin(features, weight, bias)
+    assert oracle.same_bits(got, dk.linear_margin(features, weight, bias))

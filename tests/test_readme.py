@@ -1,0 +1,59 @@
+"""The README's examples run as they stand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def python_block(heading: str) -> str:
+    section = README.read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    block = re.search(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    assert block is not None, f"README.md: no python block under {heading!r}"
+    return block.group(1)
+
+
+def test_the_loop_trains_on_the_budget_after_the_warm_up() -> None:
+    generator = torch.Generator().manual_seed(0)
+    train_set = TensorDataset(
+        torch.randn(300, 5, generator=generator), torch.randint(0, 3, (300,), generator=generator)
+    )
+    model = nn.Linear(5, 3)
+    seen: list[int] = []
+
+    def train_step(images: Tensor, labels: Tensor) -> None:
+        assert images.shape == (len(labels), 5)
+        seen.append(len(labels))
+
+    names = {"train_set": train_set, "model": model, "epochs": 8, "train_step": train_step}
+    exec(python_block("In your own training loop"), names)
+    assert sum(seen) == 2 * 300 + 6 * 180
+    with torch.no_grad():
+        top = model(train_set.tensors[0]).topk(2, dim=1).values.double()
+    nearest = (top[:, 0] - top[:, 1]).argsort(stable=True)[:180].sort().values
+    assert torch.equal(names["sampler"].indices, nearest)
+
+
+def test_the_kernels_examples_give_what_they_say() -> None:
+    batch, classes, width, k = 20, 4, 6, 7
+    names = {
+        "logits": torch.randn(batch, classes),
+        "labels": torch.randint(0, classes, (batch,)),
+        "features": torch.randn(batch, width),
+        "weight": torch.randn(classes, width),
+        "bias": torch.randn(classes),
+        "margins": torch.rand(50),
+        "k": k,
+    }
+    exec(python_block("The kernels"), names)
+
+
+def test_quick_start_has_two_commands() -> None:
+    section = README.read_text().partition("## Quick start\n")[2].partition("\n## ")[0]
+    assert len(re.findall(r"^```bash$", section, re.MULTILINE)) == 2
