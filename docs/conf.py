@@ -1,10 +1,10 @@
 """Sphinx configuration: `sphinx-build -W docs docs/_build`."""
 
-from importlib.metadata import version
+import importlib.metadata
 
 project = "dynams-kernels"
 author = "The dynams-kernels authors"
-release = version("dynams-kernels")
+release = importlib.metadata.version("dynams-kernels")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 3
 html_theme = "furo"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     )
     from dynams.training.cost import PURPOSES, Cost
     from dynams.training.errors import NonFiniteLossError, ResumeError, TrainingError
-    from dynams.training.evaluate import evaluate
+    from dynams.training.evaluation import evaluate
     from dynams.training.interrupt import Interrupt
     from dynams.training.loop import train
     from dynams.training.optim import build_optimizer, learning_rate, parameter_groups
@@ -66,7 +66,7 @@ _MODULES = {
     ),
     "cost": ("PURPOSES", "Cost"),
     "errors": ("NonFiniteLossError", "ResumeError", "TrainingError"),
-    "evaluate": ("evaluate",),
+    "evaluation": ("evaluate",),
     "interrupt": ("Interrupt",),
     "loop": ("train",),
     "optim": ("build_optimizer", "learning_rate", "parameter_groups"),

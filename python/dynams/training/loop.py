@@ -27,7 +27,7 @@ from dynams.training.config import TrainConfig
 from dynams.training.distributed import Agreement, average_buffers, build_fabric
 from dynams.training.environment import environment
 from dynams.training.errors import NonFiniteLossError
-from dynams.training.evaluate import evaluate
+from dynams.training.evaluation import evaluate
 from dynams.training.interrupt import Interrupt
 from dynams.training.optim import learning_rate, set_learning_rate
 from dynams.training.records import refresh_record, sample_pictures

@@ -20,7 +20,7 @@ from dynams.data import load_data
 from dynams.models import build_model
 from dynams.training.batches import Batches
 from dynams.training.checkpoint import BEST, checkpoint_path, load_checkpoint
-from dynams.training.evaluate import evaluate
+from dynams.training.evaluation import evaluate
 from dynams.training.loop import train
 
 SMALL = [

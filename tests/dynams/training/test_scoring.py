@@ -11,7 +11,7 @@ from training_runs import made_up_images
 from dynams.data import Augmentation
 from dynams.models import SlimmableResNet, build_model
 from dynams.training.batches import Batches
-from dynams.training.evaluate import evaluate
+from dynams.training.evaluation import evaluate
 from dynams.training.frozen import frozen
 from dynams.training.scoring import score_candidates
 
