@@ -21,7 +21,7 @@ NEEDED_IN_SDIST = (
     "dynams_kernels/_cpu.pyi",
     "python/dynams/py.typed",
     "python/dynams/cli/presets/digits.yaml",
-    "tests/oracle.py",
+    "tests/support/oracle.py",
     "bench/README.md",
     "docs/index.md",
 )

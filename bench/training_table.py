@@ -43,7 +43,9 @@ def row(recipe: str, runs: list[Run]) -> str:
     overlaps = [r.overlap for run in runs for r in run.refreshes if r.overlap is not None]
 
     def seconds(*purposes: str) -> str:
-        return f"{statistics.mean(sum(end.seconds.get(p, 0) for p in purposes) for end in done):.1f}"
+        return (
+            f"{statistics.mean(sum(end.seconds.get(p, 0) for p in purposes) for end in done):.1f}"
+        )
 
     # Evaluation is for the reader of the log, not a cost of training: left out of the time, for all alike.
     cost = [end.total_seconds - end.seconds.get("evaluation", 0.0) for end in done]
@@ -55,7 +57,9 @@ def row(recipe: str, runs: list[Run]) -> str:
         seconds("training"),
         seconds("proxy loss"),
         seconds("scoring", "selection"),
-        f"{100 * statistics.mean(overlaps):.0f}" if overlaps and recipe.startswith("margin") else "",
+        f"{100 * statistics.mean(overlaps):.0f}"
+        if overlaps and recipe.startswith("margin")
+        else "",
     ]
     return "| " + " | ".join(cells) + " |"
 
@@ -67,7 +71,9 @@ def table(results: Path) -> str:
         by_recipe[log.parent.name.rpartition("-s")[0]].append(read_run(log.parent))
     unknown = set(by_recipe) - set(RECIPES)
     if unknown or not by_recipe:
-        raise SystemExit(f"{results}: recipes found {sorted(by_recipe)}, want some of {list(RECIPES)}")
+        raise SystemExit(
+            f"{results}: recipes found {sorted(by_recipe)}, want some of {list(RECIPES)}"
+        )
     seeds = {len(runs) for runs in by_recipe.values()}
     lines = [
         "| recipe | test accuracy % | seconds | thousand samples | training s | proxy loss s | scoring s | overlap % |",
