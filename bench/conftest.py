@@ -76,4 +76,6 @@ def pytest_benchmark_update_machine_info(
 ) -> None:
     machine_info["torch"] = torch.__version__
     machine_info["isa"] = dk.backends()["native_cpu"].get("isa")
-    machine_info.pop("node", None)  # the name of a machine says nothing to anybody else
+    # Names of one machine and of its builds say nothing to anybody else.
+    for name in ("node", "release", "python_build"):
+        machine_info.pop(name, None)

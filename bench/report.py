@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pages import insert
+
 
 def _time(seconds: float) -> str:
     for unit, scale in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
@@ -51,16 +53,16 @@ def table(report: dict[str, Any]) -> str:
 
 # What a reader of the front page wants to know: benchmark, peer, and how to say it.
 HEADLINES = (
-    ("bench_margin[float32-(8192, 1000)]", "logits.topk(2), subtracted", "`margin`, 8192 x 1000, float32"),
-    ("bench_margin[bfloat16-(8192, 1000)]", "logits.topk(2), subtracted", "`margin`, 8192 x 1000, bfloat16"),
-    ("bench_margin[float32-(8192, 1000)]", "logits.amax(1)", "`margin`, 8192 x 1000, float32"),
+    ("bench_margin[(8192, 1000)-float32]", "logits.topk(2), subtracted", "`margin`, 8192 x 1000, float32"),
+    ("bench_margin[(8192, 1000)-bfloat16]", "logits.topk(2), subtracted", "`margin`, 8192 x 1000, bfloat16"),
+    ("bench_margin[(8192, 1000)-float32]", "logits.amax(1)", "`margin`, 8192 x 1000, float32"),
     ("bench_six_scores[float32]", "the same six in torch", "`scores`, six kinds, 8192 x 1000"),
     ("bench_smallest_k[normal-1,280,000]", "torch.topk(sorted=False)", "`smallest_k`, 60 % of 1.28 M"),
     ("bench_smallest_k[normal-1,280,000]", "numpy.argpartition", "`smallest_k`, 60 % of 1.28 M"),
     ("bench_smallest_k[normal-20,000,000]", "torch.topk(sorted=False)", "`smallest_k`, 60 % of 20 M"),
-    ("bench_linear_margin[float32-(4096, 1024, 1000)]", "F.linear alone", "`linear_margin`, 4096 x 1024 -> 1000, float32"),
-    ("bench_linear_margin[float32-(2048, 1024, 32000)]", "F.linear alone", "`linear_margin`, 2048 x 1024 -> 32000, float32"),
-    ("bench_linear_margin[bfloat16-(2048, 1024, 32000)]", "F.linear alone", "`linear_margin`, 2048 x 1024 -> 32000, bfloat16"),
+    ("bench_linear_margin[(4096, 1024, 1000)-float32]", "F.linear alone", "`linear_margin`, 4096 x 1024 -> 1000, float32"),
+    ("bench_linear_margin[(2048, 1024, 32000)-float32]", "F.linear alone", "`linear_margin`, 2048 x 1024 -> 32000, float32"),
+    ("bench_linear_margin[(2048, 1024, 32000)-bfloat16]", "F.linear alone", "`linear_margin`, 2048 x 1024 -> 32000, bfloat16"),
 )  # fmt: skip
 
 
@@ -76,7 +78,7 @@ def _machine(report: dict[str, Any]) -> str:
 
 def headlines(report: dict[str, Any]) -> str:
     """The table of the front page."""
-    found = {entry["name"].replace("torch.", "", 1): entry for entry in report["benchmarks"]}
+    found = {entry["name"].replace("torch.", ""): entry for entry in report["benchmarks"]}
     lines = ["| | ours | against | speed-up |", "|---|--:|---|--:|"]
     for name, peer, saying in HEADLINES:
         entry = found[name]
@@ -85,15 +87,6 @@ def headlines(report: dict[str, Any]) -> str:
         lines.append(f"| {saying} | {time} | `{peer}` | {result['speedup']:.1f} x |")
     lines += ["", f"Medians of one run ({_machine(report)}); above 1 ours is faster."]
     return "\n".join(lines) + "\n"
-
-
-def insert(page: Path, text: str) -> None:
-    """Put `text` between the page's marks."""
-    before, begin, rest = page.read_text().partition("<!-- bench:begin -->\n")
-    _old, end, after = rest.partition("<!-- bench:end -->")
-    if not begin or not end:
-        raise SystemExit(f"{page}: no bench:begin and bench:end marks")
-    page.write_text(before + begin + text + end + after)
 
 
 def main() -> None:
@@ -105,7 +98,7 @@ def main() -> None:
     if options.into is None:
         print(table(report), end="")
     else:
-        insert(options.into, headlines(report))
+        insert(options.into, "bench", headlines(report))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from dynams.report import Run, read_run
+from pages import insert
 
 # Recipes in the order a reader compares them, and what they are.
 RECIPES = {
@@ -86,15 +87,6 @@ def table(results: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def insert(page: Path, text: str) -> None:
-    """Put `text` between the page's marks."""
-    before, begin, rest = page.read_text().partition("<!-- cifar10:begin -->\n")
-    _old, end, after = rest.partition("<!-- cifar10:end -->")
-    if not begin or not end:
-        raise SystemExit(f"{page}: no cifar10:begin and cifar10:end marks")
-    page.write_text(before + begin + text + end + after)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path)
@@ -102,7 +94,7 @@ def main() -> None:
     options = parser.parse_args()
     text = table(options.results)
     for page in options.into:
-        insert(page, text)
+        insert(page, "cifar10", text)
     if not options.into:
         print(text, end="")
 
