@@ -2,6 +2,7 @@
 
 python bench/report.py REPORT.json                    the whole table, to standard output
 python bench/report.py REPORT.json --into README.md   its headlines, between the page's bench:begin and bench:end marks
+python bench/report.py REPORT.json --targets bench/results/README.md    what was aimed at and what was reached, likewise
 """
 
 from __future__ import annotations
@@ -66,6 +67,22 @@ HEADLINES = (
 )  # fmt: skip
 
 
+# What was aimed at on the CPU: benchmark, peer, and the least speed-up over the peer.
+TARGETS = (
+    ("bench_margin[(8192, 1000)-float32]", "logits.topk(2), subtracted", 8.0),
+    ("bench_margin[(8192, 1000)-bfloat16]", "logits.topk(2), subtracted", 8.0),
+    ("bench_margin[(8192, 1000)-float32]", "logits.amax(1)", 1 / 1.2),
+    ("bench_margin[(8192, 1000)-bfloat16]", "logits.amax(1)", 1 / 1.2),
+    ("bench_six_scores[float32]", "margin (gap) alone", 1 / 1.5),
+    ("bench_smallest_k[normal-1,280,000]", "torch.topk(sorted=False)", 10.0),
+    ("bench_smallest_k[normal-1,280,000]", "numpy.argpartition", 5.0),
+    ("bench_smallest_k[normal-20,000,000]", "torch.topk(sorted=False)", 15.0),
+    ("bench_smallest_k[normal-20,000,000]", "numpy.argpartition", 5.0),
+    ("bench_linear_margin[(4096, 1024, 1000)-float32]", "F.linear alone", 1.0),
+    ("bench_linear_margin[(2048, 1024, 32000)-float32]", "F.linear alone", 1.0),
+)  # fmt: skip
+
+
 def _machine(report: dict[str, Any]) -> str:
     machine, commit = report["machine_info"], report["commit_info"]
     threads = min(entry["extra_info"]["threads"] for entry in report["benchmarks"])
@@ -76,9 +93,26 @@ def _machine(report: dict[str, Any]) -> str:
     )
 
 
+def _by_name(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {entry["name"].replace("torch.", ""): entry for entry in report["benchmarks"]}
+
+
+def targets(report: dict[str, Any]) -> str:
+    """What was aimed at, and what this report reached."""
+    found = _by_name(report)
+    lines = ["| benchmark | peer | speed-up aimed at | reached | |", "|---|---|--:|--:|---|"]
+    for name, peer, least in TARGETS:
+        reached = found[name]["extra_info"]["peers"][peer]["speedup"]
+        verdict = "met" if reached >= least else "missed"
+        saying = name.removeprefix("bench_")
+        lines.append(f"| {saying} | `{peer}` | {least:.2f} | {reached:.2f} | {verdict} |")
+    lines += ["", f"{_machine(report)}."]
+    return "\n".join(lines) + "\n"
+
+
 def headlines(report: dict[str, Any]) -> str:
     """The table of the front page."""
-    found = {entry["name"].replace("torch.", ""): entry for entry in report["benchmarks"]}
+    found = _by_name(report)
     lines = ["| | ours | against | speed-up |", "|---|--:|---|--:|"]
     for name, peer, saying in HEADLINES:
         entry = found[name]
@@ -93,12 +127,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("report", type=Path)
     parser.add_argument("--into", type=Path, metavar="PAGE")
+    parser.add_argument("--targets", type=Path, metavar="PAGE")
     options = parser.parse_args()
     report = json.loads(options.report.read_text())
-    if options.into is None:
-        print(table(report), end="")
-    else:
+    if options.into is not None:
         insert(options.into, "bench", headlines(report))
+    if options.targets is not None:
+        insert(options.targets, "targets", targets(report))
+    if options.into is None and options.targets is None:
+        print(table(report), end="")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,8 @@ namespace {
 
 // A thread's rows must be worth calling it: a few microseconds, at about ten gigabytes a second.
 constexpr int64_t kBytesPerThread = 1 << 17;
+// A row costs as much as reading this many bytes, however short it is.
+constexpr int64_t kLeastRowBytes = 256;
 
 template <class T>
 T* pointer(uintptr_t address) {
@@ -71,7 +74,8 @@ void row_scores(const std::string& isa, uintptr_t logits, int32_t dtype, int64_t
   if (!(is_first && is_last) && states == 0)
     throw py::value_error("states: wanted where rows come in blocks, got null");
   const Kernels& kernels = kernels_named(isa);
-  const int team = threads_for(rows * classes * element_bytes(task.dtype), kBytesPerThread, threads);
+  const int64_t row_bytes = std::max(kLeastRowBytes, classes * element_bytes(task.dtype));
+  const int team = threads_for(rows * row_bytes, kBytesPerThread, threads);
   const py::gil_scoped_release release;
   run_team(team, [&](const Member& member) { kernels.row_scores(task, member.begin(rows), member.end(rows)); });
 }
