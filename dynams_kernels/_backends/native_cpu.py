@@ -21,7 +21,7 @@ _DTYPE_NUMBER = {
 # A tile of logits: large enough for the matrix product to run at its full rate, small enough to stay in cache until it
 # is reduced.
 _TILE_CLASSES = 1024
-_TILE_BYTES = 8 << 20
+_TILE_BYTES = 16 << 20
 
 
 def _address(tensor: Tensor | None) -> int:
