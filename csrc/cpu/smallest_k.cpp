@@ -125,6 +125,22 @@ void keep_bounds(Part<Key>& part, Bounds<Key> bounds) {
   part.in_question = kept;
 }
 
+// Makes the pages of a large output present before it is written: one call, where each page's first touch would trap.
+// Only above 32 MB, from which on glibc always returns freshly mapped memory, is it sure to find pages that are not
+// there yet.
+void populate(void* data, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_POPULATE_WRITE)
+  constexpr uintptr_t kPage = 4096;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) & ~(kPage - 1);
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) & ~(kPage - 1);
+  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_WRITE);
+#else
+  (void)data;
+  (void)bytes;
+#endif
+}
+constexpr int64_t kSurelyFresh = 32 << 20;
+
 // Everything the team shares. Written by rank 0 alone, between two barriers.
 template <class Key>
 struct Selection {
@@ -245,8 +261,12 @@ class Selector {
     }
     const int64_t begin = member.begin(count_), size = member.end(count_) - begin;
     const WriteTask task{ties, begin, part_of(member).below + ties};
-    kernels_.write_selected(dtype_, advance(dtype_, values_, begin), size, shared_.bounds.low, task,
-                            static_cast<char*>(out_values_) + place * element_size(dtype_), out_indices_ + place);
+    char* values = static_cast<char*>(out_values_) + place * element_size(dtype_);
+    int64_t* indices = out_indices_ + place;
+    if (k_ * element_size(dtype_) >= kSurelyFresh) populate(values, task.capacity * element_size(dtype_));
+    if (k_ * static_cast<int64_t>(sizeof(int64_t)) >= kSurelyFresh)
+      populate(indices, task.capacity * static_cast<int64_t>(sizeof(int64_t)));
+    kernels_.write_selected(dtype_, advance(dtype_, values_, begin), size, shared_.bounds.low, task, values, indices);
   }
 
   const Kernels& kernels_;
@@ -258,19 +278,6 @@ class Selector {
   Selection<Key> shared_;
   std::unique_ptr<Key[]> keys_;
 };
-
-// Asks for huge pages under a large fresh output: touching it for the first time costs more than writing it otherwise.
-void advise_huge_pages(void* data, int64_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kHuge = uintptr_t(1) << 21;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHuge - 1) & ~(kHuge - 1);
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) & ~(kHuge - 1);
-  if (end > begin + 4 * kHuge) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#else
-  (void)data;
-  (void)bytes;
-#endif
-}
 
 template <class Key>
 void select_and_order(const Kernels& kernels, DType dtype, const void* values, int64_t count, int64_t k, bool by_value,
@@ -294,8 +301,6 @@ void select_and_order(const Kernels& kernels, DType dtype, const void* values, i
 void smallest_k(const Kernels& kernels, DType dtype, const void* values, int64_t count, int64_t k, bool by_value,
                 void* out_values, int64_t* out_indices, int threads) {
   if (k == 0) return;
-  advise_huge_pages(out_values, k * element_size(dtype));
-  advise_huge_pages(out_indices, k * static_cast<int64_t>(sizeof(int64_t)));
   const int team = threads_for(count, kGrain, threads);
   if (dtype == DType::kFloat64)
     select_and_order<uint64_t>(kernels, dtype, values, count, k, by_value, out_values, out_indices, team);
