@@ -17,6 +17,7 @@ from torch import Tensor
 from dynams_kernels._backends import eager
 
 _BACKEND_CHOICES = ("auto", "native", "eager")
+_ISA_CHOICES = ("avx512", "avx2", "baseline")
 
 
 class Backend(Protocol):
@@ -59,16 +60,16 @@ class Status:
         return {**plain, **(self.details or {})}
 
 
-def _choice() -> str:
-    choice = os.environ.get("DYNAMS_KERNELS_BACKEND", "auto")
-    if choice not in _BACKEND_CHOICES:
-        raise ValueError(
-            f"DYNAMS_KERNELS_BACKEND: got {choice!r}, want one of {', '.join(_BACKEND_CHOICES)}"
-        )
+def _from_environment(variable: str, choices: tuple[str, ...]) -> str | None:
+    choice = os.environ.get(variable)
+    if choice is not None and choice not in choices:
+        raise ValueError(f"{variable}: got {choice!r}, want one of {', '.join(choices)}")
     return choice
 
 
-def _load_native_cpu(choice: str) -> tuple[Backend | None, Status]:
+def _load_native_cpu() -> tuple[Backend | None, Status]:
+    choice = _from_environment("DYNAMS_KERNELS_BACKEND", _BACKEND_CHOICES)
+    isa = _from_environment("DYNAMS_KERNELS_ISA", _ISA_CHOICES)
     try:
         module: ModuleType = importlib.import_module("dynams_kernels._cpu")
     except ImportError as error:
@@ -77,10 +78,11 @@ def _load_native_cpu(choice: str) -> tuple[Backend | None, Status]:
                 "DYNAMS_KERNELS_BACKEND=native, but the compiled CPU module cannot be imported: "
                 f"{error}"
             ) from error
-        return None, Status(compiled=False, usable=False, why_not=str(error))
+        why_not = f"{error}: not built, or the package is imported from a source tree"
+        return None, Status(compiled=False, usable=False, why_not=why_not)
     from dynams_kernels._backends.native_cpu import NativeCpu
 
-    backend = NativeCpu(module, os.environ.get("DYNAMS_KERNELS_ISA"))
+    backend = NativeCpu(module, isa)
     details = {
         "isa": backend.isa,
         "isas": list(module.supported_isas()),
@@ -91,7 +93,7 @@ def _load_native_cpu(choice: str) -> tuple[Backend | None, Status]:
     return backend, Status(True, True, None, details)
 
 
-_native_cpu, _native_cpu_status = _load_native_cpu(_choice())
+_native_cpu, _native_cpu_status = _load_native_cpu()
 
 # The backend that serves tensors on the CPU; every other device is served by `eager`.
 cpu: Backend = _native_cpu if _native_cpu is not None else eager

@@ -73,6 +73,7 @@ def digests(backend: str, isa: str | None) -> dict[str, str]:
     done = subprocess.run(
         [sys.executable, "-c", CODE],
         env=env,
+        cwd=os.path.dirname(__file__),  # not the source tree, whose package has no compiled module
         capture_output=True,
         text=True,
         timeout=300,

@@ -32,7 +32,7 @@ def extra_mib(code: str) -> float:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     done = subprocess.run(
         [sys.executable, "-c", PRELUDE + code + tail],
-        env=env, capture_output=True, text=True, timeout=300, check=False,
+        env=env, cwd=os.path.dirname(__file__), capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return float(done.stdout.split()[-1])

@@ -100,6 +100,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     return subprocess.run(
         [sys.executable, "-c", code],
         env=env,
+        cwd=os.path.dirname(__file__),  # not the source tree, whose package has no compiled module
         capture_output=True,
         text=True,
         timeout=120,

@@ -164,6 +164,6 @@ def test_a_forked_child_computes_the_same(count: int) -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     done = subprocess.run(
         [sys.executable, "-c", FORK, str(count)],
-        env=env, capture_output=True, text=True, timeout=120, check=False,
+        env=env, cwd=os.path.dirname(__file__), capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.stdout.strip() == "fine", done.stdout + done.stderr

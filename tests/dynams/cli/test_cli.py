@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -70,7 +71,13 @@ def test_help_imports_neither_torch_nor_the_engine():
         "heavy = {'torch', 'numpy', 'lightning_fabric', 'rich', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(f'{statuses} {heavy}' if any(statuses) or heavy else 0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=os.path.dirname(__file__),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 
