@@ -7,6 +7,7 @@ import zlib
 
 import hypothesis.strategies as st
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
@@ -230,6 +231,31 @@ def test_samples_at_a_regular_stride_cannot_mislead(stride: int, device: str) ->
             tensor = torch.from_numpy(x).to(device)
             for k in (size // stride // 2, size // stride + 1, size * 6 // 10):
                 check(tensor, k, ("index",))
+
+
+def sampled_places(size: int) -> npt.NDArray[np.int64]:
+    """Where csrc/cpu/smallest_k.cpp looks to guess its bounds (any other guess is tested as well)."""
+    samples = min(65_536, int(4 * math.sqrt(size)))
+    stride = size // samples
+    state, places = 0x9E3779B97F4A7C15, []
+    for i in range(samples):
+        state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
+        places.append(i * stride + (state >> 33) % stride)
+    return np.array(places)
+
+
+@pytest.mark.parametrize("size", [16_384, 100_003, 262_144])
+@pytest.mark.parametrize("lie", [-1e30, 1e30, 0.0, INF, -INF, NAN, "spread"])
+def test_a_sample_that_lies_cannot_mislead(size: int, lie: float | str, device: str) -> None:
+    rng = np.random.default_rng(size)
+    places = sampled_places(size)
+    for scale in (1.0, 1e-3):
+        x = (rng.random(size) * scale + 1).astype(np.float32)
+        x[places] = rng.random(len(places)) + 5 if lie == "spread" else lie
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            values = torch.from_numpy(x).to(dtype).to(device)
+            for k in (1, size // 100, size // 2, size * 6 // 10, size - 1):
+                check(values, k, ("index",))
 
 
 @pytest.mark.parametrize("size", [65_535, 65_536, 65_537, 131_073, 262_144, 500_000])

@@ -24,6 +24,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "run.dir",
         "run.accelerator",
         "run.compile",
+        "run.threads",
         "run.evaluate_every",
         "run.save_every",
         "run.tensorboard",
@@ -212,6 +213,8 @@ class RunConfig:
         precision: 32-true (float32) or bf16-mixed (bfloat16 where it is safe).
         channels_last: keep images and weights in channels-last memory order, which is usually
             faster; on the CPU for scoring and evaluation only.
+        threads: CPU threads that torch computes with; unset: torch's own choice, but one where a
+            batch has so few pixels that threads would mostly wait for each other.
         compile: compile the network with torch.compile.
         evaluate_every: epochs from one evaluation on the test images to the next; the last
             epoch is always evaluated.
@@ -228,6 +231,7 @@ class RunConfig:
     devices: int = 1
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     channels_last: bool = True
+    threads: int | None = None
     compile: bool = False
     evaluate_every: int = 1
     save_every: int = 1
@@ -242,6 +246,7 @@ class RunConfig:
         _one_of("run.accelerator", self.accelerator, ("auto", "cpu", "cuda", "mps"))
         _at_least("run.devices", self.devices, 1)
         _one_of("run.precision", self.precision, ("32-true", "bf16-mixed"))
+        _at_least("run.threads", self.threads, 1)
         _at_least("run.evaluate_every", self.evaluate_every, 1)
         _at_least("run.save_every", self.save_every, 1)
 

@@ -16,6 +16,7 @@ from dynams.training import PURPOSES
 from dynams.training.checkpoint import BEST, checkpoint_path, load_checkpoint
 from dynams.training.config import TrainConfig
 from dynams.training.errors import NonFiniteLossError
+from dynams.training.interrupt import Interrupt
 from dynams.training.loop import train
 
 DATA = made_up_data()
@@ -215,3 +216,36 @@ def test_a_run_on_cuda_finishes_and_resumes(tmp_path, precision):
     summary = train(config, DATA, resume=stopped.run_dir)
     assert summary.completed
     assert all(seconds > 0 for seconds in summary.seconds.values())
+
+
+class Threads(Interrupt):
+    """Never stops; notes with how many threads the steps are computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[int] = set()
+
+    @property
+    def requested(self) -> bool:
+        self.seen.add(torch.get_num_threads())
+        return False
+
+
+@pytest.mark.parametrize(
+    ("chosen", "batch_size", "wanted"),
+    [(None, 16, 1), (None, 512, 3), (2, 16, 2)],
+    ids=["small batches", "large batches", "chosen"],
+)
+def test_threads_are_those_chosen_or_those_the_batches_are_worth(
+    tmp_path, chosen, batch_size, wanted
+):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        watch = Threads()
+        sections = {"run": {"threads": chosen}, "optim": {"batch_size": batch_size, "epochs": 1}}
+        train(small_config(tmp_path, **sections), made_up_data(train=600), interrupt=watch)
+        assert watch.seen == {wanted}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
