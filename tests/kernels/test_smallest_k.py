@@ -7,7 +7,6 @@ import zlib
 
 import hypothesis.strategies as st
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
@@ -21,6 +20,7 @@ from kernel_inputs import (
     from_pattern,
     keys,
     layouts_1d,
+    sampled_places,
     special_values,
 )
 
@@ -231,17 +231,6 @@ def test_samples_at_a_regular_stride_cannot_mislead(stride: int, device: str) ->
             tensor = torch.from_numpy(x).to(device)
             for k in (size // stride // 2, size // stride + 1, size * 6 // 10):
                 check(tensor, k, ("index",))
-
-
-def sampled_places(size: int) -> npt.NDArray[np.int64]:
-    """Where csrc/cpu/smallest_k.cpp looks to guess its bounds (any other guess is tested as well)."""
-    samples = min(65_536, int(4 * math.sqrt(size)))
-    stride = size // samples
-    state, places = 0x9E3779B97F4A7C15, []
-    for i in range(samples):
-        state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
-        places.append(i * stride + (state >> 33) % stride)
-    return np.array(places)
 
 
 @pytest.mark.parametrize("size", [16_384, 100_003, 262_144])

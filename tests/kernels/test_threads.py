@@ -14,7 +14,7 @@ from torch import Tensor
 
 import dynams_kernels as dk
 import oracle
-from kernel_inputs import labels_for, random_logits
+from kernel_inputs import labels_for, random_logits, sampled_places
 
 COUNTS = (1, 2, 3, 4, 5, 6, 7, 8)
 
@@ -32,6 +32,7 @@ F, W, B = (
 )
 V, TIED = random_logits(1, 260_003, seed=5)[0], _ties(260_003, 40)
 HOLED = torch.where(TIED > 30, torch.full_like(TIED, float("nan")), V)
+MISLEADING = V.index_fill(0, torch.from_numpy(sampled_places(len(V))), -9.0)
 Y, YF = labels_for(X), labels_for(torch.empty(1027, 301))
 APART = dk.class_distances(random_logits(513, 5, seed=8))
 
@@ -46,6 +47,9 @@ CALLS: dict[str, Callable[[], list[Tensor]]] = {
     "smallest_k": lambda: [t for k in (5, 100_000, 200_000) for t in dk.smallest_k(V, k)],
     "smallest_k of ties": lambda: [t for k in (5, 156_001) for t in dk.smallest_k(TIED, k)],
     "smallest_k with nan": lambda: [t for k in (5, 250_001) for t in dk.smallest_k(HOLED, k)],
+    "smallest_k misled": lambda: [
+        t for k in (50_000, 156_001) for t in dk.smallest_k(MISLEADING, k)
+    ],
     "smallest_k by value": lambda: list(dk.smallest_k(TIED, 120_000, order="value")),
     "smallest_k strided": lambda: list(dk.smallest_k(V[1::2], 80_000)),
     "margin_topk": lambda: list(dk.margin_topk(SMALL, 12_000)),
@@ -85,7 +89,7 @@ def test_any_number_of_threads_gives_the_same_bits(
 @pytest.mark.parametrize("count", COUNTS)
 def test_threaded_selection_is_exact(count: int, threads: Callable[[int], None]) -> None:
     threads(count)
-    for values in (V, TIED, HOLED):
+    for values in (V, TIED, HOLED, MISLEADING):
         oracle.check_selection(dk.smallest_k(values, 156_001), values, 156_001)
 
 

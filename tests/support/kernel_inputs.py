@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -241,3 +242,14 @@ def counts(draw: st.DrawFn, size: int) -> int:
     """k in [0, size], the ends and their neighbours first."""
     ends = sorted({0, min(1, size), max(size - 1, 0), size, size // 2})
     return draw(st.one_of(st.sampled_from(ends), st.integers(0, size)))
+
+
+def sampled_places(size: int) -> npt.NDArray[np.int64]:
+    """Where csrc/cpu/smallest_k.cpp looks to guess its bounds (any other guess is tested as well)."""
+    samples = min(65_536, int(4 * math.sqrt(size)))
+    stride = size // samples
+    state, places = 0x9E3779B97F4A7C15, []
+    for i in range(samples):
+        state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
+        places.append(i * stride + (state >> 33) % stride)
+    return np.array(places)

@@ -2,7 +2,9 @@
 
 The proxy is frozen once (see `dynams.training.frozen`) and reads the images once, in order, in large
 batches, without gradients or augmentation. Margins come from `dynams_kernels.linear_margin`, which
-never stores logits. Each process scores its share; all get all the margins.
+never stores logits. The head is computed in float32 also where the network runs in bfloat16: eight bits
+would put whole crowds of samples at one margin, to be told apart by their index. Each process scores
+its share; all get all the margins.
 """
 
 from __future__ import annotations
@@ -57,12 +59,12 @@ def score_candidates(
     longest = -(-len(images) // fabric.world_size)
     margins = torch.empty(end - start, dtype=torch.float32, device=batches.device)
     done = 0
-    with torch.inference_mode(), fabric.autocast():
+    with torch.inference_mode():
         for batch, labels in batches.plain(images, start, end, batch_size):
-            features = network.features(batch)
-            head.to(features.dtype)  # autocast leaves features in bfloat16
+            with fabric.autocast():
+                features = network.features(batch)
             margins[done : done + len(labels)] = dk.linear_margin(
-                features,
+                features.float(),
                 head.weight,
                 head.bias,
                 kind=kind,

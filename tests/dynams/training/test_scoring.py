@@ -149,3 +149,11 @@ def test_bfloat16_scores_are_close_and_float32(network):
     assert scored.dtype == torch.float32
     exact = margins(network, 0.5, "gap")
     assert np.abs(scored.numpy() - exact).max() < 0.1 * np.abs(exact).max()
+
+
+def test_half_precision_does_not_put_crowds_at_one_margin(network):
+    fabric = Fabric(accelerator="cpu", precision="bf16-mixed")
+    images = made_up_images(600, seed=6)
+    margins = score_candidates(fabric, network, images, BATCHES, width=0.5, batch_size=200)
+    # A bfloat16 head would leave some 256 values an octave, and many samples at exactly 0.
+    assert len(margins.unique()) > 0.9 * len(images)
