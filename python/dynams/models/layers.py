@@ -127,9 +127,9 @@ class SlimmableConv2d(nn.Module):
             return (self.weight,) * len(sizes)
         if not torch.is_grad_enabled():
             return tuple(
-                self.weight if size == full else _leading_block(self.weight, size) for size in sizes
+                self.weight if size == full else leading_block(self.weight, size) for size in sizes
             )
-        blocks: tuple[Tensor, ...] = cast(Any, _LeadingBlocks).apply(self.weight, *sizes)
+        blocks: tuple[Tensor, ...] = cast(Any, LeadingBlocks).apply(self.weight, *sizes)
         return blocks
 
     def forward(
@@ -151,7 +151,7 @@ class SlimmableConv2d(nn.Module):
     def plain_state(self, width: float) -> dict[str, Tensor]:
         """Copy the tensors that an `nn.Conv2d` of that width has, under its names for them."""
         weight = self.weight.detach()
-        return {"weight": _leading_block(weight, self._sizes[check_width(width, self._sizes)])}
+        return {"weight": leading_block(weight, self._sizes[check_width(width, self._sizes)])}
 
     def extra_repr(self) -> str:
         """Describe the layer for `repr`."""
@@ -272,7 +272,7 @@ class SwitchableBatchNorm2d(nn.ModuleDict):
         return {name: value.clone() for name, value in self.at(width).state_dict().items()}
 
 
-class _LeadingBlocks(torch.autograd.Function):
+class LeadingBlocks(torch.autograd.Function):
     """`weight[:rows, :columns]` for several sizes, as compact copies; the full size is `weight`.
 
     Plain indexing is right but slower: the convolution would copy a strided block in the forward
@@ -283,15 +283,17 @@ class _LeadingBlocks(torch.autograd.Function):
     # No setup_context: with it every call binds a signature, some 90 us on the CPU.
     @staticmethod
     def forward(ctx: Any, weight: Tensor, *sizes: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Cut the leading block of each size; the weight itself where that is all of it."""
         ctx.set_materialize_grads(False)
         ctx.sizes, ctx.shape, ctx.strides = sizes, weight.shape, weight.stride()
         return tuple(
-            weight.view_as(weight) if size == weight.shape[:2] else _leading_block(weight, size)
+            weight.view_as(weight) if size == weight.shape[:2] else leading_block(weight, size)
             for size in sizes
         )
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Add the blocks' gradients into one of the weight's shape."""
         total: Tensor | None = None
         slim: list[tuple[tuple[int, int], Tensor]] = []
         for size, grad in zip(ctx.sizes, grads, strict=True):
@@ -319,7 +321,8 @@ def _dense(tensor: Tensor) -> bool:
     return tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)
 
 
-def _leading_block(weight: Tensor, size: tuple[int, int]) -> Tensor:
+def leading_block(weight: Tensor, size: tuple[int, int]) -> Tensor:
+    """Copy the leading `size` (outputs, inputs) of a weight, in the weight's memory format."""
     # A 1x1 weight is contiguous in both formats: it is made NCHW, so as not to pull an NCHW network
     # into channels_last. With a channels_last input the input's format decides.
     channels_last = not weight.is_contiguous() and weight.is_contiguous(

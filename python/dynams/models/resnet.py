@@ -9,6 +9,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dynams.models.blocks import Architecture, PlainLayers, SlimmableLayers, Trunk
 from dynams.models.layers import (
@@ -162,3 +163,17 @@ class ResNet(Trunk):
         """Map images (B, in_channels, H, W) to logits (B, num_classes)."""
         logits: Tensor = self.head(self.pooled(images))
         return logits
+
+    def fold_batch_norms(self) -> None:
+        """Fold every batch-norm into its convolution: the same outputs up to rounding, for evaluating only.
+
+        Raises:
+            ValueError: the network is in training mode.
+        """
+        if self.training:
+            raise ValueError("fold_batch_norms: the network must be in eval mode")
+        for unit in list(self.modules()):
+            convolution, norm = getattr(unit, "conv", None), getattr(unit, "norm", None)
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                unit.conv = fuse_conv_bn_eval(convolution, norm)
+                unit.norm = nn.Identity()

@@ -10,9 +10,8 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from dynams.data import ImageSet
-from dynams.models import SlimmableResNet
 from dynams.training.batches import Batches, share
-from dynams.training.frozen import frozen
+from dynams.training.frozen import Slimmable, frozen
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Accuracy:
 
 def evaluate(
     fabric: Fabric,
-    module: SlimmableResNet,
+    module: Slimmable,
     images: ImageSet,
     batches: Batches,
     *,

@@ -17,15 +17,14 @@ from torch import Tensor
 
 import dynams_kernels as dk
 from dynams.data import ImageSet
-from dynams.models import SlimmableResNet
 from dynams.training.batches import Batches, share
 from dynams.training.distributed import gather_shares
-from dynams.training.frozen import frozen
+from dynams.training.frozen import Slimmable, frozen
 
 
 def score_candidates(
     fabric: Fabric,
-    module: SlimmableResNet,
+    module: Slimmable,
     images: ImageSet,
     batches: Batches,
     *,

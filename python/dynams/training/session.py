@@ -12,13 +12,14 @@ from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import nn
 
 from dynams.data import ImageData, load_data
-from dynams.models import SlimmableResNet, build_model
+from dynams.models import build_model
 from dynams.selection import MarginSampler, build_schedule, selection_size
 from dynams.training.batches import Batches, fingerprint, resolve_augmentation, step_bounds
 from dynams.training.checkpoint import Checkpoint
 from dynams.training.config import DataConfig, TrainConfig, changed_settings
 from dynams.training.cost import Cost
 from dynams.training.errors import ResumeError
+from dynams.training.frozen import Slimmable
 from dynams.training.optim import build_optimizer
 from dynams.training.seeds import generator
 from dynams.training.step import Step, Sums, proxy_flop_share
@@ -72,7 +73,7 @@ class Session:
     config: TrainConfig
     fabric: Fabric
     data: ImageData
-    module: SlimmableResNet
+    module: Slimmable
     model: _FabricModule
     optimizer: torch.optim.Optimizer
     sampler: MarginSampler

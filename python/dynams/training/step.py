@@ -16,8 +16,8 @@ from lightning_fabric.wrappers import _FabricOptimizer
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dynams.models import SlimmableResNet
 from dynams.training.cost import Cost
+from dynams.training.frozen import Slimmable
 from dynams.training.optim import loss_function
 
 
@@ -92,7 +92,7 @@ class Step:
         self,
         fabric: Fabric,
         model: nn.Module,
-        module: SlimmableResNet,
+        module: Slimmable,
         optimizer: _FabricOptimizer,
         cost: Cost,
         *,
@@ -167,7 +167,7 @@ class Step:
         self._cost.switch("training")
 
 
-def proxy_flop_share(module: SlimmableResNet, images: Tensor, width: float) -> float:
+def proxy_flop_share(module: Slimmable, images: Tensor, width: float) -> float:
     """Compute the share of a joint step's multiplications that the proxy has, from one forward of each.
 
     Args:
@@ -185,7 +185,7 @@ def proxy_flop_share(module: SlimmableResNet, images: Tensor, width: float) -> f
     return flops[1] / sum(flops)
 
 
-def _flops(module: SlimmableResNet, images: Tensor, width: float) -> int:
+def _flops(module: Slimmable, images: Tensor, width: float) -> int:
     with FlopCounterMode(display=False) as counter:
         module(images, width)
     return int(counter.get_total_flops())
