@@ -125,10 +125,25 @@ def resolve_width(width: object, columns: int) -> int:
     return width  # type: ignore[return-value]
 
 
+def resolve_widths(width: object, columns: int) -> list[int]:
+    """The widths of a list or tuple, in its order; of anything else the one width it stands for."""
+    if not isinstance(width, (list, tuple)):
+        return [resolve_width(width, columns)]
+    if not width:
+        raise ValueError("width: got no widths, want at least one")
+    for one in width:
+        if one is None:
+            raise TypeError("width: got None among several widths, want ints or floats")
+    return [resolve_width(one, columns) for one in width]
+
+
 def check_linear(
     features: object, weight: object, bias: object, width: object
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The slim head: features (B, w), the first w columns of the weight as a view, the bias (C,)."""
+    """The slim head: features (B, w), the first w columns of the weight as a view, the bias (C,).
+
+    Of several widths (a list or tuple) w is the largest.
+    """
     weight = check_float("weight", weight, 2, "(C, D)")
     check_classes("weight", weight.shape[0])
     classes, columns = weight.shape
@@ -136,7 +151,7 @@ def check_linear(
         raise ValueError(f"weight: got shape {_shape(weight)}, want (C, D) with D >= 1")
     features = check_float("features", features, 2, f"(B, {columns})")
     check_device("weight", weight, features.device)
-    slim = resolve_width(width, columns)
+    slim = max(resolve_widths(width, columns))
     if features.shape[1] != columns and features.shape[1] != slim:
         wanted = f"(B, {columns})" if slim == columns else f"(B, {columns}) or (B, {slim})"
         raise ValueError(f"features: got shape {_shape(features)}, want {wanted}")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dynams_kernels._backends.eager import TILE_ELEMENTS, class_pairs, score_dtype, shared_softmax
+from dynams_kernels._backends.products import apart
 from dynams_kernels._kinds import BIT, KINDS, kinds_of, mask_of
 
 _PAIR_KINDS = frozenset({"gap", "label", "distance"})
@@ -134,7 +135,7 @@ def _probability_gradients(
     step = max(1, TILE_ELEMENTS // weight.shape[0])
     for begin in range(0, features.shape[0], step):
         block = slice(begin, begin + step)
-        logits = torch.nn.functional.linear(features[block], weight, bias)
+        logits = torch.nn.functional.linear(apart(features[block]), weight, bias)
         softmax, _ = shared_softmax(logits.to(grad.dtype))
         logits_grad = grad[block].unsqueeze(1) * _probability_gradient(softmax, pairs[block])
         narrow = logits_grad.to(features.dtype)

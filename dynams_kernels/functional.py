@@ -124,7 +124,7 @@ def linear_margin(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
-    width: int | float | None = None,
+    width: int | float | Sequence[int | float] | None = None,
     kind: str = "gap",
     labels: Tensor | None = None,
     class_distances: Tensor | None = None,
@@ -135,44 +135,83 @@ def linear_margin(
     the autocast dtype, as ``F.linear``); margins are accumulated in float32. Differentiable with respect to features,
     weight and bias.
 
+    Several widths share one pass over features and weight: the logits at a width are those at the width below plus the
+    columns between. (Not for ``distance``, with gradients, or in half precision on the CPU: there, one pass a width.)
+
     Args:
         features: (B, D) or (B, width); float32, float16, bfloat16 or float64.
         weight: (C, D), C >= 2, of the features' dtype; a slim head uses its leading columns in place.
         bias: (C,) or None.
         width: how many leading features take part: an int in [1, D] or a fraction of D in (0, 1]
-            (max(1, floor(width * D + 0.5)) of them); None: all.
+            (max(1, floor(width * D + 0.5)) of them); None: all. A list or tuple of widths: the margins at each.
         kind: see :func:`margin`.
         labels: (B,) int64 in [0, C), for ``label``.
-        class_distances: (C, C) float32, for ``distance``; computed from the weight at this width when None.
+        class_distances: (C, C) float32, for ``distance``; computed from the weight at this width when None (as it must
+            be with several widths).
 
     Returns:
-        (B,) float32; float64 for float64 features.
+        (B,) float32, or (n, B) for n widths, in their order; float64 for float64 features.
 
     Raises:
         TypeError, ValueError: as :func:`margin`, and for a width outside [1, D] or (0, 1].
     """
-    features, weight, bias = _checks.check_linear(features, weight, bias, width)
     given_weight = weight
+    features, weight, bias = _checks.check_linear(features, weight, bias, width)
+    widths = _checks.resolve_widths(width, given_weight.shape[1])
     features, weight, bias = _autocast(features, weight, bias)
     _checks.check_same_dtype(features, weight, bias)
     check_kind(kind, MARGIN_KINDS)
     used_labels = None
-    used_distances = None
     if kind == "label":
         used_labels = _checks.check_labels(labels, kind, features.shape[0], features.device)
-    elif kind == "distance":
-        if class_distances is None:
-            class_distances = _class_distances(given_weight)
-        used_distances = _checks.check_class_distances(
-            class_distances, weight.shape[0], features.device
-        )
     with_gradient = torch.is_grad_enabled() and (
         features.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     )
-    result: tuple[Tensor, Tensor] = ops.linear_row_scores(
-        features, weight, bias, used_labels, used_distances, BIT[kind], with_gradient
-    )
-    return result[0]
+    if isinstance(width, (list, tuple)):
+        if kind == "distance" and class_distances is not None:
+            raise ValueError(
+                "class_distances: got a tensor with several widths, want None: each width has its own"
+            )
+        if kind != "distance" and not with_gradient:
+            return _margins_at_widths(features, weight, bias, used_labels, widths, BIT[kind])
+
+    margins = []
+    for w in widths:
+        used_distances = None
+        if kind == "distance":
+            used_distances = class_distances
+            if used_distances is None:
+                used_distances = _class_distances(given_weight[:, :w])
+            used_distances = _checks.check_class_distances(
+                used_distances, weight.shape[0], features.device
+            )
+        result: tuple[Tensor, Tensor] = ops.linear_row_scores(
+            features[:, :w],
+            weight[:, :w],
+            bias,
+            used_labels,
+            used_distances,
+            BIT[kind],
+            with_gradient,
+        )
+        margins.append(result[0])
+    return torch.stack(margins) if isinstance(width, (list, tuple)) else margins[0]
+
+
+def _margins_at_widths(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor | None,
+    widths: list[int],
+    kind_bit: int,
+) -> Tensor:
+    """Margins (n, B) at n widths in any order, from one pass over their ascending set."""
+    ascending = sorted(set(widths))
+    margins: Tensor = ops.linear_width_scores(features, weight, bias, labels, ascending, kind_bit)
+    if ascending == widths:
+        return margins
+    return torch.stack([margins[ascending.index(w)] for w in widths])
 
 
 def _autocast_enabled(device_type: str) -> bool:
@@ -265,6 +304,7 @@ def linear_margin_topk(
         SmallestK(margins (k,) float32 (float64 for float64 features), sample indices (k,) int64).
     """
     _checks.check_float("features", features, 2, "(B, D)")
+    _checks.resolve_width(width, _checks.check_float("weight", weight, 2, "(C, D)").shape[1])
     k = _checks.check_k(k, features.shape[0])
     by_value = _checks.check_order(order)
     margins = linear_margin(

@@ -1,10 +1,11 @@
-"""The three primitives as torch operators: dispatch by device, shapes for tracing, and gradients.
+"""The primitives as torch operators: dispatch by device, shapes for tracing, and gradients.
 
 Arguments are taken as already checked (`functional` does that); labels' values alone are checked where they are read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,15 +22,21 @@ _library.define(
     "linear_row_scores(Tensor features, Tensor weight, Tensor? bias, Tensor? labels, "
     "Tensor? class_distances, int kind, bool pairs) -> (Tensor, Tensor)"
 )
+_library.define(
+    "linear_width_scores(Tensor features, Tensor weight, Tensor? bias, Tensor? labels, "
+    "SymInt[] widths, int kind) -> Tensor"
+)
 _library.define("smallest_k(Tensor values, SymInt k, bool by_value) -> (Tensor, Tensor)")
 
-for _name in ("row_scores", "linear_row_scores", "smallest_k"):
+for _name in ("row_scores", "linear_row_scores", "linear_width_scores", "smallest_k"):
     _library.impl(_name, getattr(eager, _name), "CompositeExplicitAutograd")
+    _library.impl(_name, getattr(registry.gpu, _name), "CUDA")
     if registry.cpu is not eager:
         _library.impl(_name, getattr(registry.cpu, _name), "CPU")
 
 row_scores = torch.ops.dynams_kernels.row_scores.default
 linear_row_scores = torch.ops.dynams_kernels.linear_row_scores.default
+linear_width_scores = torch.ops.dynams_kernels.linear_width_scores.default
 smallest_k = torch.ops.dynams_kernels.smallest_k.default
 
 
@@ -54,6 +61,19 @@ def _linear_row_scores_shape(
     batch = features.shape[0]
     scores = features.new_empty(batch, dtype=eager.score_dtype(features.dtype))
     return scores, features.new_empty((batch if pairs else 0, 2), dtype=torch.int64)
+
+
+@torch.library.register_fake("dynams_kernels::linear_width_scores")
+def _linear_width_scores_shape(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor | None,
+    widths: Sequence[int],
+    kind: int,
+) -> Tensor:
+    shape = (len(widths), features.shape[0])
+    return features.new_empty(shape, dtype=eager.score_dtype(features.dtype))
 
 
 @torch.library.register_fake("dynams_kernels::smallest_k")
@@ -100,7 +120,14 @@ def _smallest_k_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None
     )
 
 
+def _linear_width_scores_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    raise RuntimeError("linear_width_scores: a gradient needs linear_row_scores, width by width")
+
+
 torch.library.register_autograd("dynams_kernels::smallest_k", _smallest_k_backward)
+torch.library.register_autograd(
+    "dynams_kernels::linear_width_scores", _linear_width_scores_backward
+)
 torch.library.register_autograd(
     "dynams_kernels::row_scores", _row_scores_backward, setup_context=_save_row_scores
 )

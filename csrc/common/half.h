@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "portable.h"
+
 namespace dynams {
 
 struct Half {
@@ -13,16 +15,16 @@ struct BFloat {
   uint16_t bits;
 };
 
-static inline float float_of_bits(uint32_t bits) {
+static inline DYNAMS_HD float float_of_bits(uint32_t bits) {
   float out;
   std::memcpy(&out, &bits, sizeof(out));
   return out;
 }
 
 // The bits of the float of the same value; NaN stays NaN.
-static inline uint32_t float_bits(BFloat value) { return static_cast<uint32_t>(value.bits) << 16; }
+static inline DYNAMS_HD uint32_t float_bits(BFloat value) { return static_cast<uint32_t>(value.bits) << 16; }
 
-static inline uint32_t float_bits(Half value) {
+static inline DYNAMS_HD uint32_t float_bits(Half value) {
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
   uint32_t exponent = (value.bits >> 10) & 31u;
   uint32_t mantissa = value.bits & 1023u;

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "half.h"
+#include "portable.h"
 
 namespace dynams {
 
@@ -18,14 +19,14 @@ struct FloatOrder {
   static constexpr Key kSign = Key(1) << (sizeof(Key) * 8 - 1);
   static constexpr Key kLast = ~Key(0);  // of every NaN
 
-  static constexpr Key key(Key bits) {
+  static constexpr DYNAMS_HD Key key(Key bits) {
     const Key magnitude = bits & ~kSign;
     const Key ordered = (bits & kSign) ? ~bits : bits | kSign;
     return magnitude > kInfinityBits ? kLast : magnitude == 0 ? kSign : ordered;
   }
 
   // The bits of a number with this key; keys below that of -inf stand for -inf.
-  static constexpr Key bits(Key key) {
+  static constexpr DYNAMS_HD Key bits(Key key) {
     const Key lowest = ~(kSign | kInfinityBits);
     const Key bounded = key < lowest ? lowest : key;
     return (bounded & kSign) ? bounded & ~kSign : ~bounded;
@@ -35,17 +36,17 @@ struct FloatOrder {
 using FloatKeys = FloatOrder<uint32_t, 0x7f800000u>;
 using DoubleKeys = FloatOrder<uint64_t, 0x7ff0000000000000ull>;
 
-static inline uint32_t key_of(float value) {
+static inline DYNAMS_HD uint32_t key_of(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
   return FloatKeys::key(bits);
 }
-static inline uint64_t key_of(double value) {
+static inline DYNAMS_HD uint64_t key_of(double value) {
   uint64_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
   return DoubleKeys::key(bits);
 }
-static inline uint32_t key_of(Half value) { return FloatKeys::key(float_bits(value)); }
-static inline uint32_t key_of(BFloat value) { return FloatKeys::key(float_bits(value)); }
+static inline DYNAMS_HD uint32_t key_of(Half value) { return FloatKeys::key(float_bits(value)); }
+static inline DYNAMS_HD uint32_t key_of(BFloat value) { return FloatKeys::key(float_bits(value)); }
 
 }  // namespace dynams

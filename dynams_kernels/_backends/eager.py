@@ -6,9 +6,13 @@ times, and sorts where they select.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
+from dynams_kernels._backends.order import comparable
+from dynams_kernels._backends.products import apart
 from dynams_kernels._checks import check_label_range
 from dynams_kernels._kinds import BIT, kinds_of, mask_of
 
@@ -146,6 +150,22 @@ def linear_row_scores(
     pairs: bool,
 ) -> tuple[Tensor, Tensor]:
     """One kind of score (B,) of `features @ weight.T + bias`, block of rows by block of rows; the class pairs where asked for."""
+    return linear_by_blocks(
+        row_scores, features, weight, bias, labels, class_distances, kind, pairs
+    )
+
+
+def linear_by_blocks(
+    score: Callable[[Tensor, Tensor | None, Tensor | None, int], Tensor],
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor | None,
+    class_distances: Tensor | None,
+    kind: int,
+    pairs: bool,
+) -> tuple[Tensor, Tensor]:
+    """`linear_row_scores` through a backend's `row_scores`."""
     batch, classes = features.shape[0], weight.shape[0]
     if labels is not None and labels.device.type == "cpu":
         check_label_range(labels, classes)
@@ -154,19 +174,32 @@ def linear_row_scores(
     step = max(1, TILE_ELEMENTS // classes)
     for begin in range(0, batch, step):
         block = slice(begin, begin + step)
-        logits = torch.nn.functional.linear(features[block], weight, bias)
+        logits = torch.nn.functional.linear(apart(features[block]), weight, bias)
         block_labels = None if labels is None else labels[block]
-        scores[block] = row_scores(logits, block_labels, class_distances, kind)[0]
+        scores[block] = score(logits, block_labels, class_distances, kind)[0]
         if pairs:
             pair_rows[block] = class_pairs(logits, block_labels, class_distances, kind)
     return scores, pair_rows
 
 
+def linear_width_scores(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor | None,
+    widths: Sequence[int],
+    kind: int,
+) -> Tensor:
+    """One kind of score (n, B) at each of n widths, one product a width."""
+    rows = [
+        linear_row_scores(features[:, :w], weight[:, :w], bias, labels, None, kind, False)[0]
+        for w in widths
+    ]
+    return torch.stack(rows)
+
+
 def smallest_k(values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:
     """The k smallest of values (N,) in the contract's total order, through a stable sort."""
-    # One zero and one NaN, whatever their bits: the stable sort then leaves equal values in index order, NaN last.
-    keys = torch.where(values == 0, torch.zeros_like(values), values)
-    keys = torch.where(torch.isnan(values), torch.full_like(values, torch.nan), keys)
-    order = torch.sort(keys, stable=True).indices[:k]
+    order = torch.sort(comparable(values), stable=True).indices[:k]
     indices = order if by_value else order.sort().values
     return values[indices], indices

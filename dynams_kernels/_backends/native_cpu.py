@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from dynams_kernels._backends.eager import score_dtype
+from dynams_kernels._backends.products import apart
 from dynams_kernels._checks import check_label_range
 from dynams_kernels._kinds import BIT
 
-_DTYPE_NUMBER = {
+# As csrc/common/kinds.h numbers them.
+DTYPE_NUMBER = {
     torch.float32: 0,
     torch.float64: 1,
     torch.float16: 2,
@@ -24,7 +27,8 @@ _TILE_CLASSES = 1024
 _TILE_BYTES = 16 << 20
 
 
-def _address(tensor: Tensor | None) -> int:
+def address(tensor: Tensor | None) -> int:
+    """Where a tensor's data are, for native code; 0 for none."""
     return 0 if tensor is None else tensor.data_ptr()
 
 
@@ -67,12 +71,48 @@ class NativeCpu:
         kind: int,
         pairs: bool,
     ) -> tuple[Tensor, Tensor]:
-        """See `registry.Backend`. Logits exist as one tile, which every step of the loop overwrites."""
+        """See `registry.Backend`."""
+        pair_rows = torch.empty((features.shape[0] if pairs else 0, 2), dtype=torch.int64)
+        scores = self._linear_scores(
+            features,
+            weight,
+            bias,
+            labels,
+            class_distances,
+            [features.shape[1]],
+            kind,
+            pair_rows if pairs else None,
+        )
+        return scores[0], pair_rows
+
+    def linear_width_scores(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor | None,
+        widths: Sequence[int],
+        kind: int,
+    ) -> Tensor:
+        """See `registry.Backend`."""
+        return self._linear_scores(features, weight, bias, labels, None, widths, kind, None)
+
+    def _linear_scores(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor | None,
+        class_distances: Tensor | None,
+        widths: Sequence[int],
+        kind: int,
+        pairs: Tensor | None,
+    ) -> Tensor:
+        """Scores (n, B) at n ascending widths. Logits exist as one tile, which every step of the loop overwrites."""
         batch, classes = features.shape[0], weight.shape[0]
         if labels is not None:
             check_label_range(labels, classes)
-        scores = torch.empty((1, batch), dtype=score_dtype(features.dtype))
-        pair_rows = torch.empty((batch if pairs else 0, 2), dtype=torch.int64)
+        scores = torch.empty((len(widths), batch), dtype=score_dtype(features.dtype))
         # The nearest boundary is known only once the whole row's largest is: `distance` takes whole rows.
         whole_rows = kind == BIT["distance"] or classes <= _TILE_CLASSES
         tile_classes = classes if whole_rows else _TILE_CLASSES
@@ -80,34 +120,35 @@ class NativeCpu:
         tile = torch.empty(tile_rows * tile_classes, dtype=features.dtype)
         states = None
         if not whole_rows:
-            states = torch.empty((tile_rows, self._module.ROW_STATE_BYTES), dtype=torch.uint8)
-        # In half precision the bias joins before the product is rounded, as in F.linear; otherwise the kernel adds it.
-        half = features.element_size() == 2
+            shape = (len(widths), tile_rows, self._module.ROW_STATE_BYTES)
+            states = torch.empty(shape, dtype=torch.uint8)
         for begin in range(0, batch, tile_rows):
             rows = slice(begin, min(begin + tile_rows, batch))
             count = rows.stop - begin
+            slim = [apart(features[rows, :width]) for width in widths]
             for first in range(0, classes, tile_classes):
                 last = min(first + tile_classes, classes)
                 logits = tile[: count * (last - first)].view(count, last - first)
                 block_bias = None if bias is None else bias[first:last]
-                if half and block_bias is not None:
-                    torch.addmm(block_bias, features[rows], weight[first:last].T, out=logits)
-                    block_bias = None
-                else:
-                    torch.mm(features[rows], weight[first:last].T, out=logits)
-                self._score_block(
-                    logits,
-                    block_bias,
-                    None if labels is None else labels[rows],
-                    class_distances,
-                    kind,
-                    scores[:, rows],
-                    pair_rows[rows] if pairs else None,
-                    states=states,
-                    first_class=first,
-                    is_last=last == classes,
-                )
-        return scores[0], pair_rows
+                known = 0
+                for place, width in enumerate(widths):
+                    kernel_bias = _multiply(
+                        logits, slim[place], weight[first:last, :width], block_bias, known
+                    )
+                    known = width
+                    self._score_block(
+                        logits,
+                        kernel_bias,
+                        None if labels is None else labels[rows],
+                        class_distances,
+                        kind,
+                        scores[place : place + 1, rows],
+                        None if pairs is None else pairs[rows],
+                        states=None if states is None else states[place],
+                        first_class=first,
+                        is_last=last == classes,
+                    )
+        return scores
 
     def _score_block(
         self,
@@ -134,19 +175,19 @@ class NativeCpu:
         self._module.row_scores(
             self.isa,
             logits.data_ptr(),
-            _DTYPE_NUMBER[logits.dtype],
+            DTYPE_NUMBER[logits.dtype],
             logits.shape[0],
             logits.shape[1],
             logits.stride(0),
-            _address(bias),
-            _address(labels),
-            _address(class_distances),
+            address(bias),
+            address(labels),
+            address(class_distances),
             0 if class_distances is None else class_distances.stride(0),
             kinds,
             scores.data_ptr(),
             scores.stride(0),
-            _address(pairs),
-            _address(states),
+            address(pairs),
+            address(states),
             first_class,
             first_class == 0,
             is_last,
@@ -161,7 +202,7 @@ class NativeCpu:
         self._module.smallest_k(
             self.isa,
             values.data_ptr(),
-            _DTYPE_NUMBER[values.dtype],
+            DTYPE_NUMBER[values.dtype],
             values.shape[0],
             k,
             by_value,
@@ -170,3 +211,21 @@ class NativeCpu:
             torch.get_num_threads(),
         )
         return out_values, out_indices
+
+
+def _multiply(
+    logits: Tensor, features: Tensor, weight: Tensor, bias: Tensor | None, known: int
+) -> Tensor | None:
+    """Makes a tile the logits of these features, where it holds those of the first `known`; returns the bias still to be added."""
+    if features.element_size() == 2:
+        # Half-precision products are rounded, with their bias, as F.linear rounds them: none is built on another.
+        if bias is None:
+            torch.mm(features, weight.T, out=logits)
+        else:
+            torch.addmm(bias, features, weight.T, out=logits)
+        return None
+    if known == 0:
+        torch.mm(features, weight.T, out=logits)
+    else:
+        logits.addmm_(features[:, known:], weight[:, known:].T)
+    return bias

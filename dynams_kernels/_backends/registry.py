@@ -1,27 +1,37 @@
 """Which backends are compiled in, which can be used on this machine, and which one serves each device.
 
-The choice is made once, at import, and can be narrowed through the environment:
-DYNAMS_KERNELS_BACKEND = auto (default) | native | eager; DYNAMS_KERNELS_ISA = baseline | avx2 | avx512 (default: the best this CPU has).
+The choice is made at import (for a GPU: at its first call) and can be narrowed through the environment:
+DYNAMS_KERNELS_BACKEND = auto (default) | native: the compiled modules or an error | triton: on GPUs, Triton alone | eager:
+plain torch. DYNAMS_KERNELS_ISA = baseline | avx2 | avx512 (default: the best this CPU has).
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import importlib.util
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor
 
 from dynams_kernels._backends import eager
+from dynams_kernels._backends.gpu import Gpu
 
-_BACKEND_CHOICES = ("auto", "native", "eager")
+if TYPE_CHECKING:
+    from dynams_kernels._backends.triton import Triton
+
+_BACKEND_CHOICES = ("auto", "native", "triton", "eager")
 _ISA_CHOICES = ("avx512", "avx2", "baseline")
 
 
 class Backend(Protocol):
-    """What a backend offers: the three primitives, on checked arguments."""
+    """What a backend offers: the primitives, on checked arguments."""
 
     def row_scores(
         self, logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kinds: int
@@ -37,6 +47,16 @@ class Backend(Protocol):
         kind: int,
         pairs: bool,
     ) -> tuple[Tensor, Tensor]: ...
+
+    def linear_width_scores(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor | None,
+        widths: Sequence[int],
+        kind: int,
+    ) -> Tensor: ...
 
     def smallest_k(self, values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]: ...
 
@@ -67,19 +87,20 @@ def _from_environment(variable: str, choices: tuple[str, ...]) -> str | None:
     return choice
 
 
+_choice = _from_environment("DYNAMS_KERNELS_BACKEND", _BACKEND_CHOICES) or "auto"
+
+
 def _load_native_cpu() -> tuple[Backend | None, Status]:
-    choice = _from_environment("DYNAMS_KERNELS_BACKEND", _BACKEND_CHOICES)
     isa = _from_environment("DYNAMS_KERNELS_ISA", _ISA_CHOICES)
     try:
         module: ModuleType = importlib.import_module("dynams_kernels._cpu")
     except ImportError as error:
-        if choice == "native":
+        if _choice == "native":
             raise ImportError(
                 "DYNAMS_KERNELS_BACKEND=native, but the compiled CPU module cannot be imported: "
                 f"{error}"
             ) from error
-        why_not = f"{error}: not built, or the package is imported from a source tree"
-        return None, Status(compiled=False, usable=False, why_not=why_not)
+        return None, Status(compiled=False, usable=False, why_not=_not_built(error))
     from dynams_kernels._backends.native_cpu import NativeCpu
 
     backend = NativeCpu(module, isa)
@@ -88,22 +109,98 @@ def _load_native_cpu() -> tuple[Backend | None, Status]:
         "isas": list(module.supported_isas()),
         "threads": module.team_kind(),
     }
-    if choice == "eager":
+    if _choice == "eager":
         return None, Status(True, False, "DYNAMS_KERNELS_BACKEND=eager", details)
     return backend, Status(True, True, None, details)
 
 
-_native_cpu, _native_cpu_status = _load_native_cpu()
+def _not_built(error: ImportError) -> str:
+    return f"{error}: not built, or the package is imported from a source tree"
 
-# The backend that serves tensors on the CPU; every other device is served by `eager`.
-cpu: Backend = _native_cpu if _native_cpu is not None else eager
+
+def _load_native_cuda() -> tuple[ModuleType | None, str | None]:
+    try:
+        return importlib.import_module("dynams_kernels._cuda"), None
+    except ImportError as error:
+        return None, _not_built(error)
+
+
+def _find_triton() -> tuple[str | None, str | None]:
+    """Triton's version, and why it cannot be used; without importing it, which takes half a second."""
+    try:
+        version = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        # torch's nightly builds bring it under another distribution's name.
+        if importlib.util.find_spec("triton") is None:
+            return None, "triton is not installed"
+        version = importlib.import_module("triton").__version__
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) < (3, 4):
+        return version, f"triton {version}, want 3.4 or newer"
+    return version, None
+
+
+def _load_triton() -> Triton:
+    from dynams_kernels._backends.triton import Triton
+
+    return Triton()
+
+
+_native_cpu, _native_cpu_status = _load_native_cpu()
+_cuda_module, _why_no_cuda_module = _load_native_cuda()
+_triton_version, _why_no_triton = _find_triton()
+
+
+def _cpu_backend() -> tuple[str, Backend]:
+    # Interpreted, Triton's kernels run on the CPU: that is how they are tested where there is no GPU.
+    if _choice == "triton" and _why_no_triton is None and os.environ.get("TRITON_INTERPRET") == "1":
+        return "triton", _load_triton()
+    return ("eager", eager) if _native_cpu is None else ("native_cpu", _native_cpu)
+
+
+# The backends that serve tensors on the CPU and on CUDA devices; every other device is served by `eager`.
+_cpu_name, cpu = _cpu_backend()
+gpu = Gpu(_cuda_module, None if _why_no_triton else _load_triton, _choice)
+
+
+def _gpu_status(compiled: bool, why_absent: str | None, why_not: str, details: Any) -> Status:
+    if not compiled:
+        return Status(False, False, why_absent, details)
+    if not torch.cuda.is_available():
+        return Status(True, False, "torch finds no CUDA device", details)
+    return Status(True, why_not == "", why_not or None, details)
 
 
 def describe() -> dict[str, dict[str, Any]]:
-    """Every backend's status by name, and under "serves" the backend in use for each kind of device."""
-    on_cpu = "native_cpu" if _native_cpu is not None else "eager"
+    """Every backend's status by name, and under "serves" the backend in use for each kind of device (CUDA: the current one)."""
+    with_gpu = torch.cuda.is_available()
+    device = torch.cuda.current_device() if with_gpu else 0
+    cuda_details = None
+    if _cuda_module is not None:
+        cuda_details = {
+            "architectures": list(_cuda_module.ARCHITECTURES),
+            "cuda": _cuda_module.CUDA_VERSION,
+        }
+    native_cuda = _gpu_status(
+        _cuda_module is not None,
+        _why_no_cuda_module,
+        gpu.why_not_native(device) if with_gpu else "",
+        cuda_details,
+    )
+    triton = _gpu_status(
+        _why_no_triton is None,
+        _why_no_triton,
+        gpu.why_not_triton(device) if with_gpu else "",
+        {"version": _triton_version},
+    )
     return {
         "native_cpu": _native_cpu_status.as_dict(),
+        "native_cuda": native_cuda.as_dict(),
+        "triton": triton.as_dict(),
         "eager": Status(compiled=True, usable=True).as_dict(),
-        "serves": {"cpu": on_cpu, "other": "eager"},
+        "serves": {
+            "cpu": _cpu_name,
+            "cuda": gpu.serves(device).names() if with_gpu else {},
+            "other": "eager",
+        },
     }

@@ -314,7 +314,7 @@ def test_heads_of_wrong_types_are_refused_by_name(
         True,
         False,
         "half",
-        (3,),
+        {3},
     ],
     ids=str,
 )
@@ -437,3 +437,9 @@ def test_arguments_on_another_device_are_refused_by_name() -> None:
         selector.update(torch.arange(6, device=far), torch.zeros(6))
     with pytest.raises(WRONG, match="margins"):
         selector.update(torch.arange(6), torch.zeros(6, device=far))
+
+
+@pytest.mark.parametrize("width", [[3, 4], (3,), []], ids=str)
+def test_several_widths_have_no_one_selection(width: Any) -> None:
+    with pytest.raises(TypeError, match=r"width: got (list|tuple), want an int"):
+        dk.linear_margin_topk(FEATURES, WEIGHT, 1, width=width)

@@ -68,7 +68,7 @@ def _indented(part: Mapping[str, Any], indent: int) -> list[str]:
     lines = []
     for name, value in part.items():
         label = " " * indent + str(name).replace("_", " ")
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             lines += [label, *_indented(value, indent + 2)]
         else:
             lines.append(f"{label:<{indent + width}}  {_words(value)}")
@@ -80,7 +80,7 @@ def _words(value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, Mapping)):
         return ", ".join(map(str, value)) or "-"
     return str(value)
 

@@ -1,0 +1,396 @@
+// The k smallest of n values on a grid of blocks, exactly: what one thread does, for any machine.
+//
+// Every block owns a contiguous slice. A sample of the keys, the same for every block, gives a bracket that encloses
+// the k-th smallest almost surely. Each block counts its keys below the bracket and sorts those inside into bins; the
+// bins are added up over the grid, the blocks wait for each other, and every block finds the bin that holds rank k. The
+// few members of that bin, which each block left sorted by bin in global memory, are ranked by (key, index) by every
+// block for itself: the threshold is known after one barrier of the grid. Where the bin is too full, the bin becomes
+// the range and the round is repeated, until it is small or holds a single key, whose first members by index are taken.
+// Where the bracket missed, the range is what lies on the proper side of it. Blocks also leave how many of their values
+// lie below every bin, so each knows how many are selected before its slice, and writes its own in index order.
+//
+// Slices that fit stay in shared memory: one read of the values, one write of the answer. Larger ones are read twice;
+// the values inside the bracket are kept aside in the first read, so that further rounds read little.
+//
+// The answer depends on the keys alone: sample, bins and the order of atomics only decide how soon it is known.
+//
+// `Machine` gives the thread its indices, barriers, exchanges within the warp, atomics and memory: csrc/cuda has the
+// GPU's, tests/executor one of C++ threads.
+#pragma once
+
+#include <cstdint>
+
+#include "block_bins.h"
+#include "portable.h"
+#include "smallest_k_slice.h"
+#include "smallest_k_task.h"
+
+namespace dynams {
+
+template <class Machine, class Shape>
+class BlockSelection : BlockSlice<Machine, Shape> {
+  using Slice = BlockSlice<Machine, Shape>;
+  using typename Slice::Key, typename Slice::Raw;
+  using Count = typename Shape::Count;
+  using Shared = SelectionShared<Machine, Shape>;
+
+ public:
+  // `cache`: shared memory for a slice, where slices are cached.
+  DYNAMS_DEVICE BlockSelection(Machine& machine, const SelectionTask<Shape>& task, Shared& shared, Raw* cache)
+      : Slice(machine, task, shared.bins, cache), shared_(shared) {}
+
+  DYNAMS_DEVICE void run() {
+    // What a round adds up over the grid starts from zero; nobody waits for that until the first addition. All reads
+    // that there are to wait for are on their way before.
+    DYNAMS_UNROLL_BY(1)
+    for (uint32_t i = m_.block() * kThreads + thread_; i < Shape::kRounds * Shape::kHistogram;
+         i += m_.blocks() * kThreads)
+      task_.bins[i] = 0;
+    this->clear_bins();
+    if (thread_ == 0) shared_.members = shared_.saved = shared_.selected_before = 0;
+    Raw first[kItems], sample[Shape::kSampleItems];
+    if (Shape::kCached) this->read_tile(0, first);
+    if (task_.sampled) this->read_sample(sample);
+    m_.arrive();
+    if (Shape::kCached) {
+      this->cache_tile(0, first);
+      DYNAMS_UNROLL_BY(1)
+      for (int begin = Shape::kReaders * kItems; begin < size_; begin += Shape::kReaders * kItems) {
+        this->read_tile(begin, first);
+        this->cache_tile(begin, first);
+      }
+    }
+    m_.sync();
+    low_ = 0;
+    high_ = Shape::kLastKey;
+    if (task_.sampled) set_range(sample);
+    DYNAMS_UNROLL_BY(1)
+    for (int round = 0;; ++round) {
+      count_range();
+      if (round == 0) m_.wait();
+      else m_.sync();
+      publish(round);
+      m_.arrive();
+      m_.wait();
+      if (narrow(round)) break;
+    }
+    const Threshold<Key> threshold = low_ == high_ ? split_ties() : rank_members();
+    if (threshold.first_ties) this->template write<true>(threshold);
+    else this->template write<false>(threshold);
+  }
+
+ private:
+  using Slice::kWarp, Slice::kWarps, Slice::kThreads, Slice::kItems, Slice::kOwnBins;
+  using Slice::m_, Slice::thread_, Slice::lane, Slice::warp, Slice::task_, Slice::start_, Slice::size_;
+  static constexpr int kBins = Shape::kBins;
+  // Loads before their uses: of shared memory few, as short code matters more; of the values kept aside enough.
+  static constexpr int kSliceBatch = Shape::kCached ? 2 : kItems;
+  static constexpr int kSavedBatch = 4;
+
+  // ---------------------------------------------------------------------------------------- the sample
+
+  // Makes the range that of two ranks of the sample, to the first 2 * kBinBits - 1 bits of their keys: first by bins of
+  // the leading bits, then by bins of the next within those two. The histogram is empty before and after.
+  DYNAMS_DEVICE void set_range(const Raw* sample) {
+    constexpr int kShift = Shape::Order::kKeyBits > Shape::kBinBits ? Shape::Order::kKeyBits - Shape::kBinBits : 0;
+    constexpr int kNextBits = Shape::kBinBits - 1;
+    constexpr int kNextShift = kShift > kNextBits ? kShift - kNextBits : 0;
+    const bool sampler = this->reader() >= 0;
+    const bool low_given = task_.sample_low >= 0;
+    const bool high_given = task_.sample_high < Shape::kSample;
+    const uint32_t low_rank = low_given ? task_.sample_low : 0;
+    const uint32_t high_rank = high_given ? task_.sample_high : Shape::kSample - 1;
+
+    DYNAMS_UNROLL
+    for (int i = 0; i < Shape::kSampleItems; ++i)
+      this->template add_to_bins<false>(sampler, static_cast<uint32_t>(Shape::Order::key(sample[i]) >> kShift));
+    m_.sync();
+    find_two(low_rank, high_rank);
+    const FoundBin low = shared_.found[0], high = shared_.found[1];
+
+    DYNAMS_UNROLL
+    for (int i = 0; i < Shape::kSampleItems; ++i) {
+      const Key key = Shape::Order::key(sample[i]);
+      const uint32_t next = static_cast<uint32_t>((key & ((Key(1) << kShift) - 1)) >> kNextShift);
+      this->template add_to_bins<false>(sampler && key >> kShift == low.bin, next);
+      this->template add_to_bins<false>(sampler && key >> kShift == high.bin, kBins / 2 + next);
+    }
+    m_.sync();
+    find_two(low.rank, low.members + high.rank);
+    const Key next_low = shared_.found[0].bin, next_high = shared_.found[1].bin - kBins / 2;
+    if (low_given) low_ = (static_cast<Key>(low.bin) << kShift) + (next_low << kNextShift);
+    if (high_given) high_ = (static_cast<Key>(high.bin) << kShift) + ((next_high + 1) << kNextShift) - 1;
+  }
+
+  DYNAMS_DEVICE void find_two(uint64_t first_rank, uint64_t second_rank) {
+    uint32_t bins[kOwnBins], own = 0, total;
+    DYNAMS_UNROLL
+    for (int i = 0; i < kOwnBins; ++i) {
+      own += bins[i] = this->own_bin(i);
+      this->own_bin(i) = 0;
+    }
+    const uint32_t before = this->sum_before(own, &total);
+    this->find(first_rank, bins, before, &shared_.found[0]);
+    this->find(second_rank, bins, before, &shared_.found[1]);
+    m_.sync();
+  }
+
+  // ---------------------------------------------------------------------------------------- a round
+
+  DYNAMS_DEVICE const Key* saved_keys() const { return task_.saved_keys + size_t(m_.block()) * task_.save_capacity; }
+  DYNAMS_DEVICE uint32_t* saved_offsets() const {
+    return task_.saved_offsets + size_t(m_.block()) * task_.save_capacity;
+  }
+
+  // Counts the thread's keys below the range and fills the bins with those in it. The histogram is empty before.
+  DYNAMS_DEVICE void count_range() {
+    const Key low = low_, span = high_ - low_;
+    const int bits = m_.bit_length(span);
+    shift_ = bits > Shape::kBinBits ? bits - Shape::kBinBits : 0;
+    const int shift = shift_;
+    uint32_t below = 0;
+    if (!Shape::kCached && listed_) {
+      const Key* keys = saved_keys();
+      this->template sweep<kSavedBatch>(
+          shared_.saved, [&](int offset) { return keys[offset]; },
+          [&](int, Key key, bool there) {
+            below += there && key < low;
+            this->template add_to_bins<false>(there && key - low <= span, static_cast<uint32_t>((key - low) >> shift));
+          });
+    } else {
+      this->template sweep<kSliceBatch>(
+          size_, [&](int offset) { return this->value(offset); },
+          [&](int offset, Raw raw, bool there) {
+            const Key key = Shape::Order::key(raw);
+            const bool inside = there && key - low <= span;
+            below += there && key < low;
+            this->template add_to_bins<false>(inside, static_cast<uint32_t>((key - low) >> shift));
+            if (!Shape::kCached) save(inside, key, offset);
+          });
+    }
+    below_ = below;
+  }
+
+  DYNAMS_DEVICE void save(bool inside, Key key, int offset) {
+    const uint32_t lanes = m_.ballot(inside);
+    if (lanes == 0) return;
+    const uint32_t leader = m_.lowest_bit(lanes);
+    uint32_t place = 0;
+    if (lane() == leader) place = m_.add_shared(&shared_.saved, m_.count_bits(lanes));
+    place = m_.shuffle(place, leader) + m_.count_bits(lanes & this->lanes_before());
+    if (inside && place < task_.save_capacity) {
+      const_cast<Key*>(saved_keys())[place] = key;
+      saved_offsets()[place] = offset;
+    }
+  }
+
+  // Adds the block's bins to the grid's and leaves for the other blocks how many values lie below each bin, and the
+  // values in range sorted by bin.
+  DYNAMS_DEVICE void publish(int round) {
+    Count* grid_bins = task_.bins + round * Shape::kHistogram;
+    uint32_t* row = task_.rows + size_t(m_.block()) * Shape::kRow;
+    // Blocks start at different bins, not all with the same.
+    DYNAMS_UNROLL
+    for (int i = 0; i < kOwnBins; ++i) {
+      const uint32_t bin = (i * kThreads + thread_ + m_.block() * kWarp) % kBins;
+      const uint32_t members = shared_.bins.histogram[bin];
+      if (members != 0) m_.add_global(grid_bins + bin, static_cast<Count>(members));
+    }
+    uint32_t bins[kOwnBins];
+    uint64_t own = static_cast<uint64_t>(below_) << 32, total;  // one sum for both: values in range count below 2^32
+    DYNAMS_UNROLL
+    for (int i = 0; i < kOwnBins; ++i) own += bins[i] = this->own_bin(i);
+    uint32_t before = static_cast<uint32_t>(this->sum_before(own, &total));
+    const uint32_t inside = static_cast<uint32_t>(total);
+    uint32_t below = static_cast<uint32_t>(total >> 32);
+    if (!Shape::kCached) {
+      if (listed_) {
+        below += shared_.listed_below;
+      } else {
+        listed_ = shared_.saved <= task_.save_capacity;
+        if (thread_ == 0) shared_.listed_below = below;
+        if (!listed_ && thread_ == 0) m_.note(SelectionEvent::kUnsaved);
+      }
+    }
+    DYNAMS_UNROLL
+    for (int i = 0; i < kOwnBins; ++i) {
+      row[thread_ * kOwnBins + i] = below + before;
+      this->own_bin(i) = before;  // where the bin's values begin
+      before += bins[i];
+    }
+    const bool placed = inside <= task_.place_capacity && (Shape::kCached || listed_);
+    if (thread_ == 0) {
+      row[kBins] = below + inside;
+      if (below != 0) m_.add_global(grid_bins + Shape::kBelow, static_cast<Count>(below));
+      if (!placed && shift_ > 0) m_.add_global(grid_bins + Shape::kUnplaced, Count(1));
+    }
+    if (placed && shift_ > 0) {  // bins of a single key need only be counted
+      m_.sync();
+      place();
+    }
+  }
+
+  DYNAMS_DEVICE void place() {
+    const Key low = low_, span = high_ - low_;
+    const int shift = shift_;
+    Key* placed_keys = task_.placed_keys + size_t(m_.block()) * task_.place_capacity;
+    uint32_t* placed_offsets = task_.placed_offsets + size_t(m_.block()) * task_.place_capacity;
+    if (Shape::kCached) {
+      this->template sweep<kSliceBatch>(
+          size_, [&](int offset) { return this->value(offset); },
+          [&](int offset, Raw raw, bool there) {
+            const Key key = Shape::Order::key(raw);
+            const bool inside = there && key - low <= span;
+            const uint32_t to = this->template add_to_bins<true>(inside, static_cast<uint32_t>((key - low) >> shift));
+            if (inside) placed_keys[to] = key;
+            if (inside) placed_offsets[to] = offset;
+          });
+    } else {
+      const Key* keys = saved_keys();
+      const uint32_t* offsets = saved_offsets();
+      this->template sweep<kSavedBatch>(
+          shared_.saved, [&](int offset) { return keys[offset]; },
+          [&](int offset, Key key, bool there) {
+            const bool inside = there && key - low <= span;
+            const uint32_t to = this->template add_to_bins<true>(inside, static_cast<uint32_t>((key - low) >> shift));
+            if (inside) placed_keys[to] = key;
+            if (inside) placed_offsets[to] = offsets[offset];
+          });
+    }
+  }
+
+  // Makes the range that of the bin with rank k, or of the side where the bracket missed it. True when the values to
+  // select are known: all the members of the bin are at hand, or they share one key.
+  DYNAMS_DEVICE bool narrow(int round) {
+    const Count* grid_bins = task_.bins + round * Shape::kHistogram;
+    Count bins[kOwnBins], own = 0, total;
+    DYNAMS_UNROLL
+    for (int i = 0; i < kOwnBins; ++i) bins[i] = m_.fresh(grid_bins + thread_ * kOwnBins + i);
+    const Count below = m_.fresh(grid_bins + Shape::kBelow);
+    const Count unplaced = m_.fresh(grid_bins + Shape::kUnplaced);
+    DYNAMS_UNROLL
+    for (int i = 0; i < kOwnBins; ++i) {
+      own += bins[i];
+      this->own_bin(i) = 0;
+    }
+    const Count before = this->sum_before(own, &total);
+    const uint64_t rank = static_cast<uint64_t>(task_.k) - 1;
+    const bool missed = rank < below || rank - below >= total;
+    if (missed) listed_ = false;  // what was kept aside is of the range that missed
+    if (thread_ == 0 && !listed_) shared_.saved = 0;
+    if (missed) {
+      const bool low = rank < below;
+      const Key above = high_ + 1;
+      if (thread_ == 0) m_.note(low ? SelectionEvent::kMissedLow : SelectionEvent::kMissedHigh);
+      high_ = low ? low_ - 1 : Shape::kLastKey;
+      low_ = low ? 0 : above;
+      m_.sync();
+      return false;
+    }
+    this->find(rank - below, bins, before, &shared_.found[0]);
+    m_.sync();
+    const FoundBin found = shared_.found[0];
+    low_ += static_cast<Key>(found.bin) << shift_;
+    const Key width = (Key(1) << shift_) - 1;
+    high_ = high_ - low_ < width ? high_ : low_ + width;
+    if (low_ == high_ || (found.members <= Shape::kMembers && unplaced == 0)) return true;
+    if (thread_ == 0) m_.note(unplaced == 0 ? SelectionEvent::kNarrowed : SelectionEvent::kUnplaced);
+    return false;
+  }
+
+  // ---------------------------------------------------------------------------------------- the end
+
+  // The blocks' own numbers for the bin of rank k.
+  DYNAMS_DEVICE const uint32_t* row_of(uint32_t block) const { return task_.rows + size_t(block) * Shape::kRow; }
+
+  // The members of the bin are gathered and ranked: the one of rank k and all before it are selected.
+  DYNAMS_DEVICE Threshold<Key> rank_members() {
+    const uint64_t below_before = gather_members();
+    const uint64_t rank = shared_.found[0].rank;
+    const uint32_t members = static_cast<uint32_t>(shared_.found[0].members);
+    DYNAMS_UNROLL_BY(1)
+    for (uint32_t member = warp(); member < members; member += kWarps) {
+      const Key key = shared_.member_keys[member];
+      const int64_t index = shared_.member_indices[member];
+      uint32_t earlier = 0;
+      DYNAMS_UNROLL_BY(1)
+      for (uint32_t i = lane(); i < members; i += kWarp) {
+        const Key other = shared_.member_keys[i];
+        earlier += other < key || (other == key && shared_.member_indices[i] < index);
+      }
+      earlier = m_.warp_sum(earlier);
+      if (lane() != 0 || earlier > rank) continue;
+      if (index < start_) m_.add_shared(&shared_.selected_before, 1);
+      if (earlier == rank) {
+        shared_.threshold = key;
+        shared_.last_tie = index;
+      }
+    }
+    m_.sync();
+    if (thread_ == 0) m_.note(SelectionEvent::kRankedMembers);
+    const int64_t ties = shared_.last_tie + 1 - start_;
+    const uint32_t ties_end = static_cast<uint32_t>(ties <= 0 ? 0 : ties < size_ ? ties : size_);
+    return {shared_.threshold, ties_end, false, static_cast<int64_t>(below_before) + shared_.selected_before};
+  }
+
+  // Brings the members of the bin to shared memory; returns how many values before the slice lie below the bin. First
+  // every block's share is found, then each member is fetched by a thread of its own: all may lie in one block.
+  DYNAMS_DEVICE uint64_t gather_members() {
+    const uint32_t bin = shared_.found[0].bin;
+    uint64_t below = 0, below_before;
+    DYNAMS_UNROLL_BY(1)
+    for (uint32_t block = thread_; block < m_.blocks(); block += kThreads) {
+      const uint32_t* row = row_of(block);
+      const uint32_t from = m_.fresh(row + bin), to = m_.fresh(row + bin + 1), first = from - m_.fresh(row);
+      if (block < m_.block()) below += from;
+      if (from == to) continue;
+      const uint32_t into = m_.add_shared(&shared_.members, to - from);
+      DYNAMS_UNROLL_BY(1)
+      for (uint32_t i = 0; i < to - from; ++i)
+        shared_.member_indices[into + i] = static_cast<int64_t>(block) << 32 | (first + i);
+    }
+    this->sum_before(below, &below_before);
+    DYNAMS_UNROLL_BY(1)
+    for (uint32_t member = thread_; member < shared_.found[0].members; member += kThreads) {
+      const uint64_t block = shared_.member_indices[member] >> 32;
+      const uint64_t source = block * task_.place_capacity + static_cast<uint32_t>(shared_.member_indices[member]);
+      const uint32_t offset = m_.fresh(task_.placed_offsets + source);
+      shared_.member_keys[member] = m_.fresh(task_.placed_keys + source);
+      shared_.member_indices[member] = static_cast<int64_t>(block * task_.slice + offset);
+    }
+    m_.sync();
+    return below_before;
+  }
+
+  // The members of the bin share one key: all below it are selected, and so many of them, by index.
+  DYNAMS_DEVICE Threshold<Key> split_ties() {
+    const uint32_t bin = shared_.found[0].bin;
+    uint64_t below = 0, ties = 0, below_before, ties_before;
+    DYNAMS_UNROLL_BY(1)
+    for (uint32_t block = thread_; block < m_.block(); block += kThreads) {
+      const uint32_t from = m_.fresh(row_of(block) + bin), to = m_.fresh(row_of(block) + bin + 1);
+      below += from;
+      ties += to - from;
+    }
+    this->sum_before(below, &below_before);
+    this->sum_before(ties, &ties_before);
+    const uint64_t wanted = shared_.found[0].rank + 1;
+    const uint32_t own = m_.fresh(row_of(m_.block()) + bin + 1) - m_.fresh(row_of(m_.block()) + bin);
+    const uint64_t taken = ties_before < wanted ? ties_before : wanted;
+    const uint64_t left = wanted - taken;
+    const bool split = left > 0 && left < own;  // in one block at most
+    if (thread_ == 0) m_.note(SelectionEvent::kSingleKey);
+    if (thread_ == 0 && split) m_.note(SelectionEvent::kSplitTies);
+    const uint32_t from_here = static_cast<uint32_t>(split ? left : left == 0 ? 0 : size_);
+    return {low_, from_here, split, static_cast<int64_t>(below_before + taken)};
+  }
+
+  Shared& shared_;
+
+  Key low_, high_;       // the range, both ends in it, and
+  int shift_;            // the width of its bins
+  uint32_t below_;       // the thread's own keys below it
+  bool listed_ = false;  // the values kept aside hold all of the range
+};
+
+}  // namespace dynams

@@ -1,0 +1,136 @@
+// The Python module of the CUDA kernels: raw pointers, sizes, a device and a stream in; no torch. Callers
+// (dynams_kernels/_backends) have checked shapes, strides and dtypes, and made `device` torch's current one.
+//
+// Importing it makes no CUDA call: a process may import it and fork.
+#include <cuda_runtime_api.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "row_scores.h"
+#include "smallest_k.h"
+
+namespace py = pybind11;
+
+namespace dynams {
+namespace {
+
+template <class T>
+T* pointer(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess)
+    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorName(error) + ", " + cudaGetErrorString(error));
+}
+
+DType dtype_numbered(int32_t number) {
+  if (number < 0 || number > 3) throw py::value_error("dtype: got " + std::to_string(number) + ", want 0 to 3");
+  return static_cast<DType>(number);
+}
+
+// The device becomes current for this copy of the runtime too (it is linked statically, torch has its own); both stand
+// on the one primary context of the device.
+int multiprocessors_of(int device) {
+  check(cudaSetDevice(device), "cudaSetDevice");
+  int count = 0;
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "multiprocessor count");
+  return count;
+}
+
+std::vector<std::string> architectures() {
+  std::istringstream words(DYNAMS_CUDA_ARCHITECTURES);
+  std::vector<std::string> names;
+  for (std::string word; words >> word;) names.push_back(word);
+  return names;
+}
+
+std::string version_text(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+// Why the kernels cannot run on this device; empty where they can. Loads them all, so that none is loaded lazily
+// inside a graph's capture.
+std::string why_unusable(int device) {
+  int driver = 0;
+  cudaError_t error = cudaDriverGetVersion(&driver);
+  if (error != cudaSuccess || driver == 0) return "no CUDA driver";
+  // Minor versions are compatible with one another, major ones only backwards.
+  if (driver / 1000 < CUDART_VERSION / 1000)
+    return "the driver supports CUDA " + version_text(driver) + ", these kernels were built with CUDA " +
+           version_text(CUDART_VERSION);
+  error = cudaSetDevice(device);
+  if (error == cudaSuccess) error = preload_row_scores();
+  if (error == cudaSuccess) error = preload_smallest_k();
+  if (error == cudaSuccess) return "";
+  cudaGetLastError();  // the answer is this text: no later call may meet the error
+  return std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error);
+}
+
+int64_t row_scores_scratch_bytes(int32_t dtype, int64_t rows, int64_t classes, uint32_t kinds, int device) {
+  return row_scores_scratch(dtype_numbered(dtype), rows, classes, kinds, multiprocessors_of(device));
+}
+
+void launch_row_scores(uintptr_t logits, int32_t dtype, int64_t rows, int64_t classes, int64_t row_stride,
+                       uintptr_t labels, uintptr_t class_distances, int64_t distances_stride, uint32_t kinds,
+                       uintptr_t scores, int64_t scores_stride, uintptr_t scratch, int device, uintptr_t stream) {
+  CudaRowScores task{};
+  task.logits = pointer<const void>(logits);
+  task.dtype = dtype_numbered(dtype);
+  task.rows = rows;
+  task.classes = classes;
+  task.row_stride = row_stride;
+  task.labels = pointer<const int64_t>(labels);
+  task.class_distances = pointer<const float>(class_distances);
+  task.distances_stride = distances_stride;
+  task.kinds = kinds;
+  task.scores = pointer<void>(scores);
+  task.scores_stride = scores_stride;
+  task.scratch = pointer<void>(scratch);
+  if (rows < 1 || classes < 2) throw py::value_error("logits: want at least one row of at least two classes");
+  if ((kinds & ~kAllKinds) != 0 || kinds == 0) throw py::value_error("kinds: unknown bits");
+  if ((kinds & kLabelledKinds) && labels == 0) throw py::value_error("labels: wanted by kinds, got null");
+  if ((kinds & kDistance) && class_distances == 0) throw py::value_error("class_distances: wanted by kinds, got null");
+  check(row_scores(task, multiprocessors_of(device), pointer<CUstream_st>(stream)), "row_scores");
+}
+
+int64_t smallest_k_scratch_bytes(int32_t dtype, int64_t count, int64_t k, int device) {
+  return smallest_k_scratch(dtype_numbered(dtype), count, k, multiprocessors_of(device));
+}
+
+void launch_smallest_k(uintptr_t values, int32_t dtype, int64_t count, int64_t k, uintptr_t out_values,
+                       uintptr_t out_indices, uintptr_t out_mask, uintptr_t scratch, int device, uintptr_t stream) {
+  CudaSmallestK task{};
+  task.values = pointer<const void>(values);
+  task.dtype = dtype_numbered(dtype);
+  task.count = count;
+  task.k = k;
+  task.out_values = pointer<void>(out_values);
+  task.out_indices = pointer<int64_t>(out_indices);
+  task.out_mask = pointer<bool>(out_mask);
+  task.scratch = pointer<void>(scratch);
+  if (k < 1 || k > count)
+    throw py::value_error("k: got " + std::to_string(k) + ", want 1 <= k <= " + std::to_string(count));
+  check(smallest_k(task, multiprocessors_of(device), pointer<CUstream_st>(stream)), "smallest_k");
+}
+
+}  // namespace
+}  // namespace dynams
+
+PYBIND11_MODULE(_cuda, module) {
+  using namespace dynams;
+  module.doc() = "CUDA kernels on raw pointers; see dynams_kernels for the functions to call.";
+  module.attr("ARCHITECTURES") = architectures();
+  module.attr("CUDA_VERSION") = version_text(CUDART_VERSION);
+  module.def("why_unusable", &why_unusable,
+             "Why the kernels cannot run on a device (empty where they can); loads them.");
+  module.def("row_scores_scratch", &row_scores_scratch_bytes);
+  module.def("row_scores", &launch_row_scores);
+  module.def("smallest_k_scratch", &smallest_k_scratch_bytes);
+  module.def("smallest_k", &launch_smallest_k);
+}

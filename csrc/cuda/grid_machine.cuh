@@ -1,0 +1,88 @@
+// The GPU as the machine that the block algorithms of csrc/common run on.
+#pragma once
+
+#include <cooperative_groups.h>
+
+#include <cstdint>
+
+#include "../common/smallest_k_block.h"
+
+namespace dynams {
+
+class GridMachine {
+ public:
+  static constexpr int kWarp = 32;
+
+  __device__ __forceinline__ uint32_t thread() const { return threadIdx.x; }
+  __device__ __forceinline__ uint32_t block() const { return blockIdx.x; }
+  __device__ __forceinline__ uint32_t blocks() const { return gridDim.x; }
+
+  __device__ __forceinline__ void sync() const { __syncthreads(); }
+
+  // The two halves of the grid's barrier, each the block's barrier too. Whatever a block wrote before it arrived is
+  // seen by all after they waited. The driver keeps the count, at zero between launches; a grid of one block, launched
+  // plainly, has none.
+  __device__ __forceinline__ void arrive() {
+    if (gridDim.x > 1) token_ = cooperative_groups::this_grid().barrier_arrive();
+  }
+  __device__ __forceinline__ void wait() {
+    if (gridDim.x > 1) cooperative_groups::this_grid().barrier_wait(static_cast<unsigned>(token_));
+    else __syncthreads();
+  }
+
+  __device__ __forceinline__ uint32_t ballot(bool vote) const { return __ballot_sync(kAll, vote); }
+  template <class T>
+  __device__ __forceinline__ T shuffle(T value, uint32_t lane) const {
+    return __shfl_sync(kAll, value, lane);
+  }
+  template <class T>
+  __device__ __forceinline__ T shuffle_up(T value, uint32_t distance) const {
+    return __shfl_up_sync(kAll, value, distance);
+  }
+  __device__ __forceinline__ uint32_t warp_sum(uint32_t value) const { return __reduce_add_sync(kAll, value); }
+
+  __device__ __forceinline__ uint32_t count_bits(uint32_t bits) const { return __popc(bits); }
+  __device__ __forceinline__ uint32_t lowest_bit(uint32_t bits) const { return __ffs(bits) - 1; }
+  __device__ __forceinline__ int bit_length(uint64_t value) const { return 64 - __clzll(value); }
+
+  __device__ __forceinline__ uint32_t add_shared(uint32_t* word, uint32_t value) const {
+    return atomicAdd(word, value);
+  }
+  template <class T>
+  __device__ __forceinline__ void add_global(T* word, T value) const {
+    atomicAdd(word, value);
+  }
+
+  // Of the input, which nothing writes while the kernel runs.
+  template <class T>
+  __device__ __forceinline__ T read(const T* from) const {
+    return __ldg(from);
+  }
+  // Of what other blocks wrote: past the first-level cache, which does not hear of their writes, and in its place among
+  // the barriers.
+  __device__ __forceinline__ uint32_t fresh(const uint32_t* from) const {
+    uint32_t value;
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+    return value;
+  }
+  template <class T>
+  __device__ __forceinline__ T fresh(const T* from) const {
+    static_assert(sizeof(T) == 8);
+    T value;
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(from) : "memory");
+    return value;
+  }
+  template <class T>
+  __device__ __forceinline__ void write(T* to, T value) const {
+    *to = value;
+  }
+
+  __device__ __forceinline__ void note(SelectionEvent) const {}
+
+ private:
+  static constexpr unsigned kAll = 0xffffffffu;
+
+  unsigned token_ = 0;
+};
+
+}  // namespace dynams

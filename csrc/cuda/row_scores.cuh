@@ -1,0 +1,167 @@
+// Scores of rows of logits on the GPU: the kernels and their launch, for one element type.
+//
+// A row is read from memory once, at the rate of a copy: per 1,000 classes the only other traffic is one score. Groups
+// of lanes take a row each: 8, 16 or 32 lanes, or a whole block where rows are long. Tiny rows go through shared
+// memory, a thread a row (row_scores_short.cuh). Where rows are too few to fill the GPU each is split over several
+// blocks, whose partial states a second launch merges in their order. Nothing depends on the order in which blocks run,
+// so the scores have the same bits on every run. The distance margin reads the row again, from cache: for the class of
+// its largest logit, then for the quotients with that class.
+#pragma once
+
+#include "row_plan.h"
+#include "row_scores.h"
+#include "row_walk.cuh"
+
+namespace dynams {
+
+template <class Element>
+struct RowsTask {
+  const Element* logits;
+  int64_t rows, classes, row_stride;
+  const int64_t* labels;
+  const float* class_distances;
+  int64_t distances_stride;
+  uint32_t kinds;
+  ScoreOf<Element>* scores;
+  int64_t scores_stride;
+
+  __device__ __forceinline__ const Element* row(int64_t index) const { return logits + index * row_stride; }
+  __device__ __forceinline__ int64_t label(int64_t index) const { return labels == nullptr ? -1 : labels[index]; }
+  __device__ __forceinline__ bool has_class(int64_t label) const { return label >= 0 && label < classes; }
+};
+
+// What a block knows of its part of a row that is split.
+template <class T>
+struct PartOfRow {
+  RowState<T> state;
+  int64_t
+      first_class;  // the lowest class of the part with its largest logit, -1 where none has it; for the distance only
+};
+
+template <class T>
+struct PartsOfRows {
+  PartOfRow<T>* parts;  // `splits` a row; null where rows are whole
+  T* nearest;           // as many: each part's least distance
+  int64_t splits, part_classes;
+
+  __device__ __forceinline__ int64_t begin() const { return blockIdx.y * part_classes; }
+  __device__ __forceinline__ int count(int64_t classes) const {
+    const int64_t left = classes - begin();
+    return static_cast<int>(left < part_classes ? left : part_classes);
+  }
+  // Where the block's part of this row has its place.
+  __device__ __forceinline__ int64_t place(int64_t row) const { return row * splits + blockIdx.y; }
+};
+
+// Where the warps of a block meet.
+template <class T>
+struct Joints {
+  RowState<T> states[kWarps];
+  int places[kWarps];
+  T distances[kWarps];
+};
+
+// Enough registers to keep the loads in flight, enough threads to hide their latency.
+template <class T, int kSums>
+constexpr int blocks_together() {
+  return sizeof(T) == 8 ? (kSums == kNoSums ? 4 : 2) : (kSums == kNoSums ? 5 : 4);
+}
+
+template <class Element, int kSums>
+__global__ void __launch_bounds__(kThreads, (blocks_together<ScoreOf<Element>, kSums>()))
+    score_rows(RowsTask<Element> task, int log_lanes, PartsOfRows<ScoreOf<Element>> split) {
+  using T = ScoreOf<Element>;
+  __shared__ Joints<T> joints;
+  const int lanes = 1 << log_lanes, groups = kThreads >> log_lanes;
+  const int lane = static_cast<int>(threadIdx.x) & (lanes - 1), group = static_cast<int>(threadIdx.x) >> log_lanes;
+  const bool whole = split.parts == nullptr;
+  const int64_t begin = split.begin();
+  const int count = split.count(task.classes);
+  for (int64_t base = static_cast<int64_t>(blockIdx.x) * groups; base < task.rows;
+       base += static_cast<int64_t>(gridDim.x) * groups) {
+    // Groups beyond the last row read it again, as whole warps exchange values; they write nothing.
+    const bool exists = base + group < task.rows;
+    const int64_t index = exists ? base + group : task.rows - 1;
+    const bool writes = exists && lane == 0;
+    const Element* row = task.row(index);
+    const int64_t label = writes && whole ? task.label(index) : -1;
+    RowState<T> state = read_span<kSums>(Span<Element>(row + begin, count), lane, lanes);
+    RowFacts<T> facts{T(0), task.has_class(label), T(0), task.classes};
+    if (facts.labelled) facts.own = widen(row[label]);
+    state = join_lanes<JoinStates<kSums, T>>(state, lanes, joints.states);
+    int first = kNoClass;
+    if (task.kinds & kDistance) {
+      first = find_logit(row + begin, count, state.largest, lane, lanes);
+      first = join_lanes<JoinLowest>(first, lanes, joints.places);
+    }
+    if (!whole) {
+      if (writes) split.parts[split.place(index)] = PartOfRow<T>{state, first == kNoClass ? -1 : begin + first};
+      continue;
+    }
+    if (task.kinds & kDistance) {
+      // In a row with a NaN no class is the first, and there is no distance.
+      if (first != kNoClass)
+        facts.nearest = nearest_boundary(row, task.class_distances + first * task.distances_stride, count,
+                                         state.largest, first, lane, lanes);
+      facts.nearest = join_lanes<JoinLeast<T>>(facts.nearest, lanes, joints.distances);
+    }
+    if (writes) write_scores<kSums>(state, facts, task.kinds, task.scores + index, task.scores_stride);
+  }
+}
+
+// Split rows, second launch where distances are asked for: each block finds the row's first class from all parts, then
+// the least distance within its own part.
+template <class Element>
+__global__ void __launch_bounds__(kThreads) measure_parts(RowsTask<Element> task, PartsOfRows<ScoreOf<Element>> split) {
+  using T = ScoreOf<Element>;
+  __shared__ Joints<T> joints;
+  const int lane = static_cast<int>(threadIdx.x);
+  const int64_t begin = split.begin();
+  const int count = split.count(task.classes);
+  for (int64_t index = blockIdx.x; index < task.rows; index += gridDim.x) {
+    const PartOfRow<T>* parts = split.parts + index * split.splits;
+    RowState<T> state = no_logits<T>();
+    for (int64_t part = lane; part < split.splits; part += kThreads) state = merge<kNoSums>(state, parts[part].state);
+    state = join_lanes<JoinStates<kNoSums, T>>(state, kThreads, joints.states);
+    // The parts are in the order of their classes: the first with the largest has the lowest.
+    int first_part = kNoClass;
+    for (int64_t part = lane; part < split.splits && first_part == kNoClass; part += kThreads)
+      if (parts[part].state.largest == state.largest) first_part = static_cast<int>(part);
+    first_part = join_lanes<JoinLowest>(first_part, kThreads, joints.places);
+    T nearest = T(0);
+    if (first_part != kNoClass) {
+      const int64_t first = parts[first_part].first_class;
+      const float* distances = task.class_distances + first * task.distances_stride + begin;
+      nearest =
+          nearest_boundary(task.row(index) + begin, distances, count, state.largest, first - begin, lane, kThreads);
+    }
+    nearest = join_lanes<JoinLeast<T>>(nearest, kThreads, joints.distances);
+    if (lane == 0) split.nearest[split.place(index)] = nearest;
+  }
+}
+
+// Split rows, last launch: a warp a row merges its parts, each lane every 32nd, then the lanes.
+template <class Element>
+__global__ void __launch_bounds__(kThreads) merge_parts(RowsTask<Element> task, PartsOfRows<ScoreOf<Element>> split) {
+  using T = ScoreOf<Element>;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpLanes, warp = static_cast<int>(threadIdx.x) / kWarpLanes;
+  for (int64_t base = static_cast<int64_t>(blockIdx.x) * kWarps; base < task.rows;
+       base += static_cast<int64_t>(gridDim.x) * kWarps) {
+    const bool exists = base + warp < task.rows;
+    const int64_t index = exists ? base + warp : task.rows - 1;
+    const int64_t label = task.label(index);
+    RowFacts<T> facts{T(0), task.has_class(label), infinity<T>(), task.classes};
+    if (facts.labelled) facts.own = widen(task.row(index)[label]);
+    RowState<T> state = no_logits<T>();
+    for (int64_t part = lane; part < split.splits; part += kWarpLanes) {
+      const int64_t at = index * split.splits + part;
+      state = merge<kAllSums>(state, split.parts[at].state);
+      if (task.kinds & kDistance) facts.nearest = min_nan(facts.nearest, split.nearest[at]);
+    }
+    state = JoinStates<kAllSums, T>::group(state, kWarpLanes);
+    facts.nearest = JoinLeast<T>::group(facts.nearest, kWarpLanes);
+    if (exists && lane == 0) write_scores<kAllSums>(state, facts, task.kinds, task.scores + index, task.scores_stride);
+  }
+}
+
+}  // namespace dynams

@@ -1,0 +1,149 @@
+"""The backends of CUDA tensors together: each primitive by the best one that can run on the tensors' device.
+
+Row scores and selection: the compiled CUDA kernels, else Triton, else plain torch. Linear scores: Triton, else plain torch
+with the row scores of the former. Nothing here touches the driver before the first call.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dynams_kernels._backends import eager
+from dynams_kernels._backends.native_cuda import NativeCuda
+
+if TYPE_CHECKING:
+    from dynams_kernels._backends.triton import Triton
+
+# Tensor cores with bfloat16, asynchronous copies and NaN-keeping maxima begin here.
+_LEAST_CAPABILITY = (8, 0)
+
+
+@dataclass(frozen=True)
+class Served:
+    """Who serves one device; None: plain torch."""
+
+    native: NativeCuda | None
+    triton: Triton | None
+
+    def names(self) -> dict[str, str]:
+        """The backend's name for each primitive."""
+        fallback = "triton" if self.triton else "eager"
+        rows = "native_cuda" if self.native else fallback
+        return {"row_scores": rows, "linear_row_scores": fallback, "smallest_k": rows}
+
+
+class Gpu:
+    """The backend of CUDA tensors.
+
+    Args:
+        module: the compiled CUDA module, or None.
+        load_triton: imports Triton and gives its backend, or None where it is not installed.
+        choice: auto | native | triton | eager; native and triton raise RuntimeError at the first call where they cannot serve.
+    """
+
+    def __init__(
+        self, module: ModuleType | None, load_triton: Callable[[], Triton] | None, choice: str
+    ) -> None:
+        self._module = module
+        self._load_triton = load_triton
+        self._choice = choice
+        self._served: dict[int, Served] = {}  # by device index; what a device can run never changes
+
+    def why_not_native(self, device: int) -> str:
+        """Why the compiled kernels cannot run on a device; empty where they can."""
+        if self._module is None:
+            return "not built"
+        reason: str = self._module.why_unusable(device)
+        return reason
+
+    def why_not_triton(self, device: int) -> str:
+        """Why the Triton kernels cannot run on a device; empty where they can."""
+        if self._load_triton is None:
+            return "Triton 3.4 or newer is not installed"
+        capability = torch.cuda.get_device_capability(device)
+        if capability < _LEAST_CAPABILITY:
+            return f"compute capability {capability[0]}.{capability[1]}, want 8.0 or higher"
+        return ""
+
+    def serves(self, device: int) -> Served:
+        """Who serves the tensors of a device: found out at the first call, with a warning where a kernel stays unused."""
+        if device not in self._served:
+            self._served[device] = self._resolve(device)
+        return self._served[device]
+
+    def _resolve(self, device: int) -> Served:
+        if self._choice == "eager":
+            return Served(None, None)
+        native = triton = None
+        why_not = self.why_not_native(device)
+        if why_not and self._choice == "native":
+            raise RuntimeError(
+                f"DYNAMS_KERNELS_BACKEND=native, but the CUDA kernels cannot run: {why_not}"
+            )
+        if self._module is not None and why_not:
+            warnings.warn(f"the compiled CUDA kernels are not used: {why_not}", stacklevel=2)
+        elif self._module is not None and self._choice != "triton":
+            native = NativeCuda(self._module)
+        why_not = self.why_not_triton(device)
+        if why_not and self._choice == "triton":
+            raise RuntimeError(
+                f"DYNAMS_KERNELS_BACKEND=triton, but its kernels cannot run: {why_not}"
+            )
+        if not why_not and self._load_triton is not None:
+            triton = self._load_triton()
+        return Served(native, triton)
+
+    def _rows(self, tensor: Tensor) -> Any:
+        served = self.serves(tensor.device.index)
+        return served.native or served.triton or eager
+
+    def row_scores(
+        self, logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kinds: int
+    ) -> Tensor:
+        """See `registry.Backend`."""
+        scores: Tensor = self._rows(logits).row_scores(logits, labels, class_distances, kinds)
+        return scores
+
+    def linear_row_scores(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor | None,
+        class_distances: Tensor | None,
+        kind: int,
+        pairs: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """See `registry.Backend`. Float64 has no tensor-core tile worth writing: torch's product, block by block."""
+        triton = self.serves(features.device.index).triton
+        operands = (features, weight, bias, labels, class_distances, kind, pairs)
+        if triton is None or features.dtype == torch.float64:
+            return eager.linear_by_blocks(self.row_scores, *operands)
+        return triton.linear_row_scores(*operands)
+
+    def linear_width_scores(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor | None,
+        widths: Sequence[int],
+        kind: int,
+    ) -> Tensor:
+        """See `registry.Backend`."""
+        triton = self.serves(features.device.index).triton
+        if triton is None or features.dtype == torch.float64:
+            return eager.linear_width_scores(features, weight, bias, labels, widths, kind)
+        return triton.linear_width_scores(features, weight, bias, labels, widths, kind)
+
+    def smallest_k(self, values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:
+        """See `registry.Backend`."""
+        selected: tuple[Tensor, Tensor] = self._rows(values).smallest_k(values, k, by_value)
+        return selected

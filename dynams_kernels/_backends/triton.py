@@ -1,0 +1,54 @@
+"""The Triton kernels behind the backend interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from dynams_kernels._backends.order import in_order
+from dynams_kernels._triton import linear, row_scores, smallest_k
+
+
+class Triton:
+    """Every primitive on CUDA tensors, float64 linear scores excepted.
+
+    Kernels are compiled at their first use for a kind of input (a second or two) and kept in Triton's cache on disk.
+    """
+
+    def row_scores(
+        self, logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kinds: int
+    ) -> Tensor:
+        """See `registry.Backend`."""
+        return row_scores.row_scores(logits, labels, class_distances, kinds)
+
+    def linear_row_scores(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor | None,
+        class_distances: Tensor | None,
+        kind: int,
+        pairs: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """See `registry.Backend`."""
+        return linear.linear_row_scores(
+            features, weight, bias, labels, class_distances, kind, pairs
+        )
+
+    def linear_width_scores(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor | None,
+        widths: Sequence[int],
+        kind: int,
+    ) -> Tensor:
+        """See `registry.Backend`."""
+        return linear.linear_width_scores(features, weight, bias, labels, widths, kind)
+
+    def smallest_k(self, values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:
+        """See `registry.Backend`."""
+        return in_order(*smallest_k.smallest_k(values, k), by_value)

@@ -1,0 +1,36 @@
+ARCHITECTURES: list[str]
+CUDA_VERSION: str
+
+def why_unusable(device: int, /) -> str: ...
+def row_scores_scratch(dtype: int, rows: int, classes: int, kinds: int, device: int, /) -> int: ...
+def row_scores(
+    logits: int,
+    dtype: int,
+    rows: int,
+    classes: int,
+    row_stride: int,
+    labels: int,
+    class_distances: int,
+    distances_stride: int,
+    kinds: int,
+    scores: int,
+    scores_stride: int,
+    scratch: int,
+    device: int,
+    stream: int,
+    /,
+) -> None: ...
+def smallest_k_scratch(dtype: int, count: int, k: int, device: int, /) -> int: ...
+def smallest_k(
+    values: int,
+    dtype: int,
+    count: int,
+    k: int,
+    out_values: int,
+    out_indices: int,
+    out_mask: int,
+    scratch: int,
+    device: int,
+    stream: int,
+    /,
+) -> None: ...

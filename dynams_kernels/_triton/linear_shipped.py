@@ -1,0 +1,260 @@
+"""The linear kernels as they are compiled for typical heads: one entry for each way a tile is cut and reduced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from dynams_kernels._triton.linear_configuration import (
+    MERGE_SPLITS,
+    MERGE_WARPS,
+    OPTIONS,
+    burden,
+    configuration,
+    merge_tile,
+    slicing,
+    slicing_widths,
+)
+from dynams_kernels._triton.linear_kernel import linear_kernel
+from dynams_kernels._triton.linear_merge import merge_kernel
+from dynams_kernels._triton.linear_widths_kernel import widths_kernel
+from dynams_kernels._triton.shipped import Shipped
+
+_ARCHITECTURES = (80, 90, 100)
+_ELEMENT_SIZE = {"bf16": 2, "fp16": 2, "fp32": 4}
+_POINTERS = {
+    "bias": "",
+    "labels": "i64",
+    "distances": "fp32",
+    "known_largest": "fp32",
+    "known_class": "i64",
+    "scores": "fp32",
+    "pairs": "i64",
+    "state_floats": "fp32",
+    "state_classes": "i32",
+}
+_UNIT_STEPS = ("features_step", "weight_step")
+
+
+@dataclass(frozen=True)
+class ShippedFor(Shipped):
+    """A kernel whose configuration is that of some architectures only, and the compiler's options."""
+
+    architectures: tuple[int, ...] = _ARCHITECTURES
+    options: dict[str, Any] = field(default_factory=lambda: dict(OPTIONS))
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear head and what is asked of it."""
+
+    kind: str
+    classes: int
+    dtype: str = "bf16"
+    precision: str = "ieee"
+    rows: int = 65_536
+    width: int = 1024
+    pairs: bool = False
+    bias: bool = True
+    split: bool = False
+    known: bool = False
+    scattered: bool = False
+    widths: tuple[int, ...] = ()
+
+    @property
+    def reduced_as(self) -> str:
+        """The kind whose tiles these are: both sweeps of `distance` cut the classes in the same way."""
+        return "distance" if self.kind == "largest" else self.kind
+
+    def __str__(self) -> str:
+        parts = [self.kind, self.dtype, f"{self.rows} x {self.width} -> {self.classes}"]
+        parts += [self.precision] if self.dtype == "fp32" else []
+        parts += [name for name in ("pairs", "split", "known", "scattered") if getattr(self, name)]
+        parts += ["no bias"] if not self.bias else []
+        parts += [f"widths {self.widths}"] if self.widths else []
+        return ", ".join(parts)
+
+
+_HEADS = (
+    Head("gap", 10),
+    Head("gap", 10, bias=False, width=512),
+    Head("gap", 32, "fp16"),
+    Head("gap", 50),
+    Head("gap", 100),
+    Head("gap", 100, rows=64, split=True),
+    Head("gap", 1000),
+    Head("gap", 1000, "fp16", bias=False),
+    Head("gap", 1000, width=1016),
+    Head("gap", 1000, width=154),
+    Head("gap", 1000, width=40),
+    Head("gap", 128_256, rows=8192, width=4096, bias=False, split=True),
+    Head("gap", 10, "fp32", "tf32"),
+    Head("gap", 1000, "fp32", "tf32"),
+    Head("gap", 10, "fp32", "ieee"),
+    Head("gap", 100, "fp32", "ieee"),
+    Head("gap", 1000, scattered=True, width=1001),
+    Head("probability", 1000, "fp32", "tf32", pairs=True, scattered=True),
+    Head("gap", 1000, pairs=True),
+    Head("probability", 10),
+    Head("probability", 1000),
+    Head("probability", 1000, pairs=True, split=True),
+    Head("probability", 100, "fp32", "ieee"),
+    Head("label", 100),
+    Head("label", 1000, pairs=True),
+    Head("label", 1000, "fp32", "ieee", pairs=True),
+    Head("distance", 10),
+    Head("distance", 100, pairs=True),
+    Head("largest", 1000, pairs=True),
+    Head("distance", 1000, known=True, pairs=True, split=True),
+    Head("distance", 1000, "fp32", "ieee", known=True, pairs=True),
+    Head("gap", 1000, widths=(256, 512, 768, 1024)),
+    Head("gap", 10, widths=(128, 256)),
+    Head("probability", 1000, widths=(100, 200, 300, 400, 500, 600, 700, 800)),
+    Head("label", 100, "fp32", "ieee", widths=(256, 512)),
+)
+
+
+def shipped() -> list[Shipped]:
+    """Every way the kernels are compiled for, by architecture."""
+    kernels: dict[tuple[Any, ...], ShippedFor] = {}
+    for architecture in _ARCHITECTURES:
+        for head in _HEADS:
+            kernel = _linear(head, architecture)
+            same = (str(head), kernel.num_warps, kernel.num_stages, *kernel.constexprs.values())
+            if same in kernels:
+                kernel = _for_both(kernels[same], kernel)
+            kernels[same] = kernel
+    return [*kernels.values(), *_merges()]
+
+
+def _for_both(one: ShippedFor, other: ShippedFor) -> ShippedFor:
+    architectures = (*one.architectures, *other.architectures)
+    base = one.name.partition(" for sm_")[0]
+    suffix = "" if architectures == _ARCHITECTURES else _suffix(architectures)
+    return ShippedFor(**{**vars(one), "name": base + suffix, "architectures": architectures})
+
+
+def _suffix(architectures: tuple[int, ...]) -> str:
+    return " for sm_" + ", ".join(str(architecture) for architecture in architectures)
+
+
+def _linear(head: Head, architecture: int) -> ShippedFor:
+    fn = widths_kernel if head.widths else linear_kernel
+    chosen = configuration(
+        head.rows,
+        head.classes,
+        head.width,
+        _ELEMENT_SIZE[head.dtype],
+        head.precision,
+        burden(head.reduced_as, head.pairs, len(head.widths)),
+        head.scattered,
+        divmod(architecture, 10),
+    )
+    constants: dict[str, Any] = {
+        "KIND": head.kind,
+        "HAS_BIAS": head.bias,
+        "SPLIT": head.split,
+        "PIPELINED": True,
+        "PRECISION": head.precision,
+        "ROW_UNIT": 1 if head.scattered else 16,
+        "BLOCK_ROWS": chosen.block_rows,
+        "BLOCK_CLASSES": chosen.block_classes,
+        "BLOCK_FEATURES": chosen.block_features,
+    }
+    if head.widths:
+        constants |= slicing_widths(head.widths, chosen.block_features)
+    else:
+        constants |= slicing(head.width, chosen.block_features, _ELEMENT_SIZE[head.dtype])
+        constants |= {"PAIRS": head.pairs, "ONE_TILE": not head.known}
+    missing = _missing(head)
+    tensor_cores = head.dtype != "fp32" or head.precision == "tf32"
+    return _shipped(
+        f"linear {head}" + _suffix((architecture,)),
+        fn,
+        head.dtype,
+        constants,
+        missing,
+        (chosen.num_warps, chosen.num_stages),
+        architectures=(architecture,),
+        scattered=head.scattered,
+        divisible=("distances_row",) if head.classes % 16 == 0 else (),
+        wants_wgmma=tensor_cores,
+        wants_wide_loads=not head.scattered,
+    )
+
+
+def _missing(head: Head) -> set[str]:
+    """The arguments that a call of this kind leaves out."""
+    missing = {
+        "bias": not head.bias,
+        "labels": head.kind != "label",
+        "distances": head.kind != "distance",
+        "known_largest": not head.known,
+        "known_class": not head.known,
+        "pairs": not head.pairs,
+        "state_floats": not head.split,
+        "state_classes": not (head.split and head.pairs),
+    }
+    return {name for name, left_out in missing.items() if left_out}
+
+
+def _merges() -> Iterator[ShippedFor]:
+    for kind in ("gap", "probability", "label", "distance"):
+        for pairs in (False, True):
+            for most in MERGE_SPLITS:
+                rows, splits = merge_tile(most)
+                constants = {
+                    "KIND": kind,
+                    "PAIRS": pairs,
+                    "BLOCK_ROWS": rows,
+                    "BLOCK_SPLITS": splits,
+                }
+                yield _shipped(
+                    f"merge {kind}{', pairs' if pairs else ''}, to {most} splits",
+                    merge_kernel,
+                    "fp32",
+                    constants,
+                    set() if pairs else {"pairs", "state_classes"},
+                    (MERGE_WARPS, 3),
+                    architectures=_ARCHITECTURES,
+                )
+
+
+def _shipped(
+    name: str,
+    fn: Any,
+    dtype: str,
+    constants: dict[str, Any],
+    missing: set[str],
+    warps_and_stages: tuple[int, int],
+    divisible: tuple[str, ...] = (),
+    scattered: bool = False,
+    **promises: Any,
+) -> ShippedFor:
+    signature: dict[str, str] = {}
+    constexprs = dict(constants)
+    for argument in fn.arg_names:
+        if argument in constants:
+            signature[argument] = "constexpr"
+        elif argument in missing:
+            signature[argument] = "constexpr"
+            constexprs[argument] = None
+        elif argument in _UNIT_STEPS and not scattered:
+            signature[argument] = "constexpr"
+            constexprs[argument] = 1
+        elif argument in ("features", "weight") or argument in _POINTERS:
+            signature[argument] = "*" + (_POINTERS.get(argument) or dtype)
+        else:
+            signature[argument] = "i32"
+    pointers = [] if scattered else [name for name in signature if signature[name][0] == "*"]
+    divisible_by_16 = (*pointers, *(name for name in divisible if name in signature))
+    return ShippedFor(
+        name,
+        fn,
+        {argument: signature[argument] for argument in fn.arg_names},
+        constexprs,
+        *warps_and_stages,
+        divisible_by_16,
+        **promises,
+    )

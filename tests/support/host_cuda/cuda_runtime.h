@@ -1,0 +1,186 @@
+// CUDA kernels on a CPU: every thread of a block is a coroutine that runs until it waits for others.
+//
+// For tests of the kernels' own code where there is no GPU. A warp exchange waits for all 32 lanes and a barrier for
+// all threads of the block, so a divergent exchange or barrier is a reported deadlock. The order in which threads take
+// turns can be changed: a missing barrier then changes results.
+#pragma once
+
+#include <math.h>
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <numeric>
+#include <random>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "cuda_runtime_api.h"
+
+#define __device__
+#define __host__
+#define __global__
+#define __shared__ static
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+
+inline dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace host_cuda {
+
+constexpr unsigned kLanes = 32;
+constexpr size_t kStack = 64 << 10;
+
+enum class Waits { kNothing, kWarp, kBlock, kForever };
+
+struct Thread {
+  ucontext_t context;  // to start from
+  jmp_buf place;       // to go on from: unlike a context's, its switch is no system call
+  bool started = false;
+  std::vector<char> stack;
+  Waits waits = Waits::kNothing;
+};
+
+struct Slot {
+  unsigned char bytes[16];
+  size_t size;
+  int offset;
+};
+
+inline std::vector<Thread> threads;
+inline jmp_buf scheduler;
+inline unsigned current;
+inline std::function<void()> body;
+inline std::string problem;
+inline unsigned order_seed;  // 0: threads take turns by number
+inline Slot slots[2][1024];
+inline unsigned parity[1024];
+
+inline void wait_for(Waits what) {
+  Thread& self = threads[current];
+  self.waits = what;
+  if (_setjmp(self.place) == 0) _longjmp(scheduler, 1);
+}
+
+inline void run_thread() {
+  body();
+  threads[current].waits = Waits::kForever;
+  _longjmp(scheduler, 1);
+}
+
+inline void resume(unsigned turn) {
+  current = turn;
+  threadIdx = dim3(turn);
+  if (_setjmp(scheduler) != 0) return;
+  Thread& thread = threads[turn];
+  if (thread.started) _longjmp(thread.place, 1);
+  thread.started = true;
+  setcontext(&thread.context);
+}
+
+// Whether all of [begin, end) wait for the same; then they go on.
+inline bool release(size_t begin, size_t end, Waits what) {
+  for (size_t i = begin; i < end; ++i)
+    if (threads[i].waits != what) return false;
+  for (size_t i = begin; i < end; ++i) threads[i].waits = Waits::kNothing;
+  return true;
+}
+
+inline void run_block(unsigned count, std::mt19937& random) {
+  if (threads.size() != count) threads = std::vector<Thread>(count);
+  for (Thread& thread : threads) {
+    thread.stack.resize(kStack);
+    getcontext(&thread.context);
+    thread.context.uc_stack.ss_sp = thread.stack.data();
+    thread.context.uc_stack.ss_size = kStack;
+    thread.context.uc_link = nullptr;
+    makecontext(&thread.context, run_thread, 0);
+    thread.waits = Waits::kNothing;
+    thread.started = false;
+  }
+  std::vector<unsigned> turns(count);
+  std::iota(turns.begin(), turns.end(), 0u);
+  // In another order than that of the numbers, one warp falls as far behind the others as barriers let it.
+  const unsigned slow_warp = order_seed != 0 ? random() % (count / kLanes) : count;
+  bool slow_moves = true;
+  while (problem.empty()) {
+    if (order_seed != 0) std::shuffle(turns.begin(), turns.end(), random);
+    for (unsigned turn : turns)
+      if (threads[turn].waits == Waits::kNothing && (slow_moves || turn / kLanes != slow_warp)) resume(turn);
+    if (release(0, count, Waits::kForever)) return;
+    bool moves = release(0, count, Waits::kBlock);
+    for (unsigned warp = 0; warp < count / kLanes; ++warp)
+      if (slow_moves || warp != slow_warp) moves |= release(warp * kLanes, (warp + 1) * kLanes, Waits::kWarp);
+    if (!moves && slow_moves) problem = "threads wait for others that never come: a divergent exchange or barrier";
+    slow_moves = !moves || order_seed == 0;
+  }
+}
+
+template <class Value>
+Value exchange(Value value, int offset) {
+  static_assert(std::is_trivially_copyable<Value>::value && sizeof(Value) <= 16, "");
+  const unsigned self = current, partner = self ^ static_cast<unsigned>(offset);
+  Slot(&row)[1024] = slots[parity[self]++ % 2];
+  std::memcpy(row[self].bytes, &value, sizeof(Value));
+  row[self].size = sizeof(Value);
+  row[self].offset = offset;
+  wait_for(Waits::kWarp);
+  if (offset <= 0 || offset >= static_cast<int>(kLanes) || row[partner].size != sizeof(Value) ||
+      row[partner].offset != offset)
+    problem = "lanes of a warp exchange different things";
+  std::memcpy(&value, row[partner].bytes, sizeof(Value));
+  return value;
+}
+
+}  // namespace host_cuda
+
+inline void __syncthreads() { host_cuda::wait_for(host_cuda::Waits::kBlock); }
+
+template <class Value>
+Value __shfl_xor_sync(unsigned mask, Value value, int offset) {
+  if (mask != 0xffffffffu) host_cuda::problem = "an exchange among part of a warp";
+  return host_cuda::exchange(value, offset);
+}
+
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+};
+
+template <class... Formal, class... Actual>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Formal...), Actual... arguments) {
+  std::mt19937 random(host_cuda::order_seed);
+  gridDim = config->gridDim;
+  blockDim = config->blockDim;
+  host_cuda::body = [=] { kernel(arguments...); };
+  std::vector<std::pair<unsigned, unsigned>> blocks;
+  for (unsigned y = 0; y < gridDim.y; ++y)
+    for (unsigned x = 0; x < gridDim.x; ++x) blocks.emplace_back(x, y);
+  if (host_cuda::order_seed != 0) std::shuffle(blocks.begin(), blocks.end(), random);
+  for (const auto& [x, y] : blocks) {
+    blockIdx = dim3(x, y);
+    host_cuda::run_block(blockDim.x, random);
+  }
+  return host_cuda::problem.empty() ? cudaSuccess : cudaErrorUnknown;
+}
+
+struct cudaFuncAttributes {
+  int numRegs;
+};
+
+template <class Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel* kernel) {
+  attributes->numRegs = 0;
+  return kernel == nullptr ? cudaErrorUnknown : cudaSuccess;
+}
