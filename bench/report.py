@@ -3,6 +3,9 @@
 python bench/report.py REPORT.json                    the whole table, to standard output
 python bench/report.py REPORT.json --into README.md   its headlines, between the page's bench:begin and bench:end marks
 python bench/report.py REPORT.json --targets bench/results/README.md    what was aimed at and what was reached, likewise
+python bench/report.py --gpu-targets bench/results/README.md    where each GPU target stands, by the reports committed beside the page
+
+A report of bench/gpu.sh is recognised as such, and written as its kernels.md.
 """
 
 from __future__ import annotations
@@ -12,22 +15,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import units
+from gpu import page
+from gpu import targets as gpu
 from pages import insert
-
-
-def _time(seconds: float) -> str:
-    for unit, scale in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
-        if seconds * scale >= 1 or unit == "us":
-            return f"{seconds * scale:.3g} {unit}"
-    raise AssertionError
-
-
-def _rate(extra: dict[str, Any], seconds: float) -> str:
-    if "bytes" in extra:
-        return f"{extra['bytes'] / seconds / 1e9:.1f} GB/s"
-    if "flops" in extra:
-        return f"{extra['flops'] / seconds / 1e9:.0f} GFLOP/s"
-    return ""
 
 
 def _name(benchmark: dict[str, Any]) -> str:
@@ -44,9 +35,9 @@ def table(report: dict[str, Any]) -> str:
     ]
     for entry in report["benchmarks"]:
         median = entry["stats"]["median"]
-        ours = [_name(entry), _time(median), _rate(entry["extra_info"], median)]
+        ours = [_name(entry), units.time(median), units.rate(entry["extra_info"], median)]
         for peer, result in entry["extra_info"].get("peers", {}).items():
-            row = [*ours, peer, _time(result["median_s"]), f"{result['speedup']:.2f}"]
+            row = [*ours, peer, units.time(result["median_s"]), f"{result['speedup']:.2f}"]
             lines.append("| " + " | ".join(row) + " |")
             ours = ["", "", ""]
     return "\n".join(lines) + "\n"
@@ -117,25 +108,43 @@ def headlines(report: dict[str, Any]) -> str:
     for name, peer, saying in HEADLINES:
         entry = found[name]
         result = entry["extra_info"]["peers"][peer]
-        time = _time(entry["stats"]["median"])
+        time = units.time(entry["stats"]["median"])
         lines.append(f"| {saying} | {time} | `{peer}` | {result['speedup']:.1f} x |")
     lines += ["", f"Medians of one run ({_machine(report)}); above 1 ours is faster."]
     return "\n".join(lines) + "\n"
 
 
+def gpu_targets(results: Path) -> str:
+    """Where each GPU target stands, by the reports of bench/gpu.sh below a folder, <gpu>/<date>-<commit>/kernels.json."""
+    reports = {}
+    for path in results.glob("*/*/kernels.json"):
+        report = json.loads(path.read_text())
+        if page.is_gpu_report(report):
+            reports[path.parent.relative_to(results).as_posix()] = report
+    oldest_first = sorted(reports, key=lambda name: reports[name]["datetime"])
+    return gpu.standing({f"[{name}]({name}/kernels.md)": reports[name] for name in oldest_first})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("report", type=Path)
+    parser.add_argument("report", type=Path, nargs="?")
     parser.add_argument("--into", type=Path, metavar="PAGE")
     parser.add_argument("--targets", type=Path, metavar="PAGE")
+    parser.add_argument("--gpu-targets", type=Path, metavar="PAGE")
     options = parser.parse_args()
+    if options.gpu_targets is not None:
+        insert(options.gpu_targets, "gpu-targets", gpu_targets(options.gpu_targets.parent))
+    if options.report is None:
+        if options.gpu_targets is None or options.into is not None or options.targets is not None:
+            parser.error("REPORT is needed, but for --gpu-targets alone")
+        return
     report = json.loads(options.report.read_text())
     if options.into is not None:
         insert(options.into, "bench", headlines(report))
     if options.targets is not None:
         insert(options.targets, "targets", targets(report))
     if options.into is None and options.targets is None:
-        print(table(report), end="")
+        print(page.page(report) if page.is_gpu_report(report) else table(report), end="")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,185 @@
+"""Fixtures of the GPU benchmarks, and the ledger that keeps their results whatever happens to the process."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from gpu import backends, ceilings, ledger, peers, targets, timing
+
+HERE = Path(__file__).parent
+# Compiling a peer may take this long. Ours has no limit but the test's own.
+PEER_SECONDS = 20.0
+Inputs = tuple[Any, ...]
+
+
+# ------------------------------------------------------------------------------------ which benchmarks run
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without a GPU all are skipped. What a target rests on comes first, and what an earlier process began is not begun again."""
+    mine = [item for item in items if HERE in item.path.parents]
+    if not torch.cuda.is_available():
+        for item in mine:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+        return
+    kept = ledger.path()
+    begun = set(ledger.read(kept).begun) if kept else set()
+    order = {name: place for place, name in enumerate(targets.names())}
+    mine.sort(key=lambda item: order.get(item.name, len(order)))
+    others = [item for item in items if HERE not in item.path.parents]
+    items[:] = others + [item for item in mine if item.nodeid not in begun]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    deadline = float(os.environ.get("DYNAMS_BENCH_DEADLINE", "inf"))
+    if time.time() > deadline:
+        pytest.skip("no time was left")
+
+
+# ------------------------------------------------------------------------------------ the ledger
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    ledger.write({"begin": nodeid})
+
+
+@pytest.hookimpl(hookwrapper=True, trylast=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    outcome: Any = yield
+    report = outcome.get_result()
+    if report.when == "teardown" or (report.when == "setup" and report.passed):
+        return
+    line: dict[str, Any] = {"end": item.nodeid, "outcome": report.outcome}
+    benchmark = getattr(item, "funcargs", {}).get("benchmark")
+    if report.passed and benchmark is not None and benchmark.stats is not None:
+        line["entry"] = benchmark.stats.as_dict(include_data=False)
+    elif call.excinfo is not None:
+        line["why"] = timing.first_line(call.excinfo.value)
+    ledger.write(line)
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    if exitstatus in (
+        pytest.ExitCode.OK,
+        pytest.ExitCode.TESTS_FAILED,
+        pytest.ExitCode.NO_TESTS_COLLECTED,
+    ):
+        ledger.write({"finished": True})
+
+
+# ------------------------------------------------------------------------------------ measuring
+
+
+@pytest.fixture(scope="session")
+def limits() -> dict[str, float]:
+    """The machine's ceilings in this process."""
+    measured = ceilings.measure()
+    gc.collect()
+    torch.cuda.empty_cache()
+    ledger.write({"session": {"ceilings": measured, "peers": peers.installed()}})
+    return measured
+
+
+@pytest.fixture(params=["native", "triton"])
+def backend(request: pytest.FixtureRequest) -> Any:
+    """Each GPU backend that serves row scores and selection."""
+    usable = backends.gpu_backends()
+    if request.param not in usable:
+        pytest.skip(f"the {request.param} backend cannot run here")
+    return usable[request.param]
+
+
+def prepared(name: str, calls: list[timing.Call]) -> timing.Timed | str:
+    """A peer ready to be timed, or why it is not: a peer's trouble of any kind is a line of the report."""
+    try:
+        with timing.time_limit(PEER_SECONDS, name):
+            return timing.Timed(calls)
+    except Exception as error:
+        torch.cuda.synchronize()
+        return timing.first_line(error)
+
+
+@pytest.fixture
+def against(
+    benchmark: Any, limits: dict[str, float], request: pytest.FixtureRequest
+) -> Iterator[Callable[..., None]]:
+    """against(ours, {"peer": function}, inputs, bytes=..., flops=...): device times of ours and its peers, round by round.
+
+    `inputs()` makes one set of arguments; all functions take the same. `bytes` (inputs once, outputs once) and `flops` are
+    what a call must move and do at least; `limit` names the ceiling that bounds it.
+    """
+
+    def compare(
+        ours: Callable[..., Any],
+        rivals: Mapping[str, Callable[..., Any]],
+        inputs: Callable[[], Inputs],
+        *,
+        bytes: int,
+        flops: int = 0,
+        limit: str = "copy",
+        rounds: int = timing.ROUNDS,
+    ) -> None:
+        cache = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
+        sets = [inputs() for _ in range(timing.sets_beyond_cache(bytes, cache))]
+        info = benchmark.extra_info
+        info.update(bytes=bytes, flops=flops, limit=limit, sets=len(sets), ceilings=limits)
+        info.update(threads=torch.get_num_threads())
+        if benchmark.disabled:
+            for function in (ours, *rivals.values()):
+                function(*sets[0])
+            benchmark(lambda: torch.cuda.synchronize())
+            return
+        with torch.no_grad():
+            timed = timing.Timed([partial(ours, *one) for one in sets])
+            info["launches"] = timing.launches(partial(ours, *sets[0]))
+            info["extra_bytes"] = timing.peak_extra_bytes(partial(ours, *sets[0]))
+            ready, failed = {}, {}
+            for name, function in rivals.items():
+                made = prepared(name, [partial(function, *one) for one in sets])
+                if isinstance(made, timing.Timed):
+                    ready[name] = made
+                else:
+                    failed[name] = made
+            measure(timed, ready, rounds)
+        info["how"] = timed.how
+        info["failed_peers"] = failed
+
+    def measure(timed: timing.Timed, ready: Mapping[str, timing.Timed], rounds: int) -> None:
+        peer_seconds: dict[str, list[float]] = {name: [] for name in ready}
+        our_seconds: list[float] = []
+        clock: timing.ManualClock = request.node.get_closest_marker("benchmark").kwargs["timer"]
+
+        def peers_round() -> None:
+            for name, rival in ready.items():
+                peer_seconds[name].append(rival.seconds())
+
+        def one() -> None:
+            our_seconds.append(timed.seconds())
+            clock.advance(our_seconds[-1])
+
+        benchmark.pedantic(one, setup=peers_round, rounds=rounds, iterations=1)
+        benchmark.extra_info["peers"] = {
+            name: {
+                "median_s": sorted(seconds)[len(seconds) // 2],
+                "speedup": timing.speedup(our_seconds, seconds),
+                "how": ready[name].how,
+            }
+            for name, seconds in peer_seconds.items()
+        }
+
+    yield compare
+    gc.collect()
+    torch.cuda.empty_cache()

@@ -1,0 +1,60 @@
+"""A pytest plugin for untried kernels (`-p gpu.device_guard`): one that hangs or poisons the device ends its process, not the run.
+
+After an illegal access every later call of the process fails, and a hang would last until the stage's limit. So a process
+that meets either ends at once, with the traceback on its standard error: under pytest-xdist a new worker takes over, and
+bench/gpu.sh starts the benchmarks again behind the one that failed.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+SECONDS_A_TEST = 60.0
+DEAD_DEVICE = 70  # the exit code
+
+# Standard error as it was before pytest began to capture it: what is captured is lost with the process.
+_STDERR = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_STDERR] = os.dup(2)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    os.close(config.stash[_STDERR])
+
+
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    # Its thread needs no interpreter lock, which a launch that hangs may hold.
+    faulthandler.dump_traceback_later(SECONDS_A_TEST, exit=True, file=item.config.stash[_STDERR])
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+def device_is_dead() -> bool:
+    """Whether the process's CUDA context is beyond use."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    outcome: Any = yield
+    report = outcome.get_result()
+    if report.failed and device_is_dead():
+        told = f"\n{item.nodeid}\n{report.longreprtext}\nthe device is dead\n"
+        os.write(item.config.stash[_STDERR], told.encode())
+        os._exit(DEAD_DEVICE)

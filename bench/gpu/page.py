@@ -1,0 +1,138 @@
+"""A GPU report as Markdown: what ran, the targets, every benchmark, what failed. Needs neither torch nor a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import units
+from gpu import targets
+
+Report = dict[str, Any]
+
+
+def is_gpu_report(report: Report) -> bool:
+    """Whether a pytest-benchmark report is one of bench/gpu.sh."""
+    return "gpu" in report["machine_info"]
+
+
+def machine(report: Report) -> str:
+    """The machine and the commit, in one line."""
+    info, commit = report["machine_info"], report["commit_info"]
+    packages = info.get("packages", {})
+    gpu = info["gpu"]
+    parts = [
+        f"{gpu['name']}, driver {gpu.get('driver_version', 'unknown')}",
+        f"SM clock at most {gpu['clocks.max.sm']}" if "clocks.max.sm" in gpu else "",
+        f"Python {info['python_version']}, torch {info['torch']}, triton {packages.get('triton')}",
+        f"{info['nvcc']}" if info.get("nvcc") else "no nvcc",
+        f"commit {commit['id'][:10]}{' with changes' if commit.get('dirty') else ''}",
+        report["datetime"][:10],
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def ceilings(report: Report) -> str:
+    """The rates measured in the same run."""
+    found = report["run"].get("ceilings")
+    if not found:
+        return "Ceilings: not measured."
+    rates = [
+        f"{name} {found[name] / 1e12:.0f} TFLOP/s" for name in found if name.endswith("matmul")
+    ]
+    return (
+        f"Ceilings of this run: copy {found['copy'] / 1e12:.2f} TB/s (read and written), {', '.join(rates)}; "
+        f"smallest launch {units.time(found['launch'])}."
+    )
+
+
+def stages(report: Report) -> str:
+    """What each stage came to."""
+    rows = [
+        [stage["stage"], stage["outcome"], f"{stage['seconds']} s", stage.get("note", "")]
+        for stage in report["run"].get("stages", [])
+    ]
+    return targets.markdown(["stage", "outcome", "time", ""], rows)
+
+
+def tests(report: Report) -> str:
+    """The contract's tests on the GPU, by backend, and which of them failed."""
+    lines = []
+    for suite in report["run"].get("tests", []):
+        lines.append(
+            f"- backend `{suite['backend']}`: {suite['passed']} passed, {suite['failed']} failed, "
+            f"{suite['skipped']} skipped"
+        )
+        lines += [f"    - failed: `{name}`" for name in suite["failing"]]
+    return "\n".join(lines) + "\n" if lines else "None ran to their end.\n"
+
+
+def benchmarks(report: Report) -> str:
+    """Every benchmark, with its peers."""
+    rows = []
+    for entry in report["benchmarks"]:
+        extra, seconds = entry["extra_info"], targets.median(entry)
+        count = extra.get("launches")
+        ours = [
+            entry["name"].removeprefix("bench_"),
+            units.time(seconds),
+            "" if extra.get("limit") == "host" else units.rate(extra, seconds),
+            targets.share(entry),
+            "" if count is None else str(count),
+        ]
+        peers = extra.get("peers", {})
+        for peer, result in peers.items():
+            rows.append([*ours, peer, units.time(result["median_s"]), f"{result['speedup']:.2f}"])
+            ours = [""] * len(ours)
+        if not peers:
+            rows.append([*ours, "", "", ""])
+    headings = [
+        "benchmark",
+        "ours",
+        "rate",
+        "of the ceiling",
+        "launches",
+        "peer",
+        "its time",
+        "speed-up",
+    ]
+    return targets.markdown(headings, rows)
+
+
+def troubles(report: Report) -> Iterator[str]:
+    """Benchmarks that failed or were not begun, peers that could not be measured, and timings not taken from a graph."""
+    run = report["run"]
+    for name, why in {**run.get("failures", {}), **run.get("skipped", {})}.items():
+        yield f"`{name.rpartition('::')[2]}`: {why}"
+    for entry in report["benchmarks"]:
+        name, extra = entry["name"].removeprefix("bench_"), entry["extra_info"]
+        for peer, why in extra.get("failed_peers", {}).items():
+            yield f"`{name}`, {peer}: {why}"
+        graphs = {"ours": extra.get("how", "graph")}
+        graphs |= {
+            peer: result.get("how", "graph") for peer, result in extra.get("peers", {}).items()
+        }
+        for whose, how in graphs.items():
+            if how not in ("graph", "host clock"):
+                yield f"`{name}`, {whose}: timed by {how}"
+
+
+def page(report: Report) -> str:
+    """The whole report."""
+    peers = report["run"].get("peers", {})
+    parts = [
+        f"{machine(report)}.",
+        ceilings(report),
+        "Medians of device time; speed-up is the median of the rounds' ratios peer / ours, above 1 where ours is faster.",
+        f"## Stages\n\n{stages(report)}",
+        f"## Tests\n\n{tests(report)}",
+        f"## Targets\n\n{targets.table(report['benchmarks'])}",
+        f"## Benchmarks\n\n{benchmarks(report)}",
+        "Peers: " + ", ".join(f"{name} {version}" for name, version in peers.items()) + ".",
+    ]
+    found = list(troubles(report))
+    if found:
+        parts.append(
+            "## Not measured, or not as meant\n\n" + "\n".join(f"- {line}" for line in found)
+        )
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"

@@ -1,0 +1,85 @@
+"""Other projects' kernels beside ours, where they are installed. What is missing or fails is a line of the report, never a lost run."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Distribution by what the tables call it.
+PACKAGES = {
+    "liger-kernel": "liger-kernel",
+    "cut-cross-entropy": "cut-cross-entropy",
+    "quack": "quack-kernels",
+    "flashinfer": "flashinfer-python",
+}
+
+
+def installed() -> dict[str, str]:
+    """The version of every peer, or that it is not installed."""
+    return {"torch": torch.__version__} | {
+        name: _version(distribution) for name, distribution in PACKAGES.items()
+    }
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def at_hand(name: str, module: str, attribute: str) -> Callable[..., Any] | None:
+    """A peer's function; None where the peer is not installed. One that is installed and cannot be imported raises at its call."""
+    if installed()[name] == "not installed":
+        return None
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        return getattr(importlib.import_module(module), attribute)(*arguments, **options)
+
+    return call
+
+
+def those_at_hand(
+    candidates: dict[str, Callable[..., Any] | None],
+) -> dict[str, Callable[..., Any]]:
+    """The candidates without those that are not installed."""
+    return {name: call for name, call in candidates.items() if call is not None}
+
+
+def topk_of_rows() -> dict[str, Callable[[Tensor], Any]]:
+    """The two largest of every row."""
+    topk = at_hand("quack", "quack.topk", "topk")
+    softmax = at_hand("quack", "quack.softmax", "softmax")
+    return those_at_hand(
+        {
+            "quack topk(2)": topk and (lambda x: topk(x, 2)),
+            "quack softmax": softmax and (lambda x: softmax(x)),
+        }
+    )
+
+
+def topk_of_values(k: int) -> dict[str, Callable[[Tensor], Any]]:
+    """A selection of k of N values. flashinfer's takes the largest, which is the same work."""
+    topk = at_hand("flashinfer", "flashinfer", "top_k")
+    return those_at_hand({"flashinfer top_k": topk and (lambda v: topk(v[None], k, sorted=False))})
+
+
+def linear_cross_entropies(labels: Tensor) -> dict[str, Callable[[Tensor, Tensor, Tensor], Any]]:
+    """Reductions of a linear head that never store its logits: the nearest relatives of linear_margin."""
+    cut = at_hand("cut-cross-entropy", "cut_cross_entropy", "linear_cross_entropy")
+    liger = at_hand(
+        "liger-kernel", "liger_kernel.transformers.functional", "liger_fused_linear_cross_entropy"
+    )
+    return those_at_hand(
+        {
+            "cut-cross-entropy": cut
+            and (lambda f, w, b: cut(f, w, labels, bias=b, reduction="none")),
+            "liger fused linear cross-entropy": liger
+            and (lambda f, w, b: liger(f, w, labels, bias=b)),
+        }
+    )

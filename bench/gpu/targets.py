@@ -1,0 +1,234 @@
+"""What is aimed at on a GPU of the H100's class, and how a report is judged by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import units
+
+Entry = dict[str, Any]  # a benchmark of a pytest-benchmark report
+
+
+def median(entry: Entry) -> float:
+    """The median seconds of a call."""
+    seconds: float = entry["stats"]["median"]
+    return seconds
+
+
+def of_ceiling(entry: Entry) -> float | None:
+    """What was reached of the rate that bounds the work, measured in the same run; None for work bound by neither rate."""
+    extra = entry["extra_info"]
+    ceiling = extra.get("ceilings", {}).get(extra.get("limit"))
+    work = extra.get("flops" if "matmul" in extra.get("limit", "") else "bytes")
+    if not ceiling or not work:
+        return None
+    return float(work) / median(entry) / float(ceiling)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was measured, in words, and whether it is enough."""
+
+    measured: str
+    met: bool
+
+
+class Rule(Protocol):
+    """One condition on a benchmark's entry."""
+
+    def judge(self, entry: Entry) -> Judged: ...
+
+
+@dataclass(frozen=True)
+class OfCeiling:
+    """At least this share of the ceiling."""
+
+    least: float
+
+    def judge(self, entry: Entry) -> Judged:
+        reached = of_ceiling(entry) or 0.0
+        seconds = median(entry)
+        words = f"{units.time(seconds)}, {units.rate(entry['extra_info'], seconds)}"
+        return Judged(words, reached >= self.least)
+
+
+@dataclass(frozen=True)
+class Within:
+    """At most these seconds."""
+
+    seconds: float
+
+    def judge(self, entry: Entry) -> Judged:
+        return Judged(units.time(median(entry)), median(entry) <= self.seconds)
+
+
+@dataclass(frozen=True)
+class Launches:
+    """At most so many kernels, copies and fills."""
+
+    most: int
+
+    def judge(self, entry: Entry) -> Judged:
+        count = entry["extra_info"].get("launches")
+        if count is None:
+            return Judged("launches unknown", False)
+        return Judged(f"{count} launch{'es' * (count != 1)}", count <= self.most)
+
+
+@dataclass(frozen=True)
+class Against:
+    """At least this speed-up over a peer of the same run."""
+
+    peer: str
+    least: float
+
+    def judge(self, entry: Entry) -> Judged:
+        found = entry["extra_info"]["peers"].get(self.peer)
+        if found is None:
+            return Judged(f"{self.peer} not measured", False)
+        words = f"{found['speedup']:.2f} x {self.peer}"
+        return Judged(words, found["speedup"] >= self.least)
+
+
+@dataclass(frozen=True)
+class TimeOver:
+    """At most this many times the time of a peer of the same run."""
+
+    peer: str
+    most: float
+
+    def judge(self, entry: Entry) -> Judged:
+        found = entry["extra_info"]["peers"].get(self.peer)
+        if found is None:
+            return Judged(f"{self.peer} not measured", False)
+        ratio = 1 / found["speedup"]
+        words = f"{units.time(median(entry))}, {ratio:.3f} x the time of {self.peer}"
+        return Judged(words, ratio <= self.most)
+
+
+@dataclass(frozen=True)
+class ExtraMemory:
+    """At most so many bytes held beyond the inputs."""
+
+    most: int
+
+    def judge(self, entry: Entry) -> Judged:
+        held = entry["extra_info"]["extra_bytes"]
+        return Judged(f"{held / 2**20:.2f} MiB extra", held <= self.most)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A line of the GPU table: the work, what is aimed at, the benchmark that answers, and the conditions on it.
+
+    `name` None: nothing here measures it, and `waits_for` says what would.
+    """
+
+    work: str
+    aim: str
+    name: str | None
+    rules: tuple[Rule, ...] = ()
+    waits_for: str = ""
+
+
+HEAD = "65536x1024-1000"
+LANGUAGE_MODEL_HEAD = "8192x4096-128256"
+COPY_95 = (OfCeiling(0.95),)
+COPY_90 = (OfCeiling(0.90),)
+FREE = TimeOver("F.linear alone", 1.0)
+NEARLY_FREE = (TimeOver("linear_margin alone", 1.03),)
+CALL = (Within(5e-6),)
+
+TARGETS = (
+    Target("`margin`, 131072 x 1000, float32 (524 MB)", ">= 95 % of the copy", "bench_margin[native-1000-float32]", COPY_95),
+    Target("`margin`, 131072 x 1000, bfloat16 (262 MB)", ">= 95 % of the copy", "bench_margin[native-1000-bfloat16]", COPY_95),
+    Target("`smallest_k`, 60 % of 1.28 M float32", "<= 10 us, one launch", "bench_smallest_k[native-1.28M-normal]", (Within(10e-6), Launches(1))),
+    Target("`smallest_k`, 60 % of 256 M float32", ">= 60 % of the copy, >= 10 x torch.topk", "bench_smallest_k[native-256M-normal]", (OfCeiling(0.60), Against("torch.topk(sorted=False)", 10.0))),
+    Target("`linear_margin`, bfloat16, 65536 x 1024 -> 1000", "<= 1.00 x the matmul alone", f"bench_linear_margin[{HEAD}]", (FREE,)),
+    Target("the same, 10 classes", ">= 90 % of the copy", "bench_linear_margin[65536x1024-10]", COPY_90),
+    Target("the same, 100 classes", ">= 90 % of the copy", "bench_linear_margin[65536x1024-100]", COPY_90),
+    Target("the same, 8192 x 4096 -> 128256", "<= 1.00 x the matmul alone, O(B) memory", f"bench_linear_margin[{LANGUAGE_MODEL_HEAD}]", (FREE, ExtraMemory(1024 * 8192))),
+    Target("`linear_margin_topk`, 65536 x 1024 -> 1000", "<= 1.03 x linear_margin", f"bench_linear_margin_topk[{HEAD}]", NEARLY_FREE),
+    Target("`linear_margin_topk`, 8192 x 4096 -> 128256", "<= 1.03 x linear_margin", f"bench_linear_margin_topk[{LANGUAGE_MODEL_HEAD}]", NEARLY_FREE),
+    Target("host time of a call: `margin`", "<= 5 us", "bench_host_overhead[margin]", CALL),
+    Target("host time of a call: `smallest_k`", "<= 5 us", "bench_host_overhead[smallest_k]", CALL),
+    Target("host time of a call: `linear_margin`", "<= 5 us", "bench_host_overhead[linear_margin]", CALL),
+    Target("selection's share of training time (every 10 epochs, ResNet-18, CIFAR-10)", "<= 1 %", None, waits_for="training runs on a GPU"),
+)  # fmt: skip
+
+
+def names() -> list[str]:
+    """The benchmarks that the targets rest on, in the table's order."""
+    return [target.name for target in TARGETS if target.name is not None]
+
+
+def cells(target: Target, entry: Entry | None) -> list[str]:
+    """One row of the table: work, target, measured, share of the ceiling, peers, and whether the target is met."""
+    if entry is None:
+        waiting = f"not yet measured (waits for {target.waits_for})" if target.waits_for else ""
+        return [target.work, target.aim, waiting or "not yet measured", "", "", ""]
+    judged = [rule.judge(entry) for rule in target.rules]
+    measured = [one.measured for one in judged]
+    if not any(isinstance(rule, (OfCeiling, Within, TimeOver)) for rule in target.rules):
+        measured.insert(0, units.time(median(entry)))
+    peers = [
+        f"{name} {result['speedup']:.2f} x"
+        for name, result in entry["extra_info"].get("peers", {}).items()
+    ]
+    met = "met" if all(one.met for one in judged) else "missed"
+    return [
+        target.work,
+        target.aim,
+        ", ".join(measured),
+        share(entry),
+        "; ".join(peers),
+        met,
+    ]
+
+
+def share(entry: Entry) -> str:
+    """The share of the ceiling; for work of less than 16 MB, whose time is the launch's, so many times the smallest launch."""
+    extra = entry["extra_info"]
+    floor = extra.get("ceilings", {}).get("launch")
+    if extra.get("limit") == "host":
+        return ""
+    if floor and extra.get("limit") == "copy" and extra.get("bytes", 0) < 16e6:
+        return f"{median(entry) / floor:.1f} smallest launches"
+    reached = of_ceiling(entry)
+    return "" if reached is None else f"{100 * reached:.0f} % of {extra['limit']}"
+
+
+HEADINGS = ["work", "target", "measured", "of the ceiling", "peers (their time / ours)", "met"]
+
+
+def markdown(headings: list[str], rows: Iterable[list[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    lines += ["| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
+    """The entries of a report by benchmark."""
+    return {entry["name"]: entry for entry in entries}
+
+
+def table(entries: Iterable[Entry]) -> str:
+    """Every target, as one report answers it."""
+    found = by_name(entries)
+    return markdown(HEADINGS, (cells(target, found.get(target.name or "")) for target in TARGETS))
+
+
+def standing(reports: dict[str, dict[str, Any]]) -> str:
+    """Every target, as the newest of several reports that holds it answers it; `reports` by what to call each, oldest first."""
+    rows = []
+    for target in TARGETS:
+        row, source = cells(target, None), ""
+        for name, report in reports.items():
+            entry = by_name(report["benchmarks"]).get(target.name or "")
+            if entry is not None:
+                row, source = cells(target, entry), name
+        rows.append([*row, source])
+    return markdown([*HEADINGS, "report"], rows)

@@ -1,0 +1,105 @@
+"""Lets the GPU benchmarks run on a machine without a GPU, with small inputs and without meaning in their times.
+
+A pytest plugin for a process of its own (`-p cpu_for_gpu`), and a function for scripts: what asks for "cuda" gets the CPU, the
+GPU's backends are those of the CPU, and device times are the host's. What is left to be checked is everything else: shapes,
+arguments, peers, bytes and flops, the ledger, the report.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+
+from dynams_kernels._backends import eager, registry
+from gpu import backends, ceilings, timing
+
+CEILINGS = {
+    "copy": 1e10,
+    "bf16 matmul": 1e11,
+    "tf32 matmul": 1e11,
+    "fp32 matmul": 1e11,
+    "launch": 1e-6,
+}
+SMALL_HEADS = {
+    "65536x1024-1000": (32, 1024, 50),
+    "65536x1024-10": (40, 24, 10),
+    "65536x1024-100": (40, 24, 100),
+    "8192x4096-128256": (20, 24, 300),
+    "256x2048-1000": (7, 24, 100),
+    "64x4096-1000000": (3, 16, 5000),
+}
+
+
+class OnTheCpu(TorchFunctionMode):
+    """Tensors asked for on the GPU are made on the CPU."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if kwargs.get("device") == "cuda":
+            kwargs["device"] = "cpu"
+        return func(*args, **kwargs)
+
+
+class HostTimed:
+    """timing.Timed by the host's clock."""
+
+    how = "graph"
+
+    def __init__(self, calls: Sequence[timing.Call]) -> None:
+        self._calls = calls
+        self.seconds()
+
+    def seconds(self) -> float:
+        begin = time.perf_counter()
+        for call in self._calls:
+            call()
+        return (time.perf_counter() - begin) / len(self._calls)
+
+
+def replace_gpu() -> None:
+    """For the rest of this process."""
+    torch.cuda.is_available = lambda: True
+    torch.cuda.synchronize = torch.cuda.empty_cache = lambda *_: None
+    torch.cuda.current_device = lambda: 0
+    torch.cuda.get_device_properties = lambda _: SimpleNamespace(L2_cache_size=1 << 14)
+    torch.compile = lambda function: function
+    backends.gpu_backends = lambda: {"native": registry.cpu, "triton": eager}
+    ceilings.measure = lambda: dict(CEILINGS)
+    timing.Timed = HostTimed  # type: ignore[assignment, misc]
+    timing.ROUNDS = 3
+    timing.launches = lambda _: 1
+    timing.peak_extra_bytes = lambda _: 0
+    OnTheCpu().__enter__()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    replace_gpu()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    for module in {item.module for item in session.items if isinstance(item, pytest.Function)}:
+        small = {
+            "LOGITS": 1_000_000,
+            "HEADS": SMALL_HEADS,
+            "IMAGENET": SMALL_HEADS["65536x1024-1000"],
+            "FLOAT32": (32, 24, 50),
+            "BATCH": (500, 30),
+            "CALLS": 2,
+        }
+        for name, value in small.items():
+            if hasattr(module, name):
+                setattr(module, name, value)
+        if hasattr(module, "SIZES"):
+            module.SIZES = {key: (3000, values) for key, (_, values) in module.SIZES.items()}
