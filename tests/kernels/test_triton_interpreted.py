@@ -1,0 +1,89 @@
+"""The Triton kernels' tests on the CPU: Triton interprets its kernels only in a process that was started so, one for each module."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+# Tests of compiled kernels; every other module of Triton's tests is one of interpreted kernels and skips itself elsewhere.
+NOT_INTERPRETED = {
+    "test_triton_compiled.py",
+    "test_triton_interpreted.py",
+    "test_triton_launches.py",
+}
+MODULES = sorted({path.name for path in HERE.glob("test_triton_*.py")} - NOT_INTERPRETED)
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed"),
+    pytest.mark.skipif(
+        os.environ.get("TRITON_INTERPRET") == "1", reason="this process interprets already"
+    ),
+]
+
+
+def run_interpreted(module: Path, report: Path) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    options = ["-q", "-m", "not gpu", "-p", "no:cacheprovider", f"--junit-xml={report}"]
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(module)],
+        env={**environment, "TRITON_INTERPRET": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def shortcomings(done: subprocess.CompletedProcess[str], report: Path) -> list[str]:
+    """Why a run does not count as tested: it failed, ran nothing, or skipped something."""
+    found = [] if done.returncode == 0 else [f"pytest returned {done.returncode}"]
+    suite = ElementTree.parse(report).getroot().find("testsuite") if report.exists() else None
+    if suite is None:
+        return [*found, "no report"]
+    if int(suite.attrib["tests"]) == 0:
+        found.append("no test ran")
+    if int(suite.attrib["skipped"]) != 0:
+        found.append(f"{suite.attrib['skipped']} skipped")
+    return found
+
+
+def test_the_kernels_of_every_primitive_have_such_tests() -> None:
+    assert {"test_triton_linear.py", "test_triton_rows.py", "test_triton_select.py"} <= set(MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_interpreted_kernels_pass_their_tests(module: str, tmp_path: Path) -> None:
+    report = tmp_path / "report.xml"
+    done = run_interpreted(HERE / module, report)
+    found = shortcomings(done, report)
+    assert not found, f"{module}: {', '.join(found)}\n{done.stdout[-6000:]}"
+
+
+@pytest.mark.parametrize(
+    ("body", "shortcoming"),
+    [
+        ("def test_it(): assert os.environ['TRITON_INTERPRET'] == '1'", None),
+        ("def test_it(): assert False", "pytest returned 1"),
+        ("def test_it(): pytest.skip('not here')", "1 skipped"),
+        ("pytest.skip('not here', allow_module_level=True)", "1 skipped"),
+        ("", "no test ran"),
+        ("import no_such_module", "pytest returned"),
+    ],
+)
+def test_a_run_that_proves_nothing_is_noticed(
+    body: str, shortcoming: str | None, tmp_path: Path
+) -> None:
+    module, report = tmp_path / "test_sample.py", tmp_path / "report.xml"
+    module.write_text(f"import os, pytest\n{body}\n")
+    found = shortcomings(run_interpreted(module, report), report)
+    if shortcoming is None:
+        assert found == []
+    else:
+        assert any(shortcoming in text for text in found), found
