@@ -10,10 +10,11 @@
 # stage         limit, s   leaves in OUTPUT_FOLDER
 # environment         45   environment.json   GPU, driver, clocks, versions, commit ($DYNAMS_COMMIT where there is no git)
 # build              110   build.log          registers and spills of every compiled kernel at its end
-# tests           2 x 80   tests.log, junit.xml   pytest -m gpu with the compiled kernels, then with Triton's
+# tests         130 + 60   tests.log, junit.xml   pytest -m gpu with the compiled kernels, then with Triton's; what only a GPU
+#                          can show first, then the contract tests that also run on the CPU
 # sanitizers     30 + 70   sanitizers.log     small shapes with results compared; then memcheck, racecheck, initcheck and
 #                          synccheck, all at once
-# benchmarks    the rest   benchmarks.log, kernels.json (pytest-benchmark; kernels.jsonl while it runs); 110 s at worst, what
+# benchmarks    the rest   benchmarks.log, kernels.json (pytest-benchmark; kernels.jsonl while it runs); 80 s at worst, what
 #                          the targets rest on first
 # Together at most 530 s. kernels.md, the report, is written anew after every stage, so a run cut off leaves what it had; what
 # one stage leaves of its time goes to the benchmarks. With --stage only those run, on the build of an earlier run. What an
@@ -24,7 +25,7 @@
 set -uo pipefail
 
 readonly TOTAL=${DYNAMS_GPU_SECONDS:-525}
-readonly ENVIRONMENT_LIMIT=45 BUILD_LIMIT=110 TESTS_LIMIT=80 WARM_LIMIT=30 SANITIZERS_LIMIT=70
+readonly ENVIRONMENT_LIMIT=45 BUILD_LIMIT=110 WARM_LIMIT=30 SANITIZERS_LIMIT=70
 python=${PYTHON:-python3}
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 out="" stages="" failed=""
@@ -135,7 +136,10 @@ build() {
 use_build() { export PYTHONPATH=$(cat "$state/path"):$repo/bench; }
 
 tests() {
-  local backend begin code file note xdist=() known=()
+  local backend begin code limit note xdist=() files=() file
+  for file in "$repo"/tests/kernels/test_cuda*.py "$repo"/tests/kernels/test_*.py; do
+    case " ${files[*]-} " in *" $file "*) ;; *) files+=("$file") ;; esac
+  done
   if "$python" -c 'import xdist' 2> /dev/null; then
     # The time goes to compiling Triton's kernels, on the host. Each process holds half a gigabyte of the GPU.
     local processes
@@ -143,17 +147,18 @@ tests() {
     xdist=(-n $((processes < 14 ? processes : 14)) --max-worker-restart=24)
   fi
   for backend in native triton; do
-    begin=$SECONDS code=0 note=""
-    STOP_WITH=INT DYNAMS_KERNELS_BACKEND=$backend limited "$TESTS_LIMIT" "$python" -m pytest -c "$repo/pyproject.toml" --rootdir "$repo" \
-      "$repo/tests/kernels" -m gpu -v --tb=short -p no:cacheprovider -p no:benchmark -p gpu.device_guard \
-      ${xdist[@]+"${xdist[@]}"} ${known[@]+"${known[@]}"} --junitxml "$work/$backend.xml" >> "$out/tests.log" 2>&1 || code=$?
+    begin=$SECONDS code=0 note="" limit=130
+    [ $backend = triton ] && limit=60
+    STOP_WITH=INT DYNAMS_KERNELS_BACKEND=$backend HYPOTHESIS_PROFILE=gpu limited "$limit" "$python" -m pytest -c "$repo/pyproject.toml" --rootdir "$repo" \
+      "${files[@]}" -m gpu -v --tb=short -p no:cacheprovider -p no:benchmark -p gpu.device_guard \
+      ${xdist[@]+"${xdist[@]}"} --junitxml "$work/$backend.xml" >> "$out/tests.log" 2>&1 || code=$?
     if [ -s "$work/$backend.xml" ]; then
       "$python" "$repo/bench/gpu/results.py" tests "$out" "$backend" "$work/$backend.xml" || code=1
     fi
     [ $code -eq 5 ] && note="no test was found"
     # Linear margins are Triton's with either backend: tested once.
     case $code in
-      0 | 1) for file in "$repo"/tests/kernels/test_*linear*.py; do known+=(--ignore "$file"); done ;;
+      0 | 1) for file in "${!files[@]}"; do case ${files[$file]} in *linear*) unset "files[$file]" ;; esac done ;;
     esac
     outcome "tests, $backend" $code "$begin" "$note"
   done

@@ -22,3 +22,14 @@ def multiprocessors(tensor: Tensor) -> int:
     if tensor.device.type != "cuda":
         return 4
     return torch.cuda.get_device_properties(tensor.device).multi_processor_count
+
+
+# The capability of no device: kernels are interpreted.
+INTERPRETED = (0, 0)
+
+
+def capability(tensor: Tensor) -> tuple[int, int]:
+    """The compute capability of the tensor's device."""
+    if tensor.device.type != "cuda":
+        return INTERPRETED
+    return torch.cuda.get_device_capability(tensor.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,10 @@ settings.register_profile(
 )
 settings.register_profile(
     "nightly", max_examples=10_000, deadline=None, suppress_health_check=_SLOW_IS_FINE
+)
+# A GPU's time is lent by the minute.
+settings.register_profile(
+    "gpu", max_examples=8, derandomize=True, deadline=None, suppress_health_check=_SLOW_IS_FINE
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
@@ -57,14 +62,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
-def _devices() -> list[str]:
-    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+def _devices() -> list[Any]:
+    cuda = pytest.param("cuda", marks=pytest.mark.gpu)
+    return ["cpu", cuda] if torch.cuda.is_available() else ["cpu"]
 
 
 @pytest.fixture(scope="session", params=_devices())
 def device(request: pytest.FixtureRequest) -> str:
-    """Every device that torch can use here."""
+    """Every device that torch can use here; `-m gpu` selects the halves of tests that run on a GPU."""
     return str(request.param)
+
+
+@pytest.fixture
+def far_storage(device: str) -> Iterator[Callable[[torch.dtype], torch.Tensor]]:
+    """Makes storage of more than 2^31 elements; on the CPU only what is touched becomes real memory."""
+
+    def make(dtype: torch.dtype) -> torch.Tensor:
+        size = 2**31 + 5000
+        if device == "cuda" and torch.cuda.mem_get_info()[0] < 2 * size * dtype.itemsize:
+            pytest.skip("needs more free GPU memory")
+        try:
+            return torch.empty(size, dtype=dtype, device=device)
+        except RuntimeError as error:
+            pytest.skip(f"no address space: {error}")
+
+    yield make
+    if device == "cuda":
+        torch.cuda.empty_cache()  # other tests, maybe of other processes, need the room
 
 
 @pytest.fixture(autouse=True)

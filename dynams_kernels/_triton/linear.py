@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynams_kernels import _device
 from dynams_kernels._kinds import BIT, kinds_of
-from dynams_kernels._triton import launch
 from dynams_kernels._triton.linear_configuration import (
-    INTERPRETED,
     MAX_WIDTHS,
     MERGE_WARPS,
     OPTIONS,
@@ -59,7 +58,7 @@ def linear_row_scores(
         return scores, pair_rows
     load = burden(name, pairs, 1)
     call = _Call(features, weight, bias, labels, features.shape[1:], chosen, splits, load)
-    with launch.on_device(features):
+    with _device.on_device(features):
         if kind != BIT["distance"]:
             call.sweep(name, scores, pair_rows if pairs else None)
             return scores, pair_rows
@@ -91,7 +90,7 @@ def linear_width_scores(
     scores = features.new_empty((len(widths), batch), dtype=torch.float32)
     if batch == 0:
         return scores
-    with launch.on_device(features):
+    with _device.on_device(features):
         for begin in range(0, len(widths), MAX_WIDTHS):
             some = tuple(widths[begin : begin + MAX_WIDTHS])
             load = burden(name, False, len(some))
@@ -126,7 +125,7 @@ class _Call:
         self.classes = weight.shape[0]
         self.precision = float32_precision() if features.dtype == torch.float32 else "ieee"
         size = features.element_size()
-        self.capability = _capability(features)
+        self.capability = _device.capability(features)
         self.chosen = chosen or configuration(
             self.rows,
             self.classes,
@@ -140,7 +139,7 @@ class _Call:
         self.row_blocks = -(-self.rows // self.chosen.block_rows)
         self.class_tiles = -(-self.classes // self.chosen.block_classes)
         if splits is None:
-            processors = launch.multiprocessors(features)
+            processors = _device.multiprocessors(features)
             self.shares = shares(
                 self.row_blocks, self.class_tiles, self.chosen, self.width, size, processors
             )
@@ -252,7 +251,7 @@ class _Call:
         return {
             "HAS_BIAS": self.bias is not None,
             "SPLIT": self.shares.splits > 1,
-            "PIPELINED": self.capability != INTERPRETED,
+            "PIPELINED": self.capability != _device.INTERPRETED,
             "PRECISION": self.precision,
             "ROW_UNIT": self.row_unit,
             "BLOCK_ROWS": self.chosen.block_rows,
@@ -288,9 +287,3 @@ class _Call:
             num_warps=MERGE_WARPS,
             **OPTIONS,
         )
-
-
-def _capability(tensor: Tensor) -> tuple[int, int]:
-    if tensor.device.type != "cuda":
-        return INTERPRETED
-    return torch.cuda.get_device_capability(tensor.device)

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from dynams_kernels._device import INTERPRETED
+
 # Shared memory a block can have, less what reductions along a row take: bytes, by compute capability.
 _SHARED_BYTES = {(8, 0): 160 << 10, (8, 7): 160 << 10}
 _SHARED_BYTES_OF_MAJOR = {9: 224 << 10, 10: 224 << 10, 11: 224 << 10}
@@ -32,9 +34,6 @@ _BYTES_PER_US = 2.5e6
 
 # Products without tensor cores are slower by half unfused, and Triton's default is to change.
 OPTIONS = {"enable_fp_fusion": True}
-
-# Stands for a compute capability where kernels are interpreted.
-INTERPRETED = (0, 0)
 
 # Widths that one sweep can serve; more take several sweeps.
 MAX_WIDTHS = 8

@@ -7,8 +7,6 @@ not stay in L2, the classes are split among programs too; their states go to scr
 fixed order.
 """
 
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
-
 import triton
 import triton.language as tl
 

@@ -4,8 +4,6 @@ A program takes a few rows and all their splits at once, and reduces along the s
 run. It reads 8 to 20 bytes a row and split.
 """
 
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
-
 import triton
 import triton.language as tl
 

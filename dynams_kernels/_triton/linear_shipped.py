@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dynams_kernels._triton.linear_configuration import (
@@ -35,14 +35,6 @@ _POINTERS = {
     "state_classes": "i32",
 }
 _UNIT_STEPS = ("features_step", "weight_step")
-
-
-@dataclass(frozen=True)
-class ShippedFor(Shipped):
-    """A kernel whose configuration is that of some architectures only, and the compiler's options."""
-
-    architectures: tuple[int, ...] = _ARCHITECTURES
-    options: dict[str, Any] = field(default_factory=lambda: dict(OPTIONS))
 
 
 @dataclass(frozen=True)
@@ -117,7 +109,7 @@ _HEADS = (
 
 def shipped() -> list[Shipped]:
     """Every way the kernels are compiled for, by architecture."""
-    kernels: dict[tuple[Any, ...], ShippedFor] = {}
+    kernels: dict[tuple[Any, ...], Shipped] = {}
     for architecture in _ARCHITECTURES:
         for head in _HEADS:
             kernel = _linear(head, architecture)
@@ -128,18 +120,18 @@ def shipped() -> list[Shipped]:
     return [*kernels.values(), *_merges()]
 
 
-def _for_both(one: ShippedFor, other: ShippedFor) -> ShippedFor:
+def _for_both(one: Shipped, other: Shipped) -> Shipped:
     architectures = (*one.architectures, *other.architectures)
     base = one.name.partition(" for sm_")[0]
     suffix = "" if architectures == _ARCHITECTURES else _suffix(architectures)
-    return ShippedFor(**{**vars(one), "name": base + suffix, "architectures": architectures})
+    return replace(one, name=base + suffix, architectures=architectures)
 
 
 def _suffix(architectures: tuple[int, ...]) -> str:
     return " for sm_" + ", ".join(str(architecture) for architecture in architectures)
 
 
-def _linear(head: Head, architecture: int) -> ShippedFor:
+def _linear(head: Head, architecture: int) -> Shipped:
     fn = widths_kernel if head.widths else linear_kernel
     chosen = configuration(
         head.rows,
@@ -180,7 +172,9 @@ def _linear(head: Head, architecture: int) -> ShippedFor:
         scattered=head.scattered,
         divisible=("distances_row",) if head.classes % 16 == 0 else (),
         wants_wgmma=tensor_cores,
-        wants_wide_loads=not head.scattered,
+        # Widths that are no multiples of 16 bytes narrow the loads of every slice.
+        wants_wide_loads=not head.scattered
+        and (not head.widths or constants["WIDTH_UNIT"] * _ELEMENT_SIZE[head.dtype] >= 16),
     )
 
 
@@ -199,7 +193,7 @@ def _missing(head: Head) -> set[str]:
     return {name for name, left_out in missing.items() if left_out}
 
 
-def _merges() -> Iterator[ShippedFor]:
+def _merges() -> Iterator[Shipped]:
     for kind in ("gap", "probability", "label", "distance"):
         for pairs in (False, True):
             for most in MERGE_SPLITS:
@@ -231,7 +225,7 @@ def _shipped(
     divisible: tuple[str, ...] = (),
     scattered: bool = False,
     **promises: Any,
-) -> ShippedFor:
+) -> Shipped:
     signature: dict[str, str] = {}
     constexprs = dict(constants)
     for argument in fn.arg_names:
@@ -248,13 +242,15 @@ def _shipped(
         else:
             signature[argument] = "i32"
     pointers = [] if scattered else [name for name in signature if signature[name][0] == "*"]
-    divisible_by_16 = (*pointers, *(name for name in divisible if name in signature))
-    return ShippedFor(
+    num_warps, num_stages = warps_and_stages
+    return Shipped(
         name,
         fn,
         {argument: signature[argument] for argument in fn.arg_names},
         constexprs,
-        *warps_and_stages,
-        divisible_by_16,
+        num_warps=num_warps,
+        num_stages=num_stages,
+        options=OPTIONS,
+        divisible_by_16=(*pointers, *(name for name in divisible if name in signature)),
         **promises,
     )

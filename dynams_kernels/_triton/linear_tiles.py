@@ -13,8 +13,6 @@ equal logits the lowest class comes first. Columns past the last class hold -inf
 to every class.
 """
 
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
-
 import triton
 import triton.language as tl
 

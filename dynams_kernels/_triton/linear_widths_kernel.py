@@ -5,8 +5,6 @@ program owns a block of rows, walks the classes tile by tile, and within a tile 
 end reduces the accumulator into that width's column of the rows' states (see `linear_tiles`).
 """
 
-# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
-
 import triton
 import triton.language as tl
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dynams_kernels._kinds import BIT, LABELLED_KINDS, mask_of
-from dynams_kernels._triton import launch
+from dynams_kernels import _device
+from dynams_kernels._kinds import BIT, LABELLED_KINDS, kinds_of, mask_of
 from dynams_kernels._triton.row_kernels import (
     merge_parts_kernel,
     row_parts_kernel,
@@ -94,6 +94,14 @@ def row_scores(
     copy costs, and it is a layout that logits hardly ever have. Rows may lie at any distance from each other.
     """
     rows, classes = logits.shape
+    distance = BIT["distance"]
+    if kinds & distance and kinds & ~distance:
+        # Both at once need more registers than a thread has.
+        others = kinds_of(kinds & ~distance)
+        scores = row_scores(logits, labels, None, kinds & ~distance)
+        place = sum(BIT[kind] < distance for kind in others)
+        apart = row_scores(logits, None, class_distances, distance)
+        return torch.cat((scores[:place], apart, scores[place:]))
     config = configuration(logits.element_size(), rows, classes, kinds)
     return _launch(logits, labels, class_distances, kinds, config)
 
@@ -128,7 +136,7 @@ def _launch(
     vector = _vector(logits.element_size(), *sizes)
     # Fusing a product into a sum in one kernel and not in another would make a score depend on the company it is asked in.
     options = {"num_warps": config.warps, "num_stages": 1, **OPTIONS}
-    with launch.on_device(logits):
+    with _device.on_device(logits):
         if config.parts == 1:
             row_scores_kernel[(-(-rows // config.rows),)](
                 logits,

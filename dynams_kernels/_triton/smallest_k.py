@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynams_kernels._triton import launch
+from dynams_kernels import _device
 from dynams_kernels._triton.select_kernels import count_kernel, digit_kernel, write_kernel
 from dynams_kernels._triton.shipped import Shipped
 
@@ -75,7 +75,7 @@ def _select(values: Tensor, k: int, config: Configuration) -> tuple[Tensor, Tens
         "num_stages": 1,
     }
     grid = (programs,)
-    with launch.on_device(values):
+    with _device.on_device(values):
         for step in range(steps):
             digit_kernel[grid](
                 bits,

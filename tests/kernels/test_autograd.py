@@ -62,9 +62,9 @@ def pull(out: Tensor, inputs: list[Tensor], seed: int = 0) -> list[Tensor]:
 @pytest.mark.parametrize("kind", oracle.MARGIN_KINDS)
 @given(rows=st.integers(0, 9), classes=st.integers(2, 40), seed=st.integers(0, 9999))
 def test_gradient_of_margin_is_that_of_the_formula(
-    kind: str, rows: int, classes: int, seed: int
+    kind: str, rows: int, classes: int, seed: int, device: str
 ) -> None:
-    x = random_logits(rows, classes, torch.float64, seed=seed).requires_grad_()
+    x = random_logits(rows, classes, torch.float64, seed=seed).to(device).requires_grad_()
     more = extras(x, kind)
     (got,) = pull(dk.margin(x, kind=kind, **more), [x], seed)
     (want,) = pull(plain(x, kind, more), [x], seed)
@@ -124,14 +124,23 @@ def test_gradcheck_of_linear_margin(
     seed=st.integers(0, 9999),
 )
 def test_gradients_of_linear_margin_are_those_of_the_formula(
-    kind: str, rows: int, size: int, classes: int, slim: bool, narrow: bool, biased: bool, seed: int
+    kind: str,
+    rows: int,
+    size: int,
+    classes: int,
+    slim: bool,
+    narrow: bool,
+    biased: bool,
+    seed: int,
+    device: str,
 ) -> None:
     width = max(1, size // 2) if slim else size
     features = random_logits(rows, width if narrow else size, torch.float64, seed=seed, scale=1)
     weight = random_logits(classes, size, torch.float64, seed=seed + 1, scale=1)
     bias = random_logits(1, classes, torch.float64, seed=seed + 2)[0]
-    inputs = [t.requires_grad_() for t in (features, weight, bias)][: 3 if biased else 2]
-    more = extras(torch.empty(rows, classes), kind)
+    features, weight, bias = (t.to(device).requires_grad_() for t in (features, weight, bias))
+    inputs = [features, weight, bias][: 3 if biased else 2]
+    more = extras(torch.empty(rows, classes, device=device), kind)
     b = bias if biased else None
     got = pull(dk.linear_margin(features, weight, b, width=width, kind=kind, **more), inputs, seed)
     z = F.linear(features[:, :width], weight[:, :width], b)

@@ -40,9 +40,9 @@ def check(weight: Tensor, width: int | float | None = None) -> Tensor:
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
 )
 def test_distances_are_euclidean(
-    classes: int, size: int, seed: int, scale: float, dtype: torch.dtype
+    classes: int, size: int, seed: int, scale: float, dtype: torch.dtype, device: str
 ) -> None:
-    got = check(random_logits(classes, size, seed=seed, scale=scale).to(dtype))
+    got = check(random_logits(classes, size, seed=seed, scale=scale).to(dtype).to(device))
     assert got.dtype == torch.float32
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -25,10 +26,10 @@ def fresh_dynamo() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def inputs(rows: int, classes: int = 9, size: int = 8) -> dict[str, Tensor]:
+def inputs(rows: int, device: str = "cpu", *, classes: int = 9, size: int = 8) -> dict[str, Tensor]:
     x = random_logits(rows, classes, seed=rows)
     weight = random_logits(classes, size, seed=2, scale=0.4)
-    return {
+    made = {
         "x": x,
         "y": labels_for(x),
         "f": random_logits(rows, size, seed=rows + 1, scale=1),
@@ -36,6 +37,7 @@ def inputs(rows: int, classes: int = 9, size: int = 8) -> dict[str, Tensor]:
         "b": random_logits(1, classes, seed=3)[0],
         "apart": torch.cdist(weight, weight).contiguous(),
     }
+    return {name: t.to(device) for name, t in made.items()}
 
 
 def as_dtype(tensors: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -82,14 +84,14 @@ def same(left: Any, right: Any, *, exactly: bool = True) -> None:
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("name", CALLS)
-def test_every_function_compiles_to_one_graph(name: str, backend: str) -> None:
+def test_every_function_compiles_to_one_graph(name: str, backend: str, device: str) -> None:
     compiled = torch.compile(CALLS[name], fullgraph=True, backend=backend)
-    tensors = inputs(12)
+    tensors = inputs(12, device)
     same(compiled(tensors), CALLS[name](tensors))
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_one_graph_serves_every_batch_size(name: str) -> None:
+def test_one_graph_serves_every_batch_size(name: str, device: str) -> None:
     graphs = []
 
     def count(graph: torch.fx.GraphModule, _: list[Any]) -> Any:
@@ -98,12 +100,12 @@ def test_one_graph_serves_every_batch_size(name: str) -> None:
 
     compiled = torch.compile(CALLS[name], fullgraph=True, backend=count, dynamic=True)
     for rows in (12, 5, 31, 64):
-        tensors = inputs(rows)
+        tensors = inputs(rows, device)
         same(compiled(tensors), CALLS[name](tensors))
     assert len(graphs) == 1
 
 
-def test_k_may_follow_from_the_batch() -> None:
+def test_k_may_follow_from_the_batch(device: str) -> None:
     def half(x: Tensor) -> tuple[Tensor, ...]:
         got = dk.margin_topk(x, x.shape[0] // 2)
         rest = dk.smallest_k(x[:, 0], x.shape[0] - 1)
@@ -111,23 +113,23 @@ def test_k_may_follow_from_the_batch() -> None:
 
     compiled = torch.compile(half, fullgraph=True, backend="aot_eager", dynamic=True)
     for rows in (12, 7, 30):
-        x = inputs(rows)["x"]
+        x = inputs(rows, device)["x"]
         for left, right in zip(compiled(x), half(x), strict=True):
             assert oracle.same_bits(left, right)
 
 
-def test_the_fields_of_a_selection_are_reached_inside_a_graph() -> None:
+def test_the_fields_of_a_selection_are_reached_inside_a_graph(device: str) -> None:
     def chosen(x: Tensor) -> Tensor:
         picked: Tensor = x[dk.margin_topk(x, k=2, order="value").indices].sum()
         return picked
 
-    x = inputs(12)["x"]
+    x = inputs(12, device)["x"]
     assert torch.equal(torch.compile(chosen, fullgraph=True, backend="aot_eager")(x), chosen(x))
 
 
 @pytest.mark.parametrize("kind", oracle.MARGIN_KINDS)
-def test_compiled_gradients_are_the_eager_ones(kind: str) -> None:
-    tensors = inputs(12)
+def test_compiled_gradients_are_the_eager_ones(kind: str, device: str) -> None:
+    tensors = inputs(12, device)
     labels = {"labels": tensors["y"]} if kind == "label" else {}
     apart = {"class_distances": tensors["apart"]} if kind == "distance" else {}
 
@@ -146,19 +148,19 @@ def test_compiled_gradients_are_the_eager_ones(kind: str) -> None:
         torch.testing.assert_close(left, right)
 
 
-def test_autocast_inside_a_graph() -> None:
-    tensors = inputs(12)
+def test_autocast_inside_a_graph(device: str) -> None:
+    tensors = inputs(12, device)
 
     def call(t: dict[str, Tensor]) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16):
             out: Tensor = dk.linear_margin(t["f"], t["w"], t["b"])
         return out
 
     same(torch.compile(call, fullgraph=True, backend="aot_eager")(tensors), call(tensors))
 
 
-def test_refusals_survive_compilation() -> None:
-    x = inputs(12)["x"]
+def test_refusals_survive_compilation(device: str) -> None:
+    x = inputs(12, device)["x"]
     for wrong in (
         lambda z: dk.margin(z, kind="nearest"),
         lambda z: dk.margin_topk(z, 99),
@@ -202,9 +204,9 @@ def test_inductor() -> None:
 @pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)
 @pytest.mark.parametrize("name", CALLS)
 def test_fake_tensors_tell_the_true_shapes_dtypes_and_strides(
-    name: str, dtype: torch.dtype
+    name: str, dtype: torch.dtype, device: str
 ) -> None:
-    real = as_dtype(inputs(12), dtype)
+    real = as_dtype(inputs(12, device), dtype)
     want = flat(CALLS[name](real))
     with FakeTensorMode() as mode:
         fakes = {k: mode.from_tensor(t) for k, t in real.items()}
@@ -221,12 +223,18 @@ def test_fake_tensors_tell_the_true_shapes_dtypes_and_strides(
 OPS = torch.ops.dynams_kernels
 GAP, PROBABILITY, DISTANCE, LABEL = 1, 2, 4, 8  # the bits of a request
 EVERY_SCORE = 255
+OpCase = tuple[Any, tuple[Any, ...]]
 
 
-def op_cases() -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+@cache
+def op_cases(device: str) -> dict[str, OpCase]:
+    return {name: (op, arguments) for name, op, arguments in every_op_case(device)}
+
+
+def every_op_case(device: str) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         name = str(dtype).removeprefix("torch.")
-        t = as_dtype(inputs(6), dtype)
+        t = as_dtype(inputs(6, device), dtype)
         grad = {k: v.clone().requires_grad_(k in "xfwb") for k, v in t.items()}
         x, y, apart = t["x"], t["y"], t["apart"]
         rows, linear, smallest = (
@@ -254,11 +262,7 @@ def op_cases() -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
         yield f"smallest {name} step", smallest, (x[:, 1], 4, False)
 
 
-OP_CASES = list(op_cases())
-
-
-@pytest.mark.parametrize(
-    ("op", "arguments"), [case[1:] for case in OP_CASES], ids=[case[0] for case in OP_CASES]
-)
-def test_opcheck(op: Any, arguments: tuple[Any, ...]) -> None:
+@pytest.mark.parametrize("case", op_cases("cpu"))
+def test_opcheck(case: str, device: str) -> None:
+    op, arguments = op_cases(device)[case]
     torch.library.opcheck(op, arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import hypothesis.strategies as st
@@ -111,8 +112,9 @@ def test_error_is_no_larger_than_torchs_own(
     fraction: float,
     slim: bool,
     seed: int,
+    device: str,
 ) -> None:
-    features, weight, bias = head(rows, size, classes, dtype, seed=seed)
+    features, weight, bias = (t.to(device) for t in head(rows, size, classes, dtype, seed=seed))
     width = None if not slim else max(1, int(size * fraction))
     check_linear(features, weight, bias if biased else None, width, kind)
 
@@ -171,14 +173,16 @@ def test_nothing_past_the_width_is_read(
     ("fraction", "used"),
     [(1.0, 10), (0.5, 5), (0.25, 3), (0.05, 1), (0.04, 1), (0.15, 2), (0.999, 10)],
 )
-def test_a_fraction_rounds_half_up_and_keeps_one_feature(fraction: float, used: int) -> None:
-    features, weight, bias = head(6, 10, 4)
+def test_a_fraction_rounds_half_up_and_keeps_one_feature(
+    fraction: float, used: int, device: str
+) -> None:
+    features, weight, bias = (t.to(device) for t in head(6, 10, 4))
     got = dk.linear_margin(features, weight, bias, width=fraction)
     assert oracle.same_bits(got, dk.linear_margin(features, weight, bias, width=used))
 
 
-def test_width_one_is_one_feature_and_one_point_zero_is_all() -> None:
-    features, weight, _ = head(6, 10, 4)
+def test_width_one_is_one_feature_and_one_point_zero_is_all(device: str) -> None:
+    features, weight, _ = (t.to(device) for t in head(6, 10, 4))
     check_linear(features, weight, None, 1)
     check_linear(features, weight, None, 1.0)
     assert not torch.equal(
@@ -339,12 +343,11 @@ def test_distances_are_those_of_the_width(width: int | float | None, device: str
     oracle.check(other, oracle.array(got) / 2, ulps=2)
 
 
-def test_weights_between_rows_far_apart_in_memory() -> None:
-    try:
-        storage = torch.empty(2**31 + 5000, dtype=torch.float32)
-    except RuntimeError as error:
-        pytest.skip(f"no address space: {error}")
-    features, weight, bias = head(5, 12, 4)
+def test_weights_between_rows_far_apart_in_memory(
+    far_storage: Callable[[torch.dtype], Tensor], device: str
+) -> None:
+    storage = far_storage(torch.float32)
+    features, weight, bias = (t.to(device) for t in head(5, 12, 4))
     far = storage.as_strided((4, 12), (2**31 // 3, 1), 5)
     far.copy_(weight)
     check_linear(features, far, bias)
@@ -355,9 +358,9 @@ def test_weights_between_rows_far_apart_in_memory() -> None:
 
 
 @pytest.mark.big
-def test_logits_that_would_be_over_two_to_the_31_elements() -> None:
+def test_logits_that_would_be_over_two_to_the_31_elements(device: str) -> None:
     rows, classes = 2**31 // 4096 + 77, 4096
-    features, weight, bias = head(rows, 2, classes)
+    features, weight, bias = (t.to(device) for t in head(rows, 2, classes))
     got = dk.linear_margin(features, weight, bias)
     for part in (slice(0, 500), slice(rows - 500, rows)):
         want = reference(features[part], weight, bias, None, "gap", None)
@@ -379,7 +382,14 @@ def test_logits_that_would_be_over_two_to_the_31_elements() -> None:
     seed=st.integers(0, 9999),
 )
 def test_logits_that_come_out_exactly_give_exact_margins(
-    kind: str, dtype: torch.dtype, rows: int, classes: int, hard: int, levels: int, seed: int
+    kind: str,
+    dtype: torch.dtype,
+    rows: int,
+    classes: int,
+    hard: int,
+    levels: int,
+    seed: int,
+    device: str,
 ) -> None:
     # One feature a row is 1, the others 0: the logits are the weight's columns, ties and all, and
     # the bias puts infinities and NaN at a few classes.
@@ -404,6 +414,8 @@ def test_logits_that_come_out_exactly_give_exact_margins(
         points = torch.randint(0, 3, (classes, 2), generator=generator).float()
         more["class_distances"] = torch.cdist(points, points)
         wide[1] = oracle.array(more["class_distances"])
+    features, weight, bias = (t.to(device) for t in (features, weight, bias))
+    more = {name: t.to(device) for name, t in more.items()}
     got = dk.linear_margin(features, weight, bias, kind=kind, **more)
     ulps, floor = {"probability": (16, 1.0), "distance": (4, 0.0)}.get(kind, (0, 0.0))
     oracle.check(got, oracle.margin(z, kind, *wide), ulps=ulps, floor=floor)

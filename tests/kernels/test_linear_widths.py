@@ -72,8 +72,8 @@ def test_more_classes_than_a_tile(device: str) -> None:
     check(*head(33, 48, 2500, device=device), widths=[16, 48], kind="probability")
 
 
-def test_more_rows_than_a_tile() -> None:
-    check(*head(9000, 9, 600), widths=[4, 9])
+def test_more_rows_than_a_tile(device: str) -> None:
+    check(*head(9000, 9, 600, device=device), widths=[4, 9])
 
 
 def test_widths_come_back_in_the_order_asked(device: str) -> None:
@@ -153,14 +153,16 @@ def test_a_compiled_function_takes_several_widths(device: str) -> None:
         ([True], TypeError, "width: got bool"),
     ],
 )
-def test_a_wrong_width_among_them_is_named(width: Any, error: type[Exception], words: str) -> None:
-    features, weight, bias = head(20, 16, 5)
+def test_a_wrong_width_among_them_is_named(
+    width: Any, error: type[Exception], words: str, device: str
+) -> None:
+    features, weight, bias = head(20, 16, 5, device=device)
     with pytest.raises(error, match=words):
         dk.linear_margin(features, weight, bias, width=width)
 
 
-def test_class_distances_of_one_width_are_refused_for_several() -> None:
-    features, weight, bias = head(20, 16, 5)
+def test_class_distances_of_one_width_are_refused_for_several(device: str) -> None:
+    features, weight, bias = head(20, 16, 5, device=device)
     with pytest.raises(ValueError, match="class_distances: got a tensor with several widths"):
         dk.linear_margin(
             features,
@@ -172,9 +174,9 @@ def test_class_distances_of_one_width_are_refused_for_several() -> None:
         )
 
 
-@given(st.data())
-def test_any_widths_of_any_head(data: st.DataObject) -> None:
+@given(data=st.data())
+def test_any_widths_of_any_head(data: st.DataObject, device: str) -> None:
     rows, size = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 60))
     widths = data.draw(st.lists(st.integers(1, size), min_size=1, max_size=5))
-    features, weight, bias = head(rows, size, data.draw(st.integers(2, 30)))
+    features, weight, bias = head(rows, size, data.draw(st.integers(2, 30)), device=device)
     check(features, weight, bias if data.draw(st.booleans()) else None, widths)

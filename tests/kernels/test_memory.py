@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 import dynams_kernels as dk
 
@@ -109,3 +114,119 @@ def call():
 """)
     # One leaked result a call would be some hundred MiB.
     assert grown < 30
+
+
+# ------------------------------------------------------------------------------------ on a GPU
+
+MIB = 2**20
+# What a call may allocate for a row, its results included: a constant, whatever the classes.
+BYTES_A_ROW = 1024
+
+
+def needs_gpu_kernel(primitive: str) -> pytest.MarkDecorator:
+    serves: Any = dk.backends()["serves"]
+    return pytest.mark.skipif(
+        serves["cuda"].get(primitive, "eager") == "eager",
+        reason="needs a GPU and a kernel for it: torch operators alone hold blocks of logits",
+    )
+
+
+def allocated(call: Callable[[], object]) -> int:
+    """Growth in bytes of the peak of the GPU's memory in a second `call()`, the result included."""
+    call()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    result = call()
+    torch.cuda.synchronize()
+    del result
+    return torch.cuda.max_memory_allocated() - before
+
+
+def gpu_head(
+    rows: int, classes: int, size: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    features = torch.randn(rows, size, device="cuda", dtype=dtype)
+    weight = torch.randn(classes, size, device="cuda", dtype=dtype)
+    return features, weight, torch.zeros(classes, device="cuda", dtype=dtype)
+
+
+@pytest.mark.gpu
+@needs_gpu_kernel("linear_row_scores")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", ["gap", "probability", "label"])
+def test_on_a_gpu_a_linear_margin_takes_memory_for_its_rows_alone(
+    kind: str, dtype: torch.dtype
+) -> None:
+    rows, classes = 65_536, 4096  # logits: 1024 MiB in float32
+    f, w, b = gpu_head(rows, classes, 4, dtype)
+    y = torch.zeros(rows, dtype=torch.int64, device="cuda")
+    more: dict[str, Any] = {"labels": y} if kind == "label" else {}
+    limit = rows * BYTES_A_ROW
+    assert allocated(lambda: dk.linear_margin(f, w, b, kind=kind, **more)) <= limit
+    assert allocated(lambda: dk.linear_margin_topk(f, w, 1000, b, kind=kind, **more)) <= limit
+
+
+@pytest.mark.gpu
+@needs_gpu_kernel("linear_row_scores")
+def test_on_a_gpu_so_do_its_gradients() -> None:
+    f, w, _ = gpu_head(65_536, 4096, 4, torch.float32)
+    f.requires_grad_()
+    w.requires_grad_()
+
+    def call() -> list[Tensor]:
+        return list(torch.autograd.grad(dk.linear_margin(f, w).sum(), [f, w]))
+
+    assert allocated(call) <= len(f) * BYTES_A_ROW
+
+
+@pytest.mark.gpu
+@needs_gpu_kernel("linear_row_scores")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("width", [512, [256, 512]], ids=str)
+def test_on_a_gpu_a_slim_width_copies_no_weight(width: Any, dtype: torch.dtype) -> None:
+    f, w, _ = gpu_head(4, 65_536, 1024, dtype)
+    grown = allocated(lambda: dk.linear_margin(f, w, width=width))
+    assert grown < MIB, f"the slim part of the weight has {w.nbytes // 2 // MIB} MiB"
+
+
+@pytest.mark.gpu
+@needs_gpu_kernel("row_scores")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_on_a_gpu_scores_of_half_precision_logits_make_no_wider_copy(dtype: torch.dtype) -> None:
+    x = torch.full((65_536, 1000), 0.5, dtype=dtype, device="cuda")
+    kinds = ("gap", "probability", "entropy", "confidence")
+    assert allocated(lambda: dk.margin(x)) <= len(x) * BYTES_A_ROW // 2
+    assert allocated(lambda: dk.scores(x, kinds)) <= len(x) * BYTES_A_ROW // 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_many_calls_leak_nothing() -> None:
+    x, f = torch.randn(512, 300, device="cuda"), torch.randn(512, 64, device="cuda")
+    w = torch.randn(300, 64, device="cuda", requires_grad=True)
+    v = torch.randn(200_000, device="cuda")
+    selector = dk.MarginSelector(512, device="cuda")
+    every = torch.arange(512, device="cuda")
+
+    def once() -> None:
+        dk.margin(x)
+        dk.scores(x, ["entropy", "gap"])
+        dk.linear_margin(f, w.detach(), kind="distance")
+        dk.linear_margin(f, w.detach(), width=[8, 64])
+        dk.smallest_k(v, 100_000)
+        dk.margin_topk(x, 300, order="value")
+        selector.update(every, f[:, 0])
+        selector.smallest(100)
+        dk.linear_margin(f, w).sum().backward()
+
+    def held() -> int:
+        gc.collect()
+        return torch.cuda.memory_allocated()
+
+    for _ in range(20):
+        once()
+    before = held()
+    for _ in range(150):
+        once()
+    assert held() <= before

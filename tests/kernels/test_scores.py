@@ -37,17 +37,18 @@ def check_scores(x: Tensor, kinds: tuple[str, ...] = ALL, seed: int = 0) -> dict
 
 
 @given(x=logits(), seed=st.integers(0, 99))
-def test_every_score_is_its_formula(x: Tensor, seed: int) -> None:
-    check_scores(x, seed=seed)
+def test_every_score_is_its_formula(x: Tensor, seed: int, device: str) -> None:
+    check_scores(x.to(device), seed=seed)
 
 
 @given(x=logits(max_rows=4, max_classes=20), kinds=st.permutations(ALL), count=st.integers(1, 7))
 def test_scores_come_in_the_order_asked_and_do_not_depend_on_company(
-    x: Tensor, kinds: list[str], count: int
+    x: Tensor, kinds: list[str], count: int, device: str
 ) -> None:
+    x = x.to(device)
     asked = tuple(kinds[:count])
     together = check_scores(x, asked)
-    y = labels_for(x)
+    y = labels_for(x).to(device)
     for kind in asked:
         alone = dk.scores(x, [kind], labels=y)[kind]
         assert oracle.same_answer(alone, together[kind]), kind

@@ -30,15 +30,16 @@ def same(selector: dk.MarginSelector, model: oracle.Selector, size: int) -> None
 
 
 @given(data=st.data())
-def test_any_sequence_of_updates(data: st.DataObject) -> None:
+def test_any_sequence_of_updates(data: st.DataObject, device: str) -> None:
     size = data.draw(st.integers(1, 30))
-    selector, model = dk.MarginSelector(size), oracle.Selector(size)
+    selector, model = dk.MarginSelector(size, device=device), oracle.Selector(size)
     margin = st.one_of(st.sampled_from(HARD), st.floats(width=32))
     for _ in range(data.draw(st.integers(0, 5))):
         pairs = data.draw(st.lists(st.tuples(st.integers(0, size - 1), margin), max_size=20))
         indices, margins = [p[0] for p in pairs], [p[1] for p in pairs]
         selector.update(
-            torch.tensor(indices, dtype=torch.int64), torch.tensor(margins, dtype=torch.float32)
+            torch.tensor(indices, dtype=torch.int64, device=device),
+            torch.tensor(margins, dtype=torch.float32, device=device),
         )
         model.update(indices, margins)
         same(selector, model, size)
@@ -297,6 +298,21 @@ def test_an_index_out_of_range_is_refused_and_nothing_changes(index: int) -> Non
         assert answers(selector) == before
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("index", [7, -1, 2**40, -(2**40)])
+def test_on_a_gpu_an_index_out_of_range_is_ignored(index: int) -> None:
+    # Looking would make the host wait. The places in range are written all the same.
+    for place in range(3):
+        kept = [i for i in range(3) if i != place]
+        indices = torch.tensor([1, 3, 5])
+        selector, other = scored("cuda"), scored("cuda")
+        other.update(indices[kept].cuda(), torch.full((2,), -4.0, device="cuda"))
+        indices[place] = index
+        selector.update(indices.cuda(), torch.full((3,), -4.0, device="cuda"))
+        assert answers(selector) == answers(other)
+
+
 @pytest.mark.parametrize(
     ("indices", "margins", "name"),
     [
@@ -315,28 +331,29 @@ def test_an_index_out_of_range_is_refused_and_nothing_changes(index: int) -> Non
     ],
 )
 def test_wrong_updates_are_refused_by_name_and_nothing_changes(
-    indices: torch.Tensor, margins: torch.Tensor, name: str
+    indices: torch.Tensor, margins: torch.Tensor, name: str, device: str
 ) -> None:
-    selector = scored()
+    selector = scored(device)
     before = answers(selector)
+    there = [t.to(device) if isinstance(t, torch.Tensor) else t for t in (indices, margins)]
     with pytest.raises((ValueError, TypeError), match=name):
-        selector.update(indices, margins)
+        selector.update(*there)
     assert answers(selector) == before
 
 
 @pytest.mark.parametrize("k", [-1, 8, 10**12])
-def test_k_out_of_range_names_both_numbers(k: int) -> None:
+def test_k_out_of_range_names_both_numbers(k: int, device: str) -> None:
     with pytest.raises(ValueError, match=rf"(?s){k}.*\b7\b|\b7\b.*{k}"):
-        scored().smallest(k)
+        scored(device).smallest(k)
 
 
 @pytest.mark.parametrize("k", [True, 2.0, None, "3"])
-def test_k_of_another_type_is_refused(k: object) -> None:
+def test_k_of_another_type_is_refused(k: object, device: str) -> None:
     with pytest.raises(TypeError, match="k"):
-        scored().smallest(k)  # type: ignore[arg-type]
+        scored(device).smallest(k)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("size", [-1, 1.5, True, None, "7"])
-def test_a_wrong_number_of_samples_is_refused_by_name(size: object) -> None:
+def test_a_wrong_number_of_samples_is_refused_by_name(size: object, device: str) -> None:
     with pytest.raises((ValueError, TypeError), match="num_samples"):
-        dk.MarginSelector(size)  # type: ignore[arg-type]
+        dk.MarginSelector(size, device=device)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Callable
 
 import hypothesis.strategies as st
 import numpy as np
@@ -36,20 +37,23 @@ def check(values: Tensor, k: int, orders: tuple[str, ...] = ORDERS) -> None:
 
 
 @given(values=keys(), data=st.data())
-def test_selection_is_the_head_of_a_stable_sort(values: Tensor, data: st.DataObject) -> None:
+def test_selection_is_the_head_of_a_stable_sort(
+    values: Tensor, data: st.DataObject, device: str
+) -> None:
     k = data.draw(counts(len(values)))
-    check(values, k)
+    check(values.to(device), k)
 
 
 @given(values=st.lists(st.floats(width=32), max_size=40), data=st.data())
-def test_any_floats(values: list[float], data: st.DataObject) -> None:
-    check(torch.tensor(values, dtype=torch.float32), data.draw(counts(len(values))))
+def test_any_floats(values: list[float], data: st.DataObject, device: str) -> None:
+    x = torch.tensor(values, dtype=torch.float32, device=device)
+    check(x, data.draw(counts(len(values))))
 
 
 @given(values=st.lists(st.sampled_from([0.0, -0.0, NAN, INF, -INF]), max_size=12))
-def test_every_k_of_the_hard_values(values: list[float]) -> None:
+def test_every_k_of_the_hard_values(values: list[float], device: str) -> None:
     for k in range(len(values) + 1):
-        check(torch.tensor(values, dtype=torch.float16), k)
+        check(torch.tensor(values, dtype=torch.float16, device=device), k)
 
 
 @pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)
@@ -117,8 +121,8 @@ def test_any_strides(dtype: torch.dtype, device: str) -> None:
         for _name, x in layouts_1d(base):
             for k in {0, size // 3, size}:
                 check(x, k)
-    negated = torch.complex(torch.zeros(9), torch.arange(9.0)).conj().imag
-    check(negated, 4)
+    pair = torch.complex(torch.zeros(9, device=device), torch.arange(9.0, device=device))
+    check(pair.conj().imag, 4)
 
 
 def test_one_value_expanded(device: str) -> None:
@@ -266,13 +270,11 @@ def test_k_at_every_edge_of_a_run_of_ties(device: str) -> None:
             check(x, k)
 
 
-def test_smallest_k_of_values_far_apart_in_memory() -> None:
-    # Offsets past 2**31 elements; only the touched pages become real memory.
-    try:
-        storage = torch.empty(2**31 + 5000, dtype=torch.float32)
-    except RuntimeError as error:
-        pytest.skip(f"no address space: {error}")
-    x = storage.as_strided((301,), (2**31 // 300,), 11)
+def test_smallest_k_of_values_far_apart_in_memory(
+    far_storage: Callable[[torch.dtype], Tensor],
+) -> None:
+    # Offsets past 2**31 elements.
+    x = far_storage(torch.float32).as_strided((301,), (2**31 // 300,), 11)
     x.copy_(torch.randn(301, generator=torch.Generator().manual_seed(0)))
     for k in (0, 1, 100, 301):
         check(x, k)

@@ -27,20 +27,26 @@ def extras(rows: int, classes: int, kind: str, device: str = "cpu") -> dict[str,
 
 
 @given(x=logits(max_rows=40, max_classes=12), data=st.data())
-def test_gap_selection_against_the_oracle_alone(x: Tensor, data: st.DataObject) -> None:
+def test_gap_selection_against_the_oracle_alone(
+    x: Tensor, data: st.DataObject, device: str
+) -> None:
     k = data.draw(counts(len(x)))
     want = torch.from_numpy(oracle.margin(oracle.array(x))).to(oracle.result_dtype(x.dtype))
     for order in ORDERS:
-        got = dk.margin_topk(x, k, order=order)
+        got = dk.margin_topk(x.to(device), k, order=order)
+        assert got.values.device.type == got.indices.device.type == device
         assert got.indices.tolist() == oracle.smallest_k(oracle.array(want), k, order).tolist()
-        oracle.check(got.values, oracle.array(want[got.indices]))
+        oracle.check(got.values, oracle.array(want[got.indices.cpu()]))
 
 
 @pytest.mark.parametrize("kind", oracle.MARGIN_KINDS)
 @given(x=logits(max_rows=40, max_classes=12), data=st.data())
-def test_margin_topk_is_smallest_k_of_margin(kind: str, x: Tensor, data: st.DataObject) -> None:
+def test_margin_topk_is_smallest_k_of_margin(
+    kind: str, x: Tensor, data: st.DataObject, device: str
+) -> None:
+    x = x.to(device)
     k = data.draw(counts(len(x)))
-    more = extras(*x.shape, kind)
+    more = extras(*x.shape, kind, device)
     margins = dk.margin(x, kind=kind, **more)
     for order in ORDERS:
         got = dk.margin_topk(x, k, kind=kind, order=order, **more)

@@ -24,7 +24,8 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("interpreted kernels cannot be compiled", allow_module_level=True)
 
 import aot_samples
-from dynams_kernels._triton import launch, linear, row_scores, smallest_k
+from dynams_kernels import _device
+from dynams_kernels._triton import linear, row_scores, smallest_k
 
 CAPABILITY, MULTIPROCESSORS = 90, 132
 FP32, FP16, BF16, FP64 = torch.float32, torch.float16, torch.bfloat16, torch.float64
@@ -124,8 +125,8 @@ Launched = dict[str, "list[launches.Launch] | Exception"]
 
 
 def _record(name: str, patch: pytest.MonkeyPatch) -> list[launches.Launch] | Exception:
-    patch.setattr(launch, "multiprocessors", lambda _: MULTIPROCESSORS)
-    patch.setattr(linear, "_capability", lambda _: divmod(CAPABILITY, 10))
+    patch.setattr(_device, "multiprocessors", lambda _: MULTIPROCESSORS)
+    patch.setattr(_device, "capability", lambda _: divmod(CAPABILITY, 10))
     try:
         with launches.recorded(CAPABILITY) as made:
             CALLS[name]()

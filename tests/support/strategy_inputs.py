@@ -57,6 +57,7 @@ def last_layer(count: int, classes: int, width: int, seed: int) -> Signals:
         "entropy": -(probabilities * np.log(probabilities)).sum(1),
         "confidence": 1 - probabilities.max(1),
         "grand": error * np.sqrt((features**2).sum(1) + 1),
+        "last_loss": rng.exponential(size=count),
         "forgetting": rng.integers(0, 4, count).astype(float),
         "memorisation": rng.uniform(-1, 1, count),
         "irreducible_loss": rng.exponential(size=count),
