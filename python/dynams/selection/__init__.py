@@ -1,38 +1,85 @@
-"""Which samples an epoch trains on: budget schedules, strategies and the margin sampler.
+"""Which samples an epoch trains on: budget schedules, strategies and the samplers.
 
 In any training loop three lines change: build the sampler, give it to the DataLoader, and call
-`sampler.begin_epoch(epoch, score)` at the start of every epoch.
+`sampler.begin_epoch(epoch, score)` at the start of every epoch. `MarginSampler` selects by margin,
+`SubsetSampler` by any strategy. The names load on first use, so that knowing the strategies' names
+does not import torch.
 """
 
 from __future__ import annotations
 
-from dynams.selection.sampler import MarginSampler, Refresh
-from dynams.selection.schedule import (
-    SCHEDULE_KINDS,
-    BudgetCurve,
-    Schedule,
-    build_schedule,
-    constant,
-    cosine,
-    linear,
-    power,
-)
-from dynams.selection.scoring import score_batches
-from dynams.selection.strategy import STRATEGIES, Strategy, selection_size
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dynams.selection.margin_sampler import MarginSampler
+    from dynams.selection.sampler import Refresh, SubsetSampler
+    from dynams.selection.schedule import (
+        SCHEDULE_KINDS,
+        BudgetCurve,
+        Schedule,
+        build_schedule,
+        constant,
+        cosine,
+        linear,
+        power,
+    )
+    from dynams.selection.scoring import score_batches
+    from dynams.selection.strategies.base import BatchStrategy, Selection, Signals, Strategy
+    from dynams.selection.strategies.registry import STRATEGIES, build_strategy
+    from dynams.selection.strategies.switches import with_switches
+    from dynams.selection.strategy import selection_size
 
 __all__ = [
     "SCHEDULE_KINDS",
     "STRATEGIES",
+    "BatchStrategy",
     "BudgetCurve",
     "MarginSampler",
     "Refresh",
     "Schedule",
+    "Selection",
+    "Signals",
     "Strategy",
+    "SubsetSampler",
     "build_schedule",
+    "build_strategy",
     "constant",
     "cosine",
     "linear",
     "power",
     "score_batches",
     "selection_size",
+    "with_switches",
 ]
+
+_MODULES = {
+    "margin_sampler": ("MarginSampler",),
+    "sampler": ("Refresh", "SubsetSampler"),
+    "schedule": (
+        "SCHEDULE_KINDS",
+        "BudgetCurve",
+        "Schedule",
+        "build_schedule",
+        "constant",
+        "cosine",
+        "linear",
+        "power",
+    ),
+    "scoring": ("score_batches",),
+    "strategies.base": ("BatchStrategy", "Selection", "Signals", "Strategy"),
+    "strategies.registry": ("STRATEGIES", "build_strategy"),
+    "strategies.switches": ("with_switches",),
+    "strategy": ("selection_size",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from dynams.selection.schedule import check_budget
-
-Strategy = Literal["margin", "static", "random", "full"]
-STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 
 def selection_size(num_samples: int, budget: float) -> int:
@@ -58,13 +54,9 @@ def permutation(size: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(size, generator=_generator("order", seed, epoch))
 
 
-def random_selection(num_samples: int, size: int, seed: int, block: int) -> Tensor:
-    """Draw `size` of the samples without replacement: (size,) int64 on the CPU, ascending.
-
-    A function of the arguments only; every block of epochs has a draw of its own.
-    """
-    generator = _generator("random selection", seed, block)
-    return torch.randperm(num_samples, generator=generator)[:size].sort().values
+def selection_generator(seed: int, block: int) -> torch.Generator:
+    """Make the generator of all draws of one selection: a function of the arguments only, on the CPU."""
+    return _generator("random selection", seed, block)
 
 
 def overlap(selection: Tensor, previous: Tensor, num_samples: int) -> Tensor:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from dynams.selection import STRATEGIES, MarginSampler, linear
+from dynams.selection import MarginSampler, linear
+from dynams.selection.margin_sampler import MARGIN_STRATEGIES
 
 N, EPOCHS, BATCH = 22, 4, 4
 
@@ -66,7 +67,7 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     return loaded
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", MARGIN_STRATEGIES)
 def test_resume_from_every_step_continues_the_run(strategy: str) -> None:
     whole, _ = train(build(strategy), workers=0)
     for step in range(1, len(whole) + 1):
@@ -94,7 +95,7 @@ def test_resume_from_every_step_with_two_workers_continues_the_run() -> None:
         assert before + after == whole
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", MARGIN_STRATEGIES)
 def test_resume_from_every_sample_continues_the_walk(strategy: str) -> None:
     sampler = build(strategy)
     for epoch in range(EPOCHS):
@@ -169,7 +170,8 @@ def test_consumed_outside_the_epoch_is_refused(consumed: int) -> None:
         ({"indices": torch.tensor([0, N])}, "indices must be in"),
         ({"indices": torch.tensor([[0, 1]])}, "indices must have shape"),
         ({"indices": torch.tensor([], dtype=torch.int64)}, "selection is empty"),
-        ({"selector": {}}, "state"),
+        ({"scores": {}}, "state lacks scores of gap"),
+        ({"weights": torch.ones(1)}, "weights must have shape"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(

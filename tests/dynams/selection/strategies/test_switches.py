@@ -1,0 +1,188 @@
+"""Quotas, class balance, exploration and the noise guard, around any strategy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynams.selection.strategies import (
+    ClassBalanced,
+    Craig,
+    Exploring,
+    Full,
+    Importance,
+    InfoBatch,
+    Loss,
+    Margin,
+    NoiseGuard,
+    Random,
+    Selection,
+    Signals,
+    Strategy,
+    with_switches,
+)
+from dynams.selection.strategies.quotas import class_parts, equal_quotas, proportional_quotas
+from strategy_inputs import generator, signals, tensor
+
+sizes = st.lists(st.integers(0, 30), max_size=8)
+
+
+def select(strategy: Strategy, known: Signals, size: int, seed: int = 0) -> Selection:
+    return strategy.select(known, size, epoch=0, progress=0.0, generator=generator(seed))
+
+
+def labelled(gaps: list[float], labels: list[int]) -> Signals:
+    return Signals(len(gaps), {"gap": tensor(gaps)}, torch.tensor(labels))
+
+
+@given(sizes, st.data())
+def test_proportional_quotas_are_by_largest_remainder(
+    groups: list[int], data: st.DataObject
+) -> None:
+    total = data.draw(st.integers(0, sum(groups)))
+    quotas = proportional_quotas(groups, total)
+    assert sum(quotas) == total
+    everything = max(sum(groups), 1)
+    extra = []
+    for quota, group in zip(quotas, groups, strict=True):
+        whole, remainder = divmod(total * group, everything)
+        assert quota in (whole, whole + 1)
+        assert quota <= group
+        extra.append((quota - whole, remainder))
+    lucky = [remainder for more, remainder in extra if more]
+    others = [remainder for more, remainder in extra if not more]
+    assert min(lucky, default=everything) >= max(others, default=0)
+
+
+@given(sizes, st.data())
+def test_equal_quotas_are_level_but_for_full_groups(groups: list[int], data: st.DataObject) -> None:
+    total = data.draw(st.integers(0, sum(groups)))
+    quotas = equal_quotas(groups, total)
+    assert sum(quotas) == total
+    assert all(quota <= group for quota, group in zip(quotas, groups, strict=True))
+    open_quotas = [quota for quota, group in zip(quotas, groups, strict=True) if quota < group]
+    if open_quotas:
+        assert max(quotas) <= min(open_quotas) + 1
+
+
+def test_quotas_by_hand() -> None:
+    assert proportional_quotas([50, 30, 20], 7) == [4, 2, 1]  # 3.5, 2.1, 1.4
+    assert proportional_quotas([1, 1, 1], 2) == [1, 1, 0]  # equal remainders: the first
+    assert equal_quotas([10, 2, 10], 12) == [5, 2, 5]
+    assert equal_quotas([10, 2, 10], 13) == [6, 2, 5]
+    for share in (proportional_quotas, equal_quotas):
+        with pytest.raises(ValueError, match=r"total must be in \[0, 3\], got 4"):
+            share([1, 2], 4)
+
+
+@given(st.lists(st.integers(-2, 3), max_size=40), st.integers(1, 9), st.integers(0, 9))
+def test_parts_are_of_one_class_and_hold_every_sample_once(
+    labels: list[int], part_size: int, seed: int
+) -> None:
+    parts = class_parts(torch.tensor(labels, dtype=torch.int64), part_size, generator(seed))
+    assert sorted(index for part in parts for index in part.tolist()) == list(range(len(labels)))
+    for part in parts:
+        members = labels.count(labels[int(part[0])])
+        assert len({labels[index] for index in part.tolist()}) == 1
+        count = -(-members // part_size)
+        assert len(part) in (members // count, members // count + 1)
+        assert part.tolist() == sorted(part.tolist())
+
+
+def test_each_class_gives_its_smallest_margins() -> None:
+    known = labelled([5, 6, 7, 8, 1, 2, 3, 4], [0, 0, 0, 0, 1, 1, 2, 2])
+    assert select(Margin(), known, 4).indices.tolist() == [4, 5, 6, 7]
+    assert select(ClassBalanced(Margin()), known, 4).indices.tolist() == [0, 1, 4, 6]
+    equal = ClassBalanced(Margin(), "equal")
+    assert select(equal, known, 6).indices.tolist() == [0, 1, 4, 5, 6, 7]
+    assert equal.needs == {"gap", "labels"}
+
+
+def test_equal_shares_leave_weighted_means_unbiased() -> None:
+    rng = np.random.default_rng(0)
+    labels = [0] * 9 + [1] * 3
+    known = Signals(12, {"el2n": tensor(rng.random(12))}, torch.tensor(labels))
+    losses = rng.exponential(size=12)
+    strategy, source, means = ClassBalanced(Importance(), "equal"), generator(1), []
+    for _ in range(400):
+        selection = strategy.select(known, 4, epoch=0, progress=0.0, generator=source)
+        assert selection.weights is not None
+        means.append(np.mean(selection.weights.numpy() * losses[selection.indices.numpy()]))
+    error = np.std(means) / np.sqrt(len(means))
+    assert abs(np.mean(means) - losses.mean()) < 5 * error
+
+
+def test_clusters_keep_their_sizes_under_equal_shares() -> None:
+    known = signals(40, classes=2)
+    selection = select(ClassBalanced(Craig(), "equal"), known, 8)
+    assert selection.weights is not None
+    assert known.labels is not None
+    clusters = selection.weights.numpy() * 40 / 8
+    np.testing.assert_allclose(clusters, np.round(clusters), atol=1e-4)
+    for label in (0, 1):
+        chosen = known.labels[selection.indices].numpy() == label
+        assert chosen.sum() == 4
+        assert clusters[chosen].sum() == pytest.approx(int((known.labels == label).sum()), rel=1e-5)
+
+
+def test_exploration_draws_evenly_from_the_rest() -> None:
+    known = labelled([0, 1, 2, 3, 4, 5, 6, 7], [0] * 8)
+    draws = [
+        select(Exploring(Margin(), 0.4), known, 5, seed).indices.tolist() for seed in range(500)
+    ]
+    assert all(draw[:3] == [0, 1, 2] for draw in draws)
+    counts = np.bincount([index for draw in draws for index in draw], minlength=8)[3:]
+    assert counts.sum() == 1000
+    assert np.abs(counts - 200).max() < 5 * np.sqrt(500 * 0.24)
+    assert select(Exploring(Margin(), 0.0), known, 5).indices.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_explored_samples_weigh_one() -> None:
+    known = signals(30)
+    selection = select(Exploring(Craig(), 0.5), known, 10)
+    taken = select(Craig(), known, 5)
+    assert selection.weights is not None
+    assert taken.weights is not None
+    weights = dict(zip(selection.indices.tolist(), selection.weights.tolist(), strict=True))
+    for index, weight in zip(taken.indices.tolist(), taken.weights.tolist(), strict=True):
+        assert weights.pop(index) == weight
+    assert list(weights.values()) == [1.0] * 5
+
+
+def test_the_guard_leaves_out_the_most_suspicious() -> None:
+    known = Signals(
+        6,
+        {"loss": tensor([1, 9, 2, np.nan, 3, 4]), "label": tensor([-1, 2, np.nan, 1, -5, 3])},
+    )
+    assert select(NoiseGuard(Loss(), 1 / 3), known, 2).indices.tolist() == [4, 5]
+    by_margin = NoiseGuard(Loss(), 1 / 3, "label")
+    assert select(by_margin, known, 2).indices.tolist() == [1, 5]
+    assert by_margin.needs == {"loss", "label"}
+    # Of six, two suspects; but five are wanted, so one only goes: the NaN.
+    assert select(NoiseGuard(Loss(), 1 / 3), known, 5).indices.tolist() == [0, 1, 2, 4, 5]
+    assert select(NoiseGuard(Full(), 1 / 3), known, 6).indices.tolist() == [0, 2, 4, 5]
+
+
+def test_switches_combine_guard_first_then_classes_then_exploration() -> None:
+    assert with_switches(Margin()) == Margin()
+    assert with_switches(
+        Margin(), class_shares="equal", exploration=0.2, noise_share=0.1, noise_score="label"
+    ) == NoiseGuard(ClassBalanced(Exploring(Margin(), 0.2), "equal"), 0.1, "label")
+    assert not with_switches(Loss(), noise_share=0.1).needs - {"loss"}
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    for make in (ClassBalanced, Exploring):
+        with pytest.raises(ValueError, match="keeps to a size, got InfoBatch"):
+            make(InfoBatch())
+    with pytest.raises(ValueError, match="shares must be one of"):
+        ClassBalanced(Random(), "even")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="score must be one of loss, label"):
+        NoiseGuard(Random(), 0.1, "gap")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="share"):
+        NoiseGuard(Random(), 1.0)
+    with pytest.raises(ValueError, match="exploration"):
+        with_switches(Random(), exploration=1.5)

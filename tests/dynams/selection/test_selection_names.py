@@ -1,0 +1,44 @@
+"""The package's names: one table of strategies, known without importing torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import dynams.selection
+from dynams.selection import strategies
+
+
+def test_there_is_one_table_of_strategies() -> None:
+    assert dynams.selection.STRATEGIES is strategies.STRATEGIES
+    assert all(callable(strategies.STRATEGIES[name]) for name in strategies.STRATEGIES)
+
+
+@pytest.mark.parametrize("package", [dynams.selection, strategies])
+def test_every_public_name_is_there_and_no_other_is(package) -> None:
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    assert dir(package) == sorted(package.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'Nonsense'"):
+        package.Nonsense  # noqa: B018
+
+
+def test_names_and_configurations_are_known_without_torch() -> None:
+    code = (
+        "import sys\n"
+        "from dynams.selection import STRATEGIES\n"
+        "from dynams.training import SelectionConfig, TrainConfig\n"
+        "configs = [TrainConfig(selection=SelectionConfig(strategy=name)) for name in STRATEGIES]\n"
+        "sys.exit('torch' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=os.path.dirname(__file__),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
