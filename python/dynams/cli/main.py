@@ -14,6 +14,7 @@ from dynams.cli.suggest import suggestion
 
 _COMMANDS = {
     "train": "train a network on the samples that DynaMS selects, or resume a run",
+    "compare": "compare recipes over budgets and seeds, as a queue that can be resumed",
     "info": "show versions, devices and kernels",
 }
 
@@ -53,6 +54,10 @@ def _run(argv: list[str]) -> int:
         from dynams.cli import train
 
         return train.run(rest)
+    if command == "compare":
+        from dynams.cli import compare
+
+        return compare.run(rest)
     if command == "info":
         from dynams.cli import info
 

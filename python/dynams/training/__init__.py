@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dynams.training.interrupt import Interrupt
     from dynams.training.loop import train
     from dynams.training.optim import build_optimizer, learning_rate, parameter_groups
-    from dynams.training.scoring import score_candidates
+    from dynams.training.scoring import score_candidates, score_signals
 
 __all__ = [
     "PURPOSES",
@@ -50,6 +50,7 @@ __all__ = [
     "parameter_groups",
     "save_checkpoint",
     "score_candidates",
+    "score_signals",
     "train",
 ]
 
@@ -70,7 +71,7 @@ _MODULES = {
     "interrupt": ("Interrupt",),
     "loop": ("train",),
     "optim": ("build_optimizer", "learning_rate", "parameter_groups"),
-    "scoring": ("score_candidates",),
+    "scoring": ("score_candidates", "score_signals"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

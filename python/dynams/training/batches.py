@@ -105,5 +105,13 @@ class Batches:
                 raw, labels = images.batch(torch.arange(first, last, device=kept), self.device)
             yield self._finish(raw, self.reading_format), labels
 
+    def picked(
+        self, images: ImageSet, indices: Tensor, batch_size: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the samples ``indices`` (n,) int64 in that order, not augmented."""
+        for part in torch.split(indices.to(images.images.device), batch_size):
+            raw, labels = images.batch(part, self.device)
+            yield self._finish(raw, self.reading_format), labels
+
     def _finish(self, raw: Tensor, memory_format: torch.memory_format) -> Tensor:
         return normalise(raw, self.mean, self.std, dtype=torch.float32, memory_format=memory_format)

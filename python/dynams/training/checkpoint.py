@@ -21,7 +21,7 @@ import torch
 
 from dynams.training.errors import ResumeError
 
-FORMAT = 1
+FORMAT = 2
 CHECKPOINTS = "checkpoints"
 LAST = "last.pt"
 BEST = "best.pt"
@@ -47,6 +47,10 @@ class Checkpoint:
         accuracy: last test accuracy at full width, None before the first.
         proxy_accuracy: last test accuracy at the proxy's width.
         best_accuracy: best test accuracy so far at full width.
+        visits: what training steps left behind of the samples, see `dynams.training.visits.Visits`;
+            empty where nothing needs it.
+        given: scores that were read or computed before the first epoch, by name.
+        batch_strategy: state of a strategy that chooses inside the steps; empty if it has none.
     """
 
     config: dict[str, Any]
@@ -64,6 +68,9 @@ class Checkpoint:
     accuracy: float | None = None
     proxy_accuracy: float | None = None
     best_accuracy: float | None = None
+    visits: dict[str, Any] = field(default_factory=dict)
+    given: dict[str, Any] = field(default_factory=dict)
+    batch_strategy: dict[str, Any] = field(default_factory=dict)
     format: int = field(default=FORMAT)
 
 

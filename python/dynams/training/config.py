@@ -8,10 +8,12 @@ under a minute on two CPU cores. Nothing here imports torch.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from dynams.selection.strategies.registry import STRATEGIES
+from dynams.training.checks import at_least, fraction, interval, one_of, positive
 
 # Settings that may differ when a run is resumed: where things are and what is shown, nothing that
 # the result depends on beyond rounding.
@@ -43,6 +45,9 @@ class DataConfig:
             data.path), or folder (one sub-folder a class, needs data.path).
         path: directory that holds the data.
         limit: use only this many training images; the test images stay.
+        holdout: fraction of each class's training images, drawn by run.seed, that is not trained on
+            but held out for strategies that want it (glister, rho-loss), in [0, 1). Images kept in
+            a mapped file are then copied to memory.
         image_size: side in pixels that images of a folder are brought to.
         storage: where the decoded images are kept: device (fastest), host, disk (a file mapped
             into memory), or auto (the first of these that has room).
@@ -56,6 +61,7 @@ class DataConfig:
     name: Literal["digits", "cifar10", "folder"] = "digits"
     path: str | None = None
     limit: int | None = None
+    holdout: float = 0.0
     image_size: int | None = None
     storage: Literal["auto", "device", "host", "disk"] = "auto"
     cache: str | None = None
@@ -64,11 +70,12 @@ class DataConfig:
     flip: bool | None = None
 
     def __post_init__(self) -> None:
-        _one_of("data.name", self.name, ("digits", "cifar10", "folder"))
-        _one_of("data.storage", self.storage, ("auto", "device", "host", "disk"))
-        _at_least("data.limit", self.limit, 1)
-        _at_least("data.image_size", self.image_size, 1)
-        _at_least("data.crop_padding", self.crop_padding, 0)
+        one_of("data.name", self.name, ("digits", "cifar10", "folder"))
+        one_of("data.storage", self.storage, ("auto", "device", "host", "disk"))
+        at_least("data.limit", self.limit, 1)
+        interval("data.holdout", self.holdout, "[0, 1)")
+        at_least("data.image_size", self.image_size, 1)
+        at_least("data.crop_padding", self.crop_padding, 0)
 
 
 @dataclass(frozen=True)
@@ -87,8 +94,8 @@ class ModelConfig:
     base_channels: int | None = None
 
     def __post_init__(self) -> None:
-        _one_of("model.stem", self.stem, ("cifar", "imagenet"))
-        _at_least("model.base_channels", self.base_channels, 1)
+        one_of("model.stem", self.stem, ("cifar", "imagenet"))
+        at_least("model.base_channels", self.base_channels, 1)
 
 
 @dataclass(frozen=True)
@@ -98,10 +105,16 @@ class SelectionConfig:
     Args:
         strategy: margin (DynaMS: the smallest margins, chosen again every refresh_every epochs),
             static (the smallest margins, chosen once, after the warm-up), random (another random
-            subset at every refresh), or full (everything, always).
+            subset at every refresh), static-random, full (everything, always), loss, importance,
+            el2n, grand, forgetting, confidence, entropy, memorisation, craig, gradmatch,
+            gradmatch-batches, glister, rho-loss, infobatch; or one that chooses inside every step:
+            batch-importance, batch-rho-loss, selective-backprop.
         kind: the margin: gap (best logit minus second), probability (the same after softmax),
             distance (to the nearest boundary in feature space), or label (logit of the true
             class minus best other; picks wrongly classified samples first).
+        options: the strategy's own options by name, such as {ratio: 0.3} for infobatch.
+        dynamic: choose again at every refresh (true) or once (false); unset: as the strategy was
+            published.
         budget: fraction of the training samples to keep, in (0, 1]; where the schedule ends.
         schedule: how the budget goes from start to budget over the run: constant (at budget
             throughout), linear, cosine or power.
@@ -109,53 +122,102 @@ class SelectionConfig:
         exponent: exponent of the power schedule; 1 is linear.
         refresh_every: epochs from one selection to the next (Q).
         warmup_epochs: first epochs that train on everything, before the first selection.
+        tail: fraction of the epochs, at the end of the run, that train on everything again, in
+            [0, 1).
+        class_balance: give every class its share of the selection: proportional to its samples, or
+            equal; none leaves classes alone.
+        exploration: share of the selection that is drawn at random from the rest, in [0, 1].
+        noise_guard: share of all samples, those most likely mislabelled, that is never selected, in
+            [0, 1).
+        noise_score: what tells them: loss (the largest) or label (the most negative margin of the
+            true class).
+        scores: .npy or .pt file with one number for every training image, before any are held out:
+            the score that the strategy ranks by (memorisation, rho-loss: the irreducible loss), in
+            place of scoring.
+        holdout_epochs: epochs that rho-loss trains a network on the held-out images first, for the
+            irreducible losses, where no scores are given.
+        free: take the scores of samples that were just trained on from their training step, and
+            score only the others.
+        max_age: epochs for which such a score counts; unset: refresh_every.
         batch_size: images scored, or evaluated, at a time.
     """
 
-    strategy: Literal["margin", "static", "random", "full"] = "margin"
+    strategy: str = "margin"
     kind: Literal["gap", "probability", "distance", "label"] = "gap"
+    options: dict[str, Any] = field(default_factory=dict)
+    dynamic: bool | None = None
     budget: float = 0.6
     schedule: Literal["constant", "linear", "cosine", "power"] = "constant"
     start: float = 1.0
     exponent: float = 1.0
     refresh_every: int = 2
     warmup_epochs: int = 2
+    tail: float = 0.0
+    class_balance: Literal["none", "proportional", "equal"] = "none"
+    exploration: float = 0.0
+    noise_guard: float = 0.0
+    noise_score: Literal["loss", "label"] = "loss"
+    scores: str | None = None
+    holdout_epochs: int = 10
+    free: bool = False
+    max_age: int | None = None
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        _one_of("selection.strategy", self.strategy, ("margin", "static", "random", "full"))
-        _one_of("selection.kind", self.kind, ("gap", "probability", "distance", "label"))
-        _one_of("selection.schedule", self.schedule, ("constant", "linear", "cosine", "power"))
-        _fraction("selection.budget", self.budget)
-        _fraction("selection.start", self.start)
-        _positive("selection.exponent", self.exponent)
-        _at_least("selection.refresh_every", self.refresh_every, 1)
-        _at_least("selection.warmup_epochs", self.warmup_epochs, 0)
-        _at_least("selection.batch_size", self.batch_size, 1)
+        one_of("selection.strategy", self.strategy, STRATEGIES)
+        one_of("selection.kind", self.kind, ("gap", "probability", "distance", "label"))
+        one_of("selection.schedule", self.schedule, ("constant", "linear", "cosine", "power"))
+        fraction("selection.budget", self.budget)
+        fraction("selection.start", self.start)
+        positive("selection.exponent", self.exponent)
+        at_least("selection.refresh_every", self.refresh_every, 1)
+        at_least("selection.warmup_epochs", self.warmup_epochs, 0)
+        interval("selection.tail", self.tail, "[0, 1)")
+        one_of("selection.class_balance", self.class_balance, ("none", "proportional", "equal"))
+        interval("selection.exploration", self.exploration, "[0, 1]")
+        interval("selection.noise_guard", self.noise_guard, "[0, 1)")
+        one_of("selection.noise_score", self.noise_score, ("loss", "label"))
+        at_least("selection.holdout_epochs", self.holdout_epochs, 1)
+        at_least("selection.max_age", self.max_age, 1)
+        at_least("selection.batch_size", self.batch_size, 1)
 
 
 @dataclass(frozen=True)
 class ProxyConfig:
     """The proxy: the leading channels of the same network, which score the candidates.
 
-    The proxy is trained along with the network as long as selections are to come: its loss L_p
-    is added to the loss L of the full width.
-
     Args:
         width: fraction of every layer's channels that the proxy has, in (0, 1]; 1 scores with
             the whole network and trains no proxy.
+        recipe: how the proxy is made fit to score: joint (the paper's: its loss L_p is added to the
+            loss L of the full width, as long as selections are to come), distill (the same, its
+            targets being the full width's outputs), batch_norm (no loss; before each scoring its
+            batch-norms are estimated anew), or full (no proxy: score at full width).
         weight: weight of the proxy's loss: L + weight * L_p.
         every: train the proxy at every n-th step only; 1 trains both at every step.
+        share: part of each batch that the proxy trains on, in (0, 1].
+        batches: batches of selection.batch_size images that batch_norm estimates from.
     """
 
     width: float = 0.5
+    recipe: Literal["joint", "distill", "batch_norm", "full"] = "joint"
     weight: float = 1.0
     every: int = 1
+    share: float = 1.0
+    batches: int = 8
 
     def __post_init__(self) -> None:
-        _fraction("proxy.width", self.width)
-        _positive("proxy.weight", self.weight)
-        _at_least("proxy.every", self.every, 1)
+        fraction("proxy.width", self.width)
+        one_of("proxy.recipe", self.recipe, ("joint", "distill", "batch_norm", "full"))
+        positive("proxy.weight", self.weight)
+        at_least("proxy.every", self.every, 1)
+        fraction("proxy.share", self.share)
+        at_least("proxy.batches", self.batches, 1)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the recipe has a loss of the proxy."""
+        return self.recipe in ("joint", "distill")
 
 
 @dataclass(frozen=True)
@@ -188,16 +250,16 @@ class OptimConfig:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        _at_least("optim.epochs", self.epochs, 1)
-        _at_least("optim.batch_size", self.batch_size, 2)
-        _positive("optim.lr", self.lr)
-        _interval("optim.momentum", self.momentum, "[0, 1)")
+        at_least("optim.epochs", self.epochs, 1)
+        at_least("optim.batch_size", self.batch_size, 2)
+        positive("optim.lr", self.lr)
+        interval("optim.momentum", self.momentum, "[0, 1)")
         if self.nesterov and self.momentum == 0:
             raise ValueError("optim.nesterov: needs momentum above 0, got optim.momentum=0")
-        _interval("optim.weight_decay", self.weight_decay, "[0, inf)")
-        _interval("optim.warmup", self.warmup, "[0, 1)")
-        _interval("optim.final_lr", self.final_lr, "[0, 1]")
-        _interval("optim.label_smoothing", self.label_smoothing, "[0, 1)")
+        interval("optim.weight_decay", self.weight_decay, "[0, inf)")
+        interval("optim.warmup", self.warmup, "[0, 1)")
+        interval("optim.final_lr", self.final_lr, "[0, 1]")
+        interval("optim.label_smoothing", self.label_smoothing, "[0, 1)")
 
 
 @dataclass(frozen=True)
@@ -242,13 +304,13 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.name is not None and (not self.name.strip() or set(self.name) & set("/\\\0")):
             raise ValueError(f"run.name: wanted a name without slashes, got {self.name!r}")
-        _at_least("run.seed", self.seed, 0)
-        _one_of("run.accelerator", self.accelerator, ("auto", "cpu", "cuda", "mps"))
-        _at_least("run.devices", self.devices, 1)
-        _one_of("run.precision", self.precision, ("32-true", "bf16-mixed"))
-        _at_least("run.threads", self.threads, 1)
-        _at_least("run.evaluate_every", self.evaluate_every, 1)
-        _at_least("run.save_every", self.save_every, 1)
+        at_least("run.seed", self.seed, 0)
+        one_of("run.accelerator", self.accelerator, ("auto", "cpu", "cuda", "mps"))
+        at_least("run.devices", self.devices, 1)
+        one_of("run.precision", self.precision, ("32-true", "bf16-mixed"))
+        at_least("run.threads", self.threads, 1)
+        at_least("run.evaluate_every", self.evaluate_every, 1)
+        at_least("run.save_every", self.save_every, 1)
 
 
 @dataclass(frozen=True)
@@ -282,12 +344,23 @@ class TrainConfig:
                 f"optim.batch_size: {self.run.devices} devices need at least {smallest} samples "
                 f"a step, got {self.optim.batch_size}"
             )
+        if self.proxy.share < 1.0 and self.run.devices > 1:
+            raise ValueError(
+                f"proxy.share: a part of the batch needs run.devices=1, got {self.run.devices}"
+            )
 
     @property
     def proxy_width(self) -> float | None:
         """Width that scores the candidates, if it is a proxy: None at full width or unscored."""
-        scored = self.selection.strategy in ("margin", "static")
-        return self.proxy.width if scored and self.proxy.width < 1.0 else None
+        from dynams.training.choosing import scored_signals  # needs torch
+
+        width = self.score_width
+        return width if width < 1.0 and scored_signals(self) else None
+
+    @property
+    def score_width(self) -> float:
+        """Width at which candidates are scored."""
+        return 1.0 if self.proxy.recipe == "full" else self.proxy.width
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as nested plain values, as in its YAML file."""
@@ -330,36 +403,3 @@ def _flat(config: TrainConfig) -> dict[str, Any]:
         for section, values in config.to_dict().items()
         for key, value in values.items()
     }
-
-
-def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name}: wanted one of {', '.join(known)}, got {value!r}")
-
-
-def _at_least(name: str, value: int | None, smallest: int) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: wanted a whole number, got {value!r}")
-    if value < smallest:
-        raise ValueError(f"{name}: wanted at least {smallest}, got {value}")
-
-
-def _positive(name: str, value: float) -> None:
-    _interval(name, value, "(0, inf)")
-
-
-def _fraction(name: str, value: float) -> None:
-    _interval(name, value, "(0, 1]")
-
-
-def _interval(name: str, value: float, interval: str) -> None:
-    """``interval`` as in "(0, 1]"; NaN lies in none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}: wanted a number in {interval}, got {value!r}")
-    low, high = (float(bound) for bound in interval[1:-1].split(","))
-    above = value >= low if interval[0] == "[" else value > low
-    below = value <= high if interval[-1] == "]" else value < high
-    if not (above and below and math.isfinite(value)):
-        raise ValueError(f"{name}: wanted a number in {interval}, got {value}")

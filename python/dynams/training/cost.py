@@ -16,7 +16,16 @@ from typing import Any, Protocol, cast
 
 import torch
 
-PURPOSES = ("training", "proxy loss", "scoring", "selection", "data", "evaluation")
+# "holdout model": a network trained on held-out samples first, for the irreducible losses.
+PURPOSES = (
+    "training",
+    "proxy loss",
+    "scoring",
+    "selection",
+    "data",
+    "evaluation",
+    "holdout model",
+)
 
 # What an interval counts for: purposes with their shares, which add up to 1.
 _Parts = dict[str, float]

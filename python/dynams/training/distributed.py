@@ -47,21 +47,21 @@ def gather_shares(fabric: Fabric, part: Tensor, total: int) -> Tensor:
 
     Args:
         fabric: the processes.
-        part: (n,) this process' share of ``total`` values, as `share` cuts them.
+        part: (n, ...) this process' share of ``total`` values, as `share` cuts them.
         total: number of values in all.
 
     Returns:
-        (total,) on every process, in order.
+        (total, ...) on every process, in order.
     """
     if fabric.world_size == 1:
         return part
     longest = -(-total // fabric.world_size)
-    padded = part.new_zeros(longest)
+    padded = part.new_zeros((longest, *part.shape[1:]))
     padded[: len(part)] = part
     gathered = fabric.all_gather(padded)
     assert isinstance(gathered, Tensor)
     pieces = []
-    for rank, row in enumerate(gathered.view(fabric.world_size, longest)):
+    for rank, row in enumerate(gathered.view(fabric.world_size, longest, *part.shape[1:])):
         start, stop = share(0, total, rank, fabric.world_size)
         pieces.append(row[: stop - start])
     return torch.cat(pieces)

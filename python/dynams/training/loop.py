@@ -9,30 +9,32 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from dynams.data import ImageData
-from dynams.models import MODEL_NAMES
 from dynams.report import EpochRecord, Summary
 from dynams.report.html import write_report
 from dynams.report.progress import TrainingProgress
 from dynams.report.runlog import RunLog
+from dynams.selection import Signals
 from dynams.training.batches import share, step_bounds
 from dynams.training.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
+from dynams.training.computing import cpu_threads, tuned_convolutions
 from dynams.training.config import TrainConfig
 from dynams.training.distributed import Agreement, average_buffers, build_fabric
+from dynams.training.early import check_early
 from dynams.training.environment import environment
 from dynams.training.errors import NonFiniteLossError
 from dynams.training.evaluation import evaluate
+from dynams.training.holdout import irreducible_losses
 from dynams.training.interrupt import Interrupt
 from dynams.training.optim import learning_rate, set_learning_rate
 from dynams.training.records import refresh_record, sample_pictures
 from dynams.training.rundir import make_run_dir, write_config
-from dynams.training.scoring import score_candidates
 from dynams.training.seeds import generator
 from dynams.training.session import (
     Session,
@@ -41,8 +43,10 @@ from dynams.training.session import (
     check_config,
     consumed,
     planned_samples,
+    read_given,
     restore,
 )
+from dynams.training.signals import choose_of_batch, collect_signals
 
 _LOSS_READ_SECONDS = 1.0
 
@@ -73,24 +77,24 @@ def train(
         NonFiniteLossError: the loss diverged. The last checkpoint, from before, is kept.
     """
     started = time.perf_counter()
-    _check_early(config, data)
+    check_early(config, data)
     checkpoint = None
     if resume is not None:
         checkpoint = load_checkpoint(checkpoint_path(resume))
         check_config(checkpoint, config)
-    every_parameter = config.proxy_width is None or (
-        config.proxy.every == 1 and config.selection.strategy == "margin"
-    )
-    fabric = build_fabric(config.run, unused_parameters=not every_parameter)
+    # A proxy rests in some steps, at the latest when no selection is to come any more.
+    fabric = build_fabric(config.run, unused_parameters=config.proxy_width is not None)
     with ExitStack() as stack:
         fabric.launch()
         session = build_session(config, fabric, data)
-        stack.enter_context(_cpu_threads(session))
+        stack.enter_context(cpu_threads(config.run, _batch_pixels(session)))
         stop = interrupt or stack.enter_context(Interrupt())
         if checkpoint is not None:
             restore(session, checkpoint)
+        else:
+            read_given(session)
         if fabric.device.type == "cuda":
-            stack.enter_context(_tuned_convolutions())
+            stack.enter_context(tuned_convolutions())
         first = fabric.is_global_zero
         run_dir = Path(resume) if resume is not None else _new_run_dir(session)
         log = stack.enter_context(_open_log(session, run_dir)) if first else None
@@ -101,7 +105,7 @@ def train(
         if log is not None:
             log.end(summary)
     if first and config.run.report:
-        margins = session.sampler.selector.margins
+        margins = session.sampler.margins
         totals = torch.bincount(session.data.train.labels, minlength=session.data.num_classes)
         write_report(
             run_dir,
@@ -133,6 +137,9 @@ class _Loop:
 
     def run(self) -> Summary:
         """From where the session is to the last epoch, or until it is asked to stop."""
+        if not self.prepare():
+            self.save()
+            return self.summary(completed=False)
         while self.at.epoch < self.config.optim.epochs:
             if not (self.refresh() and self.train_epoch()):
                 self.save()
@@ -149,50 +156,59 @@ class _Loop:
                 return self.summary(completed=False)
         return self.summary(completed=True)
 
+    def prepare(self) -> bool:
+        """Compute what must be known before the first epoch. False: asked to stop."""
+        session = self.session
+        if session.choice.irreducible and "irreducible_loss" not in session.given:
+            assert session.holdout is not None
+            count = len(session.holdout) * self.config.selection.holdout_epochs
+            self.progress.epoch(0, count, "holdout model")
+            losses = irreducible_losses(session, stop=self.stopping, advance=self.progress.advance)
+            if losses is None:
+                return False
+            session.given["irreducible_loss"] = losses
+        return True
+
     def refresh(self) -> bool:
         """Begin the epoch, with a new selection when one is due. False: asked to stop."""
-        session, chosen, epoch = self.session, self.config.selection, self.at.epoch
+        session, epoch = self.session, self.at.epoch
         if self.at.step:
             return True
-        candidates = session.data.train
-        margins = None
-        if session.sampler.due(epoch):
-            self.progress.epoch(epoch, len(candidates) // self.fabric.world_size, "scoring")
-            average_buffers(self.fabric, session.module)
-            with session.cost.measure("scoring", len(candidates)):
-                margins = score_candidates(
-                    self.fabric,
-                    session.module,
-                    candidates,
-                    session.batches,
-                    width=self.config.proxy.width,
-                    kind=chosen.kind,
-                    batch_size=chosen.batch_size,
-                    stop=self.stopping,
-                    advance=self.progress.advance,
-                )
-            if margins is None:
+        wanted = session.sampler.wanted(epoch)
+        signals: Signals | None = None
+        if wanted:
+            signals = collect_signals(
+                session,
+                wanted,
+                stop=self.stopping,
+                show=lambda count: self.progress.epoch(epoch, count, "scoring"),
+                advance=self.progress.advance,
+            )
+            if signals is None:
                 return False
-        with session.cost.measure("selection", 0 if margins is None else len(candidates)):
-            if margins is None:
-                refresh = session.sampler.begin_epoch(epoch)
-            else:
-                scored = torch.arange(len(candidates), device=margins.device), margins
-                refresh = session.sampler.begin_epoch(epoch, lambda: [scored])
+        known = signals
+        with session.cost.measure("selection", 0 if known is None else known.count):
+            refresh = session.sampler.begin_epoch(epoch, None if known is None else lambda: known)
         if refresh is not None and self.log is not None:
-            self.log.refresh(refresh_record(refresh, candidates))
+            self.log.refresh(refresh_record(refresh, session.data.train))
         return True
 
     def train_epoch(self) -> bool:
         """Take the epoch's steps from where it is. False: asked to stop, after some step."""
         session, at, config = self.session, self.at, self.config
         with session.cost.measure("data"):
-            order = session.sampler.order().to(session.data.train.images.device)
+            places = session.sampler.order()
+            order = places.to(session.data.train.images.device)
+            weights = session.sampler.order_weights()
         bounds = step_bounds(len(order), config.optim.batch_size)
         rank, processes = self.fabric.global_rank, self.fabric.world_size
         self.progress.epoch(at.epoch, len(order), "training")
         self.progress.advance(consumed(session))
         session.module.train()
+        proxy = session.proxy_needed()
+        batch_strategy = session.choice.batch
+        if session.sampler.phase(at.epoch) != "selected":
+            batch_strategy = None
         next_read = time.perf_counter() + _LOSS_READ_SECONDS
         for start, stop in bounds[at.step :]:
             first, last = share(start, stop, rank, processes)
@@ -210,16 +226,33 @@ class _Loop:
                     ),
                 )
             set_learning_rate(session.optimizer, self.rate(at.step, len(bounds)))
-            losses = session.train_step(
+            mine = places[first:last]
+            choose = None
+            if batch_strategy is not None:
+                choose = partial(
+                    choose_of_batch,
+                    session,
+                    batch_strategy,
+                    labels=labels,
+                    indices=mine,
+                    progress=(at.epoch + at.step / len(bounds)) / config.optim.epochs,
+                )
+            output = session.train_step(
                 images,
                 labels,
-                proxy=session.proxy_trains(),
+                proxy=proxy and session.proxy_turn(),
                 scale=(last - first) * processes / (stop - start),
+                weights=None if weights is None else weights[first:last],
+                choose=choose,
             )
-            session.sums.add(*losses, last - first)
+            session.sums.add(output.loss, output.proxy_loss, output.samples, output.proxy_samples)
+            if session.visits is not None:
+                with session.cost.measure("scoring"):
+                    session.visits.record(at.epoch, mine, output.logits, labels)
             at.step += 1
             at.global_step += 1
-            at.samples += stop - start
+            # Of other processes' choices nothing is known here: taken to keep as much.
+            at.samples += round((stop - start) * output.samples / (last - first))
             loss = None
             if (now := time.perf_counter()) >= next_read:
                 next_read = now + _LOSS_READ_SECONDS
@@ -284,7 +317,7 @@ class _Loop:
             proxy_loss=proxy_loss,
             lr=self.rate(at.step - 1, at.step),
             budget=session.sampler.budget_at(at.epoch),
-            samples=len(session.sampler),
+            samples=session.sums.count(self.fabric),
             steps=at.step,
             accuracy=accuracy,
             proxy_accuracy=proxy_accuracy,
@@ -333,20 +366,6 @@ class _Loop:
         )
 
 
-def _check_early(config: TrainConfig, data: ImageData | None) -> None:
-    """Refuse what can be refused before other processes are started: they would all say it."""
-    if config.model.name not in MODEL_NAMES:
-        raise ValueError(
-            f"model.name: wanted one of {', '.join(MODEL_NAMES)}, got {config.model.name!r}"
-        )
-    path = config.data.path
-    if data is None and config.data.name != "digits":
-        if path is None:
-            raise ValueError(f"data.path: {config.data.name} needs the directory that holds it")
-        if not Path(path).expanduser().is_dir():
-            raise ValueError(f"data.path: no directory {path}")
-
-
 def _new_run_dir(session: Session) -> Path:
     """Make a new directory, the same for every process, holding the configuration."""
     run_dir: Path | None = None
@@ -387,34 +406,5 @@ def _headline(session: Session, run_dir: Path) -> str:
     )
 
 
-# Threads meet several times in every layer. Below this many pixels a batch, a layer's work is shorter than a meeting that
-# another program's load delays: with one of two cores busy, two threads took ten times as long as one (8 x 8 digits).
-_PIXELS_WORTH_THREADS = 1 << 15
-
-
-@contextmanager
-def _cpu_threads(session: Session) -> Iterator[None]:
-    """Compute with as many threads as configured, or as the batches are worth; afterwards as before."""
-    before = torch.get_num_threads()
-    pixels = session.config.optim.batch_size * session.data.train.images[0, 0].numel()
-    if session.config.run.threads is not None:
-        torch.set_num_threads(session.config.run.threads)
-    elif pixels < _PIXELS_WORTH_THREADS:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _tuned_convolutions() -> Iterator[None]:
-    """Let cuDNN time its algorithms: an epoch has two batch sizes at most."""
-    cudnn = torch.backends.cudnn
-    with cudnn.flags(
-        enabled=cudnn.enabled,
-        benchmark=True,
-        deterministic=cudnn.deterministic,
-        allow_tf32=cudnn.allow_tf32,
-    ):
-        yield
+def _batch_pixels(session: Session) -> int:
+    return session.config.optim.batch_size * session.data.train.images[0, 0].numel()

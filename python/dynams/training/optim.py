@@ -63,6 +63,20 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
 
 
-def loss_function(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    """Mean cross-entropy in float32 of logits (B, C) and labels (B,) int64, natural units."""
-    return nn.functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+def loss_function(
+    logits: Tensor, targets: Tensor, label_smoothing: float, weights: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy in float32, natural units: sum of weight * loss over the samples, over their number.
+
+    Args:
+        logits: (B, C).
+        targets: (B,) int64 labels, or (B, C) probabilities.
+        label_smoothing: share of the target spread evenly over the classes.
+        weights: (B,) of the samples' losses; None: all 1.
+    """
+    if weights is None:
+        return nn.functional.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
+    losses = nn.functional.cross_entropy(
+        logits.float(), targets, label_smoothing=label_smoothing, reduction="none"
+    )
+    return (losses * weights).mean()

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
-from torch import nn
+from torch import Tensor, nn
 
-from dynams.data import ImageData, load_data
+from dynams.data import ImageData, ImageSet, load_data
 from dynams.models import build_model
-from dynams.selection import MarginSampler, build_schedule, selection_size
+from dynams.selection import SubsetSampler, build_schedule
 from dynams.training.batches import Batches, fingerprint, resolve_augmentation, step_bounds
 from dynams.training.checkpoint import Checkpoint
+from dynams.training.choosing import Choice, build_choice
 from dynams.training.config import DataConfig, TrainConfig, changed_settings
 from dynams.training.cost import Cost
 from dynams.training.errors import ResumeError
 from dynams.training.frozen import Slimmable
+from dynams.training.given import read_scores
+from dynams.training.holdout import hold_out
 from dynams.training.optim import build_optimizer
 from dynams.training.seeds import generator
 from dynams.training.step import Step, Sums, proxy_flop_share
+from dynams.training.visits import Visits
 
 
 @dataclass
@@ -61,12 +65,17 @@ class Session:
         module: the bare network.
         model: the network as set up by ``fabric``.
         optimizer: the bare optimiser.
+        choice: what selects, and what it needs.
         sampler: which samples are trained on.
         batches: makes float batches.
         cost: seconds and samples by purpose.
         sums: losses of the current epoch.
         train_step: takes one optimisation step.
         fingerprint: what tells the data from other data.
+        visits: what training steps leave behind of the samples; None: nothing needs it.
+        holdout: samples held out of training; None: none are.
+        rows: places of the training images among all that were loaded; None: all are trained on.
+        given: scores known before the first epoch, (N,) on the device.
         position: where the run is.
     """
 
@@ -76,27 +85,28 @@ class Session:
     module: Slimmable
     model: _FabricModule
     optimizer: torch.optim.Optimizer
-    sampler: MarginSampler
+    choice: Choice
+    sampler: SubsetSampler
     batches: Batches
     cost: Cost
     sums: Sums
     train_step: Step
     fingerprint: dict[str, object]
+    visits: Visits | None = None
+    holdout: ImageSet | None = None
+    rows: Tensor | None = None
+    given: dict[str, Tensor] = field(default_factory=dict)
     position: Position = field(default_factory=Position)
 
-    def proxy_trains(self) -> bool:
-        """Whether the step that comes next trains the proxy too.
-
-        It does at every ``proxy.every``-th step of the run, as long as selections are to come; a
-        static selection is made once, right after the warm-up.
-        """
-        config = self.config
-        if config.proxy_width is None or self.position.global_step % config.proxy.every:
+    def proxy_needed(self) -> bool:
+        """Whether the proxy has a loss in this epoch: selections that it scores are to come."""
+        if self.config.proxy_width is None or not self.config.proxy.trains:
             return False
-        return (
-            config.selection.strategy != "static"
-            or self.position.epoch < config.selection.warmup_epochs
-        )
+        return self.sampler.wanted_after(self.position.epoch)
+
+    def proxy_turn(self) -> bool:
+        """Whether the proxy's turn comes with the next step: every ``proxy.every``-th of the run."""
+        return self.position.global_step % self.config.proxy.every == 0
 
 
 def build_session(config: TrainConfig, fabric: Fabric, data: ImageData | None) -> Session:
@@ -113,6 +123,10 @@ def build_session(config: TrainConfig, fabric: Fabric, data: ImageData | None) -
     device = fabric.device
     if data is None:
         data = _load(config.data, fabric)
+    choice = build_choice(config)
+    holdout, rows = None, None
+    if config.data.holdout:
+        data, holdout, rows = hold_out(data, config.data.holdout, config.run.seed)
     _check_data(config, data)
     memory_format = _memory_format(config, device)
     widths = (1.0,) if config.proxy_width is None else (config.proxy_width, 1.0)
@@ -140,7 +154,7 @@ def build_session(config: TrainConfig, fabric: Fabric, data: ImageData | None) -
     assert isinstance(fabric_optimizer, _FabricOptimizer)
     cost = Cost(device)
     proxy_share = None
-    if config.run.compile and config.proxy_width is not None:
+    if config.run.compile and config.proxy_width is not None and config.proxy.trains:
         images, _ = next(batches.plain(data.train, 0, 1, 1))
         proxy_share = proxy_flop_share(module, images, config.proxy_width)
     return Session(
@@ -150,7 +164,8 @@ def build_session(config: TrainConfig, fabric: Fabric, data: ImageData | None) -
         module=module,
         model=model,
         optimizer=optimizer,
-        sampler=_build_sampler(config, len(data.train), device),
+        choice=choice,
+        sampler=_build_sampler(config, choice, len(data.train), device),
         batches=batches,
         cost=cost,
         sums=Sums(device),
@@ -163,10 +178,30 @@ def build_session(config: TrainConfig, fabric: Fabric, data: ImageData | None) -
             label_smoothing=config.optim.label_smoothing,
             proxy_width=config.proxy_width,
             proxy_weight=config.proxy.weight,
+            proxy_part=config.proxy.share,
+            distill=config.proxy.recipe == "distill",
             proxy_share=proxy_share,
         ),
         fingerprint=fingerprint(data),
+        visits=Visits(len(data.train), choice.visits, device) if choice.visits else None,
+        holdout=holdout,
+        rows=rows,
     )
+
+
+def read_given(session: Session) -> None:
+    """Read the scores that the configuration names a file for.
+
+    Raises:
+        ValueError: the file does not hold one number for each training image.
+    """
+    path, name = session.config.selection.scores, session.choice.given
+    if path is None or name is None:
+        return
+    count = len(session.data.train) + (0 if session.holdout is None else len(session.holdout))
+    scores = read_scores(path, count)
+    kept = scores if session.rows is None else scores[session.rows]
+    session.given[name] = kept.to(session.fabric.device)
 
 
 def consumed(session: Session) -> int:
@@ -178,18 +213,15 @@ def consumed(session: Session) -> int:
 
 
 def planned_samples(session: Session) -> list[int]:
-    """Count the samples that each epoch of the run trains on."""
-    chosen, total = session.config.selection, len(session.data.train)
-    sizes = []
-    for epoch in range(session.config.optim.epochs):
-        since = max(0, epoch - chosen.warmup_epochs) % chosen.refresh_every
-        sizes.append(selection_size(total, session.sampler.budget_at(epoch - since)))
-    return sizes
+    """Count the samples that each epoch of the run goes through, at most."""
+    return [session.sampler.planned_size(epoch) for epoch in range(session.config.optim.epochs)]
 
 
 def capture(session: Session, total_seconds: float) -> Checkpoint:
     """Capture the state of a run between two steps. All processes must come here together."""
     at = session.position
+    if session.visits is not None:
+        session.visits.merge(session.fabric)
     return Checkpoint(
         config=session.config.to_dict(),
         data=session.fingerprint,
@@ -206,6 +238,9 @@ def capture(session: Session, total_seconds: float) -> Checkpoint:
         accuracy=at.accuracy,
         proxy_accuracy=at.proxy_accuracy,
         best_accuracy=at.best_accuracy,
+        visits={} if session.visits is None else session.visits.state_dict(),
+        given={name: values.clone() for name, values in session.given.items()},
+        batch_strategy=_batch_state(session),
     )
 
 
@@ -226,6 +261,13 @@ def restore(session: Session, checkpoint: Checkpoint) -> None:
     if session.fabric.is_global_zero:  # they hold the shares of all processes
         session.sums.load_state_dict(checkpoint.sums)
     session.cost.load_state_dict(checkpoint.cost)
+    session.given = {
+        name: values.to(session.fabric.device) for name, values in checkpoint.given.items()
+    }
+    if session.visits is not None:
+        session.visits.load_state_dict(checkpoint.visits)
+    if checkpoint.batch_strategy:
+        cast(Any, session.choice.batch).load_state_dict(checkpoint.batch_strategy)
     session.position = Position(
         epoch=checkpoint.epoch,
         step=checkpoint.step,
@@ -278,17 +320,26 @@ def _memory_format(config: TrainConfig, device: torch.device) -> torch.memory_fo
     return torch.contiguous_format
 
 
-def _build_sampler(config: TrainConfig, samples: int, device: torch.device) -> MarginSampler:
+def _batch_state(session: Session) -> dict[str, Any]:
+    save = getattr(session.choice.batch, "state_dict", None)
+    return {} if save is None else dict(save())
+
+
+def _build_sampler(
+    config: TrainConfig, choice: Choice, samples: int, device: torch.device
+) -> SubsetSampler:
     chosen = config.selection
-    return MarginSampler(
+    return SubsetSampler(
         samples,
+        choice.strategy,
         budget=build_schedule(
             chosen.schedule, chosen.budget, start=chosen.start, exponent=chosen.exponent
         ),
         epochs=config.optim.epochs,
         refresh_every=chosen.refresh_every,
         warmup_epochs=chosen.warmup_epochs,
-        strategy=chosen.strategy,
+        tail=chosen.tail,
+        dynamic=chosen.dynamic,
         seed=config.run.seed,
         device=device,
     )

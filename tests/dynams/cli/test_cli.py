@@ -34,7 +34,11 @@ def test_the_help_names_the_commands_and_no_others(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     commands = text.partition("commands:")[2].partition("options:")[0]
-    assert [line.split()[0] for line in commands.strip().splitlines()] == ["train", "info"]
+    assert [line.split()[0] for line in commands.strip().splitlines()] == [
+        "train",
+        "compare",
+        "info",
+    ]
 
 
 def test_the_version_is_the_packages(capsys):
@@ -145,7 +149,7 @@ def test_print_config_gives_the_whole_configuration(capsys):
         ([], "wanted a command"),
         (["trian"], "unknown command 'trian' (did you mean train?)"),
         (["--verbose"], "unknown option '--verbose'"),
-        (["compare"], "unknown command 'compare'"),
+        (["compar"], "unknown command 'compar' (did you mean compare?)"),
         (["train", "--optim.lrr", "1"], "(did you mean --optim.lr?)"),
         (["train", "extra"], "unrecognized arguments: extra"),
         (["train", "--optim.lr", "fast"], "optim.lr: wanted float, got fast"),

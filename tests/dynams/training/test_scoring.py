@@ -13,7 +13,7 @@ from dynams.models import SlimmableResNet, build_model
 from dynams.training.batches import Batches
 from dynams.training.evaluation import evaluate
 from dynams.training.frozen import frozen
-from dynams.training.scoring import score_candidates
+from dynams.training.scoring import score_candidates, score_signals
 
 FABRIC = Fabric(accelerator="cpu")
 BATCHES = Batches(torch.device("cpu"), (0.4,), (0.3,), Augmentation(crop_padding=2, flip=True))
@@ -157,3 +157,57 @@ def test_half_precision_does_not_put_crowds_at_one_margin(network):
     margins = score_candidates(fabric, network, images, BATCHES, width=0.5, batch_size=200)
     # A bfloat16 head would leave some 256 values an octave, and many samples at exactly 0.
     assert len(margins.unique()) > 0.9 * len(images)
+
+
+SIGNALS = (
+    "gap", "probability", "distance", "label", "loss", "el2n", "entropy", "confidence", "grand",
+    "features", "residuals", "labels",
+)  # fmt: skip
+
+
+def expected(network: SlimmableResNet, width: float) -> dict[str, np.ndarray]:
+    """All signals from float64 features and logits."""
+    known = {kind: margins(network, width, kind) for kind in SIGNALS[:4]}
+    z, labels = logits(network, width), IMAGES.labels.numpy()
+    p = np.exp(z - z.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    truth = np.eye(3)[labels]
+    images = (IMAGES.images.double() / 255 - 0.4) / 0.3
+    with torch.no_grad():
+        h = frozen_never(network).features(images, width).numpy()
+    el2n = np.linalg.norm(p - truth, axis=1)
+    return known | {
+        "loss": -np.log(p[np.arange(len(z)), labels]),
+        "el2n": el2n,
+        "entropy": -(p * np.log(p)).sum(1),
+        "confidence": 1 - p.max(1),
+        "grand": el2n * np.sqrt((h**2).sum(1) + 1),
+        "features": h,
+        "residuals": p - truth,
+        "labels": labels,
+    }
+
+
+@pytest.mark.parametrize("width", [0.5, 1.0])
+@pytest.mark.parametrize(
+    "needs", [*((name,) for name in SIGNALS), SIGNALS, ("gap", "label"), ("loss", "distance")]
+)
+def test_signals_are_those_of_the_evaluating_network_alone_or_together(network, needs, width):
+    some = torch.tensor([7, 3, 44, 0, 12])
+    wanted = expected(network, width)
+    for indices, rows in ((None, slice(None)), (some, some.numpy())):
+        known = score_signals(
+            FABRIC, network, IMAGES, BATCHES, needs, width=width, batch_size=8, indices=indices
+        )
+        assert known is not None
+        assert known.count == (50 if indices is None else 5)
+        assert known.missing(needs) == []
+        assert set(known.scores) == set(needs) - {"features", "residuals", "labels"}
+        for name in needs:
+            found = known.score(name) if name in known.scores else known.tensor(name)
+            np.testing.assert_allclose(found.numpy(), wanted[name][rows], rtol=1e-3, atol=1e-4)
+
+
+def test_what_no_network_gives_is_refused(network):
+    with pytest.raises(ValueError, match="no network gives forgetting"):
+        score_signals(FABRIC, network, IMAGES, BATCHES, {"gap", "forgetting"})

@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from torch.nn.functional import cross_entropy
 
 from dynams.models import SlimmableResNet, build_model
+from dynams.selection.strategies import BatchChoice
 from dynams.training.cost import Cost
 from dynams.training.step import Step, Sums, proxy_flop_share
 
@@ -56,7 +57,8 @@ def test_the_gradient_is_that_of_both_losses(proxy, scale):
     settings = {"proxy_width": 0.5, "proxy_weight": 0.3, "label_smoothing": 0.1}
     step, module, _ = make(Cost(), **settings)
     images, labels = batch()
-    loss, proxy_loss = step(images, labels, proxy=proxy, scale=scale)
+    output = step(images, labels, proxy=proxy, scale=scale)
+    loss, proxy_loss = output.loss, output.proxy_loss
 
     plain = network()
     full, slim = (
@@ -135,3 +137,88 @@ def test_sums_are_means_over_samples_not_over_steps():
     assert again.means() == (2.0, 2.5)
     again.clear()
     assert again.means() == (0.0, None)
+
+
+def gradients_of(module: SlimmableResNet) -> dict[str, torch.Tensor | None]:
+    return {name: parameter.grad for name, parameter in module.named_parameters()}
+
+
+def assert_gradients(module: SlimmableResNet, plain: SlimmableResNet) -> None:
+    wanted = gradients_of(plain)
+    for name, gradient in gradients_of(module).items():
+        expected = wanted[name]
+        assert (gradient is None) == (expected is None), name
+        if gradient is not None:
+            torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_weights_multiply_each_samples_loss_at_both_widths():
+    weights = torch.tensor([0.5, 2.0, 1.0, 0.0, 3.0, 1.0])
+    step, module, _ = make(Cost(), proxy_width=0.5, proxy_weight=0.3, label_smoothing=0.1)
+    images, labels = batch()
+    output = step(images, labels, proxy=True, weights=weights)
+    plain = network()
+    full, slim = (
+        (weights * cross_entropy(z, labels, label_smoothing=0.1, reduction="none")).sum() / 6
+        for z in plain(images, (1.0, 0.5))
+    )
+    (full + 0.3 * slim).backward()
+    assert output.loss.item() == pytest.approx(full.item(), rel=1e-5)
+    assert_gradients(module, plain)
+
+
+def test_a_distilled_proxy_learns_the_full_widths_outputs_and_does_not_pull_them():
+    step, module, _ = make(Cost(), proxy_width=0.5, distill=True)
+    images, labels = batch()
+    output = step(images, labels, proxy=True)
+    plain = network()
+    logits, slim = plain(images, (1.0, 0.5))
+    targets = logits.detach().softmax(1)
+    proxy_loss = -(targets * slim.log_softmax(1)).sum(1).mean()
+    (cross_entropy(logits, labels) + proxy_loss).backward()
+    assert output.proxy_loss is not None
+    assert output.proxy_loss.item() == pytest.approx(proxy_loss.item(), rel=1e-5)
+    assert_gradients(module, plain)
+
+
+def test_a_part_of_the_batch_trains_the_proxy_and_is_what_it_counts():
+    cost = Recorder()
+    step, module, _ = make(cost, proxy_width=0.5, proxy_part=0.5)
+    images, labels = batch()
+    output = step(images, labels, proxy=True)
+    plain = network()
+    (
+        cross_entropy(plain(images), labels) + cross_entropy(plain(images[:3], 0.5), labels[:3])
+    ).backward()
+    assert_gradients(module, plain)
+    assert (output.samples, output.proxy_samples) == (6, 3)
+    assert (cost.samples["training"], cost.samples["proxy loss"]) == (6, 3)
+    assert cost.boundaries == ["proxy loss", "training", "proxy loss", "training"]
+
+
+def test_a_choice_inside_the_step_trains_on_the_kept_alone_with_their_weights():
+    cost = Recorder()
+    step, module, _ = make(cost)
+    images, labels = batch()
+    mask = torch.tensor([True, False, True, True, False, False])
+    weights = torch.tensor([2.0, 0.0, 0.5, 1.0, 0.0, 0.0])
+    seen: list[torch.Tensor] = []
+
+    def choose(logits: torch.Tensor) -> BatchChoice:
+        seen.append(logits)
+        return BatchChoice(mask, weights)
+
+    output = step(images, labels, proxy=False, choose=choose)
+    plain = network()
+    with torch.no_grad():
+        torch.testing.assert_close(seen[0], plain.eval()(images))
+    logits = plain.train()(images[mask])
+    each = cross_entropy(logits, labels[mask], reduction="none")
+    ((weights[mask] * each).sum() / 3).backward()
+    assert_gradients(module, plain)
+    # The look at the whole batch leaves no trace in the statistics of batch-norms.
+    for (name, ours), theirs in zip(module.named_buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, msg=name)
+    assert output.samples == 3
+    assert (cost.samples["scoring"], cost.samples["training"]) == (6, 3)
+    assert cost.seconds()["scoring"] > 0

@@ -1,0 +1,298 @@
+"""`dynams compare`: recipes x budgets x seeds as a resumable queue, and its report."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import yaml
+
+from dynams.cli.errors import INTERRUPTED, OK, UsageError, tell
+from dynams.cli.suggest import suggestion
+from dynams.cli.train import _quieten
+from dynams.compare.options import option_types
+from dynams.compare.plan import Plan
+from dynams.compare.plan_file import PLAN_NAME, load_plan, presets
+
+if TYPE_CHECKING:
+    from dynams.compare.runner import Queue
+
+_DESCRIPTION = """\
+Run recipes x budgets x seeds on one data set, a cell each, and compare them: accuracy at equal
+epochs and at equal wall-clock time, mean and spread over seeds, cost by purpose. Finished cells are
+kept; the same command goes on with the missing ones, and a cell that was stopped goes on from its
+checkpoint."""
+
+_EPILOG = """\
+Every option of dynams train (--data.path DIR, --optim.epochs 10, ...) replaces what the plan's base
+says; what a recipe says for itself stays. --out and --limit-seconds are also keys of a plan: out,
+limit_seconds.
+
+A plan is YAML: base (train options of all cells), recipes (a name and its options each, with title,
+priority, uses_budget or match beside them), budgets, seeds, reference. docs/compare.md explains it.
+
+In the folder: cells/ (a JSON file a cell), unfinished/ (runs under way), plan.yaml, compare.html,
+compare.md. Exit status: 0 when what was asked is done or the limit is reached, 2 for bad input,
+130 after SIGINT or SIGTERM, which finish the step and save; a second SIGINT stops at once."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `dynams compare` was asked to do."""
+
+    plan: Plan
+    out: Path
+    limit_seconds: float | None
+    show: bool
+    merge: list[str] | None
+    only_report: bool
+    recompute: bool
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises `UsageError` where argparse prints its usage and exits."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run `dynams compare`.
+
+    Returns:
+        The exit status.
+    """
+    started = time.monotonic()
+    try:
+        request = parse(argv)
+    except SystemExit as done:  # --help
+        return int(done.code or 0)
+    _quieten()
+    from dynams.compare.page import write_comparison
+    from dynams.compare.runner import Queue
+    from dynams.compare.store import Folder, merge
+
+    folder = Folder(request.out)
+    queue = Queue(request.plan, folder, recompute=request.recompute, say=tell)
+    if queue.strangers:
+        tell(f"{queue.strangers} cells in {request.out} are not of this plan: left alone")
+    if request.show:
+        sys.stdout.write(listing(queue))
+        return OK
+    going_on = True
+    if request.merge is not None:
+        new = merge(folder, request.merge)
+        added = queue.add(new)
+        folder.save_plan(request.plan)
+        left = f", {len(new) - added} are not of this plan" if added < len(new) else ""
+        tell(f"{added} cells merged{left}")
+    elif request.only_report and not queue.cells:
+        raise UsageError(f"--report: no finished cells of this plan in {request.out}")
+    elif not request.only_report:
+        limit = request.limit_seconds
+        # Importing what trains took a part of it.
+        going_on = queue.run(None if limit is None else limit - (time.monotonic() - started))
+    tell(queue.status())
+    if queue.cells:
+        html, markdown = write_comparison(request.out, request.plan, queue.cells)
+        tell(f"{html}, {markdown}")
+    if going_on:
+        return OK
+    tell("stopped; the same command goes on")
+    return INTERRUPTED
+
+
+def listing(queue: Queue) -> str:
+    """The queue as text, a line a cell."""
+    entries = queue.entries()
+    width = max(len(str(entry.key)) for entry in entries)
+    lines = []
+    for entry in entries:
+        cell, begun = entry.cell, entry.begun
+        epochs = "" if entry.config is None else f"{entry.config.optim.epochs} epochs"
+        if cell is not None and cell.failure is not None:
+            state = f"failed: {cell.failure}"
+        elif cell is not None:
+            state = f"done: {100 * cell.accuracy:.2f} %, {cell.cost:.1f} s"
+        elif entry.config is None:
+            state = "waits for the cells whose seconds it matches"
+        elif begun is not None:
+            state = f"under way: {begun.epochs} of {begun.total_epochs} epochs"
+        else:
+            state = "missing"
+        if cell is None and entry.left is not None:
+            state += f", about {entry.left:.0f} s left"
+        lines.append(f"{entry.key!s:<{width}}  {epochs:>11}  {state}\n")
+    return "".join([*lines, f"{queue.status()}\n"])
+
+
+def parse(argv: Sequence[str]) -> Request:
+    """Read the arguments after `dynams compare`.
+
+    Raises:
+        UsageError, ValueError: something is unknown or refused.
+        SystemExit: help was asked for and is printed.
+    """
+    parser = make_parser()
+    own, overrides = _take_options(argv, parser)
+    options = parser.parse_args(own)
+    if options.plan is None:
+        raise UsageError(f"wanted a plan: {', '.join(presets())}, or a YAML file; see --help")
+    plan = load_plan(options.plan, overrides)
+    plan = dataclasses.replace(plan, base={**_quiet(), **plan.base})
+    plan = plan.narrowed(recipes=options.recipes, budgets=options.budgets, seeds=options.seeds)
+    limit = plan.limit_seconds if options.limit_seconds is None else options.limit_seconds
+    if limit is not None and not 0 < limit < float("inf"):
+        raise UsageError(f"--limit-seconds: wanted seconds above 0, got {limit:g}")
+    chosen = [
+        name
+        for name, given in (
+            ("--list", options.list),
+            ("--merge", options.merge is not None),
+            ("--report", options.report),
+        )
+        if given
+    ]
+    if len(chosen) > 1:
+        raise UsageError(f"{chosen[1]}: does not go with {chosen[0]}")
+    folder = Path(options.plan)
+    earlier = folder if options.plan not in presets() and folder.is_dir() else None
+    out = options.out or (earlier and str(earlier)) or plan.out or f"compare/{plan.name}"
+    return Request(
+        plan=plan,
+        out=Path(out),
+        limit_seconds=limit,
+        show=options.list,
+        merge=options.merge,
+        only_report=options.report,
+        recompute=options.recompute,
+    )
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of `dynams compare`."""
+    parser = _Parser(
+        prog="dynams compare",
+        usage="dynams compare PLAN [options] [--SECTION.OPTION VALUE ...]",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "plan",
+        metavar="PLAN",
+        nargs="?",
+        help=f"a preset ({', '.join(presets())}), a YAML file, or the folder of an earlier "
+        f"comparison, which holds {PLAN_NAME}",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder of cells and report; by default the plan's own, else compare/NAME",
+    )
+    parser.add_argument(
+        "--limit-seconds",
+        metavar="S",
+        type=_number,
+        help="stop in time, with everything saved, before S seconds have passed; no cell is begun "
+        "that cannot finish, as far as finished ones tell, unless it needs more than S",
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="show the cells in the order of the queue, run nothing"
+    )
+    parser.add_argument(
+        "--merge",
+        metavar="DIR",
+        nargs="+",
+        help="take over finished cells from other folders and write the report, run nothing",
+    )
+    parser.add_argument(
+        "--report", action="store_true", help="write the report of the finished cells, run nothing"
+    )
+    parser.add_argument(
+        "--recompute",
+        action="store_true",
+        help="compute cells anew whose options are not the plan's; without it they are refused",
+    )
+    parser.add_argument(
+        "--recipes", metavar="NAME", nargs="+", help="only these recipes, and the reference"
+    )
+    parser.add_argument(
+        "--budgets", metavar="B", nargs="+", type=_number, help="only these budgets"
+    )
+    parser.add_argument("--seeds", metavar="N", nargs="+", type=_whole, help="only these seeds")
+    return parser
+
+
+def _quiet() -> dict[str, Any]:
+    """What a cell leaves out unless it is asked for; no result depends on it."""
+    return {
+        "run.tensorboard": False,
+        "run.report": False,
+        "run.progress": sys.stderr.isatty(),
+    }
+
+
+def _take_options(
+    argv: Sequence[str], parser: argparse.ArgumentParser
+) -> tuple[list[str], dict[str, Any]]:
+    """Part the train options, which have a dot in their names, from the command's own."""
+    known = option_types()
+    own_names = [name for action in parser._actions for name in action.option_strings]
+    own: list[str] = []
+    overrides: dict[str, Any] = {}
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("-") or _is_number(word):
+            own.append(word)
+            continue
+        if name in known:
+            if not equals:
+                value = next(words, "--")
+                if value.startswith("--"):
+                    raise UsageError(f"--{name}: expected one argument")
+            overrides[name] = _value(name, value)
+        elif word.partition("=")[0] in own_names:
+            own.append(word)
+        else:
+            option = word.partition("=")[0]
+            near = suggestion(option, [*own_names, *(f"--{each}" for each in known)])
+            raise UsageError(f"unknown option {option!r}{near}")
+    return own, overrides
+
+
+def _value(name: str, value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--{name}: is not YAML: {value!r}") from error
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"wanted a number, got {word!r}") from None
+
+
+def _whole(word: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"wanted a whole number, got {word!r}") from None

@@ -1,0 +1,47 @@
+"""Checks of settings: each refuses a value with the setting's name, what came and what is wanted."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+
+
+def one_of(name: str, value: object, known: Iterable[str]) -> None:
+    """Refuse what is not known, naming the nearest that is."""
+    known = tuple(known)
+    if value not in known:
+        near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.6)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"{name}: wanted one of {', '.join(known)}, got {value!r}{meant}")
+
+
+def at_least(name: str, value: int | None, smallest: int) -> None:
+    """Refuse what is neither None nor a whole number of at least ``smallest``."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: wanted a whole number, got {value!r}")
+    if value < smallest:
+        raise ValueError(f"{name}: wanted at least {smallest}, got {value}")
+
+
+def positive(name: str, value: float) -> None:
+    """Refuse what is no positive, finite number."""
+    interval(name, value, "(0, inf)")
+
+
+def fraction(name: str, value: float) -> None:
+    """Refuse what is no number in (0, 1]."""
+    interval(name, value, "(0, 1]")
+
+
+def interval(name: str, value: float, bounds: str) -> None:
+    """Refuse what is no number in ``bounds``, written as in "(0, 1]"; NaN lies in none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: wanted a number in {bounds}, got {value!r}")
+    low, high = (float(bound) for bound in bounds[1:-1].split(","))
+    above = value >= low if bounds[0] == "[" else value > low
+    below = value <= high if bounds[-1] == "]" else value < high
+    if not (above and below and math.isfinite(value)):
+        raise ValueError(f"{name}: wanted a number in {bounds}, got {value}")

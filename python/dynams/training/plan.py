@@ -1,0 +1,509 @@
+"""The budget that fits a time: what a run will cost by purpose, and the inverse of that.
+
+A run's cost is linear in its work, `total = sum over purposes of rate * work`:
+
+    training    seconds a trained sample        * samples trained, summed over the epochs
+    data        seconds a trained sample        * the same
+    proxy loss  seconds a proxy-trained sample  * those of them that train the proxy too
+    scoring     seconds a scored sample         * samples scored, summed over the refreshes
+    selection   seconds a selection             * selections
+    evaluation  seconds an evaluation           * evaluations
+    holdout model  seconds a model              * models
+    other       seconds an epoch * epochs + seconds a run
+
+The work follows from the plan alone, so a prediction is arithmetic. More budget never means less work:
+`fit` finds the largest budget within a target by bisection. With constant budget b, Q epochs a
+selection, share p of the samples training a proxy of relative cost c, no warm-up and nothing else
+that costs (a training step being three forward passes), the saving is 1 - b (1 + p c) - c / (3 Q): it
+is positive exactly where the inequality of `MarginSampler` holds.
+
+    rates = rates_of(read_run(calibration), num_samples=50_000)
+    fitted = fit(Plan(50_000, 200, constant(0.6), refresh_every=5, proxy_share=1.0), rates, fraction=0.5)
+    fitted.budget, fitted.prediction.seconds, fitted.warnings
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Literal, get_args
+
+from dynams.report.records import Run
+from dynams.selection.schedule import BudgetCurve, build_schedule, check_budget, constant
+from dynams.selection.strategy import progress_at, selection_size
+from dynams.training.cost import PURPOSES
+
+Scoring = Literal["every refresh", "once", "never"]
+
+OTHER = "other"
+# The purposes that training on everything does not have.
+OVERHEADS = ("proxy loss", "scoring", "selection", "holdout model")
+# Fitted budgets are multiples of this: finer ones would differ by less than times can be measured.
+BUDGET_STEP = 1e-4
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one unit of each kind of work takes, in seconds; None where it was never measured.
+
+    Attributes:
+        training: a sample trained on at full width: forward, backward and its share of the update.
+        data: a trained sample's loading and augmentation.
+        proxy_loss: a sample that trains the proxy too, on top of `training`.
+        scoring: a sample scored.
+        selection: one selection.
+        evaluation: one evaluation.
+        holdout: one holdout model trained beforehand.
+        epoch: every epoch, whatever it trains on.
+        run: every run, once: loading, building, writing.
+
+    Raises:
+        ValueError: a rate is negative or not finite.
+    """
+
+    training: float
+    data: float = 0.0
+    proxy_loss: float | None = None
+    scoring: float | None = None
+    selection: float | None = None
+    evaluation: float | None = None
+    holdout: float | None = None
+    epoch: float = 0.0
+    run: float = 0.0
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            rate = getattr(self, item.name)
+            if rate is not None and not 0.0 <= rate < math.inf:
+                raise ValueError(f"{item.name}: wanted seconds of at least 0, got {rate!r}")
+
+    @classmethod
+    def estimated(cls, training: float, proxy_cost: float) -> Rates:
+        """Estimate all rates from one: proxy loss c * training, scoring c * training / 3, the rest free.
+
+        A training step is taken for three forward passes. To be used where nothing was measured.
+
+        Args:
+            training: seconds a trained sample.
+            proxy_cost: c, the cost of the scoring network over that of the whole one; 1 without proxy.
+        """
+        return cls(
+            training,
+            proxy_loss=proxy_cost * training,
+            scoring=proxy_cost * training / 3.0,
+            selection=0.0,
+            evaluation=0.0,
+        )
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run does, counted.
+
+    Attributes:
+        trained: samples trained on; one counts once for every epoch.
+        proxy_trained: those of them that trained the proxy too.
+        scored: samples scored.
+        selections: selections made.
+        evaluations: evaluations on the test samples.
+        epochs: epochs.
+        holdouts: holdout models trained beforehand.
+    """
+
+    trained: int
+    proxy_trained: float
+    scored: float
+    selections: int
+    evaluations: int
+    epochs: int
+    holdouts: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers of a configuration that its cost depends on.
+
+    Attributes:
+        num_samples: N.
+        epochs: E, warm-up included.
+        schedule: the budget over the epochs after the warm-up.
+        refresh_every: Q, epochs that train on one selection.
+        warmup_epochs: first epochs, on all samples.
+        scoring: "every refresh" (margin and its like), "once" (static), or "never" (random).
+        scored_share: share of the samples that a refresh scores; below 1 where others are known.
+        proxy_share: p, share of the trained samples that train the proxy too: 1 / proxy.every with a
+            proxy, 0 without. It counts in every epoch, with scoring "once" in the warm-up only,
+            with scoring "never" not at all.
+        evaluate_every: epochs from one evaluation to the next; the last epoch has one in any case.
+        holdout: whether a holdout model is trained beforehand.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    num_samples: int
+    epochs: int
+    schedule: BudgetCurve
+    refresh_every: int = 1
+    warmup_epochs: int = 0
+    scoring: Scoring = "every refresh"
+    scored_share: float = 1.0
+    proxy_share: float = 0.0
+    evaluate_every: int = 1
+    holdout: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("num_samples", "epochs", "refresh_every", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: wanted at least 1, got {getattr(self, name)}")
+        if self.warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs: wanted at least 0, got {self.warmup_epochs}")
+        if self.scoring not in get_args(Scoring):
+            known = ", ".join(get_args(Scoring))
+            raise ValueError(f"scoring: wanted one of {known}, got {self.scoring!r}")
+        for name in ("scored_share", "proxy_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name}: wanted a share in [0, 1], got {getattr(self, name)!r}")
+
+    @property
+    def refreshes(self) -> list[int]:
+        """The epochs that begin a block of `refresh_every` epochs, ascending."""
+        return list(range(self.warmup_epochs, self.epochs, self.refresh_every))
+
+    @property
+    def sizes(self) -> list[int]:
+        """The samples that each epoch trains on."""
+        sizes = [self.num_samples] * min(self.warmup_epochs, self.epochs)
+        for epoch in self.refreshes:
+            progress = progress_at(epoch, warmup_epochs=self.warmup_epochs, epochs=self.epochs)
+            size = selection_size(self.num_samples, self.schedule(progress))
+            sizes += [size] * min(self.refresh_every, self.epochs - epoch)
+        return sizes
+
+    @property
+    def work(self) -> Work:
+        """The work it is.
+
+        A static subset that follows a schedule counts as selected anew in every block, also in one
+        whose size does not differ: so the work grows with the budget without exception.
+        """
+        sizes = self.sizes
+        selections = scorings = len(self.refreshes)
+        joint = sum(sizes)
+        if self.scoring == "never":
+            scorings = joint = 0
+        elif self.scoring == "once":
+            scorings = min(scorings, 1)
+            joint = sum(sizes[: self.warmup_epochs])
+            if self.schedule.kind == "constant":
+                selections = scorings
+        return Work(
+            trained=sum(sizes),
+            proxy_trained=self.proxy_share * joint,
+            scored=self.scored_share * self.num_samples * scorings,
+            selections=selections,
+            evaluations=-(-self.epochs // self.evaluate_every),
+            epochs=self.epochs,
+            holdouts=int(self.holdout),
+        )
+
+    def everything(self) -> Plan:
+        """Return the plan of the same epochs on all samples, without selection or proxy."""
+        return replace(
+            self,
+            schedule=constant(1.0),
+            warmup_epochs=self.epochs,
+            scoring="never",
+            proxy_share=0.0,
+            holdout=False,
+        )
+
+    def with_budget(self, budget: float) -> Plan:
+        """Return the plan whose schedule ends at ``budget``, and for a constant begins there too."""
+        old = self.schedule
+        new = build_schedule(old.kind, budget, start=old.start, exponent=old.exponent)
+        return replace(self, schedule=new)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run will cost.
+
+    Attributes:
+        seconds: by purpose: `PURPOSES` and "other".
+    """
+
+    seconds: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        """Seconds of the whole run."""
+        return math.fsum(self.seconds.values())
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The answer of `fit`.
+
+    Attributes:
+        plan: the plan with the budget found.
+        prediction: its cost.
+        full: the cost of the same epochs on all samples.
+        warnings: what speaks against it, a sentence each.
+    """
+
+    plan: Plan
+    prediction: Prediction
+    full: Prediction
+    warnings: tuple[str, ...]
+
+    @property
+    def budget(self) -> float:
+        """The budget found: constant, or where the schedule ends."""
+        return self.plan.schedule.end
+
+    @property
+    def saving(self) -> float:
+        """The fraction of the full run's seconds that is saved; negative where it costs more."""
+        return _saving(self.prediction, self.full)
+
+
+def predict(plan: Plan | Work, rates: Rates) -> Prediction:
+    """Predict seconds by purpose: rate times work.
+
+    Raises:
+        ValueError: there is work of a kind whose rate was never measured; the message names it.
+    """
+    work = plan.work if isinstance(plan, Plan) else plan
+
+    def cost(name: str, rate: float | None, units: float) -> float:
+        if rate is None and units:
+            raise ValueError(f"rates.{name}: not measured, and the plan needs it")
+        return (rate or 0.0) * units
+
+    return Prediction(
+        {
+            "training": rates.training * work.trained,
+            "proxy loss": cost("proxy_loss", rates.proxy_loss, work.proxy_trained),
+            "scoring": cost("scoring", rates.scoring, work.scored),
+            "selection": cost("selection", rates.selection, work.selections),
+            "data": rates.data * work.trained,
+            "evaluation": cost("evaluation", rates.evaluation, work.evaluations),
+            "holdout model": cost("holdout", rates.holdout, work.holdouts),
+            OTHER: rates.epoch * work.epochs + rates.run,
+        }
+    )
+
+
+def saving(plan: Plan, rates: Rates) -> float:
+    """Predict the saving, 1 - total / total of the same epochs on all samples; negative for a loss.
+
+    Raises:
+        ValueError: as `predict`.
+    """
+    return _saving(predict(plan, rates), predict(plan.everything(), rates))
+
+
+def fit(
+    plan: Plan,
+    rates: Rates,
+    *,
+    seconds: float | None = None,
+    fraction: float | None = None,
+    least: float = 0.01,
+) -> Fit:
+    """Find the largest budget whose predicted cost is within a target.
+
+    The budget is the constant one, or the end of the plan's schedule, whose start and shape stay. It
+    is a multiple of `BUDGET_STEP` (or `least` itself), and its prediction never exceeds the target.
+
+    Args:
+        plan: everything but the budget, whose present value does not matter.
+        rates: what a unit of each kind of work takes.
+        seconds: the target, everything counted; either this or ``fraction``.
+        fraction: the target over the cost of the same epochs on all samples.
+        least: smallest budget worth training with, in (0, 1].
+
+    Raises:
+        ValueError: none or both of the targets are given, one is not positive and finite, ``least`` is
+            out of range, a rate is missing, or the target cannot be met even with ``least``: the
+            message says what that would take, and which purpose takes most of it.
+    """
+    if (seconds is None) == (fraction is None):
+        raise ValueError("target: wanted either seconds or fraction")
+    check_budget(least, "least")
+    full = predict(plan.everything(), rates)
+    target = seconds if seconds is not None else (fraction or 0.0) * full.total
+    given = f"seconds={seconds!r}" if seconds is not None else f"fraction={fraction!r}"
+    if not 0.0 < target < math.inf:
+        raise ValueError(f"target: wanted a positive time, got {given}")
+    budget = _largest_within(plan, rates, target, least)
+    if budget is None:
+        cheapest = predict(plan.with_budget(least), rates)
+        most = max(cheapest.seconds, key=cheapest.seconds.__getitem__)
+        raise ValueError(
+            f"target: {given} is {target:.4g} s, but even a budget of {least:g} takes "
+            f"{cheapest.total:.4g} s, {cheapest.seconds[most]:.4g} s of them for {most}"
+        )
+    fitted = plan.with_budget(budget)
+    prediction = predict(fitted, rates)
+    warnings = []
+    if (text := warning(fitted, rates)) is not None:
+        warnings.append(text)
+    elif budget == 1.0 and prediction.total < target:
+        warnings.append(
+            f"all samples take {prediction.total:.4g} s of the {target:.4g} s: nothing needs to be left out"
+        )
+    return Fit(fitted, prediction, full, tuple(warnings))
+
+
+def break_even(plan: Plan, rates: Rates) -> float | None:
+    """Return the largest budget, in steps of `BUDGET_STEP`, that loses no time; None if every one does.
+
+    Raises:
+        ValueError: as `predict`.
+    """
+    return _largest_within(plan, rates, predict(plan.everything(), rates).total, BUDGET_STEP)
+
+
+def warning(plan: Plan, rates: Rates) -> str | None:
+    """Say that the plan costs more than the same epochs on all samples, and why; None where it saves.
+
+    Raises:
+        ValueError: as `predict`.
+    """
+    prediction, full = predict(plan, rates), predict(plan.everything(), rates)
+    if prediction.total <= full.total:
+        return None
+    overhead = {name: prediction.seconds[name] for name in OVERHEADS}
+    most = max(overhead, key=overhead.__getitem__)
+    left_out = sum(full.seconds[name] - prediction.seconds[name] for name in ("training", "data"))
+    even = break_even(plan, rates)
+    remedy = "no budget would pay" if even is None else f"a budget up to {even:g} would pay"
+    return (
+        f"selection costs more than it saves: {prediction.total:.4g} s, against {full.total:.4g} s on all "
+        f"samples. Training on fewer saves {left_out:.4g} s, and {most} takes {overhead[most]:.4g} s of the "
+        f"{sum(overhead.values()):.4g} s that selecting costs; {remedy}"
+    )
+
+
+def measured(
+    seconds: Mapping[str, float], work: Work, *, total_seconds: float | None = None
+) -> Rates:
+    """Divide a run's seconds by its work: the inverse of `predict`.
+
+    Seconds that no purpose explains count once a run, as loading and building do; a calibration of few
+    epochs would otherwise blow them up.
+
+    Args:
+        seconds: by purpose, as `Cost.seconds` gives them.
+        work: what was done in them.
+        total_seconds: of the whole run; None: the sum of ``seconds``.
+
+    Raises:
+        ValueError: nothing was trained, or seconds were measured of a purpose that has no work.
+    """
+    if work.trained < 1:
+        raise ValueError("work: wanted at least one trained sample to measure by, got none")
+    units: dict[str, float] = {
+        "training": work.trained,
+        "data": work.trained,
+        "proxy loss": work.proxy_trained,
+        "scoring": work.scored,
+        "evaluation": work.evaluations,
+        "holdout model": work.holdouts,
+    }
+
+    def rate(purpose: str) -> float | None:
+        spent = seconds.get(purpose, 0.0)
+        if not units[purpose]:
+            if spent:
+                raise ValueError(
+                    f"{purpose}: {spent:.4g} s were measured, but no work of that kind"
+                )
+            return None
+        return spent / units[purpose]
+
+    # Looking whether a selection is due is measured too, so a run without any has seconds for it.
+    selection = seconds.get("selection", 0.0)
+    unexplained = 0.0
+    if total_seconds is not None:
+        unexplained = max(0.0, total_seconds - sum(seconds.get(name, 0.0) for name in PURPOSES))
+    return Rates(
+        training=rate("training") or 0.0,
+        data=rate("data") or 0.0,
+        proxy_loss=rate("proxy loss"),
+        scoring=rate("scoring"),
+        selection=selection / work.selections if work.selections else None,
+        evaluation=rate("evaluation"),
+        holdout=rate("holdout model"),
+        epoch=0.0 if work.selections or not work.epochs else selection / work.epochs,
+        run=unexplained,
+    )
+
+
+def rates_of(run: Run, *, num_samples: int, scored_share: float = 1.0) -> Rates:
+    """Measure the rates of a logged run, finished or not.
+
+    The proxy-trained samples are those of the epochs with a proxy loss, times 1 / proxy.every of the
+    run's configuration. Seconds outside all purposes are known of a run that ended only.
+
+    Args:
+        run: as `read_run` gives it.
+        num_samples: N, the candidates of every refresh.
+        scored_share: share of them that each refresh scored.
+
+    Raises:
+        ValueError: the run finished no epoch, or its records contradict each other.
+    """
+    seconds = dict.fromkeys(PURPOSES, 0.0)
+    for epoch in run.epochs:
+        for name in PURPOSES:
+            seconds[name] += epoch.seconds.get(name, 0.0)
+    finished = {epoch.epoch for epoch in run.epochs}
+    refreshes = [refresh for refresh in run.refreshes if refresh.epoch in finished]
+    # A scoring pass shows in its epoch's seconds: a random draw, or a static subset that is cut again
+    # from old margins, has a refresh without one.
+    passes = sum(1 for epoch in run.epochs if epoch.seconds.get("scoring", 0.0) > 0.0)
+    joint = sum(epoch.samples for epoch in run.epochs if epoch.proxy_loss is not None)
+    every = run.config.get("proxy", {}).get("every", 1)
+    work = Work(
+        trained=sum(epoch.samples for epoch in run.epochs),
+        proxy_trained=joint / every,
+        scored=scored_share * num_samples * passes,
+        selections=len(refreshes),
+        evaluations=sum(1 for epoch in run.epochs if epoch.accuracy is not None),
+        epochs=len(run.epochs),
+        holdouts=int(seconds.get("holdout model", 0.0) > 0.0),
+    )
+    total = None
+    if run.summary is not None and run.summary.completed:
+        total = run.summary.total_seconds
+    return measured(seconds, work, total_seconds=total)
+
+
+def _saving(prediction: Prediction, full: Prediction) -> float:
+    if full.total == 0.0:
+        return 0.0 if prediction.total == 0.0 else -math.inf
+    return 1.0 - prediction.total / full.total
+
+
+def _largest_within(plan: Plan, rates: Rates, target: float, least: float) -> float | None:
+    """The largest multiple of `BUDGET_STEP`, or `least`, that costs at most the target."""
+
+    def affordable(budget: float) -> bool:
+        return predict(plan.with_budget(budget), rates).total <= target
+
+    if not affordable(least):
+        return None
+    steps = round(1.0 / BUDGET_STEP)
+    # Invariant: `low` steps are affordable or not above `least`; `high` steps and more are not.
+    low, high = math.floor(least * steps), steps + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if affordable(middle / steps):
+            low = middle
+        else:
+            high = middle
+    return max(least, low / steps)

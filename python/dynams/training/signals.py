@@ -1,0 +1,164 @@
+"""What a refresh knows: scored by the network, left behind by training steps, given, or held out.
+
+Free scores (selection.free) are those of the last training step that saw a sample: only samples not
+seen for selection.max_age epochs are scored again. Both kinds rank side by side, although a step's are of
+an augmented image at full width; where the proxy is slim the two differ in scale too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dynams.data import ImageSet
+from dynams.selection.strategies.base import VALIDATION, BatchChoice, BatchStrategy, Signals
+from dynams.training.distributed import average_buffers
+from dynams.training.proxy_norms import reestimate_norms
+from dynams.training.scoring import row_scores, score_signals
+from dynams.training.seeds import generator
+
+if TYPE_CHECKING:
+    from dynams.training.session import Session
+
+
+def collect_signals(
+    session: Session,
+    wanted: frozenset[str],
+    *,
+    stop: Callable[[], bool],
+    show: Callable[[int], None],
+    advance: Callable[[int], None],
+) -> Signals | None:
+    """Collect what a strategy wants to know for the epoch that begins. All processes come here together.
+
+    Args:
+        session: the run.
+        wanted: names of the signals.
+        stop: asked after each batch scored, equally often in every process.
+        show: told how many samples this process is going to score.
+        advance: told the number of samples of each batch that is done.
+
+    Returns:
+        At least what is wanted, on the device, or None if ``stop`` said so.
+    """
+    candidates, chosen, choice = session.data.train, session.config.selection, session.choice
+    scores = {name: session.given[name] for name in wanted & session.given.keys()}
+    stale: Tensor | None = None
+    if session.visits is not None:
+        with session.cost.measure("scoring"):
+            session.visits.merge(session.fabric)
+            visited = wanted & choice.visits
+            scores |= {name: session.visits.score(name) for name in visited}
+            if chosen.free:
+                age = chosen.refresh_every if chosen.max_age is None else chosen.max_age
+                fresh = session.visits.fresh(session.position.epoch, age)
+                stale = (~fresh).nonzero().flatten()
+    by_network = wanted & choice.scored
+    mine = frozenset(name for name in by_network if not name.startswith(VALIDATION))
+    theirs = frozenset(name.removeprefix(VALIDATION) for name in by_network - mine)
+    known: Signals | None = Signals(len(candidates), device=session.fabric.device)
+    held: Signals | None = None
+    if by_network and (stale is None or len(stale)):
+        _prepare_proxy(session)
+
+    def score(images: ImageSet, needs: frozenset[str], indices: Tensor | None) -> Signals | None:
+        count = len(images) if indices is None else len(indices)
+        show(count // session.fabric.world_size)
+        with session.cost.measure("scoring", count):
+            return score_signals(
+                session.fabric,
+                session.module,
+                images,
+                session.batches,
+                needs,
+                width=session.config.score_width,
+                batch_size=chosen.batch_size,
+                indices=indices,
+                stop=stop,
+                advance=advance,
+            )
+
+    if mine and (stale is None or len(stale)):
+        known = score(candidates, mine | (wanted & {"labels"}), stale)
+    if theirs:
+        assert session.holdout is not None
+        held = score(session.holdout, theirs, None)
+    if known is None or (theirs and held is None):
+        return None
+    for name, values in known.scores.items():
+        if stale is None:
+            scores[name] = values
+        else:
+            scores[name][stale] = values
+    labels = candidates.labels.to(session.fabric.device) if "labels" in wanted else None
+    return Signals(
+        len(candidates),
+        scores,
+        labels,
+        known.features,
+        known.residuals,
+        held,
+        session.fabric.device,
+    )
+
+
+def choose_of_batch(
+    session: Session,
+    strategy: BatchStrategy,
+    logits: Tensor,
+    labels: Tensor,
+    indices: Tensor,
+    progress: float,
+) -> BatchChoice:
+    """Let ``strategy`` choose of a batch from its logits (B, C).
+
+    Args:
+        session: the run; its position seeds the draw.
+        strategy: what chooses.
+        logits: (B, C).
+        labels: (B,) int64.
+        indices: (B,) int64, the samples, on the device.
+        progress: of the training, in [0, 1].
+    """
+    at = session.position
+    given = {name: values[indices] for name, values in session.given.items()}
+    scores = row_scores(logits, labels, strategy.needs - given.keys())
+    return strategy.keep(
+        Signals(len(labels), {**scores, **given}, labels),
+        progress=progress,
+        generator=generator(
+            "cpu",
+            session.config.run.seed,
+            purpose="choice of a batch",
+            epoch=at.epoch,
+            step=at.step,
+            rank=session.fabric.global_rank,
+        ),
+    )
+
+
+def _prepare_proxy(session: Session) -> None:
+    """Bring the statistics that scoring reads up to date."""
+    config, candidates = session.config, session.data.train
+    if config.proxy.recipe != "batch_norm" or config.proxy_width is None:
+        average_buffers(session.fabric, session.module)
+        return
+    random = generator(
+        "cpu", config.run.seed, purpose="batch-norm estimation", epoch=session.position.epoch
+    )
+    count = min(len(candidates), config.proxy.batches * config.selection.batch_size)
+    drawn = torch.randperm(len(candidates), generator=random)[:count]
+    with session.cost.measure("scoring", count):
+        average_buffers(session.fabric, session.module)
+        reestimate_norms(
+            session.fabric,
+            session.module,
+            candidates,
+            session.batches,
+            drawn,
+            width=config.proxy_width,
+            batch_size=config.selection.batch_size,
+        )

@@ -1,0 +1,121 @@
+"""Strategies on the command line: names, their own options, switches, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dynams.cli import main
+from dynams.cli.options import parse
+from dynams.selection import STRATEGIES
+from dynams.training.choosing import build_choice
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_is_a_value_of_the_option_and_in_its_help(name, capsys):
+    assert parse(["--selection.strategy", name]).config.selection.strategy == name
+    assert main(["train", "--help"]) == 0
+    text = capsys.readouterr().out
+    help_of_strategy = text.partition("--selection.strategy ")[2].partition("--selection.kind")[0]
+    assert name in "".join(help_of_strategy.split())  # it may wrap after a hyphen
+
+
+def test_a_strategys_own_options_are_a_mapping_in_any_form(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("selection: {strategy: importance, options: {smoothing: 0.2}}\n")
+    given = [
+        ["--selection.strategy=importance", "--selection.options={smoothing: 0.2}"],
+        ["--selection.strategy=importance", "--selection.options.smoothing=0.2"],
+        ["--config", str(file)],
+    ]
+    for argv in given:
+        strategy = build_choice(parse(argv).config).strategy
+        assert strategy.smoothing == 0.2
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--selection.strategy=infobtch"], "(did you mean infobatch?)"),
+        (
+            ["--selection.strategy=infobatch", "--selection.options.rato=0.3"],
+            "selection.options: infobatch has no option 'rato' (did you mean ratio?); it has: ratio",
+        ),
+        (
+            ["--selection.strategy=infobatch", "--selection.options.ratio=1.5"],
+            "selection.options: ratio must be in [0, 1), got 1.5",
+        ),
+        (
+            ["--selection.strategy=infobatch", "--selection.options.ratio=much"],
+            "selection.options: ratio of infobatch must be float, got 'much'",
+        ),
+        (["--selection.options=3"], "selection.options: wanted dict, got 3"),
+        (["--selection.options.kind=gap"], "selection.options: the margin is selection.kind"),
+        (
+            ["--selection.strategy=infobatch", "--selection.class_balance=equal"],
+            "selection.strategy: infobatch: class quotas need a strategy that keeps to a size",
+        ),
+        (
+            ["--selection.strategy=selective-backprop", "--selection.exploration=0.1"],
+            "selective-backprop chooses inside a batch",
+        ),
+        (
+            ["--selection.strategy=batch-importance", "--selection.options.score=grand"],
+            "of a batch these scores are known: confidence, el2n, entropy",
+        ),
+        (["--selection.strategy=craig", "--selection.free=true"], "selection.free: a training"),
+        (["--selection.strategy=random", "--selection.free=true"], "random scores nothing"),
+        (["--selection.kind=distance", "--selection.free=true"], "margin scores distance"),
+        (["--selection.strategy=glister"], "data.holdout: glister needs held-out samples; got"),
+        (["--selection.strategy=rho-loss"], "held-out samples, or selection.scores; got 0.0"),
+        (["--selection.strategy=memorisation"], "selection.scores: memorisation needs a file"),
+        (["--selection.scores=x.npy"], "selection.scores: no file x.npy"),
+        (
+            ["--selection.strategy=random", "--selection.scores=x.npy"],
+            "selection.scores: random ranks by no one score",
+        ),
+        (["--selection.tail=1"], "selection.tail: wanted a number in [0, 1), got 1"),
+        (["--selection.max_age=0"], "selection.max_age: wanted at least 1, got 0"),
+        (["--proxy.recipe=jiont"], "proxy.recipe: wanted one of 'joint', 'distill'"),
+        (["--proxy.share=0.5", "--run.devices=2"], "proxy.share: a part of the batch needs"),
+        (["--data.holdout=0.0001"], "data.holdout: 0.0001 of 100 images holds out 0"),
+        (["--data.holdout=0.999"], "data.holdout: 0.999 of 100 images holds out 100"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_and_status_2(capsys, monkeypatch, tmp_path, argv, said):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--data.limit=100", "--run.accelerator=cpu", *argv]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert said in captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "said"),
+    [
+        ("short.npy", lambda path: np.save(path, np.zeros(3)), "wanted 100 numbers"),
+        ("words.npy", lambda path: path.write_text("words"), "holds no plain numbers"),
+        ("empty.npy", lambda path: path.touch(), "is damaged or holds no tensor"),
+        (
+            "code.npy",
+            lambda path: np.save(path, np.array([{}] * 100), allow_pickle=True),
+            "holds no plain numbers",
+        ),
+        ("words.pt", lambda path: path.write_text("words"), "is damaged or holds no tensor"),
+        ("words.csv", lambda path: path.write_text("1\n"), "wanted a .npy or .pt file"),
+    ],
+)
+def test_a_bad_file_of_scores_is_one_line_and_leaves_no_run(
+    capsys, monkeypatch, tmp_path, name, write, said
+):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / name)
+    argv = ["--data.limit=100", "--run.accelerator=cpu", "--selection.strategy=memorisation"]
+    assert main(["train", *argv, f"--selection.scores={name}"]) == 2
+    message = capsys.readouterr().err
+    assert len(message.splitlines()) == 1
+    assert message.startswith("dynams: error: selection.scores: ")
+    assert said in message
+    assert [item.name for item in tmp_path.iterdir()] == [name]

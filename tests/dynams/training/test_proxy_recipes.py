@@ -1,0 +1,148 @@
+"""Cheaper proxies: what each recipe trains, estimates and scores, and what that counts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from training_runs import made_up_data, made_up_images, small_config
+
+from dynams.data import Augmentation
+from dynams.models import SlimmableResNet, build_model
+from dynams.models.layers import SwitchableBatchNorm2d
+from dynams.report.runlog import read_run
+from dynams.slimmable import convert
+from dynams.training.batches import Batches
+from dynams.training.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
+from dynams.training.loop import train
+from dynams.training.proxy_norms import reestimate_norms
+
+DATA = made_up_data()
+FABRIC = Fabric(accelerator="cpu")
+BATCHES = Batches(torch.device("cpu"), (0.4,), (0.3,), Augmentation(crop_padding=0, flip=False))
+
+
+def final(run_dir: str) -> Checkpoint:
+    return load_checkpoint(checkpoint_path(run_dir))
+
+
+def network() -> SlimmableResNet:
+    made = build_model(
+        "resnet8", 3, in_channels=1, base_channels=6, generator=torch.Generator().manual_seed(3)
+    )
+    for norm in made.modules():
+        if isinstance(norm, SwitchableBatchNorm2d):
+            torch.nn.init.uniform_(norm.at(1.0).weight, 0.5, 1.5)
+    return made
+
+
+def test_estimated_norms_have_the_full_widths_scales_and_the_slim_widths_statistics():
+    images = made_up_images(24, seed=4)
+    module = network().train()
+    places = torch.tensor([3, 1, 20, 7, 9, 11, 0, 5])
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    reestimate_norms(FABRIC, module, images, BATCHES, places, width=0.5, batch_size=8)
+    stem = module.stem.norm
+    slim, full = stem.at(0.5), stem.at(1.0)
+    assert torch.equal(slim.weight, full.weight[:3])
+    assert slim.weight is not full.weight
+    # By hand: the slim stem's convolution of the one batch.
+    batch = (images.images[places].float() / 255 - 0.4) / 0.3
+    with torch.no_grad():
+        maps = module.stem.conv(batch, 0.5)
+    torch.testing.assert_close(slim.running_mean, maps.mean((0, 2, 3)))
+    torch.testing.assert_close(slim.running_var, maps.var((0, 2, 3)))
+    assert slim.momentum == full.momentum == 0.1
+    assert module.training
+    changed = {name for name, value in module.state_dict().items() if not value.equal(before[name])}
+    assert changed
+    assert all("width_0_5" in name for name in changed)
+    # Once more gives the same: nothing of the estimate before is left.
+    once = {name: value.clone() for name, value in module.state_dict().items()}
+    reestimate_norms(FABRIC, module, images, BATCHES, places, width=0.5, batch_size=8)
+    assert all(value.equal(once[name]) for name, value in module.state_dict().items())
+
+
+def test_norms_of_a_network_that_may_take_other_channels_are_refused():
+    plain = nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 3),
+    )
+    images, places = made_up_images(4, seed=1), torch.arange(4)
+    with pytest.raises(TypeError, match="module must be a SlimmableResNet, got SlimmableNetwork"):
+        reestimate_norms(
+            FABRIC, convert(plain, (0.5, 1.0)), images, BATCHES, places, width=0.5, batch_size=2
+        )
+
+
+def test_batch_norm_trains_no_proxy_and_counts_its_estimates_as_scoring(tmp_path):
+    config = small_config(tmp_path, proxy={"recipe": "batch_norm", "batches": 2})
+    summary = train(config, DATA)
+    state, run = final(summary.run_dir), read_run(summary.run_dir)
+    assert state.cost["samples"]["proxy loss"] == 0
+    assert all(record.proxy_loss is None for record in run.epochs)
+    assert state.cost["samples"]["scoring"] == 3 * (2 * 20 + 50)
+    assert summary.proxy_width == 0.5
+    slim = state.model["stem.norm.width_0_5.weight"]
+    assert not slim.eq(1.0).all()  # the full width's, as of the last refresh
+    assert state.model["stem.norm.width_0_5.num_batches_tracked"] == 2
+
+
+def test_full_scores_with_the_whole_network_and_has_no_proxy(tmp_path):
+    summary = train(small_config(tmp_path, proxy={"recipe": "full"}), DATA)
+    same = train(small_config(tmp_path, proxy={"width": 1.0}), DATA)
+    assert summary.proxy_width is None
+    ours, theirs = final(summary.run_dir), final(same.run_dir)
+    assert torch.equal(ours.sampler["indices"], theirs.sampler["indices"])
+    assert not any("width_0_5" in name for name in ours.model)
+
+
+@pytest.mark.parametrize("recipe", ["joint", "distill"])
+def test_a_share_of_the_batch_is_what_the_proxy_trains_on(recipe, tmp_path):
+    config = small_config(tmp_path, proxy={"recipe": recipe, "share": 0.5, "every": 2})
+    state = final(train(config, DATA).run_dir)
+    # Steps 0, 2, 4 and 6 of 10: two of 13 or 12 samples, then one of 15 each epoch; the last rests.
+    assert state.cost["samples"]["proxy loss"] == 6 + 6 + 8 + 8
+
+
+def test_free_scores_are_of_the_last_visit_and_only_the_others_are_scored(tmp_path):
+    sections = {"selection": {"free": True, "max_age": 1}, "proxy": {"recipe": "full"}}
+    config = small_config(tmp_path, **sections)
+    summary = train(config, DATA)
+    state = final(summary.run_dir)
+    # Epoch 1 follows one on everything; epochs 2 and 3 follow ones on 30 of 50.
+    assert state.cost["samples"]["scoring"] == 0 + 20 + 20
+    assert summary.seconds["scoring"] > 0
+    assert len(state.sampler["indices"]) == 30
+    scores, visits = state.sampler["scores"]["gap"]["margins"], state.visits
+    visited_before_the_last = visits["epochs"] == 3
+    assert torch.equal(scores[visited_before_the_last], visits["gap"][visited_before_the_last])
+    assert scores.isfinite().all()
+
+
+def test_the_age_limit_decides_what_is_scored_again(tmp_path):
+    def scored(max_age: int) -> int:
+        config = small_config(
+            tmp_path,
+            selection={"free": True, "max_age": max_age, "options": {"ties": "random"}},
+            proxy={"recipe": "full"},
+        )
+        return final(train(config, DATA).run_dir).cost["samples"]["scoring"]
+
+    # With no limit, what the warm-up saw is never scored again.
+    assert scored(3) == 0
+    assert 0 < scored(2) < scored(1) == 40
+
+
+def test_a_tail_trains_on_everything_and_its_proxy_rests(tmp_path):
+    summary = train(small_config(tmp_path, selection={"tail": 0.5}), DATA)
+    run = read_run(summary.run_dir)
+    assert [record.samples for record in run.epochs] == [50, 30, 50, 50]
+    assert [record.budget for record in run.epochs] == [1.0, 0.6, 1.0, 1.0]
+    assert [record.proxy_loss is None for record in run.epochs] == [False, True, True, True]
+    assert [refresh.epoch for refresh in run.refreshes] == [1, 2]
+    assert final(summary.run_dir).cost["samples"]["scoring"] == 50

@@ -1,0 +1,95 @@
+"""What training steps leave behind of the samples they visit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from dynams.training.visits import Visits
+
+NAMES = ("last_loss", "gap", "forgetting")
+LABELS = torch.tensor([0, 1, 2, 0])
+
+
+def logits(seed: int) -> torch.Tensor:
+    return torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def test_scores_are_those_of_the_last_visit_and_infinite_before_the_first():
+    visits = Visits(6, NAMES)
+    places = torch.tensor([5, 0, 3, 2])
+    visits.record(0, places, logits(0), LABELS)
+    visits.record(1, places[:2], logits(1)[:2], LABELS[:2])
+    latest = torch.cat([logits(1)[:2], logits(0)[2:]])
+    losses, gaps = visits.score("last_loss"), visits.score("gap")
+    torch.testing.assert_close(losses[places], cross_entropy(latest, LABELS, reduction="none"))
+    two = latest.topk(2).values
+    torch.testing.assert_close(gaps[places], two[:, 0] - two[:, 1])
+    assert losses[[1, 4]].tolist() == gaps[[1, 4]].tolist() == [torch.inf] * 2
+    gaps.zero_()
+    assert visits.score("gap")[5] > 0  # a copy
+
+
+def test_forgetting_counts_from_right_to_wrong():
+    visits = Visits(2, ["forgetting"])
+    right, wrong = torch.tensor([[9.0, 0.0]]), torch.tensor([[0.0, 9.0]])
+    for epoch, each in enumerate([wrong, right, wrong, right, wrong]):
+        visits.record(epoch, torch.tensor([1]), each, torch.tensor([0]))
+    assert visits.score("forgetting").tolist() == [torch.inf, 2.0]
+
+
+@pytest.mark.parametrize("max_age", [1, 2, 3])
+def test_a_visit_is_fresh_for_so_many_epochs(max_age):
+    visits = Visits(3, ["gap"])
+    visits.record(4, torch.tensor([1]), logits(0)[:1], LABELS[:1])
+    visits.record(0, torch.tensor([2]), logits(0)[:1], LABELS[:1])
+    for epoch in (5, 6, 7, 8):
+        assert visits.fresh(epoch, max_age).tolist() == [False, epoch - 4 <= max_age, False]
+    assert visits.fresh(1, max_age).tolist() == [False, True, True]
+
+
+def test_a_state_is_a_copy_and_goes_on():
+    visits = Visits(6, NAMES)
+    visits.record(0, torch.arange(4), logits(0), LABELS)
+    state = visits.state_dict()
+    visits.record(1, torch.arange(4), logits(1), LABELS)
+    again = Visits(6, NAMES)
+    again.load_state_dict(state)
+    again.record(1, torch.arange(4), logits(1), LABELS)
+    for name in NAMES:
+        assert torch.equal(again.score(name), visits.score(name))
+    assert torch.equal(again.fresh(2, 1), visits.fresh(2, 1))
+    with pytest.raises(ValueError, match="visits of gap, epochs are wanted, got"):
+        Visits(6, ["gap"]).load_state_dict(state)
+    with pytest.raises(ValueError, match="must be of 7 samples, got 6"):
+        Visits(7, NAMES).load_state_dict(state)
+
+
+class TwoProcesses:
+    """Stands for the engine of two processes: gathers this one's tensors and another's."""
+
+    world_size = 2
+
+    def __init__(self, other: Visits) -> None:
+        self.others = [other.state_dict()[name] for name in ("epochs", *other.state_dict())]
+
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        return torch.stack([tensor, self.others.pop(0).to(tensor.dtype)])
+
+
+def test_processes_take_each_others_latest_visits():
+    whole, one, two = (Visits(6, NAMES) for _ in range(3))
+    for epoch in range(3):
+        # The samples change hands from epoch to epoch.
+        shares = [torch.tensor([0, 1, 2]), torch.tensor([3, 4])]
+        mine, theirs = shares if epoch % 2 else shares[::-1]
+        for visits, part in ((one, mine), (two, theirs), (whole, mine), (whole, theirs)):
+            count = len(part)
+            visits.record(epoch, part, logits(epoch + count)[:count], LABELS[:count])
+        first, second = TwoProcesses(two), TwoProcesses(one)
+        one.merge(first)  # type: ignore[arg-type]
+        two.merge(second)  # type: ignore[arg-type]
+        for name, tensor in whole.state_dict().items():
+            assert torch.equal(one.state_dict()[name], tensor), name
+            assert torch.equal(two.state_dict()[name], tensor), name
