@@ -1,0 +1,32 @@
+"""Where cells run: the device and the environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dynams.training.config import RunConfig
+from dynams.training.environment import environment
+
+
+def device_of(run: RunConfig) -> torch.device:
+    """Return the device that a run on one device trains on.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    name = run.accelerator
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("run.accelerator: wanted cuda, but torch sees no CUDA device here")
+    return torch.device(name)
+
+
+def here(run: RunConfig) -> dict[str, Any]:
+    """Describe what a run would run on, with the threads that it asks for."""
+    found = environment(device_of(run), 1)
+    if run.threads is not None:
+        found["threads"] = run.threads
+    return found

@@ -1,0 +1,295 @@
+"""Reading plans: presets, YAML files, folders of earlier comparisons.
+
+What a plan holds is checked when it is read: every recipe at every budget must make a valid
+`TrainConfig`. Every message names the file and the place in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dynams.cli.suggest import suggestion
+from dynams.compare.options import Options, build, flatten
+from dynams.compare.plan import Match, Plan, PlanError, Recipe, has_budget, names_budget
+from dynams.training.config import TrainConfig
+
+PLAN_NAME = "plan.yaml"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
+_KEYS = ("name", "base", "recipes", "budgets", "seeds", "reference", "out", "limit_seconds")
+_RECIPE_KEYS = ("title", "uses_budget", "match", "priority")
+_MATCH_KEYS = ("recipe", "by")
+_DECIDED = {
+    "run.seed": "seeds says which",
+    "run.name": "each cell has its own",
+    "run.dir": "--out says where",
+    "selection.budget": "budgets says which",
+}
+
+
+def presets() -> dict[str, Path]:
+    """List the plans that come with the package: name and file."""
+    folder = Path(str(resources.files("dynams.compare"))) / "presets"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)}
+
+
+def load_plan(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Plan:
+    """Read a plan.
+
+    Args:
+        name: a preset, a YAML file, or the folder of an earlier comparison.
+        overrides: base options by dotted name, which count before the plan's own.
+
+    Raises:
+        PlanError: there is no such plan, or it cannot be used.
+    """
+    path = presets().get(str(name), Path(name))
+    if path.is_dir():
+        path = path / PLAN_NAME
+    if not path.is_file():
+        known = presets()
+        raise PlanError(
+            f"plan: no file {name}, and presets are {', '.join(known)}"
+            f"{suggestion(str(name), known)}"
+        )
+    where = str(name) if str(name) in presets() else str(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise PlanError(f"{where}: is not a text file") from error
+    except yaml.YAMLError as error:
+        raise PlanError(f"{where}: is not YAML: {' '.join(str(error).split())}") from error
+    return read_plan(values, where, path.stem, overrides)
+
+
+def read_plan(
+    values: Any, where: str, name: str = "plan", overrides: Mapping[str, Any] | None = None
+) -> Plan:
+    """Make a plan of the values that its YAML file holds.
+
+    Args:
+        values: what the file holds.
+        where: what the message of an error begins with.
+        name: the plan's name, where it has none of its own.
+        overrides: as in `load_plan`.
+
+    Raises:
+        PlanError: the plan cannot be used.
+    """
+    if not isinstance(values, Mapping):
+        raise PlanError(f"{where}: wanted base, recipes, budgets and seeds, got {values!r}")
+    given = flatten(overrides or {}, "options")
+    try:
+        return _Reader(where, values, given).plan(name)
+    except PlanError:
+        raise
+    except ValueError as error:
+        raise PlanError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads one plan; `where` begins its errors."""
+
+    where: str
+    values: Mapping[str, Any]
+    overrides: Options = field(default_factory=dict)
+
+    def plan(self, name: str) -> Plan:
+        values = self.values
+        _check_keys(self.where, values, _KEYS)
+        base = flatten(self._mapping("base", values.get("base") or {}), f"{self.where}: base")
+        base.update(self.overrides)
+        self._refuse_decided("base", base)
+        given = self._mapping("recipes", values.get("recipes"))
+        if not given:
+            raise PlanError(f"{self.where}: recipes: wanted at least one")
+        recipes = {str(key): self._recipe(str(key), value, base) for key, value in given.items()}
+        recipes = {key: self._matched(recipe, recipes) for key, recipe in recipes.items()}
+        reference = values.get("reference", "full")
+        if reference not in recipes:
+            near = suggestion(str(reference), recipes)
+            raise PlanError(
+                f"{self.where}: reference: wanted one of {', '.join(recipes)}, "
+                f"got {reference!r}{near}"
+            )
+        out = values.get("out")
+        if out is not None and not isinstance(out, str):
+            raise PlanError(f"{self.where}: out: wanted a folder, got {out!r}")
+        limit = values.get("limit_seconds")
+        if limit is not None and not (_is_number(limit) and limit > 0):
+            raise PlanError(f"{self.where}: limit_seconds: wanted seconds above 0, got {limit!r}")
+        plan = Plan(
+            name=self._name("name", values.get("name", name)),
+            base=base,
+            recipes=recipes,
+            budgets=self._budgets(values.get("budgets", [])),
+            seeds=self._seeds(values.get("seeds", [0])),
+            reference=reference,
+            out=out,
+            limit_seconds=None if limit is None else float(limit),
+        )
+        self._check(plan)
+        return plan
+
+    def _recipe(self, name: str, values: Any, base: Options) -> Recipe:
+        where = f"{self.where}: recipes.{name}"
+        self._name(f"recipes.{name}", name)
+        values = dict(self._mapping(f"recipes.{name}", values or {}))
+        own = {key: values.pop(key) for key in _RECIPE_KEYS if key in values}
+        try:
+            options = flatten(values, where)
+        except ValueError as error:
+            unknown = re.search(r"unknown option (\S+)$", str(error))
+            near = suggestion(unknown[1], _RECIPE_KEYS) if unknown else ""
+            raise PlanError(f"{error}{near}") from error
+        self._refuse_decided(
+            f"recipes.{name}", {k: v for k, v in options.items() if k != "selection.budget"}
+        )
+        title, priority = own.get("title", name), own.get("priority", 1)
+        if not isinstance(title, str) or not title.strip():
+            raise PlanError(f"{where}: title: wanted text, got {title!r}")
+        if isinstance(priority, bool) or not isinstance(priority, int):
+            raise PlanError(f"{where}: priority: wanted a whole number, got {priority!r}")
+        config = self._build(where, {**base, **options})
+        uses = own.get(
+            "uses_budget",
+            (has_budget(config) and "selection.budget" not in options)
+            or any(names_budget(value) for value in options.values()),
+        )
+        if not isinstance(uses, bool):
+            raise PlanError(f"{where}: uses_budget: wanted true or false, got {uses!r}")
+        if uses and "selection.budget" in options:
+            raise PlanError(
+                f"{where}: selection.budget: budgets says which; with a budget of its own a "
+                "recipe needs uses_budget: false"
+            )
+        match = None
+        if own.get("match") is not None:
+            if "uses_budget" in own or "optim.epochs" in options:
+                raise PlanError(f"{where}: match decides; leave out uses_budget and optim.epochs")
+            match = self._match(where, own["match"])
+        return Recipe(name, title, options, uses, match, priority)
+
+    def _match(self, where: str, values: Any) -> Match:
+        if not isinstance(values, Mapping):
+            raise PlanError(f"{where}: match: wanted recipe and by, got {values!r}")
+        _check_keys(f"{where}: match", values, _MATCH_KEYS)
+        by = values.get("by", "samples")
+        if by not in ("samples", "seconds"):
+            raise PlanError(f"{where}: match.by: wanted samples or seconds, got {by!r}")
+        return Match(str(values.get("recipe")), by)
+
+    def _matched(self, recipe: Recipe, recipes: Mapping[str, Recipe]) -> Recipe:
+        """Check the recipe's match, and use the budgets that the matched recipe uses."""
+        if recipe.match is None:
+            return recipe
+        where = f"{self.where}: recipes.{recipe.name}: match.recipe"
+        other = recipes.get(recipe.match.recipe)
+        if other is None:
+            near = suggestion(recipe.match.recipe, recipes)
+            raise PlanError(f"{where}: unknown recipe {recipe.match.recipe!r}{near}")
+        if other.match is not None:
+            raise PlanError(f"{where}: {other.name} matches another itself")
+        return dataclasses.replace(recipe, uses_budget=other.uses_budget)
+
+    def _budgets(self, values: Any) -> tuple[float, ...]:
+        if not isinstance(values, list) or not all(
+            _is_number(value) and 0 < value <= 1 for value in values
+        ):
+            raise PlanError(
+                f"{self.where}: budgets: wanted a list of fractions in (0, 1], got {values!r}"
+            )
+        return self._distinct("budgets", [float(value) for value in values])
+
+    def _seeds(self, values: Any) -> tuple[int, ...]:
+        if isinstance(values, int) and not isinstance(values, bool) and values > 0:
+            return tuple(range(values))
+        if (
+            not isinstance(values, list)
+            or not values
+            or any(isinstance(v, bool) or not isinstance(v, int) or v < 0 for v in values)
+        ):
+            raise PlanError(
+                f"{self.where}: seeds: wanted a list of whole numbers or how many, got {values!r}"
+            )
+        return self._distinct("seeds", values)
+
+    def _distinct(self, name: str, values: list[Any]) -> tuple[Any, ...]:
+        for value in values:
+            if values.count(value) > 1:
+                raise PlanError(f"{self.where}: {name}: {value} is given twice")
+        return tuple(values)
+
+    def _check(self, plan: Plan) -> None:
+        """Check every recipe at every budget."""
+        reference = plan.recipes[plan.reference]
+        if reference.uses_budget or reference.match is not None:
+            raise PlanError(
+                f"{self.where}: reference: {reference.name} depends on the budget; wanted a "
+                "recipe that does not"
+            )
+        for recipe in plan.recipes.values():
+            where = f"{self.where}: recipes.{recipe.name}"
+            if recipe.uses_budget and not plan.budgets:
+                raise PlanError(f"{self.where}: budgets: {recipe.name} needs at least one")
+            for budget in plan.budgets_of(recipe):
+                config = self._build(where, plan.options(recipe, budget, plan.seeds[0]))
+            if config.run.devices != 1:
+                raise PlanError(
+                    f"{where}: run.devices: a cell runs on one device, got {config.run.devices}"
+                )
+            if (
+                recipe.match is not None
+                and recipe.match.by == "seconds"
+                and plan.config(recipe, None, 0) != plan.config(reference, None, 0)
+            ):
+                raise PlanError(
+                    f"{where}: match.by: seconds is for the reference, shortened: its options must "
+                    f"be those of {reference.name}"
+                )
+
+    def _build(self, where: str, options: Options) -> TrainConfig:
+        try:
+            return build(options)
+        except (TypeError, ValueError) as error:
+            raise PlanError(f"{where}: {error}") from error
+
+    def _refuse_decided(self, name: str, options: Options) -> None:
+        for key, reason in _DECIDED.items():
+            if key in options:
+                raise PlanError(f"{self.where}: {name}: {key}: {reason}; leave it out")
+
+    def _mapping(self, name: str, value: Any) -> Mapping[Any, Any]:
+        if not isinstance(value, Mapping):
+            raise PlanError(f"{self.where}: {name}: wanted keys with values, got {value!r}")
+        return value
+
+    def _name(self, name: str, value: Any) -> str:
+        if not isinstance(value, str) or not _NAME.fullmatch(value):
+            raise PlanError(
+                f"{self.where}: {name}: wanted a name of letters, digits and hyphens, got {value!r}"
+            )
+        return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_keys(where: str, values: Mapping[Any, Any], known: Iterable[str]) -> None:
+    known = tuple(known)
+    for key in values:
+        if key not in known:
+            raise PlanError(
+                f"{where}: unknown key {key}{suggestion(str(key), known)}; "
+                f"known: {', '.join(known)}"
+            )

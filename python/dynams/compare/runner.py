@@ -1,0 +1,380 @@
+"""Running a plan's missing cells, one after the other, until all are done or the time is up."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dynams.compare.cells import CellKey, Length, cell_config, cell_keys
+from dynams.compare.clock import Deadline, Prediction, predict, usable
+from dynams.compare.options import digest, essential
+from dynams.compare.plan import Plan
+from dynams.compare.results import Cell, cell_of_run, differences, machine_of
+from dynams.compare.store import Begun, Folder
+from dynams.training.config import DataConfig, RunConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from dynams.data import ImageData
+
+Say = Callable[[str], None]
+
+# Options of the data that the trainer applies to what was loaded.
+_TRAINING_ONLY = ("augment", "crop_padding", "flip", "holdout")
+
+
+class DifferingCellsError(ValueError):
+    """Finished cells do not belong to the plan."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell of the queue.
+
+    Attributes:
+        key: which cell.
+        config: what it trains; None while its number of epochs is not known.
+        cell: its result; None if it is missing.
+        begun: what is left of an unfinished run of it.
+        prediction: of its whole time.
+    """
+
+    key: CellKey
+    config: TrainConfig | None
+    cell: Cell | None = None
+    begun: Begun | None = None
+    prediction: Prediction | None = None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that it still needs, as predicted; None if nothing is known."""
+        if self.prediction is None:
+            return None
+        done = 0.0
+        if self.begun is not None:
+            done = self.begun.epochs / self.begun.total_epochs
+        return self.prediction.seconds * (1.0 - done)
+
+
+class Queue:
+    """The cells of a plan in a folder.
+
+    Args:
+        plan: what to compare.
+        folder: where the cells are kept.
+        recompute: compute cells anew whose options are not the plan's, instead of refusing them.
+        say: told what goes on, a line at a time.
+
+    Raises:
+        DifferingCellsError: there are such cells; the message names the first and the difference.
+        ValueError: a cell's file is damaged, or cells were trained on different images.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Folder,
+        *,
+        recompute: bool = False,
+        say: Say = lambda text: None,
+    ) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.say = say
+        self.keys = cell_keys(plan)
+        self.cells: dict[CellKey, Cell] = {}
+        self.strangers = 0
+        self._data: tuple[tuple[DataConfig, str], ImageData, dict[str, Any]] | None = None
+        self._environments: dict[tuple[str, int | None], dict[str, Any]] = {}
+        self._accept(folder.cells(), recompute)
+
+    def add(self, cells: Mapping[CellKey, Cell]) -> int:
+        """Take over finished cells of other folders, and write them to this one.
+
+        Returns:
+            How many belong to the plan.
+
+        Raises:
+            DifferingCellsError: one of them does not belong to the plan as it is.
+        """
+        known = set(self.cells)
+        self._accept({**cells, **self.cells}, recompute=False, hint="merge cells of one plan only")
+        new = [key for key in self.cells if key not in known]
+        for key in new:
+            self.folder.save(self.cells[key])
+        return len(new)
+
+    @property
+    def missing(self) -> list[CellKey]:
+        """Cells without a result, in order."""
+        return [key for key in self.keys if key not in self.cells]
+
+    def entries(self) -> list[Entry]:
+        """List all cells in order, with what is known of them."""
+        return [self._entry(key) for key in self.keys]
+
+    def status(self) -> str:
+        """Say how far it is, in a line."""
+        text = f"{len(self.cells)} of {len(self.keys)} cells done"
+        failed = sum(cell.failure is not None for cell in self.cells.values())
+        if failed:
+            text += f" ({failed} of them failed)"
+        under_way = [
+            f"{key} at {begun.epochs} of {begun.total_epochs} epochs"
+            for key in self.missing
+            if (begun := self.folder.begun(key)) is not None
+        ]
+        return "; ".join([text, *(f"under way: {each}" for each in under_way)])
+
+    def run(self, limit_seconds: float | None = None, *, interrupt: Deadline | None = None) -> bool:
+        """Run missing cells until none is left, the limit is near, or a signal asks to stop.
+
+        A cell that cannot finish within what is left of the limit is not begun, unless nothing is
+        known of its time, or it needs longer than a whole limit: then it is done in pieces.
+
+        Args:
+            limit_seconds: seconds from now after which all must be saved; None for no limit.
+            interrupt: asks to stop; None listens for SIGINT and SIGTERM.
+
+        Returns:
+            False if a signal, or a caller, asked to stop.
+
+        Raises:
+            ValueError: the data, the network or the device cannot be had as configured.
+        """
+        self._check_recipes()
+        whole = None if limit_seconds is None else usable(limit_seconds)
+        stop = interrupt or Deadline(whole)
+        with self.folder.alone(), stop:
+            self.folder.save_plan(self.plan)
+            for key in self.cells:  # a kill between the two leaves both the result and the run
+                self.folder.forget(key)
+            while not stop.requested:
+                entry = self._next(stop.left, whole)
+                if entry is None:
+                    break
+                self._run_cell(entry, stop)
+        return not stop.asked
+
+    def _accept(
+        self,
+        cells: Mapping[CellKey, Cell],
+        recompute: bool,
+        hint: str = "take another --out, or --recompute",
+    ) -> None:
+        """Sort out which finished cells are the plan's. Cells of other plans are left alone."""
+        keys = set(self.keys)
+        self.strangers = sum(key not in keys for key in cells)
+        # First those that wait for no other: they tell how long the others are.
+        for matched in (False, True):
+            for key in self.keys:
+                recipe = self.plan.recipes[key.recipe]
+                if key not in cells or (recipe.match is not None) != matched:
+                    continue
+                found = self._differences(cells, key)
+                if not found:
+                    self.cells[key] = cells[key]
+                elif recompute:
+                    self.say(f"{key}: recomputed, because {'; '.join(found)}")
+                else:
+                    raise DifferingCellsError(
+                        f"{key}: computed with other options than the plan's: "
+                        f"{'; '.join(found)}; {hint}"
+                    )
+        self._check_images()
+
+    def _differences(self, cells: Mapping[CellKey, Cell], key: CellKey) -> list[str]:
+        cell, recipe = cells[key], self.plan.recipes[key.recipe]
+        epochs = cell.options.get("optim.epochs")
+        if recipe.match is not None and recipe.match.by == "seconds":
+            # Its length was measured: what there is says how long it is, if all seeds agree.
+            lengths = {
+                int(other.options.get("optim.epochs", 0))
+                for at, other in cells.items()
+                if (at.recipe, at.budget) == (key.recipe, key.budget)
+            }
+            if len(lengths) > 1:
+                return [f"its seeds have {', '.join(map(str, sorted(lengths)))} epochs"]
+            config: TrainConfig | None = cell_config(self.plan, key, lambda *_: Length(epochs))
+        else:
+            config = cell_config(self.plan, key, lambda *_: Length())
+        assert config is not None
+        return differences(cell, config)
+
+    def _check_recipes(self) -> None:
+        """Refuse what no cell could be trained with, before anything is written."""
+        for recipe in self.plan.recipes.values():
+            for budget in self.plan.budgets_of(recipe):
+                self._check_config(recipe.name, budget)
+
+    def _check_config(self, name: str, budget: float | None) -> None:
+        from dynams.training.early import check_early
+
+        config = self.plan.config(self.plan.recipes[name], budget, self.plan.seeds[0])
+        try:
+            check_early(config, None)
+        except ValueError as error:
+            raise ValueError(f"recipe {name}: {error}") from error
+
+    def _check_images(self) -> None:
+        """Check that cells that name the same data have seen the same images."""
+        seen: dict[str, Cell] = {}
+        for cell in self.cells.values():
+            first = seen.setdefault(_data_named(cell.options), cell)
+            if first.data and cell.data and first.data != cell.data:
+                raise DifferingCellsError(
+                    f"{first.key} and {cell.key} were trained on different images"
+                )
+
+    def _known(self, recipe: str, budget: float | None) -> Length:
+        """What is known of the length of a recipe's cells."""
+        kin = [cell for cell in self.cells.values() if cell.key.recipe == recipe]
+        kin = [cell for cell in kin if cell.key.budget == budget]
+        epochs = next((cell.options["optim.epochs"] for cell in kin), None)
+        for key in self.keys:
+            if epochs is None and (key.recipe, key.budget) == (recipe, budget):
+                begun = self.folder.begun(key)
+                epochs = begun.total_epochs if begun is not None else None
+        here = machine_of(self._here())
+        costs = [cell.cost for cell in kin if cell.machine == here and cell.failure is None]
+        return Length(epochs, sum(costs) / len(costs) if costs else None)
+
+    def _entry(self, key: CellKey) -> Entry:
+        config = cell_config(self.plan, key, self._known)
+        cell = self.cells.get(key)
+        if cell is not None or config is None:
+            return Entry(key, config, cell)
+        begun = self.folder.begun(key)
+        if begun is not None and begun.digest != digest(essential(config)):
+            begun = None
+        machine = machine_of(self._here())
+        return Entry(key, config, None, begun, predict(key, config, self.cells.values(), machine))
+
+    def _next(self, left: float, whole: float | None) -> Entry | None:
+        """Choose the next cell: one under way, else the first in order that can finish."""
+        ready = [entry for key in self.missing if (entry := self._entry(key)).config is not None]
+        ready.sort(key=lambda entry: entry.begun is None)
+        for entry in ready:
+            needed = entry.left
+            if whole is None or needed is None or needed <= left or needed > whole:
+                return entry
+        return None
+
+    def _run_cell(self, entry: Entry, stop: Deadline) -> None:
+        from dynams.training.errors import NonFiniteLossError, ResumeError
+        from dynams.training.loop import train
+
+        key, config = entry.key, entry.config
+        assert config is not None
+        data, data_print = self._images(config)
+        begun = entry.begun
+        if begun is None:
+            self.folder.forget(key)
+        run = dataclasses.replace(config.run, name=key.stem, dir=str(self.folder.work_dir(key)))
+        config = dataclasses.replace(config, run=run)
+        self.say(self._headline(entry))
+        begun = self.folder.begin(key, config, self._here(config.run), begun)
+        failure = None
+        try:
+            summary = train(config, data, resume=begun.run_dir, interrupt=stop)
+        except ResumeError as error:
+            if begun.run_dir is None:
+                raise
+            self.say(f"{key}: begun anew, because {error}")
+            self.folder.forget(key)
+            return  # the queue comes back to it
+        except NonFiniteLossError as error:
+            failure = str(error).partition(":")[0]
+        else:
+            if not summary.completed:
+                return
+        cell = self._collect(key, config, begun, data_print, failure)
+        self.folder.save(cell)
+        self.cells[key] = cell
+        outcome = failure or f"{100 * cell.accuracy:.2f} %, {cell.cost:.1f} s"
+        self.say(f"{key}: {outcome}; {len(self.cells)} of {len(self.keys)} cells done")
+
+    def _collect(
+        self,
+        key: CellKey,
+        config: TrainConfig,
+        begun: Begun,
+        data: Mapping[str, Any],
+        failure: str | None,
+    ) -> Cell:
+        from dynams.report.runlog import read_run
+        from dynams.training.checkpoint import checkpoint_path, load_checkpoint
+
+        run_dir = self.folder.run_dir(key)
+        samples: Mapping[str, int] = {}
+        if run_dir is not None:
+            samples = load_checkpoint(checkpoint_path(run_dir)).cost["samples"]
+        else:  # it failed before the first checkpoint
+            run_dir = next(path for path in self.folder.work_dir(key).iterdir() if path.is_dir())
+        return cell_of_run(
+            key,
+            config,
+            read_run(run_dir),
+            environments=begun.environments,
+            pieces=begun.pieces,
+            data=data,
+            samples_by_purpose=samples,
+            failure=failure,
+        )
+
+    def _headline(self, entry: Entry) -> str:
+        assert entry.config is not None
+        text = f"{entry.key}: {entry.config.optim.epochs} epochs"
+        if entry.begun is not None:
+            text += f", from epoch {entry.begun.epochs + 1}"
+        if entry.left is not None and entry.prediction is not None:
+            text += f", about {entry.left:.0f} s (from {entry.prediction.basis})"
+        return text
+
+    def _here(self, run: RunConfig | None = None) -> dict[str, Any]:
+        """Describe this environment as a run would have it; None: one of the reference."""
+        from dynams.compare.environment import here
+
+        if run is None:
+            run = self.plan.config(self.plan.recipes[self.plan.reference], None, 0).run
+        wanted = (run.accelerator, run.threads)
+        if wanted not in self._environments:
+            self._environments[wanted] = here(run)
+        return self._environments[wanted]
+
+    def _images(self, config: TrainConfig) -> tuple[ImageData, dict[str, Any]]:
+        """Load the images once for all cells that use the same, and their fingerprint."""
+        from dynams.compare.environment import device_of
+        from dynams.data import load_data
+        from dynams.training.batches import fingerprint
+
+        wanted, device = config.data, device_of(config.run)
+        # Of what only shows in training, nothing is loaded differently.
+        plain = DataConfig()
+        same = {name: getattr(plain, name) for name in _TRAINING_ONLY}
+        source = (dataclasses.replace(wanted, **same), str(device))
+        if self._data is None or self._data[0] != source:
+            self._data = None  # the old images go before the new ones come
+            images = load_data(
+                wanted.name,
+                wanted.path,
+                limit=wanted.limit,
+                image_size=wanted.image_size,
+                storage=wanted.storage,
+                device=device,
+                cache_dir=wanted.cache,
+            )
+            named, print_ = _data_named(essential(config)), fingerprint(images)
+            for cell in self.cells.values():
+                if cell.data and _data_named(cell.options) == named and cell.data != print_:
+                    raise DifferingCellsError(
+                        f"data.path: {wanted.path} holds other images than {cell.key} was trained on"
+                    )
+            self._data = (source, images, print_)
+        return self._data[1:]
+
+
+def _data_named(options: Mapping[str, Any]) -> str:
+    """Return what options say of the data's content; where they are, they do not say."""
+    return str([options.get(f"data.{key}") for key in ("name", "limit", "image_size")])

@@ -1,0 +1,249 @@
+"""Plans: what they hold, what is refused, and the order of their cells."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dynams.compare.cells import CellKey, Length, cell_config, cell_keys, planned_share
+from dynams.compare.options import build, digest, essential, flatten
+from dynams.compare.plan import PlanError
+from dynams.compare.plan_file import load_plan, presets, read_plan
+from dynams.training.config import TrainConfig
+
+RECIPES: dict[str, Any] = {
+    "full": {"selection.strategy": "full"},
+    "margin": {"selection.strategy": "margin"},
+}
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10-cpu", "cifar10"])
+def test_a_preset_s_cells_all_have_a_configuration_once_lengths_are_known(name):
+    plan = load_plan(name)
+    assert name in presets()
+    keys = cell_keys(plan)
+    assert len({key.stem for key in keys}) == len(keys)
+    assert keys[0] == CellKey("full", None, plan.seeds[0])
+    for key in keys:
+        config = cell_config(plan, key, lambda *_: Length(epochs=7))
+        assert config is not None
+        assert config.run.seed == key.seed
+        if plan.recipes[key.recipe].match is None and key.budget is not None:
+            assert config.selection.budget == key.budget
+
+
+def test_options_may_be_sections_or_dotted_and_overrides_count_first(make_plan):
+    nested = read_plan({"recipes": RECIPES, "budgets": [0.6], "base": {"optim": {"lr": 1}}}, "p")
+    dotted = read_plan(
+        {"recipes": RECIPES, "budgets": [0.6], "base": {"optim.lr": 0.2}}, "p", "p", {"optim.lr": 1}
+    )
+    assert nested.base == dotted.base == {"optim.lr": 1.0}
+    assert isinstance(nested.base["optim.lr"], float)
+    assert flatten({"optim": {"weight_decay": "5e-4"}}, "p") == {"optim.weight_decay": 5e-4}
+
+
+def test_recipes_that_depend_on_no_budget_run_once_a_seed(make_plan):
+    plan = make_plan(budgets=[0.5, 0.7], recipes={**RECIPES, "own": {
+        "selection.strategy": "random", "selection.budget": 0.2, "uses_budget": False}})  # fmt: skip
+    budgets = {name: plan.budgets_of(recipe) for name, recipe in plan.recipes.items()}
+    assert budgets == {"full": (None,), "margin": (0.5, 0.7), "own": (None,)}
+    config = cell_config(plan, CellKey("own", None, 1), lambda *_: Length())
+    assert config is not None
+    assert config.selection.budget == 0.2
+
+
+def test_strategies_without_a_budget_run_once_unless_an_option_of_theirs_is_the_budget(make_plan):
+    own = {"selection.strategy": "infobatch", "selection.options": {"ratio": "$budget"}}
+    recipes = {**RECIPES, "info": {"selection.strategy": "infobatch"}, "ratio": own}
+    plan = make_plan(budgets=[0.5, 0.7], recipes=recipes)
+    assert plan.budgets_of(plan.recipes["info"]) == (None,)
+    assert plan.budgets_of(plan.recipes["ratio"]) == (0.5, 0.7)
+    config = plan.config(plan.recipes["ratio"], 0.7, 0)
+    assert config.selection.options == {"ratio": 0.7}
+
+
+def test_the_queue_goes_by_priority_then_by_diagonals_of_seeds_and_budgets(make_plan):
+    plan = make_plan(
+        budgets=[0.6, 0.3],
+        seeds=[5, 6],
+        recipes={
+            "late": {"selection.strategy": "static", "priority": 2},
+            "margin": RECIPES["margin"],
+            "full": RECIPES["full"],
+        },
+    )
+    order = [(key.recipe, key.budget, key.seed) for key in cell_keys(plan)]
+    assert order == [
+        ("full", None, 5), ("margin", 0.6, 5),
+        ("full", None, 6), ("margin", 0.6, 6), ("margin", 0.3, 5),
+        ("margin", 0.3, 6),
+        ("late", 0.6, 5), ("late", 0.6, 6), ("late", 0.3, 5), ("late", 0.3, 6),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "share"),
+    [
+        ({"selection.strategy": "full"}, 10.0),
+        ({"selection.budget": 0.5, "selection.warmup_epochs": 2}, 6.0),
+        ({"selection.budget": 0.5, "selection.warmup_epochs": 0}, 5.0),
+        # Linear from 1 to 0.1 over epochs 0 to 9, renewed every 5 epochs: 5 at 1.0, 5 at 0.5.
+        ({"selection.budget": 0.1, "selection.warmup_epochs": 0, "selection.schedule": "linear",
+          "selection.refresh_every": 5}, 7.5),
+        ({"selection.budget": 0.5, "selection.warmup_epochs": 2, "selection.tail": 0.2}, 7.0),
+        ({"selection.budget": 0.5, "selection.warmup_epochs": 20}, 10.0),
+        ({"selection.strategy": "infobatch", "selection.budget": 0.5}, 10.0),
+    ],
+)  # fmt: skip
+def test_the_planned_samples_are_the_schedule_s(options, share):
+    config = build({**options, "optim.epochs": 10})
+    assert planned_share(config) == pytest.approx(share, abs=1e-9)
+
+
+def test_a_match_by_samples_has_the_epochs_of_as_many_samples(make_plan):
+    plan = make_plan(base={"optim.epochs": 40, "selection.warmup_epochs": 10})
+    config = cell_config(plan, CellKey("short", 0.5, 0), lambda *_: Length())
+    assert config is not None
+    assert config.optim.epochs == 25  # 10 whole epochs and 30 halves
+
+
+def test_a_match_by_seconds_waits_then_takes_the_share_then_keeps_what_was_begun(make_plan):
+    plan = make_plan(
+        base={"optim.epochs": 40},
+        recipes={
+            **RECIPES,
+            "short": {"selection.strategy": "full", "match": {"recipe": "margin", "by": "seconds"}},
+        },
+    )
+    key = CellKey("short", 0.5, 1)
+
+    def epochs(**known: Length) -> int | None:
+        config = cell_config(plan, key, lambda recipe, _: known.get(recipe, Length()))
+        return None if config is None else config.optim.epochs
+
+    assert epochs() is None
+    assert epochs(margin=Length(seconds=30.0)) is None
+    assert epochs(margin=Length(seconds=30.0), full=Length(seconds=50.0)) == 24
+    assert epochs(short=Length(epochs=23), margin=Length(seconds=30.0)) == 23
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"receipes": {}}, "unknown key receipes (did you mean recipes?)"),
+        ({"recipes": {}}, "recipes: wanted at least one"),
+        ({"recipes": {"full": {"selection.strateg": "full"}}}, "did you mean selection.strategy?"),
+        ({"recipes": {"full": {"titel": "x"}}}, "recipes.full: unknown option titel"),
+        ({"recipes": {"full": {"titel": "x"}}}, "(did you mean title?)"),
+        ({"recipes": {"a_b": {}}}, "wanted a name of letters, digits and hyphens, got 'a_b'"),
+        ({"recipes": {"full": 3}}, "recipes.full: wanted keys with values, got 3"),
+        ({"reference": "ful"}, "reference: wanted one of full, margin, short, got 'ful' (did you"),
+        ({"reference": "margin"}, "reference: margin depends on the budget"),
+        ({"budgets": [1.5]}, "budgets: wanted a list of fractions in (0, 1], got [1.5]"),
+        ({"budgets": 0.5}, "budgets: wanted a list"),
+        ({"budgets": [0.5, 0.5]}, "budgets: 0.5 is given twice"),
+        ({"budgets": []}, "budgets: margin needs at least one"),
+        ({"seeds": [-1]}, "seeds: wanted a list of whole numbers"),
+        ({"seeds": []}, "seeds: wanted a list"),
+        ({"limit_seconds": 0}, "limit_seconds: wanted seconds above 0"),
+        ({"out": 3}, "out: wanted a folder"),
+        ({"name": "a b"}, "name: wanted a name"),
+        ({"base": {"run.seed": 1}}, "base: run.seed: seeds says which"),
+        ({"base": {"optim": {"lr": -1}}}, "optim.lr: wanted a number in (0, inf), got -1"),
+        ({"base": {"optim": {"lr": "fast"}}}, "base: optim.lr: wanted a number, got 'fast'"),
+        ({"base": {"optim": {"epochs": 2.5}}}, "optim.epochs: wanted a whole number, got 2.5"),
+        ({"base": {"data.augment": "yes"}}, "data.augment: wanted true or false, got 'yes'"),
+        ({"base": {"data.name": "mnist"}}, "data.name: wanted one of digits"),
+        ({"base": {"optim": 3}}, "base: optim: wanted keys with values"),
+        ({"base": {"optim": {"lr": 1.0}, "optim.lr": 2.0}}, "optim.lr is given twice"),
+        ({"base": {"run.devices": 2}}, "run.devices: a cell runs on one device, got 2"),
+    ],
+)  # fmt: skip
+def test_a_plan_that_cannot_be_used_is_refused_with_the_place(make_plan, changes, said):
+    with pytest.raises(PlanError) as refused:
+        make_plan(**changes)
+    assert str(refused.value).startswith("plan.yaml: ")
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ({"match": {"recipe": "margn"}}, "unknown recipe 'margn' (did you mean margin?)"),
+        ({"match": {"recipe": "margin", "by": "steps"}}, "match.by: wanted samples or seconds"),
+        ({"match": {"recip": "margin"}}, "unknown key recip (did you mean recipe?)"),
+        ({"match": 3}, "match: wanted recipe and by"),
+        ({"match": {"recipe": "x"}}, "x matches another itself"),
+        ({"match": {"recipe": "margin"}, "optim.epochs": 3}, "leave out uses_budget and optim"),
+        ({"match": {"recipe": "margin", "by": "seconds"}}, "its options must be those of full"),
+        ({"selection.budget": 0.3}, ""),
+        ({"selection.budget": 0.3, "uses_budget": True}, "budgets says which"),
+        ({"uses_budget": 1}, "uses_budget: wanted true or false"),
+        ({"priority": "high"}, "priority: wanted a whole number"),
+        ({"title": ""}, "title: wanted text"),
+        ({"run.name": "x"}, "run.name: each cell has its own"),
+    ],
+)
+def test_a_recipe_that_cannot_be_used_is_refused_with_its_name(make_plan, recipe, said):
+    recipes = {**RECIPES, "x": {"selection.strategy": "random", **recipe}}
+    if not said:
+        assert not make_plan(recipes=recipes).recipes["x"].uses_budget
+        return
+    with pytest.raises(PlanError) as refused:
+        make_plan(recipes=recipes)
+    assert str(refused.value).startswith("plan.yaml: recipes.x")
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[", "is not YAML"),
+        (b"\xff\x00", "is not a text file"),
+        (b"words", "wanted base, recipes"),
+    ],
+)
+def test_a_file_that_holds_no_plan_is_refused(tmp_path, content, said):
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(content)
+    with pytest.raises(PlanError, match=said):
+        load_plan(file)
+    with pytest.raises(PlanError, match=r"no file .*did you mean digits"):
+        load_plan("digit")
+
+
+def test_the_plan_beside_the_cells_is_the_same_plan_without_paths(tmp_path, plan):
+    plan = dataclasses.replace(plan, base={**plan.base, "data.path": "/secret"})
+    text = yaml.safe_dump(plan.to_dict())
+    assert "secret" not in text
+    (tmp_path / "plan.yaml").write_text(text)
+    again = load_plan(tmp_path)
+    assert [cell_config(again, key, lambda *_: Length()) for key in cell_keys(again)] == [
+        cell_config(plan.__class__(**{**vars(plan), "base": again.base}), key, lambda *_: Length())
+        for key in cell_keys(plan)
+    ]
+    assert again.recipes == plan.recipes
+
+
+def test_a_narrowed_plan_keeps_the_reference_and_refuses_strangers(plan):
+    small = plan.narrowed(recipes=["margin"], seeds=[1])
+    assert list(small.recipes) == ["full", "margin"]
+    assert {key.seed for key in cell_keys(small)} == {1}
+    with pytest.raises(PlanError, match=r"recipes: margn is not .*did you mean margin"):
+        plan.narrowed(recipes=["margn"])
+    with pytest.raises(PlanError, match=r"short needs margin"):
+        plan.narrowed(recipes=["short"])
+    with pytest.raises(PlanError, match=r"budgets: 0.9 is not in the plan"):
+        plan.narrowed(budgets=[0.9])
+
+
+def test_the_digest_is_of_what_a_result_depends_on():
+    first = TrainConfig.from_dict({"run": {"dir": "a", "name": "x"}, "data": {"path": "/p"}})
+    second = TrainConfig.from_dict({"run": {"dir": "b"}})
+    other = TrainConfig.from_dict({"run": {"seed": 1}})
+    assert digest(essential(first)) == digest(essential(second)) != digest(essential(other))
+    assert not any(Path("/p") == value for value in essential(first).values())

@@ -1,0 +1,166 @@
+"""Finished cells on disk: round trip, damage, cells of other plans, merging."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from dynams.compare.cells import CellKey, cell_keys
+from dynams.compare.results import cell_text, read_cell
+from dynams.compare.runner import DifferingCellsError, Queue
+from dynams.compare.store import Folder, merge
+
+from .conftest import a_cell
+
+FULL = CellKey("full", None, 0)
+
+
+def test_a_cell_reads_back_as_it_was_written(tmp_path, plan):
+    cell = a_cell(FULL, plan=plan)
+    Folder(tmp_path).save(cell)
+    assert read_cell(tmp_path / "cells" / "full_s0.json") == cell
+    assert Folder(tmp_path).cells() == {FULL: cell}
+    assert cell.cost == 10.0
+    assert cell.best == 0.9
+
+
+def test_what_is_not_finite_is_null_on_disk_and_nan_again(tmp_path, plan):
+    cell = a_cell(FULL, plan=plan, accuracy=math.nan, failure="the loss became nan", curve=())
+    text = cell_text(cell)
+    assert "NaN" not in text
+    (tmp_path / "x.json").write_text(text)
+    again = read_cell(tmp_path / "x.json")
+    assert math.isnan(again.accuracy)
+    assert again.failure == "the loss became nan"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda v: v.pop("curve"), "curve is missing"),
+        (lambda v: v["options"].update({"optim.lr": 9}), "do not have the digest that it names"),
+        (lambda v: v.update(format=99), "format must be 1, got 99"),
+        (lambda v: v.update(seconds=3), "is not a finished cell"),
+        (lambda v: v.update(seed=1), "holds full, seed 1, whose file is full_s1.json"),
+    ],
+)
+def test_a_damaged_cell_is_refused_by_name(tmp_path, plan, damage, said):
+    folder = Folder(tmp_path)
+    folder.save(a_cell(FULL, plan=plan))
+    path = tmp_path / "cells" / "full_s0.json"
+    values = json.loads(path.read_text())
+    damage(values)
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"full_s0\.json: .*") as refused:
+        folder.cells()
+    assert said in str(refused.value)
+
+
+def test_a_torn_file_is_refused_and_a_left_over_one_ignored(tmp_path, plan):
+    folder = Folder(tmp_path)
+    folder.save(a_cell(FULL, plan=plan))
+    left = tmp_path / "cells" / "margin_b0.5_s0.json.123.tmp"
+    left.write_text('{"form')
+    assert list(folder.cells()) == [FULL]
+    with folder.alone():
+        assert not left.exists()
+    (tmp_path / "cells" / "full_s1.json").write_text('{"form')
+    with pytest.raises(ValueError, match=r"full_s1\.json: is not JSON"):
+        folder.cells()
+
+
+def test_cells_of_other_options_are_refused_or_recomputed_never_mixed(
+    tmp_path, plan, make_plan, all_cells
+):
+    folder = Folder(tmp_path)
+    for cell in all_cells(plan).values():
+        folder.save(cell)
+    assert Queue(plan, folder).missing == []
+    # The schedule of the recipe changes: only its cells differ.
+    recipes = {"full": plan.recipes["full"].options, "margin": {"optim.lr": 0.05}}
+    changed = make_plan(recipes=recipes)
+    with pytest.raises(
+        DifferingCellsError, match=r"margin, budget 0\.5, seed 0: computed with"
+    ) as e:
+        Queue(changed, folder)
+    assert "optim.lr was 0.1, is 0.05" in str(e.value)
+    said: list[str] = []
+    queue = Queue(changed, folder, recompute=True, say=said.append)
+    assert {key.recipe for key in queue.missing} == {"margin"}
+    assert queue.strangers == 2  # the cells of "short"
+    assert len(said) == 2
+    assert "recomputed, because optim.lr was 0.1, is 0.05" in said[0]
+
+
+def test_options_that_say_where_or_what_is_shown_may_differ(tmp_path, plan, make_plan, all_cells):
+    folder = Folder(tmp_path)
+    for cell in all_cells(plan).values():
+        folder.save(cell)
+    base = {**plan.base, "run.save_every": 5, "data.cache": "elsewhere", "run.threads": 3}
+    assert Queue(make_plan(base=base), folder).missing == []
+
+
+def test_an_option_that_an_older_cell_does_not_know_has_its_default(tmp_path, plan):
+    cell = a_cell(FULL, plan=plan)
+    options = {key: value for key, value in cell.options.items() if key != "optim.final_lr"}
+    folder = Folder(tmp_path)
+    folder.save(dataclasses.replace(cell, options=options))
+    assert FULL in Queue(plan, folder).cells
+    options["optim.from_the_future"] = 1
+    folder.save(dataclasses.replace(cell, options=options))
+    with pytest.raises(DifferingCellsError, match="another version"):
+        Queue(plan, folder)
+
+
+def test_cells_of_different_images_are_refused(tmp_path, plan):
+    folder = Folder(tmp_path)
+    folder.save(a_cell(FULL, plan=plan))
+    folder.save(a_cell(CellKey("full", None, 1), plan=plan, data={"train": 121}))
+    with pytest.raises(DifferingCellsError, match="trained on different images"):
+        Queue(plan, folder)
+
+
+def test_folders_merge_and_the_first_of_two_counts(tmp_path, plan, all_cells):
+    cells = all_cells(plan)
+    keys = cell_keys(plan)
+    into, one, two = (Folder(tmp_path / name) for name in ("into", "one", "two"))
+    into.save(cells[keys[0]])
+    for key in keys[:3]:
+        one.save(dataclasses.replace(cells[key], accuracy=0.5))
+    for key in keys[2:]:
+        two.save(cells[key])
+    queue = Queue(plan, into)
+    new = merge(into, [one.path, two.path / "cells"])
+    assert queue.add(new) == len(keys) - 1
+    assert queue.missing == []
+    kept = Folder(into.path).cells()
+    assert kept == queue.cells
+    assert [kept[key].accuracy for key in keys[:3]] == [cells[keys[0]].accuracy, 0.5, 0.5]
+    assert kept[keys[3]] == cells[keys[3]]
+
+
+def test_merging_refuses_other_options_and_empty_folders(tmp_path, plan, make_plan, all_cells):
+    other = make_plan(base={**plan.base, "optim.lr": 0.3})
+    source = Folder(tmp_path / "source")
+    source.save(all_cells(other)[FULL])
+    into = Folder(tmp_path / "into")
+    with pytest.raises(DifferingCellsError, match="merge cells of one plan only"):
+        Queue(plan, into).add(merge(into, [source.path]))
+    assert not into.path.exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="merge: no finished cells in"):
+        merge(into, [tmp_path / "empty"])
+    with pytest.raises(ValueError, match="merge: no directory"):
+        merge(into, [tmp_path / "missing"])
+
+
+def test_one_process_at_a_time_runs_cells_in_a_folder(tmp_path):
+    folder = Folder(tmp_path / "out")
+    with folder.alone(), pytest.raises(ValueError, match="another dynams compare runs"):
+        folder.alone().__enter__()
+    with folder.alone():
+        pass
+    assert list(folder.path.iterdir()) == []
