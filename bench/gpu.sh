@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Verifies and measures the GPU kernels, unattended, in under nine minutes:
 #
-#   bash bench/gpu.sh OUTPUT_FOLDER [--stage build|tests|sanitizers|benchmarks]...
+#   bash bench/gpu.sh OUTPUT_FOLDER [--stage build|tests|sanitizers|benchmarks|compare]...
 #
 # Needs a CUDA GPU and a python3 (or $PYTHON) with torch, triton, pytest, pytest-benchmark, hypothesis and numpy; with
 # setuptools, pybind11, ninja and nvcc it builds the compiled kernels, else it says so and measures Triton alone; pytest-xdist
@@ -16,6 +16,9 @@
 #                          synccheck, all at once
 # benchmarks    the rest   benchmarks.log, kernels.json (pytest-benchmark; kernels.jsonl while it runs); 80 s at worst, what
 #                          the targets rest on first
+# compare       what is left   compare.log, compare/: the next missing cells of `dynams compare cifar10`, where $DYNAMS_CIFAR10
+#                          names the folder of the data and what training needs is installed. Committed cells count as done;
+#                          a cell under way goes on in the next run on this machine
 # Together at most 530 s. kernels.md, the report, is written anew after every stage, so a run cut off leaves what it had; what
 # one stage leaves of its time goes to the benchmarks. With --stage only those run, on the build of an earlier run. What an
 # earlier run left in OUTPUT_FOLDER is replaced.
@@ -25,20 +28,20 @@
 set -uo pipefail
 
 readonly TOTAL=${DYNAMS_GPU_SECONDS:-525}
-readonly ENVIRONMENT_LIMIT=45 BUILD_LIMIT=110 WARM_LIMIT=30 SANITIZERS_LIMIT=70
+readonly ENVIRONMENT_LIMIT=45 BUILD_LIMIT=110 WARM_LIMIT=30 SANITIZERS_LIMIT=70 LEAST_COMPARE=60
 python=${PYTHON:-python3}
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 out="" stages="" failed=""
 
 usage() {
-  echo "usage: bash bench/gpu.sh OUTPUT_FOLDER [--stage build|tests|sanitizers|benchmarks]..." >&2
+  echo "usage: bash bench/gpu.sh OUTPUT_FOLDER [--stage build|tests|sanitizers|benchmarks|compare]..." >&2
   exit 2
 }
 while [ $# -gt 0 ]; do
   case $1 in
     --stage)
       [ $# -ge 2 ] || usage
-      case $2 in build | tests | sanitizers | benchmarks) stages="$stages $2" ;; *) usage ;; esac
+      case $2 in build | tests | sanitizers | benchmarks | compare) stages="$stages $2" ;; *) usage ;; esac
       shift 2
       ;;
     -*) usage ;;
@@ -50,8 +53,10 @@ while [ $# -gt 0 ]; do
   esac
 done
 [ -n "$out" ] || usage
-stages=${stages:-build tests sanitizers benchmarks}
+stages=${stages:-build tests sanitizers benchmarks compare}
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
+
+if [ -n "${DYNAMS_CIFAR10:-}" ]; then DYNAMS_CIFAR10=$(cd "$DYNAMS_CIFAR10" && pwd) || exit 2; fi
 
 state=$repo/build/gpu
 site=$state/site
@@ -97,7 +102,7 @@ environment() {
     exit 2
   fi
   rm -f "$out"/{kernels.json,kernels.jsonl,kernels.md,junit.xml,environment.json}
-  rm -f "$out"/{build,tests,sanitizers,benchmarks}.log
+  rm -f "$out"/{build,tests,sanitizers,benchmarks,compare}.log
   mv "$work/environment.json" "$out/environment.json"
   outcome environment 0 0
 }
@@ -219,11 +224,35 @@ benchmarks() {
   outcome benchmarks "$code" "$begin"
 }
 
+compare() {
+  local begin=$SECONDS code=0 left=$((TOTAL - SECONDS - 15)) folder=$state/compare cell
+  if [ -z "${DYNAMS_CIFAR10:-}" ]; then
+    outcome compare skipped "$begin" "DYNAMS_CIFAR10 names no folder"
+    return
+  fi
+  if [ "$left" -lt "$LEAST_COMPARE" ]; then
+    outcome compare skipped "$begin" "$((left > 0 ? left : 0)) s left"
+    return
+  fi
+  mkdir -p "$folder/cells"
+  for cell in "$repo"/bench/results/*/compare-cifar10/cells/*.json; do
+    if [ -e "$cell" ]; then cp -n "$cell" "$folder/cells/"; fi
+  done
+  limited $((left + 10)) "$python" -m dynams.cli compare cifar10 --data.path "$DYNAMS_CIFAR10" --out "$folder" \
+    --limit-seconds "$left" > "$out/compare.log" 2>&1 || code=$?
+  mkdir -p "$out/compare"
+  # Not the checkpoints of what is under way: hundreds of megabytes.
+  cp -r "$folder"/{cells,plan.yaml,compare.md,compare.html} "$out/compare/" 2> /dev/null
+  "$python" "$repo/bench/gpu/results.py" trim "$out/compare.log"
+  outcome compare "$code" "$begin" "$(tail -n 1 "$out/compare.log" | tr -d '"\\' | cut -c 1-200)"
+}
+
 environment
 if wants build || [ ! -s "$state/path" ]; then build; else use_build; fi
 wants tests && tests
 wants sanitizers && sanitizers
 wants benchmarks && benchmarks
+wants compare && compare
 "$python" "$repo/bench/gpu/results.py" finish "$out" || failed="$failed; no report"
 if [ -n "$failed" ]; then
   echo "gpu.sh: FAILED${failed/;/:} ($SECONDS s, $out/kernels.md)"

@@ -41,7 +41,7 @@ def test_the_loop_trains_on_the_budget_after_the_warm_up() -> None:
 
 
 def test_the_kernels_examples_give_what_they_say() -> None:
-    batch, classes, width, k = 20, 4, 6, 7
+    batch, classes, width, k = 20, 4, 256, 7
     names = {
         "logits": torch.randn(batch, classes),
         "labels": torch.randint(0, classes, (batch,)),

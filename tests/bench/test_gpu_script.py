@@ -46,6 +46,7 @@ case "$*" in
     while [ $# -gt 0 ]; do [ "$1" = --junitxml ] && cp "{folder}/junit.xml" "$2"; shift; done
     use "tests-$DYNAMS_KERNELS_BACKEND" ;;
   *sanitized.py*) echo cases; use sanitized ;;
+  *"dynams.cli compare"*) use compare "$@" ;;
   *bench/gpu*) use benchmarks; cat "{folder}/ledger.jsonl" >> "$DYNAMS_BENCH_LEDGER" ;;
 esac
 exit 0
@@ -65,6 +66,7 @@ class Script:
         self.folder = folder
         self.fakes = folder / "fakes"
         self.out = folder / "out"
+        self.data: Path | None = None
         (folder / "repo").mkdir()
         self.fakes.mkdir()
         bench = folder / "repo" / "bench"
@@ -97,6 +99,9 @@ class Script:
         }
         environment.pop("PYTHON", None)
         environment.pop(ledger.VARIABLE, None)
+        environment.pop("DYNAMS_CIFAR10", None)
+        if self.data is not None:
+            environment["DYNAMS_CIFAR10"] = str(self.data)
         script = str(self.folder / "repo" / "bench" / "gpu.sh")
         return subprocess.run(
             ["bash", script, *(arguments or (str(self.out),))],
@@ -110,6 +115,12 @@ class Script:
     def outcomes(self) -> dict[str, str]:
         stages = json.loads((self.out / "kernels.json").read_text())["run"]["stages"]
         return {stage["stage"]: stage["outcome"] for stage in stages}
+
+    def outcomes_of_kernels(self) -> dict[str, str]:
+        """Without data there are no cells to compare."""
+        outcomes = self.outcomes()
+        assert outcomes.pop("compare") == "skipped"
+        return outcomes
 
     def calls(self) -> str:
         return (self.fakes / "calls").read_text()
@@ -142,7 +153,7 @@ def test_a_good_run_leaves_everything_in_eight_files(script: Script) -> None:
     ran = script.run()
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert last_line(ran).startswith("gpu.sh: ok")
-    assert script.outcomes() == dict.fromkeys(STAGES, "ok")
+    assert script.outcomes_of_kernels() == dict.fromkeys(STAGES, "ok")
     assert sorted(path.name for path in script.out.iterdir()) == [
         "benchmarks.log",
         "build.log",
@@ -163,7 +174,10 @@ def test_failing_tests_stop_nothing_but_the_exit_code_tells(script: Script) -> N
     ran = script.run()
     assert ran.returncode == 1
     assert last_line(ran).startswith("gpu.sh: FAILED: tests, native failed (")
-    assert script.outcomes() == {**dict.fromkeys(STAGES, "ok"), "tests, native": "failed"}
+    assert script.outcomes_of_kernels() == {
+        **dict.fromkeys(STAGES, "ok"),
+        "tests, native": "failed",
+    }
 
 
 def test_a_build_that_fails_is_said_loudly_and_triton_goes_on(script: Script) -> None:
@@ -173,7 +187,7 @@ def test_a_build_that_fails_is_said_loudly_and_triton_goes_on(script: Script) ->
     assert "NO COMPILED CUDA KERNELS" in ran.stdout
     assert "nvcc: fatal" in (script.out / "build.log").read_text()
     assert "NO COMPILED CUDA KERNELS" in (script.out / "kernels.md").read_text()
-    assert script.outcomes() == {**dict.fromkeys(STAGES, "ok"), "build": "failed"}
+    assert script.outcomes_of_kernels() == {**dict.fromkeys(STAGES, "ok"), "build": "failed"}
 
 
 def test_where_nothing_can_be_installed_the_source_tree_is_used(script: Script) -> None:
@@ -266,6 +280,60 @@ def test_one_stage_alone_uses_the_build_of_before(script: Script) -> None:
     assert script.outcomes() == {"environment": "ok", "benchmarks": "ok"}
     assert "-m pip" not in script.calls()
     assert not (script.out / "tests.log").exists()
+
+
+# What `dynams compare --out FOLDER --limit-seconds S` does here: a cell, the report, and one line of how far it came.
+COMPARE = """\
+    while [ $# -gt 0 ]; do
+      case $1 in --out) to=$2 ;; --limit-seconds) limit=$2 ;; --data.path) data=$2 ;; esac
+      shift
+    done
+    ls "$to/cells" > "{folder}/cells-before"
+    echo '{{}}' > "$to/cells/new.json"
+    echo "of $data" > "$to/compare.md"
+    echo "1 cell in $limit s"
+"""
+
+
+def test_missing_cells_of_the_comparison_follow_the_benchmarks(script: Script) -> None:
+    script.data = script.folder / "data"
+    script.data.mkdir()
+    committed = script.folder / "repo/bench/results/a-gpu/compare-cifar10/cells"
+    committed.mkdir(parents=True)
+    (committed / "old.json").write_text("{}")
+    script.fake("compare", COMPARE.format(folder=script.fakes))
+    ran = script.run()
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert list(script.outcomes())[-2:] == ["benchmarks", "compare"]
+    assert script.outcomes()["compare"] == "ok"
+    assert (script.fakes / "cells-before").read_text() == "old.json\n"
+    assert {path.name for path in (script.out / "compare/cells").iterdir()} == {
+        "old.json",
+        "new.json",
+    }
+    assert (script.out / "compare/compare.md").read_text() == f"of {script.data}\n"
+    limit = int((script.out / "compare.log").read_text().split()[-2])
+    assert 400 < limit < 500
+
+
+def test_a_comparison_that_fails_is_told_and_keeps_its_cells(script: Script) -> None:
+    script.data = script.folder / "data"
+    script.data.mkdir()
+    script.fake("compare", COMPARE.format(folder=script.fakes) + "exit 1\n")
+    ran = script.run(str(script.out), "--stage", "compare")
+    assert ran.returncode == 1
+    assert script.outcomes()["compare"] == "failed"
+    assert (script.out / "compare/cells/new.json").exists()
+
+
+def test_without_data_or_time_there_is_no_comparison(script: Script) -> None:
+    assert script.run().returncode == 0
+    assert script.outcomes()["compare"] == "skipped"
+    script.data = script.folder / "data"
+    script.data.mkdir()
+    assert script.run(str(script.out), "--stage", "compare", seconds=60).returncode == 0
+    assert script.outcomes()["compare"] == "skipped"
+    assert "dynams.cli compare" not in script.calls()
 
 
 @pytest.mark.parametrize(
