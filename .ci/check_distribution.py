@@ -7,6 +7,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+COMPARE_PRESETS = ("ablations-cpu", "cifar10-cpu", "cifar10", "digits")
 NEEDED_IN_SDIST = (
     "setup.py",
     "pyproject.toml",
@@ -24,6 +25,7 @@ NEEDED_IN_SDIST = (
     "tests/support/oracle.py",
     "bench/README.md",
     "docs/index.md",
+    *(f"python/dynams/compare/presets/{name}.yaml" for name in COMPARE_PRESETS),
 )
 NEEDED_IN_WHEEL = (
     "dynams_kernels/__init__.py",
@@ -31,6 +33,7 @@ NEEDED_IN_WHEEL = (
     "dynams/__init__.py",
     "dynams/py.typed",
     "dynams/cli/presets/digits.yaml",
+    *(f"dynams/compare/presets/{name}.yaml" for name in COMPARE_PRESETS),
 )
 
 

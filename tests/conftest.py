@@ -91,16 +91,14 @@ def far_storage(device: str) -> Iterator[Callable[[torch.dtype], torch.Tensor]]:
         torch.cuda.empty_cache()  # other tests, maybe of other processes, need the room
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tests share cores with other work: one thread, unless a test asks for more."""
-    before = torch.get_num_threads()
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tests share cores with other work: one thread, also in fixtures of any scope, unless a test asks for more."""
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
-def threads(one_thread: None) -> Callable[[int], None]:
-    """Sets torch's thread count for the rest of the test; `one_thread` restores it."""
-    return torch.set_num_threads
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets torch's thread count for the rest of the test."""
+    yield torch.set_num_threads
+    torch.set_num_threads(1)

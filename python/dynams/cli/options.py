@@ -74,7 +74,8 @@ def make_parser() -> ArgumentParser:
         "--preset",
         metavar="NAME",
         default=argparse.SUPPRESS,
-        help=f"start from a preset: {', '.join(presets())}",
+        help=f"start from a preset: {', '.join(presets())}; of several, such as cifar10 and "
+        "dynams-paper, a later one counts before an earlier one",
     )
     parser.add_argument("--config", action="config", metavar="FILE", help="YAML file of options")
     parser.add_argument(
@@ -103,11 +104,10 @@ def parse(argv: Sequence[str]) -> Request:
     chosen, rest = _take_files(argv)
     files: list[Path] = []
     if chosen.resume is not None:
-        if chosen.preset is not None:
+        if chosen.preset:
             raise UsageError("--preset: a resumed run keeps its configuration; leave it out")
         files.append(config_path(chosen.resume))
-    if chosen.preset is not None:
-        files.append(_preset(chosen.preset))
+    files += [_preset(name) for name in chosen.preset]
     files += [path for name in chosen.config if (path := _checked(name)) is not None]
     parser = make_parser()
     values = parser.parse_args([*(f"--config={path}" for path in files), *rest])
@@ -123,7 +123,7 @@ def _build(values: Namespace) -> TrainConfig:
 
 def _take_files(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     taker = _Taker(add_help=False, allow_abbrev=False)
-    taker.add_argument("--preset")
+    taker.add_argument("--preset", action="append", default=[])
     taker.add_argument("--resume")
     taker.add_argument("--config", action="append", default=[])
     return taker.parse_known_args(argv)

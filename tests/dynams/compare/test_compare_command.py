@@ -14,6 +14,7 @@ import yaml
 
 from dynams.cli import main
 from dynams.cli.compare import make_parser, parse
+from dynams.compare.plan_file import presets
 
 from .conftest import VALUES, changed
 
@@ -58,7 +59,7 @@ def test_the_help_imports_no_torch(tmp_path):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ([], "wanted a plan: cifar10, cifar10-cpu, digits, or a YAML file"),
+        ([], f"wanted a plan: {', '.join(presets())}, or a YAML file"),
         (["digit"], "(did you mean digits?)"),
         (["digits", "--lst"], "unknown option '--lst' (did you mean --list?)"),
         (["digits", "--optim.lrr", "3"], "(did you mean --optim.lr?)"),

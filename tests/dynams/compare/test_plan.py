@@ -21,19 +21,26 @@ RECIPES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", ["digits", "cifar10-cpu", "cifar10"])
+@pytest.mark.parametrize("name", sorted(presets()))
 def test_a_preset_s_cells_all_have_a_configuration_once_lengths_are_known(name):
     plan = load_plan(name)
     assert name in presets()
     keys = cell_keys(plan)
     assert len({key.stem for key in keys}) == len(keys)
-    assert keys[0] == CellKey("full", None, plan.seeds[0])
+    assert keys[0] == CellKey(plan.reference, None, plan.seeds[0])
     for key in keys:
         config = cell_config(plan, key, lambda *_: Length(epochs=7))
         assert config is not None
         assert config.run.seed == key.seed
         if plan.recipes[key.recipe].match is None and key.budget is not None:
             assert config.selection.budget == key.budget
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "power"])
+def test_the_ablations_schedules_train_on_as_many_samples_as_the_constant_one(name):
+    plan = load_plan("ablations-cpu")
+    shares = [planned_share(plan.config(plan.recipes[key], None, 0)) for key in ("margin", name)]
+    assert shares == pytest.approx([8.0, 8.0], abs=1e-4)  # 2 whole epochs and 10 of 0.6
 
 
 def test_options_may_be_sections_or_dotted_and_overrides_count_first(make_plan):

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from training_runs import StopAt, equal, log_lines, made_up_data, made_up_images, small_config
 
 from dynams.training.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
@@ -38,7 +37,6 @@ def assert_same_end(run_dir: str, reference: str) -> None:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> tuple[TrainConfig, str, int]:
     """The configuration, directory and number of stopping points of a run that nobody stopped."""
-    torch.set_num_threads(1)
     config = small_config(tmp_path_factory.mktemp("whole"))
     counter = StopAt()
     summary = train(config, DATA, interrupt=counter)

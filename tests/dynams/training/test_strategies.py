@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from training_runs import StopAt, equal, log_lines, made_up_data, small_config
 
 from dynams.report.runlog import read_run
@@ -48,11 +47,6 @@ def config_of(folder: Path, name: str, **changes: dict[str, Any]) -> Any:
 
 def final(run_dir: str | Path) -> Checkpoint:
     return load_checkpoint(checkpoint_path(run_dir))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
