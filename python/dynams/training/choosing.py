@@ -77,11 +77,16 @@ def build_choice(config: TrainConfig) -> Choice:
                 f"{', '.join(sorted(ROW_SCORES))}; got {', '.join(sorted(unknown))}"
             )
         scored = frozenset()
-    switched = chosen.class_balance != "none" or chosen.exploration or chosen.noise_guard
+    switched = (
+        chosen.class_balance != "none"
+        or chosen.exploration
+        or chosen.unbiased
+        or chosen.noise_guard
+    )
     if batch is not None and switched:
         raise ValueError(
             f"selection.strategy: {chosen.strategy} chooses inside a batch, where class_balance, "
-            "exploration and noise_guard have no place"
+            "exploration, unbiased and noise_guard have no place"
         )
     if chosen.free:
         if not scored or scored - ROW_SCORES:
@@ -120,6 +125,7 @@ def _switched(chosen: SelectionConfig, strategy: Strategy) -> Strategy:
             strategy,
             class_shares=None if chosen.class_balance == "none" else chosen.class_balance,
             exploration=chosen.exploration,
+            unbiased=chosen.unbiased,
             noise_share=chosen.noise_guard,
             noise_score=chosen.noise_score,
         )

@@ -127,6 +127,8 @@ class SelectionConfig:
         class_balance: give every class its share of the selection: proportional to its samples, or
             equal; none leaves classes alone.
         exploration: share of the selection that is drawn at random from the rest, in [0, 1].
+        unbiased: let what is drawn at random count for all that was not chosen, so that the loss is,
+            on average, that of all samples.
         noise_guard: share of all samples, those most likely mislabelled, that is never selected, in
             [0, 1).
         noise_score: what tells them: loss (the largest) or label (the most negative margin of the
@@ -155,6 +157,7 @@ class SelectionConfig:
     tail: float = 0.0
     class_balance: Literal["none", "proportional", "equal"] = "none"
     exploration: float = 0.0
+    unbiased: bool = False
     noise_guard: float = 0.0
     noise_score: Literal["loss", "label"] = "loss"
     scores: str | None = None

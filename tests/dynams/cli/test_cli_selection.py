@@ -60,6 +60,10 @@ def test_a_strategys_own_options_are_a_mapping_in_any_form(tmp_path):
             "selective-backprop chooses inside a batch",
         ),
         (
+            ["--selection.unbiased=true"],
+            "selection.strategy: margin: unbiased needs exploration above 0, got 0.0",
+        ),
+        (
             ["--selection.strategy=batch-importance", "--selection.options.score=grand"],
             "of a batch these scores are known: confidence, el2n, entropy",
         ),

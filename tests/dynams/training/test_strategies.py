@@ -100,6 +100,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "margin",
         {"selection": {"class_balance": "equal", "exploration": 0.3, "noise_guard": 0.1}},
     ),
+    "unbiased": ("margin", {"selection": {"exploration": 0.5, "unbiased": True, "free": True}}),
     "labels alone": ("random", {"selection": {"class_balance": "proportional"}}),
     "guarded visits": ("infobatch", {"selection": {"noise_guard": 0.1}}),
     "estimated norms": ("margin", {"proxy": {"recipe": "batch_norm", "batches": 2}}),

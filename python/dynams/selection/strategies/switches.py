@@ -23,7 +23,7 @@ from dynams.selection.strategies.base import (
     permutation,
 )
 from dynams.selection.strategies.quotas import class_members, equal_quotas, proportional_quotas
-from dynams.selection.strategies.ranked import smallest
+from dynams.selection.strategies.ranked import Ranked, smallest
 
 Shares = Literal["proportional", "equal"]
 SHARES: tuple[str, ...] = ("proportional", "equal")
@@ -113,22 +113,37 @@ class Exploring:
     Explored samples weigh 1, as the average sample of a weighted selection does. So weights of
     importance sampling are no longer unbiased: give those a `smoothing` instead.
 
+    `unbiased`: of N samples t are taken for certain and m of the other N - t explored; with weights
+    k / N and k (N - t) / (N m), k = t + m, the explored stand for all that were not taken. That is
+    stratified sampling (Neyman 1934): the weighted mean over the selection is an unbiased estimate of
+    the mean over all samples, however wrong or old the scores are, with a variance that comes from the
+    others alone. Where nothing is explored nobody can stand for them, and nothing is weighed.
+
     Cost: none. Does not pay: beside `Random`, or a strategy that draws every sample now and then.
+    Unbiased, with a small share: few samples of large weight stand for many.
 
     Attributes:
         strategy: what takes the rest of the size; it must keep to a size.
         share: of the size, in [0, 1], to the nearest number.
+        unbiased: weigh, so that nothing is biased; for strategies that rank by one score.
 
     Raises:
-        ValueError: the strategy decides its size itself, or `share` is out of range.
+        ValueError: the strategy decides its size itself, `share` is out of range, or `unbiased` does
+            not fit the strategy.
     """
 
     strategy: Strategy
     share: float = 0.1
+    unbiased: bool = False
 
     def __post_init__(self) -> None:
         _check_budgeted(self.strategy, "exploration")
         check_share("share", self.share)
+        if self.unbiased and not isinstance(self.strategy, Ranked):
+            raise ValueError(
+                "unbiased exploration needs a strategy that ranks by one score, got "
+                f"{type(self.strategy).__name__}"
+            )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -165,11 +180,16 @@ class Exploring:
         behind = torch.zeros(signals.count, device=signals.device)
         behind[taken.indices] = 1.0
         drawn = smallest(behind, explored, order=order)
-        weights = None if taken.weights is None else torch.ones_like(drawn, dtype=torch.float32)
         indices, places = torch.cat([taken.indices, drawn]).sort()
-        if weights is not None and taken.weights is not None:
-            weights = torch.cat([taken.weights, weights])[places]
-        return Selection(indices, weights)
+        own, theirs = taken.weights, 1.0
+        if self.unbiased and explored > 0:
+            own = torch.full_like(taken.indices, size / signals.count, dtype=torch.float32)
+            left = signals.count - taken.indices.shape[0]
+            theirs = size * left / (signals.count * explored)
+        if own is None:
+            return Selection(indices)
+        weights = torch.cat([own, torch.full_like(drawn, theirs, dtype=torch.float32)])
+        return Selection(indices, weights[places])
 
 
 @dataclass(frozen=True)
@@ -247,6 +267,7 @@ def with_switches(
     *,
     class_shares: Shares | None = None,
     exploration: float = 0.0,
+    unbiased: bool = False,
     noise_share: float = 0.0,
     noise_score: Literal["loss", "label"] = "loss",
 ) -> Strategy:
@@ -256,6 +277,7 @@ def with_switches(
         strategy: what selects.
         class_shares: see `ClassBalanced`; None: classes play no part.
         exploration: share of the size drawn at random, see `Exploring`.
+        unbiased: weigh what is drawn so that it stands for all that were not taken.
         noise_share: share of the samples left out, see `NoiseGuard`.
         noise_score: by which score.
 
@@ -264,8 +286,10 @@ def with_switches(
     """
     check_share("exploration", exploration)
     check_share("noise_share", noise_share, one=False)
+    if unbiased and exploration == 0.0:
+        raise ValueError("unbiased needs exploration above 0, got 0.0")
     if exploration > 0.0:
-        strategy = Exploring(strategy, exploration)
+        strategy = Exploring(strategy, exploration, unbiased)
     if class_shares is not None:
         strategy = ClassBalanced(strategy, class_shares)
     if noise_share > 0.0:

@@ -152,6 +152,52 @@ def test_explored_samples_weigh_one() -> None:
     assert list(weights.values()) == [1.0] * 5
 
 
+def test_unbiased_exploration_by_hand() -> None:
+    known = labelled([0, 1, 2, 3, 4, 5], [0] * 6)
+    selection = select(Exploring(Margin(), 0.5, unbiased=True), known, 4)
+    assert selection.weights is not None
+    # Two for certain, at 4 / 6; two of the other four, each for two of them.
+    assert selection.indices[:2].tolist() == [0, 1]
+    assert selection.weights.tolist() == pytest.approx([2 / 3, 2 / 3, 4 / 3, 4 / 3])
+    assert select(Exploring(Margin(), 0.0, unbiased=True), known, 4).weights is None
+
+
+@given(st.integers(1, 60), st.floats(0, 1), st.floats(0, 1), st.booleans(), st.integers(0, 9))
+def test_unbiased_exploration_counts_every_sample_once_on_average(
+    count: int, share: float, budget: float, largest: bool, seed: int
+) -> None:
+    scores = tensor(np.random.default_rng(seed).integers(0, 9, count))
+    known = Signals(count, {"gap": scores, "loss": scores})
+    strategy = Exploring(Loss() if largest else Margin(), share, unbiased=True)
+    size = round(budget * count)
+    selection = select(strategy, known, size, seed)
+    taken = set(select(strategy.strategy, known, size - int(share * size + 0.5)).indices.tolist())
+    assert taken <= set(selection.indices.tolist())
+    explored = size - len(taken)
+    if explored == 0:
+        assert selection.weights is None
+        return
+    assert selection.weights is not None
+    # A sample that was not taken is drawn with this probability: weight times probability is the same for all.
+    drawn = explored / (count - len(taken))
+    for index, weight in zip(selection.indices.tolist(), selection.weights.tolist(), strict=True):
+        assert weight * (1 if index in taken else drawn) == pytest.approx(size / count, rel=1e-5)
+    assert selection.weights.mean().item() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_unbiased_exploration_leaves_means_over_classes_unbiased() -> None:
+    rng = np.random.default_rng(0)
+    known = Signals(12, {"gap": tensor(rng.random(12))}, torch.tensor([0] * 9 + [1] * 3))
+    losses = rng.exponential(size=12)
+    strategy = ClassBalanced(Exploring(Margin(), 0.5, unbiased=True), "equal")
+    source, means = generator(1), []
+    for _ in range(400):
+        selection = strategy.select(known, 8, epoch=0, progress=0.0, generator=source)
+        assert selection.weights is not None
+        means.append(np.mean(selection.weights.numpy() * losses[selection.indices.numpy()]))
+    assert abs(np.mean(means) - losses.mean()) < 5 * np.std(means) / np.sqrt(len(means))
+
+
 def test_the_guard_leaves_out_the_most_suspicious() -> None:
     known = Signals(
         6,
@@ -186,3 +232,7 @@ def test_what_does_not_fit_is_refused() -> None:
         NoiseGuard(Random(), 1.0)
     with pytest.raises(ValueError, match="exploration"):
         with_switches(Random(), exploration=1.5)
+    with pytest.raises(ValueError, match=r"ranks by one score, got Importance"):
+        with_switches(Importance(), exploration=0.5, unbiased=True)
+    with pytest.raises(ValueError, match=r"unbiased needs exploration above 0, got 0\.0"):
+        with_switches(Margin(), unbiased=True)
