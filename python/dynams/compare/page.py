@@ -130,7 +130,7 @@ def as_markdown(plan: Plan, cells: Mapping[CellKey, Cell]) -> str:
         lines += ["", f"## {table.title}", ""]
         if table.lede:
             lines += [table.lede, ""]
-        lines += _markdown_rows(table)
+        lines += markdown_rows(table)
         for remark in table.notes:
             lines += ["", remark]
     lines += ["", "## Recipes", ""]
@@ -139,6 +139,14 @@ def as_markdown(plan: Plan, cells: Mapping[CellKey, Cell]) -> str:
             f"- **{_cell(recipe.title)}** (`{recipe.name}`): {_cell(_options(plan, recipe.name))}"
         )
     return "\n".join(lines) + "\n"
+
+
+def markdown_rows(table: Table) -> list[str]:
+    """Return the lines of a Markdown table, without its title, lede and notes."""
+    head = [_cell(name) for name in table.head]
+    rule = ["---", *("--:" for _ in head[1:])]
+    rows = [head, rule, *([_cell(value) for value in row] for row in table.rows)]
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def all_tables(plan: Plan, groups: Sequence[Group]) -> list[Table]:
@@ -245,13 +253,6 @@ def _options(plan: Plan, name: str) -> str:
 def _progress(plan: Plan, cells: Mapping[CellKey, Cell]) -> tuple[int, int]:
     keys = cell_keys(plan)
     return sum(key in cells for key in keys), len(keys)
-
-
-def _markdown_rows(table: Table) -> list[str]:
-    head = [_cell(name) for name in table.head]
-    rule = ["---", *("--:" for _ in head[1:])]
-    rows = [head, rule, *([_cell(value) for value in row] for row in table.rows)]
-    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def _cell(value: str) -> str:

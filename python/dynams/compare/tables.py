@@ -50,7 +50,7 @@ def results(groups: Sequence[Group], machine: str | None) -> Table:
                 group.title,
                 _of(group),
                 str(group.epochs or MISSING),
-                _percent(spread(group.accuracy.values())),
+                shown_accuracy(spread(group.accuracy.values())),
                 percent(spread(cell.best for cell in cells).mean),
                 count(spread(cell.samples for cell in cells).mean),
                 _seconds(seconds),
@@ -78,7 +78,7 @@ def equal_epochs(plan: Plan, groups: Sequence[Group]) -> Table:
         if group.is_reference or not group.cells or group.epochs != reference.epochs:
             continue
         difference = paired(group.accuracy, reference.accuracy)
-        rows.append((group.title, *_difference(difference)))
+        rows.append((group.title, *shown_difference(difference)))
     title = plan.recipes[plan.reference].title
     return Table(
         "epochs",
@@ -114,7 +114,7 @@ def equal_time(plan: Plan, groups: Sequence[Group], machine: str, number: int | 
                 _seconds(seconds),
                 percent(_mean(group.accuracy)),
                 percent(_mean(reached.accuracy)),
-                *_difference(difference),
+                *shown_difference(difference),
                 reached.kind,
             )
         )
@@ -304,6 +304,20 @@ def environments(machines: Mapping[str, int], moved: int) -> Table:
     return Table("environments", "Environments", "", ("", *numbers), rows if known else [], notes)
 
 
+def shown_accuracy(value: Spread) -> str:
+    """Return a mean of accuracies in per cent, with its standard deviation where there is one."""
+    shown = percent(value.mean, 2)
+    if value.deviation is None:
+        return shown
+    return f"{100 * value.mean:.2f} {_PLUS_MINUS} {100 * value.deviation:.2f}\N{NO-BREAK SPACE}%"
+
+
+def shown_difference(value: Difference) -> tuple[str, str, str, str]:
+    """Return a difference in percentage points, its standard error, n, and the verdict at 95 %."""
+    error = MISSING if value.error is None else f"{100 * value.error:.2f}"
+    return _points(value.mean), error, str(value.n), value.verdict
+
+
 def _reference_seconds(groups: Sequence[Group], machine: str | None) -> float | None:
     if machine is None or not groups:
         return None
@@ -329,13 +343,6 @@ def _mean(values: Mapping[int, float]) -> float:
     return spread(values.values()).mean
 
 
-def _percent(value: Spread) -> str:
-    shown = percent(value.mean, 2)
-    if value.deviation is None:
-        return shown
-    return f"{100 * value.mean:.2f} {_PLUS_MINUS} {100 * value.deviation:.2f}\N{NO-BREAK SPACE}%"
-
-
 def _seconds(value: Spread) -> str:
     if not math.isfinite(value.mean):
         return MISSING
@@ -354,8 +361,3 @@ def _points(value: float) -> str:
     if float(shown) == 0:
         return shown
     return ("+" if value > 0 else _MINUS) + shown
-
-
-def _difference(value: Difference) -> tuple[str, str, str, str]:
-    error = MISSING if value.error is None else f"{100 * value.error:.2f}"
-    return _points(value.mean), error, str(value.n), value.verdict

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -57,6 +58,7 @@ def train(
     *,
     resume: str | Path | None = None,
     interrupt: Interrupt | None = None,
+    on_refresh: Callable[[Session, Signals], None] | None = None,
 ) -> Summary:
     """Train as ``config`` says and leave log, checkpoints and report in the run's directory.
 
@@ -66,6 +68,8 @@ def train(
         resume: directory of an earlier run, which goes on where its last checkpoint was. On the
             CPU the result is bit for bit that of a run that was never stopped.
         interrupt: asked after every step whether to stop; None listens for SIGINT and SIGTERM.
+        on_refresh: called in every process with the run and what is known of the candidates, at each
+            refresh that is to know something, before the selection is made; it must change neither.
 
     Returns:
         How the run ended. After an interrupt ``completed`` is False and everything is saved.
@@ -100,7 +104,7 @@ def train(
         log = stack.enter_context(_open_log(session, run_dir)) if first else None
         progress = stack.enter_context(_open_progress(session, first and config.run.progress))
         progress.note(_headline(session, run_dir))
-        loop = _Loop(session, run_dir, log, progress, stop, started)
+        loop = _Loop(session, run_dir, log, progress, stop, started, on_refresh)
         summary = loop.run()
         if log is not None:
             log.end(summary)
@@ -124,6 +128,7 @@ class _Loop:
         progress: TrainingProgress,
         interrupt: Interrupt,
         started: float,
+        on_refresh: Callable[[Session, Signals], None] | None,
     ) -> None:
         self.session = session
         self.config = session.config
@@ -134,6 +139,7 @@ class _Loop:
         self.progress = progress
         self.stopping = Agreement(session.fabric, lambda: interrupt.requested)
         self.started = started
+        self.on_refresh = on_refresh
 
     def run(self) -> Summary:
         """From where the session is to the last epoch, or until it is asked to stop."""
@@ -186,6 +192,8 @@ class _Loop:
             )
             if signals is None:
                 return False
+            if self.on_refresh is not None:
+                self.on_refresh(session, signals)
         known = signals
         with session.cost.measure("selection", 0 if known is None else known.count):
             refresh = session.sampler.begin_epoch(epoch, None if known is None else lambda: known)
