@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,10 +42,34 @@ _UNION = (
 
 @dataclass(frozen=True)
 class Request:
-    """What `dynams train` was asked to do: the configuration, and the run to resume, if any."""
+    """What `dynams train` was asked to do.
+
+    Attributes:
+        config: the configuration.
+        resume: the run to resume, if any.
+        forecast: what is to be known of its cost first, if anything.
+    """
 
     config: TrainConfig
     resume: str | None
+    forecast: ForecastRequest | None = None
+
+
+@dataclass(frozen=True)
+class ForecastRequest:
+    """What is to be known of a run's cost before it begins.
+
+    Attributes:
+        rates: directory of the run that was measured.
+        seconds: target in seconds, if any.
+        fraction: target as a fraction of the same epochs on all samples, if any.
+        argv: the arguments without this request, to be parsed once the budget is known.
+    """
+
+    rates: str
+    seconds: float | None
+    fraction: float | None
+    argv: tuple[str, ...]
 
 
 class _Parser(ArgumentParser):
@@ -84,6 +109,26 @@ def make_parser() -> ArgumentParser:
         default=argparse.SUPPRESS,
         help="go on with the run in this directory, with its own configuration",
     )
+    parser.add_argument(
+        "--rates",
+        metavar="RUN_DIR",
+        default=argparse.SUPPRESS,
+        help="predict this run's seconds by those of an earlier one with the same network, data, batch "
+        "size, strategy and device (a few epochs with two selections are enough), and warn where "
+        "selecting costs more than it saves",
+    )
+    parser.add_argument(
+        "--within",
+        metavar="SECONDS",
+        default=argparse.SUPPRESS,
+        help="with --rates: set selection.budget to the largest that is predicted to take so long at most",
+    )
+    parser.add_argument(
+        "--within-fraction",
+        metavar="FRACTION",
+        default=argparse.SUPPRESS,
+        help="the same, as a fraction of what the same epochs on all samples take, such as 0.5",
+    )
     for section in dataclasses.fields(TrainConfig):
         parser.add_class_arguments(section.default_factory, section.name)
     sections = {section.name for section in dataclasses.fields(TrainConfig)}
@@ -102,16 +147,43 @@ def parse(argv: Sequence[str]) -> Request:
         SystemExit: help or the configuration was asked for and is printed.
     """
     chosen, rest = _take_files(argv)
+    if chosen.rates is None and (chosen.within, chosen.within_fraction) != (None, None):
+        raise UsageError("--within: needs --rates, an earlier run to predict by")
     files: list[Path] = []
     if chosen.resume is not None:
         if chosen.preset:
             raise UsageError("--preset: a resumed run keeps its configuration; leave it out")
+        if chosen.rates is not None:
+            raise UsageError("--rates: a resumed run keeps its budget; leave it out")
         files.append(config_path(chosen.resume))
     files += [_preset(name) for name in chosen.preset]
     files += [path for name in chosen.config if (path := _checked(name)) is not None]
-    parser = make_parser()
-    values = parser.parse_args([*(f"--config={path}" for path in files), *rest])
-    return Request(_build(values), chosen.resume)
+    arguments = [*(f"--config={path}" for path in files), *rest]
+    forecast = None
+    if chosen.rates is not None:
+        forecast = _forecast(chosen, arguments)
+        arguments = [word for word in arguments if _option(word) != "--print_config"]
+    values = make_parser().parse_args(arguments)
+    return Request(_build(values), chosen.resume, forecast)
+
+
+def _forecast(chosen: argparse.Namespace, arguments: Sequence[str]) -> ForecastRequest:
+    targeted = chosen.within is not None or chosen.within_fraction is not None
+    if chosen.within is not None and chosen.within_fraction is not None:
+        raise UsageError("--within: wanted seconds or a fraction, got both")
+    for name, target in (
+        ("--within", chosen.within),
+        ("--within-fraction", chosen.within_fraction),
+    ):
+        if target is not None and not 0.0 < target < math.inf:
+            raise UsageError(f"{name}: wanted a number above 0, got {target}")
+    if targeted and "--selection.budget" in map(_option, arguments):
+        raise UsageError("--selection.budget: --within sets it; leave one of them out")
+    return ForecastRequest(chosen.rates, chosen.within, chosen.within_fraction, tuple(arguments))
+
+
+def _option(word: str) -> str:
+    return word.partition("=")[0]
 
 
 def _build(values: Namespace) -> TrainConfig:
@@ -126,6 +198,9 @@ def _take_files(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     taker.add_argument("--preset", action="append", default=[])
     taker.add_argument("--resume")
     taker.add_argument("--config", action="append", default=[])
+    taker.add_argument("--rates")
+    taker.add_argument("--within", type=float)
+    taker.add_argument("--within-fraction", type=float)
     return taker.parse_known_args(argv)
 
 

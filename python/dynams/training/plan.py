@@ -15,7 +15,8 @@ The work follows from the plan alone, so a prediction is arithmetic. More budget
 `fit` finds the largest budget within a target by bisection. With constant budget b, Q epochs a
 selection, share p of the samples training a proxy of relative cost c, no warm-up and nothing else
 that costs (a training step being three forward passes), the saving is 1 - b (1 + p c) - c / (3 Q): it
-is positive exactly where the inequality of `MarginSampler` holds.
+is positive exactly where the inequality of `MarginSampler` holds. The proxy rests once no selection is
+to come, so that of the samples of B blocks at most the share (B - 1) / B trains it.
 
     rates = rates_of(read_run(calibration), num_samples=50_000)
     fitted = fit(Plan(50_000, 200, constant(0.6), refresh_every=5, proxy_share=1.0), rates, fraction=0.5)
@@ -25,14 +26,12 @@ is positive exactly where the inequality of `MarginSampler` holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from dynams.report.records import Run
 from dynams.selection.schedule import BudgetCurve, build_schedule, check_budget, constant
-from dynams.selection.strategy import progress_at, selection_size
-from dynams.training.cost import PURPOSES
+from dynams.selection.timetable import Timetable
+from dynams.training.rates import Rates, Work
 
 Scoring = Literal["every refresh", "once", "never"]
 
@@ -44,99 +43,23 @@ BUDGET_STEP = 1e-4
 
 
 @dataclass(frozen=True)
-class Rates:
-    """What one unit of each kind of work takes, in seconds; None where it was never measured.
-
-    Attributes:
-        training: a sample trained on at full width: forward, backward and its share of the update.
-        data: a trained sample's loading and augmentation.
-        proxy_loss: a sample that trains the proxy too, on top of `training`.
-        scoring: a sample scored.
-        selection: one selection.
-        evaluation: one evaluation.
-        holdout: one holdout model trained beforehand.
-        epoch: every epoch, whatever it trains on.
-        run: every run, once: loading, building, writing.
-
-    Raises:
-        ValueError: a rate is negative or not finite.
-    """
-
-    training: float
-    data: float = 0.0
-    proxy_loss: float | None = None
-    scoring: float | None = None
-    selection: float | None = None
-    evaluation: float | None = None
-    holdout: float | None = None
-    epoch: float = 0.0
-    run: float = 0.0
-
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            rate = getattr(self, item.name)
-            if rate is not None and not 0.0 <= rate < math.inf:
-                raise ValueError(f"{item.name}: wanted seconds of at least 0, got {rate!r}")
-
-    @classmethod
-    def estimated(cls, training: float, proxy_cost: float) -> Rates:
-        """Estimate all rates from one: proxy loss c * training, scoring c * training / 3, the rest free.
-
-        A training step is taken for three forward passes. To be used where nothing was measured.
-
-        Args:
-            training: seconds a trained sample.
-            proxy_cost: c, the cost of the scoring network over that of the whole one; 1 without proxy.
-        """
-        return cls(
-            training,
-            proxy_loss=proxy_cost * training,
-            scoring=proxy_cost * training / 3.0,
-            selection=0.0,
-            evaluation=0.0,
-        )
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a run does, counted.
-
-    Attributes:
-        trained: samples trained on; one counts once for every epoch.
-        proxy_trained: those of them that trained the proxy too.
-        scored: samples scored.
-        selections: selections made.
-        evaluations: evaluations on the test samples.
-        epochs: epochs.
-        holdouts: holdout models trained beforehand.
-    """
-
-    trained: int
-    proxy_trained: float
-    scored: float
-    selections: int
-    evaluations: int
-    epochs: int
-    holdouts: int = 0
-
-
-@dataclass(frozen=True)
 class Plan:
     """The numbers of a configuration that its cost depends on.
 
     Attributes:
         num_samples: N.
         epochs: E, warm-up included.
-        schedule: the budget over the epochs after the warm-up.
+        schedule: the budget over the epochs between warm-up and tail.
         refresh_every: Q, epochs that train on one selection.
         warmup_epochs: first epochs, on all samples.
         scoring: "every refresh" (margin and its like), "once" (static), or "never" (random).
         scored_share: share of the samples that a refresh scores; below 1 where others are known.
-        proxy_share: p, share of the trained samples that train the proxy too: 1 / proxy.every with a
-            proxy, 0 without. It counts in every epoch, with scoring "once" in the warm-up only,
-            with scoring "never" not at all.
+        proxy_share: share of the trained samples that train the proxy too: proxy.share / proxy.every
+            with a proxy, 0 without. It counts as long as a scoring is to come.
         evaluate_every: epochs from one evaluation to the next; the last epoch has one in any case.
         holdout: whether a holdout model is trained beforehand.
+        tail: fraction of the epochs, at the end, on all samples.
+        dynamic: select anew in every block; False, or scoring "once": only where the budget changes.
 
     Raises:
         ValueError: a number is out of range.
@@ -152,6 +75,8 @@ class Plan:
     proxy_share: float = 0.0
     evaluate_every: int = 1
     holdout: bool = False
+    tail: float = 0.0
+    dynamic: bool = True
 
     def __post_init__(self) -> None:
         for name in ("num_samples", "epochs", "refresh_every", "evaluate_every"):
@@ -162,6 +87,8 @@ class Plan:
         if self.scoring not in get_args(Scoring):
             known = ", ".join(get_args(Scoring))
             raise ValueError(f"scoring: wanted one of {known}, got {self.scoring!r}")
+        if not 0.0 <= self.tail < 1.0:
+            raise ValueError(f"tail: wanted a fraction in [0, 1), got {self.tail!r}")
         for name in ("scored_share", "proxy_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}: wanted a share in [0, 1], got {getattr(self, name)!r}")
@@ -169,39 +96,37 @@ class Plan:
     @property
     def refreshes(self) -> list[int]:
         """The epochs that begin a block of `refresh_every` epochs, ascending."""
-        return list(range(self.warmup_epochs, self.epochs, self.refresh_every))
+        times = self._timetable
+        end = max(self.warmup_epochs, self.epochs - times.tail_epochs)
+        return list(range(self.warmup_epochs, min(end, self.epochs), self.refresh_every))
 
     @property
     def sizes(self) -> list[int]:
         """The samples that each epoch trains on."""
-        sizes = [self.num_samples] * min(self.warmup_epochs, self.epochs)
-        for epoch in self.refreshes:
-            progress = progress_at(epoch, warmup_epochs=self.warmup_epochs, epochs=self.epochs)
-            size = selection_size(self.num_samples, self.schedule(progress))
-            sizes += [size] * min(self.refresh_every, self.epochs - epoch)
-        return sizes
+        times = self._timetable
+        return [times.planned_size(epoch) for epoch in range(self.epochs)]
 
     @property
     def work(self) -> Work:
         """The work it is.
 
-        A static subset that follows a schedule counts as selected anew in every block, also in one
+        A subset chosen once that follows a schedule counts as selected anew in every block, also in one
         whose size does not differ: so the work grows with the budget without exception.
         """
-        sizes = self.sizes
-        selections = scorings = len(self.refreshes)
-        joint = sum(sizes)
-        if self.scoring == "never":
-            scorings = joint = 0
-        elif self.scoring == "once":
-            scorings = min(scorings, 1)
-            joint = sum(sizes[: self.warmup_epochs])
-            if self.schedule.kind == "constant":
-                selections = scorings
+        sizes, refreshes = self.sizes, self.refreshes
+        scorings = {
+            "every refresh": refreshes,
+            "once": refreshes[:1],
+            "never": [],
+        }[self.scoring]
+        selections = len(refreshes)
+        if (self.scoring == "once" or not self.dynamic) and self.schedule.kind == "constant":
+            selections = min(selections, 1)
+        joint = sum(sizes[: scorings[-1]]) if scorings else 0
         return Work(
             trained=sum(sizes),
             proxy_trained=self.proxy_share * joint,
-            scored=self.scored_share * self.num_samples * scorings,
+            scored=self.scored_share * self.num_samples * len(scorings),
             selections=selections,
             evaluations=-(-self.epochs // self.evaluate_every),
             epochs=self.epochs,
@@ -225,6 +150,17 @@ class Plan:
         new = build_schedule(old.kind, budget, start=old.start, exponent=old.exponent)
         return replace(self, schedule=new)
 
+    @property
+    def _timetable(self) -> Timetable:
+        return Timetable(
+            self.num_samples,
+            self.schedule,
+            epochs=self.epochs,
+            refresh_every=self.refresh_every,
+            warmup_epochs=self.warmup_epochs,
+            tail=self.tail,
+        )
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -243,11 +179,11 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """The answer of `fit`.
+class Forecast:
+    """A plan, what it will cost, and what all samples would.
 
     Attributes:
-        plan: the plan with the budget found.
+        plan: the plan; of `fit`, with the budget found.
         prediction: its cost.
         full: the cost of the same epochs on all samples.
         warnings: what speaks against it, a sentence each.
@@ -260,7 +196,7 @@ class Fit:
 
     @property
     def budget(self) -> float:
-        """The budget found: constant, or where the schedule ends."""
+        """The budget: constant, or where the schedule ends."""
         return self.plan.schedule.end
 
     @property
@@ -305,6 +241,21 @@ def saving(plan: Plan, rates: Rates) -> float:
     return _saving(predict(plan, rates), predict(plan.everything(), rates))
 
 
+def forecast(plan: Plan, rates: Rates) -> Forecast:
+    """Predict the plan's cost beside that of all samples, with a warning where selecting does not pay.
+
+    Raises:
+        ValueError: as `predict`.
+    """
+    text = warning(plan, rates)
+    return Forecast(
+        plan,
+        predict(plan, rates),
+        predict(plan.everything(), rates),
+        () if text is None else (text,),
+    )
+
+
 def fit(
     plan: Plan,
     rates: Rates,
@@ -312,7 +263,7 @@ def fit(
     seconds: float | None = None,
     fraction: float | None = None,
     least: float = 0.01,
-) -> Fit:
+) -> Forecast:
     """Find the largest budget whose predicted cost is within a target.
 
     The budget is the constant one, or the end of the plan's schedule, whose start and shape stay. It
@@ -346,16 +297,14 @@ def fit(
             f"target: {given} is {target:.4g} s, but even a budget of {least:g} takes "
             f"{cheapest.total:.4g} s, {cheapest.seconds[most]:.4g} s of them for {most}"
         )
-    fitted = plan.with_budget(budget)
-    prediction = predict(fitted, rates)
-    warnings = []
-    if (text := warning(fitted, rates)) is not None:
-        warnings.append(text)
-    elif budget == 1.0 and prediction.total < target:
-        warnings.append(
-            f"all samples take {prediction.total:.4g} s of the {target:.4g} s: nothing needs to be left out"
+    found = forecast(plan.with_budget(budget), rates)
+    if not found.warnings and budget == 1.0 and found.prediction.total < target:
+        idle = (
+            f"all samples take {found.prediction.total:.4g} s of the {target:.4g} s: "
+            "nothing needs to be left out"
         )
-    return Fit(fitted, prediction, full, tuple(warnings))
+        return replace(found, warnings=(idle,))
+    return found
 
 
 def break_even(plan: Plan, rates: Rates) -> float | None:
@@ -386,101 +335,6 @@ def warning(plan: Plan, rates: Rates) -> str | None:
         f"samples. Training on fewer saves {left_out:.4g} s, and {most} takes {overhead[most]:.4g} s of the "
         f"{sum(overhead.values()):.4g} s that selecting costs; {remedy}"
     )
-
-
-def measured(
-    seconds: Mapping[str, float], work: Work, *, total_seconds: float | None = None
-) -> Rates:
-    """Divide a run's seconds by its work: the inverse of `predict`.
-
-    Seconds that no purpose explains count once a run, as loading and building do; a calibration of few
-    epochs would otherwise blow them up.
-
-    Args:
-        seconds: by purpose, as `Cost.seconds` gives them.
-        work: what was done in them.
-        total_seconds: of the whole run; None: the sum of ``seconds``.
-
-    Raises:
-        ValueError: nothing was trained, or seconds were measured of a purpose that has no work.
-    """
-    if work.trained < 1:
-        raise ValueError("work: wanted at least one trained sample to measure by, got none")
-    units: dict[str, float] = {
-        "training": work.trained,
-        "data": work.trained,
-        "proxy loss": work.proxy_trained,
-        "scoring": work.scored,
-        "evaluation": work.evaluations,
-        "holdout model": work.holdouts,
-    }
-
-    def rate(purpose: str) -> float | None:
-        spent = seconds.get(purpose, 0.0)
-        if not units[purpose]:
-            if spent:
-                raise ValueError(
-                    f"{purpose}: {spent:.4g} s were measured, but no work of that kind"
-                )
-            return None
-        return spent / units[purpose]
-
-    # Looking whether a selection is due is measured too, so a run without any has seconds for it.
-    selection = seconds.get("selection", 0.0)
-    unexplained = 0.0
-    if total_seconds is not None:
-        unexplained = max(0.0, total_seconds - sum(seconds.get(name, 0.0) for name in PURPOSES))
-    return Rates(
-        training=rate("training") or 0.0,
-        data=rate("data") or 0.0,
-        proxy_loss=rate("proxy loss"),
-        scoring=rate("scoring"),
-        selection=selection / work.selections if work.selections else None,
-        evaluation=rate("evaluation"),
-        holdout=rate("holdout model"),
-        epoch=0.0 if work.selections or not work.epochs else selection / work.epochs,
-        run=unexplained,
-    )
-
-
-def rates_of(run: Run, *, num_samples: int, scored_share: float = 1.0) -> Rates:
-    """Measure the rates of a logged run, finished or not.
-
-    The proxy-trained samples are those of the epochs with a proxy loss, times 1 / proxy.every of the
-    run's configuration. Seconds outside all purposes are known of a run that ended only.
-
-    Args:
-        run: as `read_run` gives it.
-        num_samples: N, the candidates of every refresh.
-        scored_share: share of them that each refresh scored.
-
-    Raises:
-        ValueError: the run finished no epoch, or its records contradict each other.
-    """
-    seconds = dict.fromkeys(PURPOSES, 0.0)
-    for epoch in run.epochs:
-        for name in PURPOSES:
-            seconds[name] += epoch.seconds.get(name, 0.0)
-    finished = {epoch.epoch for epoch in run.epochs}
-    refreshes = [refresh for refresh in run.refreshes if refresh.epoch in finished]
-    # A scoring pass shows in its epoch's seconds: a random draw, or a static subset that is cut again
-    # from old margins, has a refresh without one.
-    passes = sum(1 for epoch in run.epochs if epoch.seconds.get("scoring", 0.0) > 0.0)
-    joint = sum(epoch.samples for epoch in run.epochs if epoch.proxy_loss is not None)
-    every = run.config.get("proxy", {}).get("every", 1)
-    work = Work(
-        trained=sum(epoch.samples for epoch in run.epochs),
-        proxy_trained=joint / every,
-        scored=scored_share * num_samples * passes,
-        selections=len(refreshes),
-        evaluations=sum(1 for epoch in run.epochs if epoch.accuracy is not None),
-        epochs=len(run.epochs),
-        holdouts=int(seconds.get("holdout model", 0.0) > 0.0),
-    )
-    total = None
-    if run.summary is not None and run.summary.completed:
-        total = run.summary.total_seconds
-    return measured(seconds, work, total_seconds=total)
 
 
 def _saving(prediction: Prediction, full: Prediction) -> float:

@@ -10,22 +10,19 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dynams.report.records import EpochRecord, RefreshRecord, Run, Summary
 from dynams.selection import BudgetCurve, MarginSampler, constant, cosine, linear, power
 from dynams.training.cost import PURPOSES
 from dynams.training.plan import (
     BUDGET_STEP,
     Plan,
-    Rates,
-    Work,
     break_even,
     fit,
-    measured,
+    forecast,
     predict,
-    rates_of,
     saving,
     warning,
 )
+from dynams.training.rates import Rates, Work, measured
 
 HAND = Rates(
     training=0.002,
@@ -68,6 +65,7 @@ def plans(draw: st.DrawFn) -> Plan:
         proxy_share=draw(st.sampled_from([0.0, 0.25, 1.0])),
         evaluate_every=draw(st.integers(1, 5)),
         holdout=draw(st.booleans()),
+        tail=draw(st.sampled_from([0.0, 0.2, 0.9])),
     )
 
 
@@ -92,8 +90,26 @@ def test_work_by_hand() -> None:
     assert plan.refreshes == [2, 4, 6]
     assert plan.sizes == [1000, 1000, 900, 900, 700, 700, 500]
     assert plan.work == Work(
-        trained=5700, proxy_trained=1425.0, scored=3000.0, selections=3, evaluations=3, epochs=7
+        trained=5700, proxy_trained=1300.0, scored=3000.0, selections=3, evaluations=3, epochs=7
     )
+
+
+def test_work_with_a_tail_by_hand() -> None:
+    plan = Plan(
+        num_samples=1000,
+        epochs=10,
+        schedule=linear(0.9, 0.5),
+        refresh_every=2,
+        warmup_epochs=1,
+        tail=0.4,
+        proxy_share=0.5,
+    )
+    # Epochs 1 to 5 select, at progress 0, 1/2 and 1; from epoch 6 on all are trained on again.
+    assert plan.refreshes == [1, 3, 5]
+    assert plan.sizes == [1000, 900, 900, 700, 700, 500, 1000, 1000, 1000, 1000]
+    # The last selection is that of epoch 5: from there on the proxy rests.
+    assert plan.work.proxy_trained == 0.5 * 4200
+    assert (plan.work.scored, plan.work.selections) == (3000, 3)
 
 
 def test_seconds_by_purpose_by_hand() -> None:
@@ -117,10 +133,11 @@ def test_seconds_by_purpose_by_hand() -> None:
 
 
 def test_saving_by_hand() -> None:
-    # Half of 100 samples for 4 epochs, Q = 2: 200 trainings and 2 passes of 100, against 400 trainings.
+    # Half of 100 samples for 4 epochs, Q = 2: 200 trainings, half of them with the proxy, and 2 passes of 100,
+    # against 400 trainings.
     plan = Plan(100, 4, constant(0.5), refresh_every=2, proxy_share=1.0)
     cheap = Rates(training=3.0, proxy_loss=0.75, scoring=0.5, selection=0.0, evaluation=0.0)
-    assert saving(plan, cheap) == pytest.approx(1 - (600 + 150 + 100) / 1200)
+    assert saving(plan, cheap) == pytest.approx(1 - (600 + 75 + 100) / 1200)
 
 
 def test_a_holdout_model_is_paid_for_once_and_not_by_the_full_run() -> None:
@@ -136,7 +153,7 @@ def test_every_purpose_of_the_trainer_is_predicted() -> None:
 
 @pytest.mark.parametrize(
     ("scoring", "selections", "scored", "proxy"),
-    [("every refresh", 4, 400, 900), ("once", 1, 100, 200), ("never", 4, 0, 0)],
+    [("every refresh", 4, 400, 800), ("once", 1, 100, 200), ("never", 4, 0, 0)],
 )
 def test_what_each_way_of_scoring_costs(
     scoring: str, selections: int, scored: float, proxy: float
@@ -152,8 +169,14 @@ def test_what_each_way_of_scoring_costs(
     )
 
 
+def test_what_is_chosen_once_without_scoring_is_selected_once() -> None:
+    plan = Plan(100, 16, constant(0.5), refresh_every=4, scoring="never", dynamic=False)
+    assert plan.work.selections == 1
+    assert replace(plan, schedule=linear(1.0, 0.5)).work.selections == 4
+
+
 @given(plans())
-def test_sizes_and_passes_are_those_of_the_sampler(plan: Plan) -> None:
+def test_sizes_passes_and_the_proxys_samples_are_those_of_the_sampler(plan: Plan) -> None:
     strategy = {"every refresh": "margin", "once": "static", "never": "random"}[plan.scoring]
     sampler = MarginSampler(
         plan.num_samples,
@@ -161,15 +184,18 @@ def test_sizes_and_passes_are_those_of_the_sampler(plan: Plan) -> None:
         epochs=plan.epochs,
         refresh_every=plan.refresh_every,
         warmup_epochs=plan.warmup_epochs,
+        tail=plan.tail,
         strategy=strategy,  # type: ignore[arg-type]
     )
     everything = torch.arange(plan.num_samples)
-    sizes, passes = [], 0
+    sizes, passes, joint = [], 0, 0
     for epoch in range(plan.epochs):
         passes += sampler.due(epoch)
         sampler.begin_epoch(epoch, lambda: [(everything, everything.double())])
         sizes.append(len(sampler))
+        joint += len(sampler) if sampler.wanted_after(epoch) else 0
     assert plan.sizes == sizes
+    assert plan.work.proxy_trained == plan.proxy_share * joint
     assert plan.work.scored == plan.scored_share * plan.num_samples * passes
 
 
@@ -186,6 +212,7 @@ def test_the_saving_is_positive_where_the_samplers_inequality_holds(
     num_samples = 10**9  # so that rounding b * N does not show
     plan = Plan(num_samples, q * blocks, constant(b), refresh_every=q, proxy_share=p)
     predicted = saving(plan, Rates.estimated(1e-3, c))
+    p *= (blocks - 1) / blocks  # in the last block the proxy rests
     assert predicted == pytest.approx(1 - b * (1 + p * c) - c / (3 * q), abs=1e-6)
     gain = 3 * q * (1 - b) - (c + 3 * q * b * p * c)
     assume(abs(gain) > 1e-4 * q)
@@ -273,10 +300,10 @@ def test_a_target_that_no_budget_meets_is_refused_and_says_what_takes_the_time()
 
 def test_a_plan_that_costs_more_than_it_saves_is_warned_of_by_the_purpose_that_eats_it() -> None:
     plan = Plan(1000, 10, constant(0.6), refresh_every=5, proxy_share=1.0)
-    dear = Rates(training=1e-3, proxy_loss=8e-4, scoring=1e-4, selection=0.0, evaluation=0.0)
+    dear = Rates(training=1e-3, proxy_loss=1.6e-3, scoring=1e-4, selection=0.0, evaluation=0.0)
     text = warning(plan, dear)
     assert text is not None
-    # 6 + 4.8 + 0.2 = 11 s against 10; without loss at 1.8 b + 0.02 = 1.
+    # 6 + 3 * 1.6 + 0.2 = 11 s against 10; without loss at 1.8 b + 0.02 = 1.
     assert "11 s, against 10 s" in text
     assert "proxy loss takes 4.8 s of the 5 s" in text
     assert "a budget up to 0.5444 would pay" in text
@@ -303,6 +330,17 @@ def test_a_fit_above_the_full_cost_carries_the_warning() -> None:
     free = replace(hand, scoring=0.0)
     (idle,) = fit(plan, free, fraction=1.5).warnings
     assert "nothing needs to be left out" in idle
+
+
+def test_a_forecast_has_the_cost_the_full_cost_and_the_warning() -> None:
+    plan = Plan(1000, 10, constant(0.6))
+    dear = Rates(training=1e-3, scoring=1e-3, selection=0.0, evaluation=0.0)
+    found = forecast(plan, dear)
+    assert (found.budget, found.prediction.total) == (0.6, pytest.approx(16.0))
+    assert found.full.total == pytest.approx(10.0)
+    assert found.saving == pytest.approx(-0.6)
+    assert found.warnings == (warning(plan, dear),)
+    assert forecast(plan, replace(dear, scoring=1e-4)).warnings == ()
 
 
 @given(plans(), rates())
@@ -332,58 +370,6 @@ def test_measuring_inverts_predicting(plan: Plan, rates: Rates) -> None:
         assert again.scoring is None
 
 
-def _run(*, completed: bool = True) -> Run:
-    def epoch(number: int, samples: int, scoring: float) -> EpochRecord:
-        seconds = {"training": samples * 2e-3, "proxy loss": samples * 5e-4, "scoring": scoring}
-        seconds |= {"data": samples * 1e-3, "selection": 0.25 if scoring else 0.0}
-        seconds |= {"evaluation": 0.5 if number % 2 else 0.0}
-        accuracy = 0.9 if number % 2 else None
-        return EpochRecord(
-            number, 1.0, 1.0, 0.1, samples / 1000, samples, 10, accuracy, None, seconds
-        )
-
-    refreshes = [RefreshRecord(at, 600, 0.5, None, [], [], [], []) for at in (1, 3)]
-    epochs = [epoch(0, 1000, 0.0), epoch(1, 600, 0.2), epoch(2, 600, 0.0), epoch(3, 600, 0.2)]
-    explained = sum(sum(record.seconds.values()) for record in epochs)
-    summary = Summary(0.9, None, 0.5, 4, 2800, 40, {}, explained + 3.0, completed, "run")
-    return Run({"proxy": {"every": 4}}, {}, epochs, refreshes, summary)
-
-
-def test_rates_of_a_logged_run_by_hand() -> None:
-    rates = rates_of(_run(), num_samples=1000)
-    assert rates.training == pytest.approx(2e-3)
-    assert rates.data == pytest.approx(1e-3)
-    assert rates.proxy_loss == pytest.approx(4 * 5e-4)  # every fourth sample trained it
-    assert rates.scoring == pytest.approx(2e-4)
-    assert rates.selection == pytest.approx(0.25)
-    assert rates.evaluation == pytest.approx(0.5)
-    assert rates.run == pytest.approx(3.0)
-    assert rates_of(_run(completed=False), num_samples=1000).run == 0.0
-
-
-def test_rates_of_a_logged_run_predict_that_run() -> None:
-    run = _run()
-    plan = Plan(
-        1000,
-        4,
-        constant(0.6),
-        refresh_every=2,
-        warmup_epochs=1,
-        proxy_share=0.25,
-        evaluate_every=2,
-    )
-    assert run.summary is not None
-    predicted = predict(plan, rates_of(run, num_samples=1000))
-    assert predicted.total == pytest.approx(run.summary.total_seconds)
-
-
-def test_what_cannot_be_measured_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one trained sample"):
-        rates_of(Run(), num_samples=10)
-    with pytest.raises(ValueError, match=r"scoring: 1 s were measured, but no work"):
-        measured({"training": 1.0, "scoring": 1.0}, Work(1, 0, 0, 0, 0, 1))
-
-
 @pytest.mark.parametrize(
     "target", [{}, {"seconds": 1.0, "fraction": 0.5}, {"seconds": 0.0}, {"fraction": math.nan}]
 )
@@ -400,6 +386,7 @@ def test_a_target_that_is_none_is_refused(target: dict[str, float]) -> None:
         ("refresh_every", 0),
         ("warmup_epochs", -1),
         ("proxy_share", 1.5),
+        ("tail", 1.0),
         ("scored_share", math.nan),
         ("scoring", "sometimes"),
     ],

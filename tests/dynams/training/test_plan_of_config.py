@@ -1,0 +1,104 @@
+"""From a configuration to its plan: checked against what the trainer does; and what has none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training_runs import made_up_data, small_config
+
+from dynams.report.runlog import read_run
+from dynams.selection import linear
+from dynams.training.checkpoint import checkpoint_path, load_checkpoint
+from dynams.training.loop import train
+from dynams.training.planning import plan_of
+
+SIX = {"optim": {"epochs": 6}}
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"selection": {"refresh_every": 2, "warmup_epochs": 2, "tail": 0.3}},
+        {"selection": {"schedule": "linear", "budget": 0.3, "warmup_epochs": 0}},
+        {"selection": {"strategy": "static", "tail": 0.3}},
+        {"selection": {"strategy": "static", "schedule": "cosine", "budget": 0.3}},
+        {"selection": {"strategy": "random", "refresh_every": 2}},
+        {"selection": {"strategy": "static-random"}},
+        {"selection": {"strategy": "craig", "dynamic": False}},
+        {"proxy": {"recipe": "full"}, "run": {"evaluate_every": 4}},
+        {"proxy": {"recipe": "distill", "share": 0.5}},
+        {"proxy": {"every": 2}},
+        {"data": {"holdout": 0.2}, "selection": {"strategy": "rho-loss", "holdout_epochs": 1}},
+    ],
+    ids=str,
+)
+def test_the_work_planned_is_what_the_trainer_does(
+    tmp_path: Path, sections: dict[str, dict[str, Any]]
+) -> None:
+    config = small_config(tmp_path, **{**SIX, **sections})
+    summary = train(config, made_up_data(test=30))
+    done = load_checkpoint(checkpoint_path(summary.run_dir))
+    samples, run = done.cost["samples"], read_run(summary.run_dir)
+    plan = plan_of(config, done.data["train"])
+    work = plan.work
+    assert work.trained == samples["training"] == summary.samples
+    assert plan.sizes == [epoch.samples for epoch in run.epochs]
+    # Steps and parts of batches are whole numbers, the plan's shares are not.
+    assert work.proxy_trained == pytest.approx(samples["proxy loss"], rel=0.1)
+    assert work.scored == samples["scoring"]
+    assert work.evaluations * 30 == samples["evaluation"]
+    tail = config.optim.epochs - round(config.selection.tail * config.optim.epochs)
+    assert work.selections >= len([each for each in run.refreshes if each.epoch < tail])
+    if config.selection.schedule == "constant":
+        assert work.selections == len([each for each in run.refreshes if each.epoch < tail])
+    assert (work.holdouts > 0) == (samples["holdout model"] > 0)
+
+
+def test_the_plan_has_the_schedule_and_its_numbers(tmp_path: Path) -> None:
+    config = small_config(
+        tmp_path,
+        selection={"schedule": "linear", "start": 0.9, "budget": 0.4, "tail": 0.25},
+        proxy={"every": 4, "share": 0.5},
+        run={"evaluate_every": 3},
+    )
+    plan = plan_of(config, 1000)
+    assert plan.schedule == linear(0.9, 0.4)
+    assert (plan.num_samples, plan.epochs, plan.tail, plan.evaluate_every) == (1000, 4, 0.25, 3)
+    assert plan.proxy_share == 0.125
+
+
+@pytest.mark.parametrize("recipe", ["batch_norm", "full"])
+def test_recipes_without_a_loss_train_no_proxy(tmp_path: Path, recipe: str) -> None:
+    plan = plan_of(small_config(tmp_path, proxy={"recipe": recipe}), 100)
+    assert plan.proxy_share == 0.0
+    assert plan.scoring == "every refresh"
+
+
+def test_given_scores_are_not_scored(tmp_path: Path) -> None:
+    selection = {"strategy": "memorisation", "scores": "some.npy"}
+    plan = plan_of(small_config(tmp_path, selection=selection), 100)
+    assert (plan.scoring, plan.proxy_share) == ("never", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("selection", "said"),
+    [
+        ({"strategy": "full"}, "selection.strategy: full keeps no budget"),
+        ({"strategy": "infobatch"}, "selection.strategy: infobatch keeps no budget"),
+        ({"strategy": "selective-backprop"}, "selective-backprop keeps no budget"),
+        ({"free": True}, "selection.free: how many samples a refresh scores is not known"),
+        ({"strategy": "forgetting"}, "forgetting scores inside training steps"),
+        (
+            {"strategy": "craig", "dynamic": False, "schedule": "linear"},
+            "selection.schedule: craig, chosen once, is scored again",
+        ),
+    ],
+)
+def test_what_no_plan_expresses_is_refused(
+    tmp_path: Path, selection: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        plan_of(small_config(tmp_path, selection=selection), 100)
