@@ -82,7 +82,7 @@ class _Parser(ArgumentParser):
 def presets() -> dict[str, Path]:
     """List the presets that come with the package: name and file."""
     folder = Path(str(resources.files("dynams.cli"))) / "presets"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)}
 
 
 def make_parser() -> ArgumentParser:

@@ -76,19 +76,20 @@ def plan_of(config: TrainConfig, num_samples: int) -> Plan:
     chosen, choice = config.selection, build_choice(config)
     if choice.batch is not None or not choice.strategy.budgeted:
         raise ValueError(f"selection.strategy: {chosen.strategy} keeps no budget to predict from")
-    if chosen.free:
+    if chosen.free and not _all_remembered(config):
         raise ValueError(
-            "selection.free: how many samples a refresh scores is not known beforehand, so its cost "
-            "cannot be predicted"
+            "selection.free: how many samples a refresh scores is known beforehand only where it scores "
+            "none: with a selection.warmup_epochs of at least 1 and a selection.max_age of at least the "
+            f"{config.optim.epochs - chosen.warmup_epochs} epochs after it"
         )
-    if choice.visits:
+    if choice.visits - (choice.scored if chosen.free else set()):
         raise ValueError(
             f"selection.strategy: {chosen.strategy} scores inside training steps, which no prediction "
             "knows"
         )
     dynamic = choice.strategy.dynamic if chosen.dynamic is None else chosen.dynamic
     scoring: Scoring = "never"
-    if choice.scored:
+    if choice.scored and not chosen.free:
         scoring = "every refresh" if dynamic else "once"
     if scoring == "once" and chosen.schedule != "constant" and not _keeps_signals(choice):
         raise ValueError(
@@ -172,6 +173,13 @@ def told(found: Forecast) -> list[str]:
         f"by purpose (on all samples): {', '.join(purposes)}",
     ]
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
+
+
+def _all_remembered(config: TrainConfig) -> bool:
+    """Whether every refresh finds every sample's score among those of training steps."""
+    chosen = config.selection
+    age = chosen.refresh_every if chosen.max_age is None else chosen.max_age
+    return chosen.warmup_epochs >= 1 and age >= config.optim.epochs - chosen.warmup_epochs
 
 
 def _keeps_signals(choice: Choice) -> bool:

@@ -111,7 +111,7 @@ def test_without_options_the_defaults_are_the_digits_preset():
 
 
 def test_every_preset_is_a_valid_configuration_of_known_keys():
-    assert set(presets()) == {"digits", "cifar10", "imagenet"}
+    assert set(presets()) == {"digits", "cifar10", "imagenet", "dynams", "dynams-paper"}
     for name, path in presets().items():
         values = yaml.safe_load(path.read_text())
         for section, settings in values.items():
@@ -121,6 +121,16 @@ def test_every_preset_is_a_valid_configuration_of_known_keys():
         for section, settings in values.items():
             for key, value in settings.items():
                 assert getattr(getattr(config, section), key) == value
+
+
+def test_a_recipe_s_preset_goes_on_top_of_a_data_set_s():
+    own = parse(["--preset", "cifar10", "--preset", "dynams"]).config
+    paper = parse(["--preset=cifar10", "--preset=dynams", "--preset=dynams-paper"]).config
+    assert own.model == paper.model == parse(["--preset", "cifar10"]).config.model
+    assert (own.selection.free, own.proxy_width) == (True, None)
+    assert (paper.selection.free, paper.proxy_width) == (False, 0.5)
+    assert paper.selection.exploration == 0.0
+    assert parse(["--preset", "dynams", "--selection.budget=0.5"]).config.selection.budget == 0.5
 
 
 def test_every_option_is_a_key_and_the_other_way_round(tmp_path):
@@ -158,7 +168,10 @@ def test_print_config_gives_the_whole_configuration(capsys):
         (["train", "--data.name", "mnist"], "data.name: wanted one of 'digits', 'cifar10'"),
         (["train", "--data.flip", "3"], "data.flip: "),
         (["train", "--selection.budget", "1.5"], "selection.budget: wanted a number in (0, 1]"),
-        (["train", "--preset", "mnist"], "--preset: wanted one of cifar10, digits, imagenet"),
+        (
+            ["train", "--preset", "mnist"],
+            "--preset: wanted one of cifar10, digits, dynams, dynams-paper, imagenet",
+        ),
         (["train", "--preset"], "--preset: expected one argument"),
         (["train", "--config", "missing.yaml"], "--config: no file missing.yaml"),
         (["train", "--resume", "missing"], "no run to resume: missing is not a directory"),

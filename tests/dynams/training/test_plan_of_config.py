@@ -77,6 +77,15 @@ def test_recipes_without_a_loss_train_no_proxy(tmp_path: Path, recipe: str) -> N
     assert plan.scoring == "every refresh"
 
 
+@pytest.mark.parametrize("max_age", [3, 1000])
+def test_scores_of_training_steps_that_never_age_cost_no_pass(tmp_path: Path, max_age: int) -> None:
+    selection = {"free": True, "max_age": max_age, "warmup_epochs": 1}
+    plan = plan_of(
+        small_config(tmp_path, selection=selection, proxy={"recipe": "full"}), num_samples=100
+    )
+    assert (plan.scoring, plan.proxy_share) == ("never", 0.0)
+
+
 def test_given_scores_are_not_scored(tmp_path: Path) -> None:
     selection = {"strategy": "memorisation", "scores": "some.npy"}
     plan = plan_of(small_config(tmp_path, selection=selection), 100)
@@ -89,7 +98,13 @@ def test_given_scores_are_not_scored(tmp_path: Path) -> None:
         ({"strategy": "full"}, "selection.strategy: full keeps no budget"),
         ({"strategy": "infobatch"}, "selection.strategy: infobatch keeps no budget"),
         ({"strategy": "selective-backprop"}, "selective-backprop keeps no budget"),
-        ({"free": True}, "selection.free: how many samples a refresh scores is not known"),
+        (
+            {"free": True},
+            "selection.free: how many samples a refresh scores is known beforehand only",
+        ),
+        ({"free": True, "max_age": 99, "warmup_epochs": 0}, "warmup_epochs of at least 1"),
+        ({"free": True, "max_age": 2}, "max_age of at least the 3 epochs after it"),
+        ({"strategy": "forgetting", "free": False}, "forgetting scores inside training steps"),
         ({"strategy": "forgetting"}, "forgetting scores inside training steps"),
         (
             {"strategy": "craig", "dynamic": False, "schedule": "linear"},
