@@ -221,6 +221,8 @@ class _Call:
             KIND=name,
             **width_slicing,
             **self._constants(),
+            # Left to itself the compiler may aim at more programs than there is room for, and spill to get there.
+            maxnreg=self.chosen.registers,
         )
         if state_floats is not None:
             self._merge(name, state_floats, None, scores, None)

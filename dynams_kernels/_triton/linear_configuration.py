@@ -20,6 +20,9 @@ _SHARED_BYTES = {(8, 0): 160 << 10, (8, 7): 160 << 10}
 _SHARED_BYTES_OF_MAJOR = {9: 224 << 10, 10: 224 << 10, 11: 224 << 10}
 _SHARED_BYTES_OTHERS = 96 << 10
 
+# Registers of a multiprocessor, and the most a thread can have.
+_REGISTERS, _THREAD_REGISTERS = 65_536, 255
+
 # Features of the row blocks in flight that may be read again from the second-level cache (50 MB on Hopper, 40 MB on A100).
 _CACHED_BYTES = 36 << 20
 
@@ -68,6 +71,12 @@ class Configuration:
         """Shared memory that the operands in flight take."""
         step = (self.block_rows + self.block_classes) * self.block_features * element_size
         return step * self.num_stages
+
+    @property
+    def registers(self) -> int:
+        """Registers that `programs` programs leave to a thread; they are dealt in eights."""
+        threads = 32 * self.num_warps * self.programs
+        return min(_THREAD_REGISTERS, _REGISTERS // threads // 8 * 8)
 
 
 @dataclass(frozen=True)
@@ -140,8 +149,10 @@ def configuration(
     else:
         chosen = _tensor_core_tile(rows, classes, load, capability)
         if scattered:
-            # Single elements pass through registers on their way to shared memory: few of them a thread.
-            chosen = Configuration(64, min(64, chosen.block_classes), 32, 8, 2, programs=2)
+            # Single elements pass through registers on their way to shared memory: few of them a thread, and one program
+            # where the states of several widths take registers too.
+            programs = 1 if load == 2 else 2
+            chosen = Configuration(64, min(64, chosen.block_classes), 32, 8, 2, programs)
         if element_size == 4:
             chosen = replace(chosen, block_features=chosen.block_features // 2)
     # Steps no longer than the width, but of 16 at least (a tensor-core step).
@@ -156,7 +167,9 @@ def _plain_tile(classes: int, load: int) -> Configuration:
     """The tile for products without tensor cores: 8 to 32 sums a thread, so that what is read of shared memory serves several."""
     if classes <= 16:
         return Configuration(128, 16, 32, 8, 4, programs=2)
-    return Configuration(64, 32 if classes <= 32 or load == 3 else 64, 16, 4, 4, programs=3)
+    # With the states of several widths a thread takes more than the registers that three programs leave it.
+    programs = 2 if load == 2 else 3
+    return Configuration(64, 32 if classes <= 32 or load == 3 else 64, 16, 4, 4, programs)
 
 
 def _tensor_core_tile(

@@ -113,7 +113,8 @@ def shipped() -> list[Shipped]:
     for architecture in _ARCHITECTURES:
         for head in _HEADS:
             kernel = _linear(head, architecture)
-            same = (str(head), kernel.num_warps, kernel.num_stages, *kernel.constexprs.values())
+            sizes = kernel.num_warps, kernel.num_stages, kernel.options.get("maxnreg")
+            same = (str(head), *sizes, *kernel.constexprs.values())
             if same in kernels:
                 kernel = _for_both(kernels[same], kernel)
             kernels[same] = kernel
@@ -168,6 +169,7 @@ def _linear(head: Head, architecture: int) -> Shipped:
         constants,
         missing,
         (chosen.num_warps, chosen.num_stages),
+        options={**OPTIONS, "maxnreg": chosen.registers} if head.widths else OPTIONS,
         architectures=(architecture,),
         scattered=head.scattered,
         divisible=("distances_row",) if head.classes % 16 == 0 else (),
@@ -211,6 +213,7 @@ def _merges() -> Iterator[Shipped]:
                     constants,
                     set() if pairs else {"pairs", "state_classes"},
                     (MERGE_WARPS, 3),
+                    options=OPTIONS,
                     architectures=_ARCHITECTURES,
                 )
 
@@ -250,7 +253,6 @@ def _shipped(
         constexprs,
         num_warps=num_warps,
         num_stages=num_stages,
-        options=OPTIONS,
         divisible_by_16=(*pointers, *(name for name in divisible if name in signature)),
         **promises,
     )

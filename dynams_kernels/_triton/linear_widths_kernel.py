@@ -2,7 +2,11 @@
 
 The widths ascend, so the logits of one are the running sums of the next: features and weight are read once for all widths. A
 program owns a block of rows, walks the classes tile by tile, and within a tile the segments between widths; each segment's
-end reduces the accumulator into that width's column of the rows' states (see `linear_tiles`).
+end reduces the accumulator into that width's row of the states (see `linear_tiles`).
+
+The states have a row a width, and are dealt out evenly. With a column a width the compiler would lay them out as the logits,
+whose rows are spread over many threads: each of these would hold a copy of all its rows' states (of 8 rows and 8 widths, 64
+registers for each of three floats).
 """
 
 import triton
@@ -70,8 +74,8 @@ def widths_kernel(
     if KIND == "label":
         label, label_inside = load_labels(labels, safe_row, labels_step, classes)
 
-    number = tl.arange(0, BLOCK_WIDTHS)[None, :]
-    first, second, total, first_class, second_class = empty_state(KIND, (BLOCK_ROWS, BLOCK_WIDTHS))
+    number = tl.arange(0, BLOCK_WIDTHS)[:, None]
+    first, second, total, first_class, second_class = empty_state(KIND, (BLOCK_WIDTHS, BLOCK_ROWS))
     end = tl.minimum((split + 1) * tiles_per_split, tl.cdiv(classes, BLOCK_CLASSES))
     tile = split * tiles_per_split
     while tile < end:
@@ -104,7 +108,7 @@ def widths_kernel(
             one, two, mass, one_class, two_class = tile_state(KIND, False, x, column, label)
             grown_first, grown_second, grown_total, _, _ = merge_states(
                 KIND, False, first, second, total, first_class, second_class,
-                one[:, None], two[:, None], mass[:, None], one_class[:, None], two_class[:, None],
+                one[None, :], two[None, :], mass[None, :], one_class[None, :], two_class[None, :],
             )  # fmt: skip
             here = number == segment
             first = tl.where(here, grown_first, first)
@@ -112,16 +116,16 @@ def widths_kernel(
             total = tl.where(here, grown_total, total)
         tile += 1
 
-    live = (row < rows)[:, None] & (number < WIDTHS)
+    live = (row < rows)[None, :] & (number < WIDTHS)
     if KIND == "label":
-        first = tl.where(label_inside[:, None], first, float("nan"))
+        first = tl.where(label_inside[None, :], first, float("nan"))
     if SPLIT:
-        place = (split.to(tl.int64) * WIDTHS + number) * rows + row[:, None]
+        place = (split.to(tl.int64) * WIDTHS + number) * rows + row[None, :]
         component = splits.to(tl.int64) * WIDTHS * rows
         tl.store(state_floats + place, first, mask=live)
         tl.store(state_floats + component + place, second, mask=live)
         if KIND == "probability":
             tl.store(state_floats + 2 * component + place, total, mask=live)
     else:
-        place = number.to(tl.int64) * rows + row[:, None]
+        place = number.to(tl.int64) * rows + row[None, :]
         tl.store(scores + place, finished_score(KIND, first, second, total), mask=live)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ _ACCESS_BYTES = 16
 # What a thread holds of a row at a time, in registers of 4 bytes: enough loads in flight to cover the memory's latency with
 # the 16 or so warps that fit beside each other, and a state per lane on top of it without spills.
 _GROUP_REGISTERS = 32
+# What 16 warps leave a thread, and 12 of float64. The divisions of the `distance` margin take registers beside what is
+# loaded: left to itself the compiler may aim at more warps, and spill to get there.
+_DISTANCE_REGISTERS, _DISTANCE_REGISTERS_FP64 = 128, 168
 # Of short rows a program takes many: as many elements a thread, or half of them where each row has a dozen numbers to keep.
 _SHORT_ROWS_TILE = 2048
 # Rows fewer than this leave multiprocessors idle; longer than this they are worth a second launch.
@@ -135,7 +139,7 @@ def _launch(
         class_distances = None
     vector = _vector(logits.element_size(), *sizes)
     # Fusing a product into a sum in one kernel and not in another would make a score depend on the company it is asked in.
-    options = {"num_warps": config.warps, "num_stages": 1, **OPTIONS}
+    options = {"num_warps": config.warps, "num_stages": 1, **_options(logits.element_size(), kinds)}
     with _device.on_device(logits):
         if config.parts == 1:
             row_scores_kernel[(-(-rows // config.rows),)](
@@ -189,6 +193,13 @@ def _launch(
     return scores
 
 
+def _options(element_size: int, kinds: int) -> dict[str, Any]:
+    if not kinds & BIT["distance"]:
+        return OPTIONS
+    most = _DISTANCE_REGISTERS_FP64 if element_size == 8 else _DISTANCE_REGISTERS
+    return {**OPTIONS, "maxnreg": most}
+
+
 _TYPES = {
     "fp32": (torch.float32, "fp32"),
     "fp16": (torch.float16, "fp32"),
@@ -233,7 +244,7 @@ def _shipped_one(
             },
             constexprs={**absent, **constants, **tile, "LOOP": config.loop},
             num_warps=config.warps,
-            options=OPTIONS,
+            options=_options(size, kinds),
             divisible_by_16=tuple(
                 argument
                 for argument in ("logits", "labels", "class_distances", "scores")
@@ -257,7 +268,7 @@ def _shipped_one(
         },
         constexprs={**constants, **tile},
         num_warps=config.warps,
-        options=OPTIONS,
+        options=_options(size, kinds),
         divisible_by_16=("logits", "parts"),
         wants_wide_loads=vector * size == _ACCESS_BYTES,
     )
@@ -279,7 +290,7 @@ def _shipped_one(
         },
         constexprs={**absent, **constants},
         num_warps=4,
-        options=OPTIONS,
+        options=_options(size, kinds),
         divisible_by_16=("parts", "logits", *labels, "scores")
         if kinds & _LABELLED
         else ("parts", "logits", "scores"),

@@ -93,6 +93,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "row scores, ragged": ask_rows(tensor(517, 33, dtype=FP16), ALL),
     "row scores, 1000 classes": ask_rows(tensor(65536, 1000, dtype=BF16), BIT["gap"]),
     "row scores, 1000 classes, fp64": ask_rows(tensor(65536, 1000, dtype=FP64), ALL),
+    "row scores, 1001 classes": ask_rows(tensor(65536, 1001, dtype=FP16), ALL),
     "row scores, unaligned": ask_rows(unaligned(33, 1000, FP32), ALL),
     "row scores, expanded": ask_rows(tensor(1, 1000).expand(4096, 1000), BIT["entropy"]),
     "row scores, few long rows": ask_rows(tensor(3, 128_256, dtype=BF16), ALL),
@@ -111,6 +112,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "linear, language model, few rows": ask_linear(8, 4096, 128_256, BF16, "probability"),
     "widths, gap": ask_widths(512, 10, BF16, "gap"),
     "widths, probability": ask_widths(1024, 1000, BF16, "probability"),
+    "widths, gap, fp32": ask_widths(512, 100, FP32, "gap"),
     "widths, label": ask_widths(512, 100, FP32, "label"),
     "smallest, one": lambda: smallest_k.smallest_k(tensor(1), 1),
     "smallest, few": lambda: smallest_k.smallest_k(tensor(1000), 600),
@@ -182,14 +184,16 @@ STOOD_FOR = (
 def _as_shipped(kernel: Any) -> tuple[Any, ...]:
     places = kernel.fn.arg_names.index
     constants = {(places(name),): value for name, value in kernel.constexprs.items()}
-    fusion = getattr(kernel, "options", {}).get("enable_fp_fusion", True)
+    given = getattr(kernel, "options", {})
+    options = given.get("enable_fp_fusion", True), given.get("maxnreg")
     sizes = kernel.num_warps, kernel.num_stages
-    return kernel.fn.__name__, tuple(kernel.signature.items()), constants, (*sizes, fusion)
+    return kernel.fn.__name__, tuple(kernel.signature.items()), constants, (*sizes, *options)
 
 
 def _as_launched(one: launches.Launch) -> tuple[Any, ...]:
     options = dict(one.options)
-    wanted = tuple(options[name] for name in ("num_warps", "num_stages", "enable_fp_fusion"))
+    names = ("num_warps", "num_stages", "enable_fp_fusion", "maxnreg")
+    wanted = tuple(options[name] for name in names)
     return one.function, one.signature, dict(one.constexprs), wanted
 
 
