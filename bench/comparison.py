@@ -1,6 +1,6 @@
 """Writes Markdown tables of `dynams compare` folders: verdicts at equal time, or ablations at equal epochs.
 
-python bench/comparison.py verdict FOLDER ... [--plan PLAN] [--into PAGE.md ... --mark NAME]
+python bench/comparison.py verdict FOLDER ... [--plan PLAN] [--tables time] [--into PAGE.md ... --mark NAME]
 python bench/comparison.py ablation FOLDER ... [--plan PLAN] [--recipes margin q1 q5] [--into PAGE.md ... --mark NAME]
 
 Several folders are parts of one plan, that of the first unless --plan names another; of one cell in several the first
@@ -138,6 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--plan", help="preset, YAML file or folder (the first folder's)")
     parser.add_argument("--recipes", nargs="+", default=[], help="ablation: these, the first first")
+    parser.add_argument("--tables", nargs="+", help="verdict: only these (results, cost, time)")
     parser.add_argument("--into", type=Path, nargs="+", metavar="PAGE", default=[])
     parser.add_argument("--mark", help="name of the page's begin and end marks (the kind)")
     options = parser.parse_args(arguments)
@@ -145,6 +146,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plan, groups = read(options.folders, options.plan)
         if options.kind == "verdict":
             found = verdict(plan, groups)
+            names = [table.name for table in found]
+            if unknown := set(options.tables or ()) - set(names):
+                raise ValueError(f"tables: wanted {', '.join(names)}, got {', '.join(unknown)}")
+            found = [table for table in found if table.name in (options.tables or names)]
         else:
             budgets = sorted(plan.budgets) or [None]
             found = [ablation(groups, budget, options.recipes) for budget in budgets]

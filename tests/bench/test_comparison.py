@@ -164,6 +164,15 @@ def test_a_verdict_compares_at_equal_time(plan, keep, capsys):
     assert "Seconds on cpu, one, threads: 1, torch 2.13." in text
 
 
+def test_a_verdict_may_be_only_some_of_its_tables(plan, keep, capsys):
+    text = output(capsys, "verdict", keep(plan), "--tables", "time")
+    assert text.count("| Recipe |") == 1
+    assert "At equal wall-clock time" in text
+    with pytest.raises(SystemExit):
+        comparison.main(["verdict", str(keep(plan)), "--tables", "times"])
+    assert "tables: wanted results, cost, time, got times" in capsys.readouterr().err
+
+
 def test_folders_are_parts_of_one_plan_and_stay_as_they_are(plan, keep, capsys):
     whole = output(capsys, "ablation", keep(plan))
     even = keep(plan, "even", lambda cell: cell if cell.key.seed != 1 else None)
