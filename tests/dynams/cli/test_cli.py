@@ -125,6 +125,7 @@ def test_every_preset_is_a_valid_configuration_of_known_keys():
 
 def test_a_recipe_s_preset_goes_on_top_of_a_data_set_s():
     own = parse(["--preset", "cifar10", "--preset", "dynams"]).config
+    assert own == parse(["--preset", "cifar10"]).config
     paper = parse(["--preset=cifar10", "--preset=dynams", "--preset=dynams-paper"]).config
     assert own.model == paper.model == parse(["--preset", "cifar10"]).config.model
     assert (own.selection.free, own.proxy_width) == (True, None)
