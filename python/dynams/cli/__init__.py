@@ -1,4 +1,4 @@
-"""The command line: `dynams train` and `dynams info`."""
+"""The command line: `dynams train`, `dynams compare`, `dynams bench` and `dynams info`."""
 
 from __future__ import annotations
 

@@ -9,11 +9,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dynams.cli.errors import INTERRUPTED, OK, UsageError, tell
+from dynams.cli.errors import INTERRUPTED, OK, PlainParser, UsageError, tell
 from dynams.cli.suggest import suggestion
 from dynams.cli.train import _quieten
 from dynams.compare.options import option_types
@@ -53,13 +53,6 @@ class Request:
     merge: list[str] | None
     only_report: bool
     recompute: bool
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises `UsageError` where argparse prints its usage and exits."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -177,7 +170,7 @@ def parse(argv: Sequence[str]) -> Request:
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of `dynams compare`."""
-    parser = _Parser(
+    parser = PlainParser(
         prog="dynams compare",
         usage="dynams compare PLAN [options] [--SECTION.OPTION VALUE ...]",
         description=_DESCRIPTION,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import traceback
+from typing import NoReturn
 
 OK = 0
 FAILED = 1
@@ -16,6 +18,13 @@ DEBUG_SWITCH = "DYNAMS_DEBUG"
 
 class UsageError(Exception):
     """The command line or a configuration file is wrong."""
+
+
+class PlainParser(argparse.ArgumentParser):
+    """Raises `UsageError` where argparse prints its usage and exits."""
+
+    def error(self, message: str) -> NoReturn:  # noqa: D102
+        raise UsageError(message)
 
 
 def tell(text: str) -> None:

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import json
-import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from dynams.cli.errors import OK, UsageError
+from dynams.cli.errors import OK, PlainParser, UsageError
 from dynams.cli.suggest import suggestion
-
-if TYPE_CHECKING:
-    import torch
-
-_REPEATS = 7
 
 
 def run(argv: Sequence[str]) -> int:
@@ -29,29 +21,22 @@ def run(argv: Sequence[str]) -> int:
         options = _parse(argv)
     except SystemExit as done:  # --help
         return int(done.code or 0)
-    found = gather(timings=options["timings"])
+    found = gather()
     text = json.dumps(found, indent=2) if options["json"] else as_text(found)
     sys.stdout.write(text + "\n")
     return OK
 
 
-def gather(*, timings: bool = False) -> dict[str, Any]:
-    """All that `dynams info` shows, as plain values.
-
-    Args:
-        timings: also time the kernels against torch for about a second.
-    """
+def gather() -> dict[str, Any]:
+    """All that `dynams info` shows, as plain values."""
     import dynams_kernels as dk
     from dynams.training.environment import environment
 
-    found: dict[str, Any] = {
+    return {
         "versions and processor": {k: v for k, v in environment().items() if k != "kernels"},
         "devices": _devices(),
         "kernels": dk.backends(),
     }
-    if timings:
-        found["timings"] = _timings()
-    return found
 
 
 def as_text(found: Mapping[str, Any]) -> str:
@@ -104,78 +89,15 @@ def _devices() -> dict[str, Any]:
     return found
 
 
-def _timings() -> dict[str, str]:
-    """Milliseconds of two kernels beside torch's way to the same answer, on every device."""
-    import torch
-
-    import dynams_kernels as dk
-
-    shown = {}
-    for name in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
-        device = torch.device(name)
-        random = torch.Generator(device).manual_seed(0)
-        logits = torch.randn(8192, 1000, generator=random, device=device)
-        values = torch.randn(1_000_000, generator=random, device=device)
-        k = 600_000
-
-        def top_two(logits: torch.Tensor = logits) -> object:
-            two = logits.topk(2).values
-            return two[:, 0] - two[:, 1]
-
-        def torch_smallest(values: torch.Tensor = values, k: int = k) -> object:
-            return values.topk(k, largest=False, sorted=False)
-
-        pairs: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
-            "margin 8192 x 1000": (partial(dk.margin, logits), top_two),
-            "smallest 600,000 of 1,000,000": (
-                partial(dk.smallest_k, values, k),
-                torch_smallest,
-            ),
-        }
-        for what, (ours, theirs) in pairs.items():
-            mine, other = _milliseconds(ours, device), _milliseconds(theirs, device)
-            shown[f"{what}, {name}"] = f"{mine:.2f} ms (torch {other:.2f} ms)"
-    return shown
-
-
-def _milliseconds(work: Callable[[], object], device: torch.device) -> float:
-    """Median of a few runs after one that warms up; on CUDA until the device is done."""
-    import torch
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    passed = []
-    for _ in range(_REPEATS + 1):
-        wait()
-        started = time.perf_counter()
-        work()
-        wait()
-        passed.append(1e3 * (time.perf_counter() - started))
-    return statistics.median(passed[1:])
-
-
 def _parse(argv: Sequence[str]) -> dict[str, Any]:
-    import argparse
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            raise UsageError(message)
-
-    parser = Parser(
+    parser = PlainParser(
         prog="dynams info",
         description="Show versions, devices, and which kernels are compiled in, usable and in use.",
         allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    parser.add_argument(
-        "--timings",
-        action="store_true",
-        help="also time the kernels against torch (about a second)",
-    )
     options, unknown = parser.parse_known_args(argv)
     if unknown:
-        known = ["--json", "--timings", "--help"]
+        known = ["--json", "--help"]
         raise UsageError(f"unknown argument {unknown[0]!r}{suggestion(unknown[0], known)}")
     return vars(options)

@@ -15,6 +15,7 @@ from dynams.cli.suggest import suggestion
 _COMMANDS = {
     "train": "train a network on the samples that DynaMS selects, or resume a run",
     "compare": "compare recipes over budgets and seeds, as a queue that can be resumed",
+    "bench": "time the kernels on this machine, beside torch",
     "info": "show versions, devices and kernels",
 }
 
@@ -58,6 +59,10 @@ def _run(argv: list[str]) -> int:
         from dynams.cli import compare
 
         return compare.run(rest)
+    if command == "bench":
+        from dynams.cli import bench
+
+        return bench.run(rest)
     if command == "info":
         from dynams.cli import info
 

@@ -9,17 +9,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from dynams.cli.errors import UsageError
+from dynams.cli.errors import PlainParser, UsageError
+from dynams.cli.parsing import OptionParser, checked_file
 from dynams.cli.suggest import suggestion
 from dynams.training.config import TrainConfig
 from dynams.training.rundir import config_path
@@ -33,11 +32,6 @@ _EPILOG = """\
 A run's files are in run.dir/NAME-TIME: log.jsonl, config.yaml (the whole configuration),
 checkpoints, tensorboard and report.html. SIGINT (Ctrl-C) and SIGTERM finish the step, save and
 exit with status 130; a second SIGINT stops at once."""
-
-_UNION = (
-    r"Does not validate against any of the Union subtypes Subtypes: [\[(](.*?)[\])] Errors:.*"
-    r"Given value: (.*)"
-)
 
 
 @dataclass(frozen=True)
@@ -72,13 +66,6 @@ class ForecastRequest:
     argv: tuple[str, ...]
 
 
-class _Parser(ArgumentParser):
-    """Raises `UsageError` where argparse prints its usage and exits."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UsageError(_readable(message, self)) from ex
-
-
 def presets() -> dict[str, Path]:
     """List the presets that come with the package: name and file."""
     folder = Path(str(resources.files("dynams.cli"))) / "presets"
@@ -87,7 +74,7 @@ def presets() -> dict[str, Path]:
 
 def make_parser() -> ArgumentParser:
     """Make the parser of `dynams train`."""
-    parser = _Parser(
+    parser = OptionParser(
         prog="dynams train",
         usage="dynams train [options]",
         description=_DESCRIPTION,
@@ -157,7 +144,7 @@ def parse(argv: Sequence[str]) -> Request:
             raise UsageError("--rates: a resumed run keeps its budget; leave it out")
         files.append(config_path(chosen.resume))
     files += [_preset(name) for name in chosen.preset]
-    files += [path for name in chosen.config if (path := _checked(name)) is not None]
+    files += [path for name in chosen.config if (path := checked_file(name, _keys())) is not None]
     arguments = [*(f"--config={path}" for path in files), *rest]
     forecast = None
     if chosen.rates is not None:
@@ -194,7 +181,7 @@ def _build(values: Namespace) -> TrainConfig:
 
 
 def _take_files(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    taker = _Taker(add_help=False, allow_abbrev=False)
+    taker = PlainParser(add_help=False, allow_abbrev=False)
     taker.add_argument("--preset", action="append", default=[])
     taker.add_argument("--resume")
     taker.add_argument("--config", action="append", default=[])
@@ -202,11 +189,6 @@ def _take_files(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     taker.add_argument("--within", type=float)
     taker.add_argument("--within-fraction", type=float)
     return taker.parse_known_args(argv)
-
-
-class _Taker(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
 
 
 def _preset(name: str) -> Path:
@@ -218,60 +200,7 @@ def _preset(name: str) -> Path:
     return known[name]
 
 
-def _checked(name: str) -> Path | None:
-    """Check that a configuration file can be read and has only known keys; None if it is empty."""
-    path = Path(name)
-    if not path.is_file():
-        raise UsageError(f"--config: no file {name}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--config: {name} is not a text file") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"--config: {name} is not YAML: {error}") from error
-    if values is None:
-        return None
-    if not isinstance(values, dict):
-        raise UsageError(
-            f"--config: wanted sections with keys in {name}, got {type(values).__name__}"
-        )
-    known = _keys()
-    for key in _flat(values):
-        if key not in known:
-            raise UsageError(f"--config: unknown key {key} in {name}{suggestion(key, known)}")
-    return path
-
-
 def _keys() -> list[str]:
     return [
         f"{section}.{key}" for section, values in TrainConfig().to_dict().items() for key in values
     ]
-
-
-def _flat(values: dict[Any, Any]) -> list[str]:
-    keys: list[str] = []
-    for name, value in values.items():
-        keys += [f"{name}.{key}" for key in value] if isinstance(value, dict) else [str(name)]
-    return keys
-
-
-def _or(types: str) -> str:
-    return types.replace("NoneType", "null").replace(", ", " or ")
-
-
-def _readable(message: str, parser: ArgumentParser) -> str:
-    """Put the parser's message in one line, with what an unknown option may have meant."""
-    text = " ".join(message.split())
-    text = re.sub(r'Parser key "([^"]+)"', r"\1", text)
-    text = re.sub(r"<class '([^']+)'>", r"\1", text)
-    text = re.sub(
-        r"Expected a typing\.Literal\[(.*)\]\. Got value:", r"wanted one of \1, got", text
-    )
-    text = re.sub(r"Expected an? (\S+)\. Got value:", r"wanted \1, got", text)
-    text = re.sub(_UNION, lambda found: f"wanted {_or(found[1])}, got {found[2]}", text)
-    options = [name for action in parser._actions for name in action.option_strings]
-    for word in text.split():
-        option = word.partition("=")[0]
-        if option.startswith("--") and option not in options:
-            return text + suggestion(option, options)
-    return text

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 import dynams
+from dynams.bench import BenchConfig
 from dynams.cli import main
 from dynams.cli.errors import UsageError, one_line
 from dynams.cli.options import parse, presets
@@ -37,6 +38,7 @@ def test_the_help_names_the_commands_and_no_others(capsys):
     assert [line.split()[0] for line in commands.strip().splitlines()] == [
         "train",
         "compare",
+        "bench",
         "info",
     ]
 
@@ -64,14 +66,23 @@ def test_the_help_of_info_is_complete(capsys):
     assert main(["info", "--help"]) == 0
     text = capsys.readouterr().out
     assert "--json" in text
-    assert "--timings" in text
+
+
+def test_the_help_of_bench_documents_every_setting(capsys):
+    assert main(["bench", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name in BenchConfig().to_dict():
+        sentence = text.partition(f" --{name} ")[2].partition("(type:")[0]
+        assert len(sentence.split()) > 3, f"--{name} is not explained"
+    for option in ("--config", "--json"):
+        assert option in text
 
 
 def test_help_imports_neither_torch_nor_the_engine():
     code = (
         "import sys\n"
         "from dynams.cli import main\n"
-        "statuses = [main(['--help']), main(['train', '--help']), main(['info', '--help'])]\n"
+        "statuses = [main(['--help']), main(['train', '--help']), main(['info', '--help']), main(['bench', '--help'])]\n"
         "heavy = {'torch', 'numpy', 'lightning_fabric', 'rich', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(f'{statuses} {heavy}' if any(statuses) or heavy else 0)\n"
     )
@@ -177,6 +188,20 @@ def test_print_config_gives_the_whole_configuration(capsys):
         (["train", "--config", "missing.yaml"], "--config: no file missing.yaml"),
         (["train", "--resume", "missing"], "no run to resume: missing is not a directory"),
         (["train", "--resume", "x", "--preset", "digits"], "--preset: a resumed run keeps"),
+        (["bench", "--row", "3"], "(did you mean --rows?)"),
+        (["bench", "--rows", "many"], "rows: wanted int, got many"),
+        (["bench", "--rows", "0"], "rows: wanted at least 1, got 0"),
+        (["bench", "--classes", "1"], "classes: wanted at least 2, got 1"),
+        (["bench", "--width", "0"], "width: wanted a number in (0, 1], got 0"),
+        (["bench", "--budget", "1.5"], "budget: wanted a number in (0, 1], got 1.5"),
+        (["bench", "--kernel", "topk"], "kernel: wanted one of 'all', 'margin', 'scores'"),
+        (["bench", "--dtype", "int8"], "dtype: wanted one of 'float32'"),
+        (["bench", "--device", "gpu"], "device: wanted auto, cpu, cuda or a numbered one"),
+        (["bench", "--device", "cuda:99"], "device: wanted one that is there, got 'cuda:99'"),
+        (["bench", "--rounds", "0"], "rounds: wanted at least 1, got 0"),
+        (["bench", "--threads", "0"], "threads: wanted at least 1, got 0"),
+        (["bench", "--seed", "-1"], "seed: wanted at least 0, got -1"),
+        (["bench", "--config", "missing.yaml"], "--config: no file missing.yaml"),
         (["info", "--jsn"], "unknown argument '--jsn' (did you mean --json?)"),
     ],
 )
@@ -272,11 +297,10 @@ def test_info_shows_versions_devices_and_kernels(capsys):
 def test_info_as_json_has_all_that_backends_tells(capsys):
     import dynams_kernels as dk
 
-    assert main(["info", "--json", "--timings"]) == 0
+    assert main(["info", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["kernels"] == json.loads(json.dumps(dk.backends()))
     assert found["versions and processor"]["torch"] == torch.__version__
-    assert any("margin" in name for name in found["timings"])
 
 
 def test_the_configuration_is_made_of_frozen_dataclasses():

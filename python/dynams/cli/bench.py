@@ -1,0 +1,136 @@
+"""`dynams bench`: how fast the kernels are on this machine, beside torch and beside a copy."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dynams.bench.config import BenchConfig
+from dynams.cli.errors import OK, PlainParser, tell
+from dynams.cli.parsing import OptionParser, checked_file
+
+if TYPE_CHECKING:
+    from dynams.bench.timing import Measured, Result
+
+_DESCRIPTION = """\
+Time the kernels on this machine: each beside torch's way to the same answer, in turn, and beside
+what limits it, a copy or the matrix product alone. Prints a Markdown table on standard output; some
+fifteen seconds on two cores. Every option is also a key of a YAML file for --config; options count
+before --config."""
+
+_HEAD = ("kernel", "inputs", "ours", "rate", "of a copy", "beside", "its time", "ours is")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run `dynams bench`.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        config, as_json = parse(argv)
+    except SystemExit as done:  # --help
+        return int(done.code or 0)
+    from dynams.bench.timing import measure
+
+    say = tell if sys.stderr.isatty() else lambda text: None
+    measured = measure(config, say)
+    text = json.dumps(dataclasses.asdict(measured), indent=2) if as_json else as_text(measured)
+    sys.stdout.write(text + "\n")
+    return OK
+
+
+def make_parser() -> OptionParser:
+    """Make the parser of `dynams bench`."""
+    parser = OptionParser(
+        prog="dynams bench",
+        usage="dynams bench [options]",
+        description=_DESCRIPTION,
+        default_env=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", metavar="FILE", help="YAML file of options")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_class_arguments(BenchConfig, None)
+    return parser
+
+
+def parse(argv: Sequence[str]) -> tuple[BenchConfig, bool]:
+    """Read the arguments after `dynams bench`: the configuration, and whether JSON is wanted.
+
+    Raises:
+        UsageError: an option, key or value is unknown or refused, or a file is missing.
+        ValueError: a value is out of range.
+        SystemExit: help was asked for and is printed.
+    """
+    taker = PlainParser(add_help=False, allow_abbrev=False)
+    taker.add_argument("--config", action="append", default=[])
+    taken, rest = taker.parse_known_args(argv)
+    names = [field.name for field in dataclasses.fields(BenchConfig)]
+    files = [path for name in taken.config if (path := checked_file(name, [*names, "json"]))]
+    values = make_parser().parse_args([*(f"--config={path}" for path in files), *rest])
+    return BenchConfig(**{name: values[name] for name in names}), bool(values.json)
+
+
+def as_text(measured: Measured) -> str:
+    """Format it for people: where it was measured, a table, and how to read it."""
+    where = measured.environment
+    kind = str(where["device"]).partition(":")[0]
+    device = where["cpu"] if kind == "cpu" else where["device"]
+    asked = measured.config.device
+    number = f" ({asked})" if ":" in asked else ""
+    lines = [
+        f"{device}{number}, threads: {where['threads']}, torch {where['torch']}, "
+        f"kernels: {where['kernels'][kind]}, "
+        f"copy {measured.copy_bytes_per_second / 1e9:.1f} GB/s",
+        "",
+        *_table(measured.results),
+        "",
+        f"Medians of {measured.config.rounds} rounds, host and device together; speed-ups are medians of the rounds' ratios.",
+        "Rate: bytes that must be moved at least, or operations of the product, by the time. What fits a cache may pass a copy.",
+    ]
+    return "\n".join(lines)
+
+
+def _table(results: Sequence[Result]) -> list[str]:
+    rows: list[tuple[str, ...]] = [_HEAD]
+    for result in results:
+        own = (
+            result.kernel,
+            result.inputs,
+            _time(result.seconds),
+            _rate(result),
+            "" if result.of_copy is None else f"{result.of_copy:.2f}",
+        )
+        for number, peer in enumerate(result.peers):
+            shown = own if number == 0 else ("",) * len(own)
+            rows.append((*shown, peer.name, _time(peer.seconds), f"{peer.speedup:.2f} x"))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    words = {0, 1, 5}
+    marks = [
+        "-" * width if i in words else "-" * (width - 1) + ":" for i, width in enumerate(widths)
+    ]
+    lines = []
+    for row in [_HEAD, tuple(marks), *rows[1:]]:
+        cells = [
+            cell.ljust(width) if i in words else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _time(seconds: float) -> str:
+    for unit, scale in (("s", 1.0), ("ms", 1e3)):
+        if seconds * scale >= 1:
+            return f"{seconds * scale:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"
+
+
+def _rate(result: Result) -> str:
+    if result.bytes_per_second is not None:
+        return f"{result.bytes_per_second / 1e9:.1f} GB/s"
+    return "" if result.flops is None else f"{result.flops / 1e9:.0f} GFLOP/s"
