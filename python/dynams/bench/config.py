@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from dynams.training.checks import at_least, fraction, one_of
 
-KERNELS = (
+Kernel = Literal[
+    "all",
     "margin",
     "scores",
     "smallest_k",
     "margin_topk",
     "linear_margin",
     "linear_margin_topk",
-)
-DTYPES = ("float32", "bfloat16", "float16", "float64")
+]
+Dtype = Literal["float32", "bfloat16", "float16", "float64"]
+KERNELS: tuple[str, ...] = get_args(Kernel)[1:]
 
 
 @dataclass(frozen=True)
@@ -40,30 +42,22 @@ class BenchConfig:
         seed: seed of the random inputs.
     """
 
-    kernel: Literal[
-        "all",
-        "margin",
-        "scores",
-        "smallest_k",
-        "margin_topk",
-        "linear_margin",
-        "linear_margin_topk",
-    ] = "all"
+    kernel: Kernel = "all"
     rows: int = 8192
     classes: int = 1000
     features: int = 512
     width: float = 0.5
     samples: int = 1_000_000
     budget: float = 0.6
-    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    dtype: Dtype = "float32"
     device: str = "auto"
     threads: int | None = None
     rounds: int = 15
     seed: int = 0
 
     def __post_init__(self) -> None:
-        one_of("kernel", self.kernel, ("all", *KERNELS))
-        one_of("dtype", self.dtype, DTYPES)
+        one_of("kernel", self.kernel, get_args(Kernel))
+        one_of("dtype", self.dtype, get_args(Dtype))
         for name, smallest in (("rows", 1), ("classes", 2), ("features", 1), ("samples", 1)):
             at_least(name, getattr(self, name), smallest)
         fraction("width", self.width)

@@ -93,14 +93,16 @@ def measure(config: BenchConfig, say: Callable[[str], None] = lambda text: None)
         ValueError: the device is not there.
     """
     device = _device(config.device)
-    with _threads(config.threads):
+    # Timers wait for the current CUDA device, and the environment names it.
+    index = device.index if device.type == "cuda" else -1
+    with _threads(config.threads), torch.cuda.device(index):
         say("a copy")
         copied = _copy(config, device)
         results = []
         for case in cases(config, device):
             say(f"{case.kernel}, {case.inputs}")
             calls = [case.ours, *case.peers.values()]
-            ours, *theirs = _in_turn(calls, config.rounds, device)
+            ours, *theirs = _in_turn(calls, config.rounds)
             seconds = statistics.median(ours)
             rate = None if case.moved is None else case.moved / seconds
             peers = tuple(
@@ -125,23 +127,22 @@ def _speedup(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return statistics.median(other / mine for mine, other in zip(ours, theirs, strict=True))
 
 
-def _in_turn(calls: Sequence[Call], rounds: int, device: torch.device) -> list[list[float]]:
+def _in_turn(calls: Sequence[Call], rounds: int) -> list[list[float]]:
     """Seconds of each call in each round."""
-    # The timer sets the threads, to 1 unless it is told, and waits for the current CUDA device.
+    # A timer sets the threads, to 1 unless it is told.
     timers = [
         Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
         for call in calls
     ]
-    with torch.cuda.device(device if device.type == "cuda" else -1):
-        counts = []
-        for call, timer in zip(calls, timers, strict=True):
-            call()  # compiles, loads and allocates what the first call does
-            once = timer.timeit(1).median
-            counts.append(max(1, min(_MOST_CALLS, math.ceil(_LEAST_SECONDS / max(once, 1e-9)))))
-        seconds: list[list[float]] = [[] for _ in calls]
-        for _ in range(rounds):
-            for times, timer, count in zip(seconds, timers, counts, strict=True):
-                times.append(timer.timeit(count).median)
+    counts = []
+    for call, timer in zip(calls, timers, strict=True):
+        call()  # compiles, loads and allocates what the first call does
+        once = timer.timeit(1).median
+        counts.append(max(1, min(_MOST_CALLS, math.ceil(_LEAST_SECONDS / max(once, 1e-9)))))
+    seconds: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for times, timer, count in zip(seconds, timers, counts, strict=True):
+            times.append(timer.timeit(count).median)
     return seconds
 
 
@@ -149,7 +150,7 @@ def _copy(config: BenchConfig, device: torch.device) -> float:
     random = torch.Generator(device).manual_seed(config.seed)
     source = torch.randn(_COPIED_BYTES // 4, generator=random, device=device)
     target = torch.empty_like(source)
-    (times,) = _in_turn([lambda: target.copy_(source)], config.rounds, device)
+    (times,) = _in_turn([lambda: target.copy_(source)], config.rounds)
     return 2 * _COPIED_BYTES / statistics.median(times)
 
 

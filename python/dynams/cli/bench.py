@@ -78,14 +78,17 @@ def parse(argv: Sequence[str]) -> tuple[BenchConfig, bool]:
 def as_text(measured: Measured) -> str:
     """Format it for people: where it was measured, a table, and how to read it."""
     where = measured.environment
-    kind = str(where["device"]).partition(":")[0]
-    device = where["cpu"] if kind == "cpu" else where["device"]
+    serves = where["kernels"]
+    if str(where["device"]).startswith("cuda"):
+        device = where["device"]
+        kernels = ", ".join(f"{name} {backend}" for name, backend in serves["cuda"].items())
+    else:
+        device, kernels = where["cpu"], serves["cpu"]
     asked = measured.config.device
     number = f" ({asked})" if ":" in asked else ""
     lines = [
         f"{device}{number}, threads: {where['threads']}, torch {where['torch']}, "
-        f"kernels: {where['kernels'][kind]}, "
-        f"copy {measured.copy_bytes_per_second / 1e9:.1f} GB/s",
+        f"kernels: {kernels}, copy {measured.copy_bytes_per_second / 1e9:.1f} GB/s",
         "",
         *_table(measured.results),
         "",

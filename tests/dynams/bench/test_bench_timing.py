@@ -8,8 +8,6 @@ import torch
 from dynams.bench import BenchConfig, measure
 from dynams.bench.timing import _in_turn, _speedup
 
-CPU = torch.device("cpu")
-
 
 def test_a_speed_up_is_the_median_of_the_rounds_ratios():
     # The ratio of the medians would be 3.
@@ -26,7 +24,7 @@ def test_calls_take_turns_round_by_round():
 
         return call
 
-    seconds = _in_turn([slow("a"), slow("b")], 4, CPU)
+    seconds = _in_turn([slow("a"), slow("b")], 4)
     assert [len(times) for times in seconds] == [4, 4]
     assert all(passed > 0 for times in seconds for passed in times)
     turns = [name for i, name in enumerate(called) if i == 0 or called[i - 1] != name]

@@ -93,7 +93,8 @@ def test_times_and_rates_have_three_figures_and_a_unit():
         peers = (Peer("other", 1.5, 1.5 / seconds),)
         return Result(kernel="k", inputs="i", seconds=seconds, peers=peers, **{**known, **rates})
 
-    where = {"device": "cuda: X", "threads": 2, "torch": "t", "kernels": {"cpu": "a", "cuda": "b"}}
+    serves = {"cpu": "native_cpu", "cuda": {"row_scores": "native_cuda", "smallest_k": "triton"}}
+    where = {"device": "cuda: X", "cpu": "Y", "threads": 2, "torch": "t", "kernels": serves}
     results = (
         result(2.0, flops=3e12),
         result(0.0123, bytes_per_second=2.5e9, of_copy=0.5),
@@ -101,7 +102,12 @@ def test_times_and_rates_have_three_figures_and_a_unit():
     )
     config = BenchConfig(device="cuda:1")
     lines = as_text(Measured(config, where, 1e12, results)).splitlines()
-    assert lines[0] == "cuda: X (cuda:1), threads: 2, torch t, kernels: b, copy 1000.0 GB/s"
+    assert lines[0] == (
+        "cuda: X (cuda:1), threads: 2, torch t, "
+        "kernels: row_scores native_cuda, smallest_k triton, copy 1000.0 GB/s"
+    )
+    on_cpu = as_text(Measured(BenchConfig(), {**where, "device": "cpu"}, 1e9, results))
+    assert on_cpu.startswith("Y, threads: 2, torch t, kernels: native_cpu, copy 1.0 GB/s\n")
     cells = [[cell.strip() for cell in line.split("|")[3:9]] for line in lines[4:7]]
     assert cells == [
         ["2 s", "3000 GFLOP/s", "", "other", "1.5 s", "0.75 x"],
