@@ -41,6 +41,13 @@ __device__ __forceinline__ void start_copy(void* shared, const void* global) {
 // Waits for the copies that this thread started; the other threads' need a barrier after it.
 __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
+// The block's one object of this type in shared memory, undefined at first.
+template <class T>
+__device__ __forceinline__ T& in_shared_memory() {
+  __shared__ T object;
+  return object;
+}
+
 // NaN if either is, so that a row's NaN stays in its maximum at no cost.
 __device__ __forceinline__ float max_nan(float a, float b) {
   float out;

@@ -71,7 +71,7 @@ template <class Element, int kSums>
 __global__ void __launch_bounds__(kThreads, (blocks_together<ScoreOf<Element>, kSums>()))
     score_rows(RowsTask<Element> task, int log_lanes, PartsOfRows<ScoreOf<Element>> split) {
   using T = ScoreOf<Element>;
-  __shared__ Joints<T> joints;
+  Joints<T>& joints = in_shared_memory<Joints<T>>();
   const int lanes = 1 << log_lanes, groups = kThreads >> log_lanes;
   const int lane = static_cast<int>(threadIdx.x) & (lanes - 1), group = static_cast<int>(threadIdx.x) >> log_lanes;
   const bool whole = split.parts == nullptr;
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kThreads, (blocks_together<ScoreOf<Element>, k
 template <class Element>
 __global__ void __launch_bounds__(kThreads) measure_parts(RowsTask<Element> task, PartsOfRows<ScoreOf<Element>> split) {
   using T = ScoreOf<Element>;
-  __shared__ Joints<T> joints;
+  Joints<T>& joints = in_shared_memory<Joints<T>>();
   const int lane = static_cast<int>(threadIdx.x);
   const int64_t begin = split.begin();
   const int count = split.count(task.classes);

@@ -11,6 +11,10 @@
 
 namespace dynams {
 
+struct alignas(16) Tile {
+  unsigned char bytes[kTileBytes + sizeof(Vector)];
+};
+
 template <class Element>
 struct TileRow {
   const unsigned char* tile;
@@ -102,7 +106,7 @@ template <class Element, int kSums>
 __global__ void __launch_bounds__(kTileThreads, (sizeof(ScoreOf<Element>) == 8 ? 6 : 10))
     score_short_rows(RowsTask<Element> task, int tile_rows, bool whole_vectors) {
   using T = ScoreOf<Element>;
-  alignas(16) __shared__ unsigned char tile[kTileBytes + sizeof(Vector)];
+  unsigned char* tile = in_shared_memory<Tile>().bytes;
   const int classes = static_cast<int>(task.classes);
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * tile_rows;
   const int64_t left = task.rows - first_row;

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import cuda_on_host
 import oracle
-from cuda_on_host import HostKernels, Plan
+from cuda_on_host import HostKernels, Plan, check_scores, distances_for, split, tiles, whole
 from dynams_kernels._kinds import KINDS, LABELLED_KINDS, kinds_of, mask_of
 from kernel_inputs import RAGGED_C, labels_for, logits, random_logits, with_specials
 
@@ -26,32 +26,11 @@ INF, NAN = math.inf, math.nan
 ALL = mask_of(KINDS)
 DISTANCE = mask_of(("distance",))
 MARGINS = mask_of(("gap", "distance", "label"))
-ULPS = {"gap": 0, "label": 0, "distance": 4}
-FOREVER = 2**31 - 1
 
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> HostKernels:
     return cuda_on_host.build(tmp_path_factory.mktemp("cuda_on_host"))
-
-
-def whole(lanes: int, classes: int, blocks: int = FOREVER) -> Plan:
-    return Plan(0, lanes, 1, classes, blocks)
-
-
-def split(part: int, classes: int, blocks: int = FOREVER) -> Plan:
-    return Plan(0, 256, -(-classes // part), part, blocks)
-
-
-def tiles(rows: int) -> Plan:
-    return Plan(rows, 32, 1, 0, FOREVER)
-
-
-def distances_for(classes: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(classes, 3, generator=generator, dtype=torch.float64)
-    rows[-1] = rows[0]  # twins: no distance between them
-    return torch.cdist(rows, rows).float()
 
 
 def check(
@@ -65,17 +44,7 @@ def check(
     y = labels_for(x, seed)
     apart = distances_for(x.shape[1], seed) if kinds & DISTANCE else None
     got = kernels.row_scores(x, y, apart, kinds, plan=plan)
-    wide_apart = None if apart is None else oracle.array(apart)
-    largest = torch.finfo(oracle.result_dtype(x.dtype)).max
-    for row, kind in zip(got, kinds_of(kinds), strict=True):
-        if kind in oracle.MARGIN_KINDS:
-            want = oracle.margin(oracle.array(x), kind, y.numpy(), wide_apart, largest)
-        else:
-            want = oracle.scores(oracle.array(x), (kind,), y.numpy())[kind]
-        try:
-            oracle.check(row, want, ulps=ULPS.get(kind, 32), floor=0.0 if kind in ULPS else 1.0)
-        except AssertionError as error:
-            raise AssertionError(f"{kind}: {error}") from None
+    check_scores(got, x, y, apart, kinds)
     return got
 
 

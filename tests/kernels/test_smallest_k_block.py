@@ -5,11 +5,7 @@ and lists of a few members take small inputs down every path that millions of va
 
 from __future__ import annotations
 
-import os
-import shlex
-import shutil
 import struct
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+
+import sanitizers
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 120
@@ -168,22 +166,8 @@ class Driver:
     path: Path
 
     def run(self, cases: Sequence[Case], folder: Path) -> list[Answer]:
-        given, got = folder / "cases", folder / "answers"
-        given.write_bytes(b"".join(case.packed() for case in cases))
-        environment = {
-            **os.environ,
-            "TSAN_OPTIONS": "halt_on_error=1",
-            "ASAN_OPTIONS": "detect_leaks=0",
-        }
-        done = subprocess.run(
-            [str(self.path), str(given), str(got), str(SECONDS)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"exit code {done.returncode}\n{done.stderr[-6000:]}"
-        return parse(got.read_bytes(), cases)
+        given = b"".join(case.packed() for case in cases)
+        return parse(sanitizers.run_program(self.path, given, folder, SECONDS), cases)
 
 
 def parse(raw: bytes, cases: Sequence[Case]) -> list[Answer]:
@@ -206,36 +190,25 @@ def parse(raw: bytes, cases: Sequence[Case]) -> list[Answer]:
     return answers
 
 
-def build(folder: Path, flags: Sequence[str]) -> Driver:
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
-    if shutil.which(compiler[0]) is None:
-        pytest.skip("no C++ compiler")
-    command = [*compiler, "-std=c++20", "-O1", "-g1", "-pthread", *flags]
-    probe = folder / "probe.cpp"
-    probe.write_text("#include <atomic>\nint main() { std::atomic<int> x{0}; x.notify_all(); }\n")
-    probed = subprocess.run(
-        [*command, str(probe), "-o", str(folder / "probe")], capture_output=True
+PROBE = "#include <atomic>\nint main() { std::atomic<int> x{0}; x.notify_all(); }\n"
+
+
+def build(folder: Path, flags: Sequence[str] = (), sanitizer: str = "") -> Driver:
+    includes = (f"-I{ROOT / 'csrc/common'}", f"-I{ROOT / 'tests/executor'}")
+    return Driver(
+        sanitizers.compile_program(
+            ROOT / "tests/executor/selection_driver.cpp",
+            folder,
+            ("-std=c++20", *includes, *flags),
+            sanitizer=sanitizer,
+            probe=PROBE,
+        )
     )
-    if (
-        probed.returncode != 0
-        or subprocess.run([str(folder / "probe")], capture_output=True).returncode != 0
-    ):
-        pytest.skip(f"no working C++20 with {' '.join(flags)}")
-    source, path = ROOT / "tests/executor/selection_driver.cpp", folder / "driver"
-    includes = [f"-I{ROOT / 'csrc/common'}", f"-I{ROOT / 'tests/executor'}"]
-    built = subprocess.run(
-        [*command, "-Wall", "-Wextra", "-Werror", *includes, str(source), "-o", str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert built.returncode == 0, built.stderr[-6000:]
-    return Driver(path)
 
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Driver:
-    return build(tmp_path_factory.mktemp("executor"), [])
+    return build(tmp_path_factory.mktemp("executor"))
 
 
 # ------------------------------------------------------------------------------------ what must come out
@@ -367,10 +340,7 @@ def test_runs_differ_in_nothing_whatever_scratch_holds(driver: Driver, tmp_path:
     "sanitizer", ["thread", "address,undefined"], ids=["thread", "address and undefined"]
 )
 def test_no_race_no_stray_access(sanitizer: str, tmp_path: Path) -> None:
-    driver = build(
-        tmp_path,
-        [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-DDYNAMS_EXECUTOR_FLOAT32_ONLY"],
-    )
+    driver = build(tmp_path, ["-DDYNAMS_EXECUTOR_FLOAT32_ONLY"], sanitizer)
     cases = [case for cached in (True, False) for case, _ in every_path(FLOAT32, cached)]
     made = inputs(FLOAT32, 150)
     cases += [

@@ -14,11 +14,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import oracle
+from dynams_kernels._kinds import kinds_of
+
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+# What an exact score may be off; of the others, 32 of their own units or those of 1.
+ULPS = {"gap": 0, "label": 0, "distance": 4}
 # A GPU so small that little data already takes the paths of much.
 MULTIPROCESSORS = 2
 
-_HERE = Path(__file__).parent / "host_cuda"
+HOST_CUDA = Path(__file__).parent / "host_cuda"
+KERNEL_FLAGS = (
+    *("-std=c++17", "-Wno-unknown-pragmas", "-ffp-contract=off", f"-I{HOST_CUDA}"),
+    # A fortified longjmp refuses to change stacks, which is what it is for here.
+    "-U_FORTIFY_SOURCE",
+)
 
 
 class Task(ctypes.Structure):
@@ -52,6 +62,49 @@ class Plan(ctypes.Structure):
     )
 
 
+FOREVER = 2**31 - 1  # blocks
+
+
+def whole(lanes: int, classes: int, blocks: int = FOREVER) -> Plan:
+    """Rows by groups of lanes."""
+    return Plan(0, lanes, 1, classes, blocks)
+
+
+def split(part: int, classes: int, blocks: int = FOREVER) -> Plan:
+    """Rows by blocks that take so many classes each."""
+    return Plan(0, 256, -(-classes // part), part, blocks)
+
+
+def tiles(rows: int) -> Plan:
+    """Short rows, so many a block."""
+    return Plan(rows, 32, 1, 0, FOREVER)
+
+
+def distances_for(classes: int, seed: int = 0) -> Tensor:
+    """Distances between classes, the first and the last of which are the same."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(classes, 3, generator=generator, dtype=torch.float64)
+    rows[-1] = rows[0]
+    return torch.cdist(rows, rows).float()
+
+
+def check_scores(
+    got: Tensor, x: Tensor, labels: Tensor, distances: Tensor | None, kinds: int
+) -> None:
+    """Compares the scores of rows x, a row a kind, with the oracle's."""
+    largest = torch.finfo(oracle.result_dtype(x.dtype)).max
+    y, apart = labels.numpy(), None if distances is None else oracle.array(distances)
+    for row, kind in zip(got, kinds_of(kinds), strict=True):
+        if kind in oracle.MARGIN_KINDS:
+            want = oracle.margin(oracle.array(x), kind, y, apart, largest)
+        else:
+            want = oracle.scores(oracle.array(x), (kind,), y)[kind]
+        try:
+            oracle.check(row, want, ulps=ULPS.get(kind, 32), floor=0.0 if kind in ULPS else 1.0)
+        except AssertionError as error:
+            raise AssertionError(f"{kind}: {error}") from None
+
+
 def compiler() -> list[str] | None:
     """The host's C++ compiler, where there is one and the system has the coroutines that run the threads."""
     if sys.platform != "linux":
@@ -65,10 +118,8 @@ def build(directory: Path) -> HostKernels:
     library = directory / "row_scores.so"
     command = [
         *(compiler() or ["c++"]),
-        *("-std=c++17", "-O1", "-Wall", "-Wextra", "-Wno-unknown-pragmas"),
-        # A fortified longjmp refuses to change stacks, which is what it is for here.
-        *("-U_FORTIFY_SOURCE", "-ffp-contract=off", "-shared", "-fPIC", f"-I{_HERE}"),
-        *(str(_HERE / "row_scores.cpp"), "-o", str(library)),
+        *("-O1", "-Wall", "-Wextra", *KERNEL_FLAGS, "-shared", "-fPIC"),
+        *(str(HOST_CUDA / "row_scores.cpp"), "-o", str(library)),
     ]
     subprocess.run(command, check=True)
     return HostKernels(ctypes.CDLL(str(library)))

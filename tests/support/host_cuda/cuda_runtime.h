@@ -2,7 +2,8 @@
 //
 // For tests of the kernels' own code where there is no GPU. A warp exchange waits for all 32 lanes and a barrier for
 // all threads of the block, so a divergent exchange or barrier is a reported deadlock. The order in which threads take
-// turns can be changed: a missing barrier then changes results.
+// turns can be changed: a missing barrier then changes results. Under the thread sanitizer (sanitized.h) blocks are at
+// work at the same time and only barriers and launches order memory: neither a warp exchange nor a turn does.
 #pragma once
 
 #include <math.h>
@@ -12,7 +13,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <functional>
+#include <memory>
+#include <new>
 #include <numeric>
 #include <random>
 #include <string>
@@ -21,11 +25,11 @@
 #include <vector>
 
 #include "cuda_runtime_api.h"
+#include "sanitized.h"
 
 #define __device__
 #define __host__
 #define __global__
-#define __shared__ static
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 
@@ -39,16 +43,43 @@ inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 namespace host_cuda {
 
 constexpr unsigned kLanes = 32;
-constexpr size_t kStack = 64 << 10;
+constexpr size_t kStackBytes = 64 << 10;
 
 enum class Waits { kNothing, kWarp, kBlock, kForever };
 
+struct Copy {
+  void* to;
+  const void* from;
+};
+
 struct Thread {
+  std::unique_ptr<char[]> memory{new char[kStackBytes]};
+  Stack stack{memory.get(), kStackBytes};
   ucontext_t context;  // to start from
   jmp_buf place;       // to go on from: unlike a context's, its switch is no system call
-  bool started = false;
-  std::vector<char> stack;
-  Waits waits = Waits::kNothing;
+  bool started;
+  Waits waits;
+  unsigned barriers;         // met so far
+  std::vector<Copy> copies;  // under way
+};
+
+// Of the exact size, full of NaN and of nonsense at first.
+struct SharedObject {
+  SharedObject(const void* type, size_t size)
+      : type(type), bytes(::operator new(size, std::align_val_t(16)), [](void* all) {
+          ::operator delete(all, std::align_val_t(16));
+        }) {
+    std::memset(bytes.get(), 0xff, size);
+  }
+  const void* type;
+  std::unique_ptr<void, void (*)(void*)> bytes;
+};
+
+// Where blocks run, one after another.
+struct Multiprocessor {
+  std::deque<Thread> threads;  // as many as any block so far had
+  std::vector<SharedObject> shared;
+  char meetings[2];  // of a barrier and the next, for `publish` and `observe`
 };
 
 struct Slot {
@@ -57,8 +88,11 @@ struct Slot {
   int offset;
 };
 
-inline std::vector<Thread> threads;
+inline Multiprocessor multiprocessors[2];  // in turn, so that a block's threads are not those of the next
+inline Multiprocessor* here;
 inline jmp_buf scheduler;
+inline Stack scheduler_stack;
+inline char begun, ended;  // of a launch, for `publish` and `observe`
 inline unsigned current;
 inline std::function<void()> body;
 inline std::string problem;
@@ -66,48 +100,75 @@ inline unsigned order_seed;  // 0: threads take turns by number
 inline Slot slots[2][1024];
 inline unsigned parity[1024];
 
+inline Thread& thread_now() { return here->threads[current]; }
+
+HOST_CUDA_NO_CALL void suspend(Thread& self) {
+  self.stack.leave_for(scheduler_stack);
+  _longjmp(scheduler, 1);
+}
+
 inline void wait_for(Waits what) {
-  Thread& self = threads[current];
-  self.waits = what;
-  if (_setjmp(self.place) == 0) _longjmp(scheduler, 1);
+  {
+    Untracked untracked;
+    thread_now().waits = what;
+  }
+  if (_setjmp(thread_now().place) == 0) suspend(thread_now());
+  thread_now().stack.arrive(scheduler_stack);
 }
 
 inline void run_thread() {
+  Thread& self = thread_now();
+  self.stack.arrive(scheduler_stack);
+  observe(&begun);
   body();
-  threads[current].waits = Waits::kForever;
+  publish(&ended);
+  {
+    Untracked untracked;
+    self.waits = Waits::kForever;
+  }
+  self.stack.leave_for(scheduler_stack, true);
   _longjmp(scheduler, 1);
+}
+
+HOST_CUDA_NO_CALL void go_on(Thread& thread) {
+  const bool started = thread.started;
+  thread.started = true;
+  scheduler_stack.leave_for(thread.stack);
+  if (started) _longjmp(thread.place, 1);
+  setcontext(&thread.context);
 }
 
 inline void resume(unsigned turn) {
   current = turn;
   threadIdx = dim3(turn);
-  if (_setjmp(scheduler) != 0) return;
-  Thread& thread = threads[turn];
-  if (thread.started) _longjmp(thread.place, 1);
-  thread.started = true;
-  setcontext(&thread.context);
+  if (_setjmp(scheduler) == 0) go_on(thread_now());
+  else scheduler_stack.arrive(thread_now().stack);
 }
 
 // Whether all of [begin, end) wait for the same; then they go on.
 inline bool release(size_t begin, size_t end, Waits what) {
   for (size_t i = begin; i < end; ++i)
-    if (threads[i].waits != what) return false;
-  for (size_t i = begin; i < end; ++i) threads[i].waits = Waits::kNothing;
+    if (here->threads[i].waits != what) return false;
+  for (size_t i = begin; i < end; ++i) here->threads[i].waits = Waits::kNothing;
   return true;
 }
 
+inline void prepare(Thread& thread) {
+  getcontext(&thread.context);
+  thread.context.uc_stack.ss_sp = thread.memory.get();
+  thread.context.uc_stack.ss_size = kStackBytes;
+  thread.context.uc_link = nullptr;
+  makecontext(&thread.context, run_thread, 0);
+  thread.started = false;
+  thread.waits = Waits::kNothing;
+  thread.barriers = 0;
+  thread.copies.clear();
+}
+
 inline void run_block(unsigned count, std::mt19937& random) {
-  if (threads.size() != count) threads = std::vector<Thread>(count);
-  for (Thread& thread : threads) {
-    thread.stack.resize(kStack);
-    getcontext(&thread.context);
-    thread.context.uc_stack.ss_sp = thread.stack.data();
-    thread.context.uc_stack.ss_size = kStack;
-    thread.context.uc_link = nullptr;
-    makecontext(&thread.context, run_thread, 0);
-    thread.waits = Waits::kNothing;
-    thread.started = false;
-  }
+  here->shared.clear();
+  while (here->threads.size() < count) here->threads.emplace_back();
+  for (unsigned turn = 0; turn < count; ++turn) prepare(here->threads[turn]);
   std::vector<unsigned> turns(count);
   std::iota(turns.begin(), turns.end(), 0u);
   // In another order than that of the numbers, one warp falls as far behind the others as barriers let it.
@@ -116,7 +177,7 @@ inline void run_block(unsigned count, std::mt19937& random) {
   while (problem.empty()) {
     if (order_seed != 0) std::shuffle(turns.begin(), turns.end(), random);
     for (unsigned turn : turns)
-      if (threads[turn].waits == Waits::kNothing && (slow_moves || turn / kLanes != slow_warp)) resume(turn);
+      if (here->threads[turn].waits == Waits::kNothing && (slow_moves || turn / kLanes != slow_warp)) resume(turn);
     if (release(0, count, Waits::kForever)) return;
     bool moves = release(0, count, Waits::kBlock);
     for (unsigned warp = 0; warp < count / kLanes; ++warp)
@@ -129,6 +190,7 @@ inline void run_block(unsigned count, std::mt19937& random) {
 template <class Value>
 Value exchange(Value value, int offset) {
   static_assert(std::is_trivially_copyable<Value>::value && sizeof(Value) <= 16, "");
+  Untracked untracked;
   const unsigned self = current, partner = self ^ static_cast<unsigned>(offset);
   Slot(&row)[1024] = slots[parity[self]++ % 2];
   std::memcpy(row[self].bytes, &value, sizeof(Value));
@@ -142,9 +204,28 @@ Value exchange(Value value, int offset) {
   return value;
 }
 
+inline void meet_block() {
+  char* meeting;
+  {
+    Untracked untracked;
+    meeting = &here->meetings[thread_now().barriers++ % 2];
+  }
+  publish(meeting);
+  wait_for(Waits::kBlock);
+  observe(meeting);
+}
+
+// The block's object of a type, which an address names.
+inline void* shared_object(const void* type, size_t size) {
+  Untracked untracked;
+  for (const SharedObject& object : here->shared)
+    if (object.type == type) return object.bytes.get();
+  return here->shared.emplace_back(type, size).bytes.get();
+}
+
 }  // namespace host_cuda
 
-inline void __syncthreads() { host_cuda::wait_for(host_cuda::Waits::kBlock); }
+inline void __syncthreads() { host_cuda::meet_block(); }
 
 template <class Value>
 Value __shfl_xor_sync(unsigned mask, Value value, int offset) {
@@ -160,7 +241,9 @@ struct cudaLaunchConfig_t {
 
 template <class... Formal, class... Actual>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Formal...), Actual... arguments) {
+  host_cuda::Untracked untracked;
   std::mt19937 random(host_cuda::order_seed);
+  host_cuda::publish(&host_cuda::begun);
   gridDim = config->gridDim;
   blockDim = config->blockDim;
   host_cuda::body = [=] { kernel(arguments...); };
@@ -170,8 +253,10 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   if (host_cuda::order_seed != 0) std::shuffle(blocks.begin(), blocks.end(), random);
   for (const auto& [x, y] : blocks) {
     blockIdx = dim3(x, y);
+    host_cuda::here = &host_cuda::multiprocessors[host_cuda::here == &host_cuda::multiprocessors[0]];
     host_cuda::run_block(blockDim.x, random);
   }
+  host_cuda::observe(&host_cuda::ended);
   return host_cuda::problem.empty() ? cudaSuccess : cudaErrorUnknown;
 }
 

@@ -16,20 +16,26 @@ inline Vector load_once(const void* from) {
 }
 
 // Arrives as late as it may: what reads before the wait, or another thread's copy before a barrier, reads old bytes.
-struct PendingCopy {
-  void* to;
-  const void* from;
-};
-inline std::vector<PendingCopy> pending_copies[1024];
-
 inline void start_copy(void* shared, const void* global) {
+  host_cuda::Untracked untracked;
   if ((reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % 16 != 0)
     host_cuda::problem = "a misaligned copy";
-  pending_copies[threadIdx.x].push_back({shared, global});
+  host_cuda::thread_now().copies.push_back({shared, global});
 }
 inline void wait_for_copies() {
-  for (const PendingCopy& copy : pending_copies[threadIdx.x]) std::memcpy(copy.to, copy.from, 16);
-  pending_copies[threadIdx.x].clear();
+  std::vector<host_cuda::Copy> copies;
+  {
+    host_cuda::Untracked untracked;
+    copies.swap(host_cuda::thread_now().copies);
+  }
+  for (const host_cuda::Copy& copy : copies) std::memcpy(copy.to, copy.from, 16);
+}
+
+template <class T>
+inline T& in_shared_memory() {
+  static_assert(std::is_trivially_default_constructible<T>::value && alignof(T) <= 16, "as on the GPU");
+  static char type;  // its address is the type's name
+  return *static_cast<T*>(host_cuda::shared_object(&type, sizeof(T)));
 }
 
 template <class T>
