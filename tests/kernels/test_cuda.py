@@ -1,12 +1,15 @@
 """What is promised of a GPU alone: no host synchronisation, capture, streams, memory never read before it is written.
 
 Values on the GPU are tested beside those of the CPU in the tests that take `device`, and on every kernel's own paths in
-test_cuda_values.py and test_cuda_linear.py.
+test_cuda_values.py and test_cuda_linear.py; selections whose grids fill the GPU in test_cuda_selection.py.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -16,6 +19,7 @@ from torch import Tensor
 
 import dynams_kernels as dk
 import oracle
+from cuda_calls import captured, same, spoil, words
 from kernel_inputs import labels_for, random_logits
 
 pytestmark = [
@@ -56,16 +60,6 @@ def tensors(device: str = "cuda", seed: int = 0) -> Tensors:
     return {name: t.to(device) for name, t in made.items()}
 
 
-def same(left: list[Tensor], right: list[Tensor]) -> bool:
-    return all(oracle.same_bits(a, b) for a, b in zip(left, right, strict=True))
-
-
-def words(tensor: Tensor) -> Tensor:
-    """The tensor's bits as integers, where it lies."""
-    kinds = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return tensor.contiguous().view(kinds[tensor.element_size()])
-
-
 @pytest.fixture
 def no_synchronisation() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("error")
@@ -103,18 +97,6 @@ def test_updating_and_asking_a_selector_does_not_synchronise(
     selector.smallest(10)
 
 
-def captured(call: Callable[[], list[Tensor]]) -> tuple[torch.cuda.CUDAGraph, list[Tensor]]:
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = call()
-    return graph, out
-
-
 @pytest.mark.parametrize("name", CALLS)
 def test_calls_are_captured_and_replayed_on_new_data(name: str) -> None:
     static, fresh = tensors(), tensors(seed=50)
@@ -132,8 +114,7 @@ def test_a_hundred_replays_give_the_same_bits(name: str) -> None:
     graph, out = captured(lambda: CALLS[name](static))
     differing = torch.zeros((), dtype=torch.int64, device="cuda")
     for replay in range(100):
-        for tensor in out:  # what a replay leaves out would show
-            words(tensor).fill_(replay)
+        spoil(out, replay)
         graph.replay()
         for got, right in zip(out, want, strict=True):
             differing += (words(got) != words(right)).sum()
@@ -283,7 +264,10 @@ def test_inductor_fuses_around_the_operators() -> None:
 # ------------------------------------------------------------------------------------ several devices
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+two_devices = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+
+
+@two_devices
 @pytest.mark.parametrize("name", CALLS)
 def test_a_tensor_of_another_device_runs_there(name: str) -> None:
     want = CALLS[name](tensors("cuda:0"))
@@ -292,3 +276,47 @@ def test_a_tensor_of_another_device_runs_there(name: str) -> None:
     for tensor in got:
         assert tensor.device == torch.device("cuda:1")
     assert same(got, want)
+
+
+# Torch's word for the current device and the driver's: modules may each have a runtime of their own.
+FIRST_CALL_ELSEWHERE = """
+import ctypes, json, sys, torch
+import dynams_kernels as dk
+
+driver = ctypes.CDLL("libcuda.so.1")
+
+def current():
+    device = ctypes.c_int(-1)
+    assert driver.cuCtxGetDevice(ctypes.byref(device)) == 0
+    return [torch.cuda.current_device(), device.value]
+
+here = torch.ones(1, device="cuda:0")
+x, w = torch.randn(600, 40, device="cuda:1"), torch.randn(10, 40, device="cuda:1")
+calls = {
+    "margin": lambda: dk.margin(x),
+    "smallest_k": lambda: dk.smallest_k(x[:, 0], 100),
+    "linear_margin": lambda: dk.linear_margin(x, w),
+    "backends": lambda: dk.backends(),
+}
+here.add_(1)
+told = [current()]
+for _ in range(2):
+    calls[sys.argv[1]]()
+    told.append(current())
+told.append([torch.ones(1, device="cuda").device.index] * 2)
+print(json.dumps(told))
+"""
+
+
+@two_devices
+@pytest.mark.parametrize("name", ["margin", "smallest_k", "linear_margin", "backends"])
+def test_a_first_call_leaves_the_current_device_the_callers(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_CALL_ELSEWHERE, name],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert json.loads(done.stdout) == [[0, 0]] * 4
