@@ -15,6 +15,10 @@ from cuda_on_host import DTYPES, HOST_CUDA, KERNEL_FLAGS, Plan
 from dynams_kernels._kinds import LABELLED_KINDS, mask_of
 
 SECONDS = 120
+# Whether the sanitizer knows of coroutines.
+PROBE = (
+    '#include "sanitized.h"\nint main() { host_cuda::Stack stack; host_cuda::publish(&stack); }\n'
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def as_bytes(tensor: Tensor) -> bytes:
 def build(folder: Path, sanitizer: str) -> Path:
     """The program that runs cases under a sanitizer."""
     return sanitizers.compile_program(
-        HOST_CUDA / "row_scores_driver.cpp", folder, KERNEL_FLAGS, sanitizer=sanitizer
+        HOST_CUDA / "row_scores_driver.cpp", folder, KERNEL_FLAGS, sanitizer=sanitizer, probe=PROBE
     )
 
 

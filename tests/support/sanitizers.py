@@ -11,19 +11,20 @@ from pathlib import Path
 
 import pytest
 
-PROBE = "#include <atomic>\nint main() { std::atomic<int> x{0}; x.fetch_add(1); }\n"
-
 
 def compile_program(
     source: Path,
     folder: Path,
     flags: Sequence[str],
     *,
+    probe: str,
     sanitizer: str = "",
-    probe: str = PROBE,
 ) -> Path:
-    """The program in `folder`. Skips the test where nothing that is so compiled can run: no compiler or sanitizer,
-    or a sanitizer whose addresses the system does not leave free."""
+    """The program in `folder`.
+
+    Skips the test where `probe`, a program of what this one needs, cannot be compiled so or cannot run: no compiler, no
+    sanitizer, or one whose addresses the system does not leave free.
+    """
     compiler = shlex.split(os.environ.get("CXX", "c++"))
     if shutil.which(compiler[0]) is None:
         pytest.skip("no C++ compiler")
@@ -32,11 +33,8 @@ def compile_program(
         command += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
     tried = folder / "probe.cpp"
     tried.write_text(probe)
-    probed = subprocess.run([*command, str(tried), "-o", str(folder / "probe")], check=False)
-    if (
-        probed.returncode != 0
-        or subprocess.run([str(folder / "probe")], capture_output=True, check=False).returncode != 0
-    ):
+    steps = ([*command, str(tried), "-o", str(folder / "probe")], [str(folder / "probe")])
+    if any(subprocess.run(step, capture_output=True, check=False).returncode for step in steps):
         pytest.skip(f"no working C++ with {' '.join(command[1:])}")
     program = folder / source.stem
     built = subprocess.run(
