@@ -42,4 +42,17 @@ static inline DYNAMS_HD uint32_t float_bits(Half value) {
   return sign | ((exponent + 112u) << 23) | (mantissa << 13);
 }
 
+// The exact value; on a GPU the hardware's own conversion.
+static inline DYNAMS_HD float value_of(BFloat value) { return float_of_bits(float_bits(value)); }
+
+static inline DYNAMS_HD float value_of(Half value) {
+#if defined(__CUDA_ARCH__)
+  float out;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(out) : "h"(value.bits));
+  return out;
+#else
+  return float_of_bits(float_bits(value));
+#endif
+}
+
 }  // namespace dynams

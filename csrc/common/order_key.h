@@ -18,6 +18,9 @@ struct FloatOrder {
   using Key = BitsOf;
   static constexpr Key kSign = Key(1) << (sizeof(Key) * 8 - 1);
   static constexpr Key kLast = ~Key(0);  // of every NaN
+  static constexpr Key kZero = kSign;    // of both zeros; no number has the key before it
+  static constexpr Key kHighest = kSign | kInfinityBits;
+  static constexpr Key kLowest = ~kHighest;
 
   static constexpr DYNAMS_HD Key key(Key bits) {
     const Key magnitude = bits & ~kSign;
@@ -27,8 +30,7 @@ struct FloatOrder {
 
   // The bits of a number with this key; keys below that of -inf stand for -inf.
   static constexpr DYNAMS_HD Key bits(Key key) {
-    const Key lowest = ~(kSign | kInfinityBits);
-    const Key bounded = key < lowest ? lowest : key;
+    const Key bounded = key < kLowest ? kLowest : key;
     return (bounded & kSign) ? bounded & ~kSign : ~bounded;
   }
 };

@@ -9,8 +9,8 @@
 // Where the bracket missed, the range is what lies on the proper side of it. Blocks also leave how many of their values
 // lie below every bin, so each knows how many are selected before its slice, and writes its own in index order.
 //
-// Slices that fit stay in shared memory: one read of the values, one write of the answer. Larger ones are read twice;
-// the values inside the bracket are kept aside in the first read, so that further rounds read little.
+// Slices that fit stay in shared memory: one read of the values, one write of the answer. Larger ones are read twice.
+// The values inside the bracket are listed as they are counted, so that sorting them, and further rounds, read little.
 //
 // The answer depends on the keys alone: sample, bins and the order of atomics only decide how soon it is known.
 //
@@ -30,14 +30,14 @@ namespace dynams {
 template <class Machine, class Shape>
 class BlockSelection : BlockSlice<Machine, Shape> {
   using Slice = BlockSlice<Machine, Shape>;
-  using typename Slice::Key, typename Slice::Raw;
+  using typename Slice::Key, typename Slice::Number, typename Slice::Order, typename Slice::Part, typename Slice::Raw;
   using Count = typename Shape::Count;
   using Shared = SelectionShared<Machine, Shape>;
 
  public:
-  // `cache`: shared memory for a slice, where slices are cached.
-  DYNAMS_DEVICE BlockSelection(Machine& machine, const SelectionTask<Shape>& task, Shared& shared, Raw* cache)
-      : Slice(machine, task, shared.bins, cache), shared_(shared) {}
+  // `more`: shared memory of shared_bytes() of the task, of 16-byte alignment.
+  DYNAMS_DEVICE BlockSelection(Machine& machine, const SelectionTask<Shape>& task, Shared& shared, void* more)
+      : Slice(machine, task, shared.bins, more), shared_(shared) {}
 
   DYNAMS_DEVICE void run() {
     // What a round adds up over the grid starts from zero; nobody waits for that until the first addition. All reads
@@ -47,17 +47,19 @@ class BlockSelection : BlockSlice<Machine, Shape> {
          i += m_.blocks() * kThreads)
       task_.bins[i] = 0;
     this->clear_bins();
-    if (thread_ == 0) shared_.members = shared_.saved = shared_.selected_before = 0;
-    Raw first[kItems], sample[Shape::kSampleItems];
-    if (Shape::kCached) this->read_tile(0, first);
+    if (thread_ == 0) shared_.members = shared_.listed = shared_.selected_before = 0;
+    Quad<Raw> first[kChunks];
+    Raw sample[Shape::kSampleItems];
+    if (Shape::kCached) this->read_slice(0, first);
     if (task_.sampled) this->read_sample(sample);
     m_.arrive();
     if (Shape::kCached) {
-      this->cache_tile(0, first);
+      this->cache_end();
+      this->cache_slice(0, first);
       DYNAMS_UNROLL_BY(1)
-      for (int begin = Shape::kReaders * kItems; begin < size_; begin += Shape::kReaders * kItems) {
-        this->read_tile(begin, first);
-        this->cache_tile(begin, first);
+      for (int begin = kChunks * Slice::kReading; begin < size_; begin += kChunks * Slice::kReading) {
+        this->read_slice(begin, first);
+        this->cache_slice(begin, first);
       }
     }
     m_.sync();
@@ -75,17 +77,15 @@ class BlockSelection : BlockSlice<Machine, Shape> {
       if (narrow(round)) break;
     }
     const Threshold<Key> threshold = low_ == high_ ? split_ties() : rank_members();
-    if (threshold.first_ties) this->template write<true>(threshold);
-    else this->template write<false>(threshold);
+    if (task_.out_indices != nullptr) this->write_selected(threshold);
+    if (task_.out_mask != nullptr) this->write_mask(threshold);
   }
 
  private:
-  using Slice::kWarp, Slice::kWarps, Slice::kThreads, Slice::kItems, Slice::kOwnBins;
+  using Slice::kWarp, Slice::kWarps, Slice::kThreads, Slice::kChunks, Slice::kTile, Slice::kOwnBins;
   using Slice::m_, Slice::thread_, Slice::lane, Slice::warp, Slice::task_, Slice::start_, Slice::size_;
   static constexpr int kBins = Shape::kBins;
-  // Loads before their uses: of shared memory few, as short code matters more; of the values kept aside enough.
-  static constexpr int kSliceBatch = Shape::kCached ? 2 : kItems;
-  static constexpr int kSavedBatch = 4;
+  static constexpr int kListBatch = Shape::kCached ? 1 : 4;  // loads of listed values before their uses
 
   // ---------------------------------------------------------------------------------------- the sample
 
@@ -137,51 +137,89 @@ class BlockSelection : BlockSlice<Machine, Shape> {
 
   // ---------------------------------------------------------------------------------------- a round
 
-  DYNAMS_DEVICE const Key* saved_keys() const { return task_.saved_keys + size_t(m_.block()) * task_.save_capacity; }
-  DYNAMS_DEVICE uint32_t* saved_offsets() const {
-    return task_.saved_offsets + size_t(m_.block()) * task_.save_capacity;
+  // The values in range are listed, in no order: where the slice is cached, their offsets in shared memory; else keys and
+  // offsets in global memory, for later rounds too, whose ranges lie within this.
+  DYNAMS_DEVICE Key* listed_keys() const { return task_.listed_keys + size_t(m_.block()) * task_.list_capacity; }
+  DYNAMS_DEVICE uint32_t* listed_offsets() const {
+    return task_.listed_offsets + size_t(m_.block()) * task_.list_capacity;
   }
 
-  // Counts the thread's keys below the range and fills the bins with those in it. The histogram is empty before.
+  // Counts the thread's values below the range, fills the bins with those in it and lists them. The histogram is empty
+  // before.
   DYNAMS_DEVICE void count_range() {
     const Key low = low_, span = high_ - low_;
     const int bits = m_.bit_length(span);
     shift_ = bits > Shape::kBinBits ? bits - Shape::kBinBits : 0;
     const int shift = shift_;
-    uint32_t below = 0;
+    below_ = 0;
     if (!Shape::kCached && listed_) {
-      const Key* keys = saved_keys();
-      this->template sweep<kSavedBatch>(
-          shared_.saved, [&](int offset) { return keys[offset]; },
+      const Key* keys = listed_keys();
+      uint32_t below = 0;
+      this->template sweep<kListBatch>(
+          shared_.listed, [&](int place) { return keys[place]; },
           [&](int, Key key, bool there) {
             below += there && key < low;
             this->template add_to_bins<false>(there && key - low <= span, static_cast<uint32_t>((key - low) >> shift));
           });
+      below_ = below;
     } else {
-      this->template sweep<kSliceBatch>(
-          size_, [&](int offset) { return this->value(offset); },
-          [&](int offset, Raw raw, bool there) {
-            const Key key = Shape::Order::key(raw);
-            const bool inside = there && key - low <= span;
-            below += there && key < low;
-            this->template add_to_bins<false>(inside, static_cast<uint32_t>((key - low) >> shift));
-            if (!Shape::kCached) save(inside, key, offset);
-          });
+      // The last tile comes first: the write begins with those that the second-level cache saw last.
+      DYNAMS_UNROLL_BY(1)
+      for (int tile = (size_ - 1) / kTile * kTile; tile >= 0 && size_ > 0; tile -= kTile) count_tile(tile);
     }
-    below_ = below;
   }
 
-  DYNAMS_DEVICE void save(bool inside, Key key, int offset) {
-    const uint32_t lanes = m_.ballot(inside);
-    if (lanes == 0) return;
-    const uint32_t leader = m_.lowest_bit(lanes);
-    uint32_t place = 0;
-    if (lane() == leader) place = m_.add_shared(&shared_.saved, m_.count_bits(lanes));
-    place = m_.shuffle(place, leader) + m_.count_bits(lanes & this->lanes_before());
-    if (inside && place < task_.save_capacity) {
-      const_cast<Key*>(saved_keys())[place] = key;
-      saved_offsets()[place] = offset;
+  DYNAMS_DEVICE void count_tile(int tile) {
+    const Part part = this->part_of(tile);
+    Quad<Raw> quads[kChunks];
+    this->read_part(part, quads);
+    const Key low = low_, span = high_ - low_;
+    uint32_t below = 0, inside;
+    if (high_ <= Order::kHighest) {
+      // NaN compares as neither. A range of numbers begins where those of its first key do.
+      const Number first = Order::number(Order::raw(low)), last = this->number_up_to(high_);
+      inside = this->mark(part, quads, [&](Raw raw, int) {
+        const Number number = Order::number(raw);
+        if (number < first) ++below;
+        return !(number < first) && number <= last;
+      });
+    } else {
+      inside = this->mark(part, quads, [&](Raw raw, int offset) {
+        const Key key = Order::key(raw);
+        if (offset < size_ && key < low) ++below;
+        return offset < size_ && key - low <= span;
+      });
     }
+    below_ += below;
+    list(part.first, inside);
+  }
+
+  // Brings the lane's values in range to the bins and the list: one at a time, as among many values few are.
+  DYNAMS_DEVICE void list(int first, uint32_t inside) {
+    const Key low = low_;
+    const int shift = shift_;
+    if (m_.ballot(inside != 0) == 0) return;
+    const uint32_t up_to_lane = this->sum_up_to_lane(m_.count_bits(inside));
+    uint32_t place = 0;
+    if (lane() == kWarp - 1) place = m_.add_shared(&shared_.listed, up_to_lane);
+    place = m_.shuffle(place, kWarp - 1) + up_to_lane - m_.count_bits(inside);
+    DYNAMS_UNROLL_BY(1)
+    do {
+      const bool there = inside != 0;
+      const int offset = first + (there ? Slice::offset_of_bit(m_.lowest_bit(inside)) : 0);
+      const Key key = there ? Order::key(this->value(offset)) : low;
+      this->template add_to_bins<false>(there, static_cast<uint32_t>((key - low) >> shift));
+      if (there && place < task_.list_capacity) {
+        if (Shape::kCached) {
+          this->offsets_[place] = static_cast<uint16_t>(offset);
+        } else {
+          listed_keys()[place] = key;
+          listed_offsets()[place] = offset;
+        }
+      }
+      ++place;
+      inside &= inside - 1;
+    } while (m_.ballot(inside != 0) != 0);
   }
 
   // Adds the block's bins to the grid's and leaves for the other blocks how many values lie below each bin, and the
@@ -203,22 +241,23 @@ class BlockSelection : BlockSlice<Machine, Shape> {
     uint32_t before = static_cast<uint32_t>(this->sum_before(own, &total));
     const uint32_t inside = static_cast<uint32_t>(total);
     uint32_t below = static_cast<uint32_t>(total >> 32);
+    const bool listed = shared_.listed <= task_.list_capacity;
     if (!Shape::kCached) {
       if (listed_) {
         below += shared_.listed_below;
       } else {
-        listed_ = shared_.saved <= task_.save_capacity;
+        listed_ = listed;
         if (thread_ == 0) shared_.listed_below = below;
-        if (!listed_ && thread_ == 0) m_.note(SelectionEvent::kUnsaved);
       }
     }
+    if (!listed && thread_ == 0) m_.note(SelectionEvent::kUnlisted);
     DYNAMS_UNROLL
     for (int i = 0; i < kOwnBins; ++i) {
       row[thread_ * kOwnBins + i] = below + before;
       this->own_bin(i) = before;  // where the bin's values begin
       before += bins[i];
     }
-    const bool placed = inside <= task_.place_capacity && (Shape::kCached || listed_);
+    const bool placed = inside <= task_.place_capacity && listed;
     if (thread_ == 0) {
       row[kBins] = below + inside;
       if (below != 0) m_.add_global(grid_bins + Shape::kBelow, static_cast<Count>(below));
@@ -231,30 +270,28 @@ class BlockSelection : BlockSlice<Machine, Shape> {
   }
 
   DYNAMS_DEVICE void place() {
-    const Key low = low_, span = high_ - low_;
+    const Key low = low_;
+    [[maybe_unused]] const Key span = high_ - low_;
     const int shift = shift_;
     Key* placed_keys = task_.placed_keys + size_t(m_.block()) * task_.place_capacity;
     uint32_t* placed_offsets = task_.placed_offsets + size_t(m_.block()) * task_.place_capacity;
-    if (Shape::kCached) {
-      this->template sweep<kSliceBatch>(
-          size_, [&](int offset) { return this->value(offset); },
-          [&](int offset, Raw raw, bool there) {
-            const Key key = Shape::Order::key(raw);
-            const bool inside = there && key - low <= span;
-            const uint32_t to = this->template add_to_bins<true>(inside, static_cast<uint32_t>((key - low) >> shift));
-            if (inside) placed_keys[to] = key;
-            if (inside) placed_offsets[to] = offset;
-          });
+    const auto put = [&](bool inside, Key key, uint32_t offset) {
+      const uint32_t to = this->template add_to_bins<true>(inside, static_cast<uint32_t>((key - low) >> shift));
+      if (inside) placed_keys[to] = key;
+      if (inside) placed_offsets[to] = offset;
+    };
+    if constexpr (Shape::kCached) {
+      this->template sweep<kListBatch>(
+          shared_.listed, [&](int place) { return this->offsets_[place]; },
+          [&](int, uint32_t offset, bool there) { put(there, Order::key(this->values_[offset]), offset); });
     } else {
-      const Key* keys = saved_keys();
-      const uint32_t* offsets = saved_offsets();
-      this->template sweep<kSavedBatch>(
-          shared_.saved, [&](int offset) { return keys[offset]; },
-          [&](int offset, Key key, bool there) {
+      const Key* keys = listed_keys();
+      const uint32_t* offsets = listed_offsets();
+      this->template sweep<kListBatch>(
+          shared_.listed, [&](int place) { return keys[place]; },
+          [&](int place, Key key, bool there) {
             const bool inside = there && key - low <= span;
-            const uint32_t to = this->template add_to_bins<true>(inside, static_cast<uint32_t>((key - low) >> shift));
-            if (inside) placed_keys[to] = key;
-            if (inside) placed_offsets[to] = offsets[offset];
+            put(inside, key, inside ? offsets[place] : 0);
           });
     }
   }
@@ -276,8 +313,8 @@ class BlockSelection : BlockSlice<Machine, Shape> {
     const Count before = this->sum_before(own, &total);
     const uint64_t rank = static_cast<uint64_t>(task_.k) - 1;
     const bool missed = rank < below || rank - below >= total;
-    if (missed) listed_ = false;  // what was kept aside is of the range that missed
-    if (thread_ == 0 && !listed_) shared_.saved = 0;
+    if (missed) listed_ = false;  // what is listed is of the range that missed
+    if (thread_ == 0 && !listed_) shared_.listed = 0;
     if (missed) {
       const bool low = rank < below;
       const Key above = high_ + 1;
@@ -330,7 +367,7 @@ class BlockSelection : BlockSlice<Machine, Shape> {
     if (thread_ == 0) m_.note(SelectionEvent::kRankedMembers);
     const int64_t ties = shared_.last_tie + 1 - start_;
     const uint32_t ties_end = static_cast<uint32_t>(ties <= 0 ? 0 : ties < size_ ? ties : size_);
-    return {shared_.threshold, ties_end, false, static_cast<int64_t>(below_before) + shared_.selected_before};
+    return {shared_.threshold, ties_end, static_cast<int64_t>(below_before) + shared_.selected_before};
   }
 
   // Brings the members of the bin to shared memory; returns how many values before the slice lie below the bin. First
@@ -381,16 +418,17 @@ class BlockSelection : BlockSlice<Machine, Shape> {
     const bool split = left > 0 && left < own;  // in one block at most
     if (thread_ == 0) m_.note(SelectionEvent::kSingleKey);
     if (thread_ == 0 && split) m_.note(SelectionEvent::kSplitTies);
-    const uint32_t from_here = static_cast<uint32_t>(split ? left : left == 0 ? 0 : size_);
-    return {low_, from_here, split, static_cast<int64_t>(below_before + taken)};
+    uint32_t ties_end = static_cast<uint32_t>(left == 0 ? 0 : size_);
+    if (split) ties_end = this->end_of_ties(low_, static_cast<uint32_t>(left), &shared_.ties_end);
+    return {low_, ties_end, static_cast<int64_t>(below_before + taken)};
   }
 
   Shared& shared_;
 
   Key low_, high_;       // the range, both ends in it, and
   int shift_;            // the width of its bins
-  uint32_t below_;       // the thread's own keys below it
-  bool listed_ = false;  // the values kept aside hold all of the range
+  uint32_t below_;       // the thread's own values below it
+  bool listed_ = false;  // the list in global memory holds all of the range
 };
 
 }  // namespace dynams

@@ -2,42 +2,61 @@
 // its arguments, and where everything lies in its scratch memory. Host code, shared by the launch and by the tests.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
+#include "half.h"
 #include "order_key.h"
 #include "portable.h"
 
 namespace dynams {
 
-// The order of an element type: keys of its stored bits, in the total order of order_key.h.
+// The order of an element type: keys of its stored bits, in the total order of order_key.h, and their numbers, which
+// compare as the keys do but for NaN, in one instruction where a key takes six.
 struct Float32Order {
   using Raw = uint32_t;
   using Key = uint32_t;
+  using Number = float;
   static constexpr int kKeyBits = 32;
+  static constexpr Key kZero = FloatKeys::kZero, kLowest = FloatKeys::kLowest, kHighest = FloatKeys::kHighest;
   static DYNAMS_HD Key key(Raw raw) { return FloatKeys::key(raw); }
+  static DYNAMS_HD Raw raw(Key key) { return FloatKeys::bits(key); }
+  static DYNAMS_HD Number number(Raw raw) { return float_of_bits(raw); }
 };
 struct Float64Order {
   using Raw = uint64_t;
   using Key = uint64_t;
+  using Number = double;
   static constexpr int kKeyBits = 64;
+  static constexpr Key kZero = DoubleKeys::kZero, kLowest = DoubleKeys::kLowest, kHighest = DoubleKeys::kHighest;
   static DYNAMS_HD Key key(Raw raw) { return DoubleKeys::key(raw); }
+  static DYNAMS_HD Raw raw(Key key) { return DoubleKeys::bits(key); }
+  static DYNAMS_HD Number number(Raw raw) {
+    double out;
+    std::memcpy(&out, &raw, sizeof(out));
+    return out;
+  }
 };
 // Sixteen bits order themselves, no float between: kept in the upper half of a word, the same formula serves, and keys
 // of 16 bits reach single values in two rounds of bins where those of the equal floats would need three.
-template <uint32_t kUpperInfinityBits>
+template <class Half_, uint32_t kUpperInfinityBits>
 struct ShortOrder {
   using Raw = uint16_t;
   using Key = uint32_t;
+  using Number = float;
+  using Upper = FloatOrder<uint32_t, kUpperInfinityBits>;
   static constexpr int kKeyBits = 16;
-  static DYNAMS_HD Key key(Raw raw) {
-    return FloatOrder<uint32_t, kUpperInfinityBits>::key(static_cast<uint32_t>(raw) << 16) >> 16;
-  }
+  static constexpr Key kZero = Upper::kZero >> 16, kLowest = Upper::kLowest >> 16, kHighest = Upper::kHighest >> 16;
+  static DYNAMS_HD Key key(Raw raw) { return Upper::key(static_cast<uint32_t>(raw) << 16) >> 16; }
+  static DYNAMS_HD Raw raw(Key key) { return static_cast<Raw>(Upper::bits(key << 16) >> 16); }
+  static DYNAMS_HD Number number(Raw raw) { return value_of(Half_{raw}); }
 };
-using Float16Order = ShortOrder<0x7c000000u>;
-using BFloat16Order = ShortOrder<0x7f800000u>;
+using Float16Order = ShortOrder<Half, 0x7c000000u>;
+using BFloat16Order = ShortOrder<BFloat, 0x7f800000u>;
 
 // What may happen on the way, for machines that keep a record.
 enum class SelectionEvent {
@@ -48,11 +67,11 @@ enum class SelectionEvent {
   kMissedHigh,
   kNarrowed,
   kUnplaced,
-  kUnsaved
+  kUnlisted
 };
 
 // The sizes a kernel is compiled for.
-template <class Order_, class Count_, bool kCached_, int kThreads_, int kWarp_, int kBinBits_, int kItems_,
+template <class Order_, class Count_, bool kCached_, int kThreads_, int kWarp_, int kBinBits_, int kChunks_,
           int kSampleItems_, int kMembers_>
 struct SelectionShape {
   using Order = Order_;
@@ -63,7 +82,9 @@ struct SelectionShape {
   static constexpr int kThreads = kThreads_;
   static constexpr int kBinBits = kBinBits_;
   static constexpr int kBins = 1 << kBinBits;
-  static constexpr int kItems = kItems_;              // values a thread waits for at once
+  static constexpr int kChunks = kChunks_;            // of kChunk values, that a warp takes at once: one load a lane each
+  static constexpr int kChunk = 4 * kWarp_;
+  static constexpr int kTile = kThreads / kWarp_ * kChunks * kChunk;  // values that the block takes at once
   static constexpr int kSampleItems = kSampleItems_;  // keys of the sample that a thread reads
   static constexpr int kReaders = kThreads - kWarp_;  // the first warp meets the grid's first barrier meanwhile
   static constexpr int kSample = kReaders * kSampleItems;
@@ -79,8 +100,10 @@ struct SelectionShape {
   static constexpr Key kLastKey = static_cast<Key>(~Key(0)) >> (sizeof(Key) * 8 - Order::kKeyBits);
 };
 
-// A block's offsets are ints, with room for the tile that its values may end in.
+// A block's offsets are ints, with room for the tile that its values may end in; those of cached slices and of tiles are
+// kept in 16 bits.
 constexpr int64_t kLargestSlice = 1 << 30;
+constexpr int64_t kLargestCachedSlice = 1 << 16;
 
 template <class Shape>
 struct SelectionTask {
@@ -98,13 +121,13 @@ struct SelectionTask {
   int32_t sample_low;           // ranks in the sample that enclose rank k, most likely; negative: no lower bound
   int32_t sample_high;          // kSample or more: no upper bound
   uint32_t place_capacity;      // values in range that a block can show the others; at least kMembers
-  uint32_t save_capacity;       // values in range that a block can keep for itself; at least place_capacity
+  uint32_t list_capacity;       // values in range that a block can list; at least place_capacity, and within a cached slice at most a tile
   typename Shape::Count* bins;  // kHistogram a round
   uint32_t* rows;               // kRow a block
   Key* placed_keys;             // place_capacity a block
   uint32_t* placed_offsets;
-  Key* saved_keys;  // save_capacity a block, unless cached
-  uint32_t* saved_offsets;
+  Key* listed_keys;  // list_capacity a block, unless cached
+  uint32_t* listed_offsets;
 };
 
 // Gives the task its places in scratch memory of 256-byte alignment (null: only measures) and returns the bytes.
@@ -116,14 +139,31 @@ size_t lay_out(SelectionTask<Shape>& task, size_t blocks, void* scratch) {
     pointer = scratch == nullptr ? nullptr : reinterpret_cast<Element*>(static_cast<char*>(scratch) + used);
     used += (count * sizeof(Element) + 255) / 256 * 256;
   };
-  const size_t saved = Shape::kCached ? 0 : task.save_capacity;
+  const size_t listed = Shape::kCached ? 0 : task.list_capacity;
   take(task.bins, size_t(Shape::kRounds) * Shape::kHistogram);
   take(task.rows, blocks * Shape::kRow);
   take(task.placed_keys, blocks * task.place_capacity);
   take(task.placed_offsets, blocks * task.place_capacity);
-  take(task.saved_keys, blocks * saved);
-  take(task.saved_offsets, blocks * saved);
+  take(task.listed_keys, blocks * listed);
+  take(task.listed_offsets, blocks * listed);
   return used;
+}
+
+// Shared memory of a block beside SelectionShared: its slice, or a tile of it, and offsets of values in the slice or of
+// a tile: first those in range, then those selected, up to 3 places on for the sake of alignment.
+template <class Shape>
+DYNAMS_HD size_t shared_values(const SelectionTask<Shape>& task) {
+  constexpr size_t kChunk = Shape::kChunk;
+  return Shape::kCached ? (task.slice + kChunk - 1) / kChunk * kChunk : Shape::kTile;
+}
+template <class Shape>
+size_t shared_offsets(const SelectionTask<Shape>& task) {
+  const size_t tile = std::min<size_t>(Shape::kTile, shared_values(task)) + 4;
+  return Shape::kCached ? std::max<size_t>(tile, (task.list_capacity + 3) / 4 * 4) : tile;
+}
+template <class Shape>
+size_t shared_bytes(const SelectionTask<Shape>& task) {
+  return shared_values(task) * sizeof(typename Shape::Raw) + shared_offsets(task) * sizeof(uint16_t);
 }
 
 // Decides on the sample. Rank k falls outside its bracket once in many inputs: 2 in 10,000 at 3.7 deviations of random

@@ -4,6 +4,8 @@
 #include <cooperative_groups.h>
 
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 #include "../common/smallest_k_block.h"
 
@@ -57,6 +59,16 @@ class GridMachine {
   template <class T>
   __device__ __forceinline__ T read(const T* from) const {
     return __ldg(from);
+  }
+  template <class T>
+  __device__ __forceinline__ Quad<T> read(const Quad<T>* from) const {
+    using Words = std::conditional_t<sizeof(Quad<T>) == 8, uint2, uint4>;
+    Quad<T> out;
+    Words words[sizeof(Quad<T>) / sizeof(Words)];
+#pragma unroll
+    for (size_t i = 0; i < sizeof(words) / sizeof(Words); ++i) words[i] = __ldg(reinterpret_cast<const Words*>(from) + i);
+    memcpy(&out, words, sizeof(out));
+    return out;
   }
   // Of what other blocks wrote: past the first-level cache, which does not hear of their writes, and in its place among
   // the barriers.

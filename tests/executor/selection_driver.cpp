@@ -38,7 +38,7 @@ enum Field {
   kSampleLow,
   kSampleHigh,
   kPlaceCapacity,
-  kSaveCapacity,
+  kListCapacity,
   kCount,
   kK,
   kWantsValues,
@@ -47,22 +47,25 @@ enum Field {
   kFields
 };
 
-// 64 bins, two a thread; tiles of 96 values; 24 or 48 keys in a sample; bins of up to 6 members are ranked.
+// 64 bins, two a thread; chunks of 32 values, two a warp in tiles of 256; 24 or 48 keys in a sample; bins of up to 6
+// members are ranked.
 template <class Order, bool kCached>
-using Shape = SelectionShape<Order, std::conditional_t<kCached, uint32_t, unsigned long long>, kCached, 32, 8, 6, 3,
+using Shape = SelectionShape<Order, std::conditional_t<kCached, uint32_t, unsigned long long>, kCached, 32, 8, 6, 2,
                              kCached ? 1 : 2, 6>;
 
-// Memory of exactly so many bytes, filled with garbage, so that a sanitizer knows its ends.
+// Memory of exactly so many elements behind a lead, filled with garbage, so that a sanitizer knows its ends.
 template <class T>
 class Garbage {
  public:
-  Garbage(size_t count, std::mt19937_64& random) : bytes_(new unsigned char[count * sizeof(T)]) {
-    for (size_t i = 0; i < count * sizeof(T); ++i) bytes_[i] = static_cast<unsigned char>(random());
+  Garbage(size_t count, std::mt19937_64& random, size_t lead = 0)
+      : bytes_(new unsigned char[(lead + count) * sizeof(T)]), lead_(lead) {
+    for (size_t i = 0; i < (lead + count) * sizeof(T); ++i) bytes_[i] = static_cast<unsigned char>(random());
   }
-  T* get() { return reinterpret_cast<T*>(bytes_.get()); }
+  T* get() { return reinterpret_cast<T*>(bytes_.get()) + lead_; }
 
  private:
   std::unique_ptr<unsigned char[]> bytes_;
+  size_t lead_;
 };
 
 template <class T>
@@ -75,13 +78,15 @@ void run(const int64_t* fields, std::ifstream& cases, std::ofstream& answers) {
   using Raw = typename Shape::Raw;
   using Shared = SelectionShared<ThreadMachine, Shape>;
   const size_t count = fields[kCount], k = fields[kK];
-  std::unique_ptr<Raw[]> values(new Raw[count]);
+  std::mt19937_64 random(fields[kGarbage]);
+  // Values and answers begin at any element: vectors of them are aligned in some cases only.
+  const size_t value_lead = random() % 2 * (random() % 4), answer_lead = random() % 2 * (random() % 4);
+  Garbage<Raw> values(count, random, value_lead);
   cases.read(reinterpret_cast<char*>(values.get()), static_cast<std::streamsize>(count * sizeof(Raw)));
 
-  std::mt19937_64 random(fields[kGarbage]);
-  Garbage<Raw> out_values(k, random);
-  Garbage<int64_t> out_indices(k, random);
-  Garbage<bool> out_mask(count, random);
+  Garbage<Raw> out_values(k, random, answer_lead);
+  Garbage<int64_t> out_indices(k, random, random() % 2 * answer_lead);
+  Garbage<bool> out_mask(count, random, answer_lead);
   const size_t wanted = fields[kWantsValues] ? k : 0, masked = fields[kWantsMask] ? count : 0;
 
   SelectionTask<Shape> task{};
@@ -99,16 +104,16 @@ void run(const int64_t* fields, std::ifstream& cases, std::ofstream& answers) {
     task.sample_high = static_cast<int32_t>(fields[kSampleHigh]);
   }
   task.place_capacity = static_cast<uint32_t>(fields[kPlaceCapacity]);
-  task.save_capacity = static_cast<uint32_t>(fields[kSaveCapacity]);
+  task.list_capacity = static_cast<uint32_t>(fields[kListCapacity]);
   const uint32_t blocks = static_cast<uint32_t>(fields[kBlocks]);
   Garbage<unsigned char> scratch(dynams::lay_out(task, blocks, nullptr), random);
   dynams::lay_out(task, blocks, scratch.get());
 
   std::vector<Garbage<Shared>> shared;
-  std::vector<Garbage<Raw>> caches;
+  std::vector<Garbage<unsigned char>> more;
   for (uint32_t block = 0; block < blocks; ++block) {
     shared.emplace_back(1, random);
-    caches.emplace_back(Shape::kCached ? task.slice : 0, random);
+    more.emplace_back(dynams::shared_bytes(task), random);
   }
   std::vector<Output> outputs;
   outputs.reserve(3);
@@ -117,7 +122,7 @@ void run(const int64_t* fields, std::ifstream& cases, std::ofstream& answers) {
   outputs.emplace_back(task.out_mask, masked, sizeof(bool));
   const uint64_t events =
       executor::run_grid(blocks, Shape::kThreads, outputs, [&](ThreadMachine& machine, uint32_t block) {
-        BlockSelection<ThreadMachine, Shape>(machine, task, *shared[block].get(), caches[block].get()).run();
+        BlockSelection<ThreadMachine, Shape>(machine, task, *shared[block].get(), more[block].get()).run();
       });
   uint64_t once = 1;
   for (const Output& output : outputs) once &= output.each_once();

@@ -155,6 +155,11 @@ class ThreadMachine {
     return *from;
   }
   template <class T>
+  dynams::Quad<T> read(const dynams::Quad<T>* from) const {
+    if (reinterpret_cast<uintptr_t>(from) % alignof(dynams::Quad<T>) != 0) fail("a vector that is not aligned");
+    return *from;
+  }
+  template <class T>
   T fresh(const T* from) const {
     return *from;
   }
@@ -164,6 +169,12 @@ class ThreadMachine {
     for (Output& output : grid_.outputs)
       if (output.note(to)) return;
     fail("a write outside the outputs");
+  }
+
+  template <class T>
+  void write(dynams::Quad<T>* to, const dynams::Quad<T>& values) {
+    if (reinterpret_cast<uintptr_t>(to) % alignof(dynams::Quad<T>) != 0) fail("a vector that is not aligned");
+    for (int i = 0; i < 4; ++i) write(&to->at[i], values.at[i]);
   }
 
   void note(dynams::SelectionEvent event) { grid_.events.fetch_or(1u << static_cast<int>(event)); }

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 # Of tests/executor/selection_driver.cpp and csrc/common/smallest_k_block.h.
-THREADS, TILE, MEMBERS = 32, 96, 6
+TILE, MEMBERS = 256, 6
 SAMPLE = {True: 24, False: 48}
 EVENTS = (
     "ranked members",
@@ -36,7 +36,7 @@ EVENTS = (
     "missed high",
     "narrowed",
     "unplaced",
-    "unsaved",
+    "unlisted",
 )
 
 Bits = npt.NDArray[Any]
@@ -60,7 +60,7 @@ class Case:
         0,
     )  # in the sample; (0, 0): those that the kernel's launch would set
     place: int = 64
-    save: int = 64
+    list: int = 64
     values: bool = True
     mask: bool = True
     garbage: int = 1
@@ -70,7 +70,7 @@ class Case:
         size = self.slice or -(-n // self.blocks)
         fields = (
             *(self.dtype, self.cached, self.blocks, size, self.sample, *self.ranks),
-            *(min(self.place, size + MEMBERS), self.save, n, self.k),
+            *(min(self.place, size + MEMBERS), self.list, n, self.k),
             *(self.values, self.mask, self.garbage),
         )
         return struct.pack("<14q", *fields) + self.bits.astype(UNSIGNED[self.dtype]).tobytes()
@@ -255,7 +255,7 @@ def every_path(dtype: int, cached: bool) -> list[tuple[Case, str]]:
         (replace(base, name="low", bits=normal, k=20, ranks=(last - 9, last - 1)), "missed low"),
         (replace(base, name="high", bits=normal, k=490, ranks=(1, 9)), "missed high"),
         (
-            replace(base, name="no sample", bits=near, k=250, sample=False, place=256, save=256),
+            replace(base, name="no sample", bits=near, k=250, sample=False, place=256, list=256),
             "narrowed",
         ),
     ]
@@ -268,7 +268,7 @@ def every_path(dtype: int, cached: bool) -> list[tuple[Case, str]]:
         )
     if not cached:
         cases.append(
-            (replace(base, name="not saved", bits=normal, k=250, place=8, save=8), "unsaved")
+            (replace(base, name="not listed", bits=normal, k=250, place=8, list=8), "unlisted")
         )
     return cases
 
@@ -302,7 +302,7 @@ def test_ragged_sizes_of_values_slices_and_answers(
     driver: Driver, cached: bool, tmp_path: Path
 ) -> None:
     cases = []
-    for n in (1, 2, 31, 32, 33, 64, TILE - 1, TILE, TILE + 1, 2 * TILE + 1):
+    for n in (1, 2, 31, 32, 33, 64, 96, 97, TILE - 1, TILE, TILE + 1, 2 * TILE + 37):
         bits = inputs(FLOAT32, n)["specials"]
         for blocks, k in ((1, 1), (1, (n + 1) // 2), (2, n)):
             cases.append(Case(f"{n} in {blocks}", bits, k, cached=cached, blocks=blocks))
