@@ -33,6 +33,7 @@ class BlockSelection : BlockSlice<Machine, Shape> {
   using typename Slice::Key, typename Slice::Number, typename Slice::Order, typename Slice::Part, typename Slice::Raw;
   using Count = typename Shape::Count;
   using Shared = SelectionShared<Machine, Shape>;
+  using Member = typename Shared::OneMember;
 
  public:
   // `more`: shared memory of shared_bytes() of the task, of 16-byte alignment.
@@ -47,7 +48,7 @@ class BlockSelection : BlockSlice<Machine, Shape> {
          i += m_.blocks() * kThreads)
       task_.bins[i] = 0;
     this->clear_bins();
-    if (thread_ == 0) shared_.members = shared_.listed = shared_.selected_before = 0;
+    if (thread_ == 0) shared_.gathered = shared_.listed = shared_.selected_before = 0;
     Quad<Raw> first[kChunks];
     Raw sample[Shape::kSampleItems];
     if (Shape::kCached) this->read_slice(0, first);
@@ -166,6 +167,10 @@ class BlockSelection : BlockSlice<Machine, Shape> {
       // The last tile comes first: the write begins with those that the second-level cache saw last.
       DYNAMS_UNROLL_BY(1)
       for (int tile = (size_ - 1) / kTile * kTile; tile >= 0 && size_ > 0; tile -= kTile) count_tile(tile);
+      if (Shape::kCached) {
+        m_.sync();
+        fill_bins();
+      }
     }
   }
 
@@ -191,35 +196,63 @@ class BlockSelection : BlockSlice<Machine, Shape> {
       });
     }
     below_ += below;
-    list(part.first, inside);
+    if (m_.ballot(inside != 0) == 0) return;
+    const uint32_t own = m_.count_bits(inside), up_to_lane = this->sum_up_to_lane(own);
+    const uint32_t of_warp = m_.shuffle(up_to_lane, kWarp - 1);
+    uint32_t place = 0;
+    if (lane() == 0) place = m_.add_shared(&shared_.listed, of_warp);
+    place = m_.shuffle(place, 0);
+    if (Shape::kCached) {
+      // A list that is too short is of no use.
+      if (place + of_warp <= task_.list_capacity)
+        append(this->offsets_ + place + up_to_lane - own, part, part.first, inside);
+    } else {
+      uint16_t* list = this->offsets_ + warp() * (kTile / kWarps);  // room for all the warp's values of a tile
+      append(list + up_to_lane - own, part, part.first - tile, inside);
+      m_.sync_warp();
+      list_globally(list, of_warp, tile, place);
+      m_.sync_warp();
+    }
   }
 
-  // Brings the lane's values in range to the bins and the list: one at a time, as among many values few are.
-  DYNAMS_DEVICE void list(int first, uint32_t inside) {
+  DYNAMS_DEVICE void append(uint16_t* list, const Part& part, int first, uint32_t bits) {
+    DYNAMS_UNROLL
+    for (int c = 0; c < kChunks; ++c) {
+      if (c >= part.chunks) break;
+      list = Slice::append(list, c, bits, first);
+    }
+  }
+
+  // Of a cached slice: from the list, or where it was too short for all in range, from the slice.
+  DYNAMS_DEVICE void fill_bins() {
+    const Key low = low_, span = high_ - low_;
+    const int shift = shift_;
+    const bool listed = shared_.listed <= task_.list_capacity;
+    this->template sweep<kListBatch>(
+        listed ? static_cast<int>(shared_.listed) : size_,
+        [&](int i) { return listed ? static_cast<int>(this->offsets_[i]) : i; },
+        [&](int, int offset, bool there) {
+          const Key key = Order::key(this->values_[offset]);
+          this->template add_to_bins<false>(there && key - low <= span, static_cast<uint32_t>((key - low) >> shift));
+        });
+  }
+
+  // Brings what a warp listed of a streamed tile to the bins and, from `place` on, to the list in global memory.
+  DYNAMS_DEVICE void list_globally(const uint16_t* list, uint32_t count, int tile, uint32_t place) {
     const Key low = low_;
     const int shift = shift_;
-    if (m_.ballot(inside != 0) == 0) return;
-    const uint32_t up_to_lane = this->sum_up_to_lane(m_.count_bits(inside));
-    uint32_t place = 0;
-    if (lane() == kWarp - 1) place = m_.add_shared(&shared_.listed, up_to_lane);
-    place = m_.shuffle(place, kWarp - 1) + up_to_lane - m_.count_bits(inside);
     DYNAMS_UNROLL_BY(1)
-    do {
-      const bool there = inside != 0;
-      const int offset = first + (there ? Slice::offset_of_bit(m_.lowest_bit(inside)) : 0);
-      const Key key = there ? Order::key(this->value(offset)) : low;
+    for (uint32_t begin = 0; begin < count; begin += kWarp) {
+      const uint32_t i = begin + lane();
+      const bool there = i < count;
+      const int offset = tile + (there ? list[i] : list[0]);
+      const Key key = Order::key(this->value(offset));
       this->template add_to_bins<false>(there, static_cast<uint32_t>((key - low) >> shift));
-      if (there && place < task_.list_capacity) {
-        if (Shape::kCached) {
-          this->offsets_[place] = static_cast<uint16_t>(offset);
-        } else {
-          listed_keys()[place] = key;
-          listed_offsets()[place] = offset;
-        }
+      if (there && place + i < task_.list_capacity) {
+        listed_keys()[place + i] = key;
+        listed_offsets()[place + i] = offset;
       }
-      ++place;
-      inside &= inside - 1;
-    } while (m_.ballot(inside != 0) != 0);
+    }
   }
 
   // Adds the block's bins to the grid's and leaves for the other blocks how many values lie below each bin, and the
@@ -345,22 +378,36 @@ class BlockSelection : BlockSlice<Machine, Shape> {
     const uint64_t below_before = gather_members();
     const uint64_t rank = shared_.found[0].rank;
     const uint32_t members = static_cast<uint32_t>(shared_.found[0].members);
+    // A warp ranks four at once, so that each read of another serves four comparisons.
+    constexpr uint32_t kTogether = 4;
     DYNAMS_UNROLL_BY(1)
-    for (uint32_t member = warp(); member < members; member += kWarps) {
-      const Key key = shared_.member_keys[member];
-      const int64_t index = shared_.member_indices[member];
-      uint32_t earlier = 0;
+    for (uint32_t first = warp() * kTogether; first < members; first += kWarps * kTogether) {
+      Member some[kTogether];
+      uint32_t earlier[kTogether];
+      DYNAMS_UNROLL
+      for (uint32_t i = 0; i < kTogether; ++i) {
+        some[i] = shared_.members[first + i < members ? first + i : first];
+        earlier[i] = 0;
+      }
       DYNAMS_UNROLL_BY(1)
       for (uint32_t i = lane(); i < members; i += kWarp) {
-        const Key other = shared_.member_keys[i];
-        earlier += other < key || (other == key && shared_.member_indices[i] < index);
+        const Member other = shared_.members[i];
+        DYNAMS_UNROLL
+        for (uint32_t j = 0; j < kTogether; ++j) earlier[j] += other < some[j];
       }
-      earlier = m_.warp_sum(earlier);
-      if (lane() != 0 || earlier > rank) continue;
-      if (index < start_) m_.add_shared(&shared_.selected_before, 1);
-      if (earlier == rank) {
-        shared_.threshold = key;
-        shared_.last_tie = index;
+      // A lane for each of the four.
+      uint32_t before_own = members;
+      DYNAMS_UNROLL
+      for (uint32_t i = 0; i < kTogether; ++i) {
+        const uint32_t before = m_.warp_sum(earlier[i]);
+        before_own = lane() == i && first + i < members ? before : before_own;
+      }
+      const Member own = shared_.members[before_own < members ? first + lane() : first];
+      const uint32_t lanes = m_.ballot(before_own <= rank && own.index() < start_);
+      if (lane() == 0 && lanes != 0) m_.add_shared(&shared_.selected_before, m_.count_bits(lanes));
+      if (before_own == rank) {
+        shared_.threshold = low_ + own.above();
+        shared_.last_tie = own.index();
       }
     }
     m_.sync();
@@ -381,19 +428,19 @@ class BlockSelection : BlockSlice<Machine, Shape> {
       const uint32_t from = m_.fresh(row + bin), to = m_.fresh(row + bin + 1), first = from - m_.fresh(row);
       if (block < m_.block()) below += from;
       if (from == to) continue;
-      const uint32_t into = m_.add_shared(&shared_.members, to - from);
+      const uint32_t into = m_.add_shared(&shared_.gathered, to - from);
       DYNAMS_UNROLL_BY(1)
       for (uint32_t i = 0; i < to - from; ++i)
-        shared_.member_indices[into + i] = static_cast<int64_t>(block) << 32 | (first + i);
+        shared_.member_sources[into + i] = static_cast<uint64_t>(block) << 32 | (first + i);
     }
     this->sum_before(below, &below_before);
     DYNAMS_UNROLL_BY(1)
     for (uint32_t member = thread_; member < shared_.found[0].members; member += kThreads) {
-      const uint64_t block = shared_.member_indices[member] >> 32;
-      const uint64_t source = block * task_.place_capacity + static_cast<uint32_t>(shared_.member_indices[member]);
-      const uint32_t offset = m_.fresh(task_.placed_offsets + source);
-      shared_.member_keys[member] = m_.fresh(task_.placed_keys + source);
-      shared_.member_indices[member] = static_cast<int64_t>(block * task_.slice + offset);
+      const uint64_t source = shared_.member_sources[member], block = source >> 32;
+      const uint64_t place = block * task_.place_capacity + static_cast<uint32_t>(source);
+      const uint32_t offset = m_.fresh(task_.placed_offsets + place);
+      const Key key = m_.fresh(task_.placed_keys + place);
+      shared_.members[member] = {static_cast<Key>(key - low_), static_cast<int64_t>(block * task_.slice + offset)};
     }
     m_.sync();
     return below_before;

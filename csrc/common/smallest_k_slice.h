@@ -18,15 +18,43 @@ struct alignas(sizeof(T) < 4 ? 4 * sizeof(T) : 16) Quad {
   T at[4];
 };
 
+// A value of the bin of rank k, ordered by key, then by index: how far its key lies above the bin's first, and its index.
+// One number holds both where a round has left few enough bits of the key.
+template <class Key, int kAboveBits, bool kOneWord = (kAboveBits <= 26)>
+struct Member {
+  static constexpr int kIndexBits = 64 - kAboveBits;
+  uint64_t word;
+
+  Member() = default;
+  DYNAMS_DEVICE Member(Key above, int64_t index) : word(static_cast<uint64_t>(above) << kIndexBits | index) {}
+  DYNAMS_DEVICE Key above() const { return static_cast<Key>(word >> kIndexBits); }
+  DYNAMS_DEVICE int64_t index() const { return static_cast<int64_t>(word & ((uint64_t(1) << kIndexBits) - 1)); }
+  DYNAMS_DEVICE bool operator<(const Member& other) const { return word < other.word; }
+};
+template <class Key, int kAboveBits>
+struct Member<Key, kAboveBits, false> {
+  Key above_;
+  int64_t index_;
+
+  Member() = default;
+  DYNAMS_DEVICE Member(Key above, int64_t index) : above_(above), index_(index) {}
+  DYNAMS_DEVICE Key above() const { return above_; }
+  DYNAMS_DEVICE int64_t index() const { return index_; }
+  DYNAMS_DEVICE bool operator<(const Member& other) const {
+    return above_ < other.above_ || (above_ == other.above_ && index_ < other.index_);
+  }
+};
+
 template <class Machine, class Shape>
 struct SelectionShared {
   using Key = typename Shape::Key;
+  using OneMember = Member<Key, Shape::Order::kKeyBits - Shape::kBinBits>;
 
   SharedBins<Machine, Shape::kBins> bins;
   FoundBin found[2];
-  Key member_keys[Shape::kMembers];
-  int64_t member_indices[Shape::kMembers];
-  uint32_t members, selected_before;
+  uint64_t member_sources[Shape::kMembers];  // a block, and a place among what it placed
+  OneMember members[Shape::kMembers];
+  uint32_t gathered, selected_before;
   uint32_t listed, listed_below;  // values in range, and those of the slice below the range they were listed for
   Key threshold;
   int64_t last_tie;
@@ -180,7 +208,6 @@ class BlockSlice : protected BlockBins<Machine, Shape::kThreads, Shape::kBins> {
     }
     return bits;
   }
-  static DYNAMS_DEVICE int offset_of_bit(uint32_t bit) { return static_cast<int>((bit >> 3) * kChunk + (bit & 3)); }
 
   // Calls use(offset, item, there) by whole warps for the offsets up to `size`, kBatch loads before their uses.
   template <int kBatch, class At, class Use>
@@ -208,21 +235,26 @@ class BlockSlice : protected BlockBins<Machine, Shape::kThreads, Shape::kBins> {
     uint32_t before, totals;  // a byte a chunk: marked values of earlier lanes, and of all
     int of_warp, total;       // marked values of earlier warps, and of all
 
-    // Calls use(place, bit) for the lane's marked values, in order.
+    // Calls use(c, place) for the lane's chunks, with the place of the chunk's first marked value.
     template <class Use>
-    DYNAMS_DEVICE void each(uint32_t bits, Use use) const {
+    DYNAMS_DEVICE void of_chunks(Use use) const {
       int of_chunk = of_warp;
       DYNAMS_UNROLL
       for (int c = 0; c < kChunks; ++c) {
         if (c >= chunks) break;
-        int place = of_chunk + static_cast<int>(before >> 8 * c & 0xff);
-        DYNAMS_UNROLL
-        for (int j = 0; j < 4; ++j)
-          if (bits >> (8 * c + j) & 1) use(place++, 8 * c + j);
+        use(c, of_chunk + static_cast<int>(before >> 8 * c & 0xff));
         of_chunk += static_cast<int>(totals >> 8 * c & 0xff);
       }
     }
   };
+
+  // Puts the offsets of a chunk's marked values into a list and returns the place behind them.
+  static DYNAMS_DEVICE uint16_t* append(uint16_t* list, int c, uint32_t bits, int first) {
+    DYNAMS_UNROLL
+    for (int j = 0; j < 4; ++j)
+      if (bits >> (8 * c + j) & 1) *list++ = static_cast<uint16_t>(first + c * kChunk + j);
+    return list;
+  }
 
   // Has one barrier of the block, after which all is visible that was in shared memory before.
   DYNAMS_DEVICE Places places(const Part& part, uint32_t bits) {
@@ -256,8 +288,11 @@ class BlockSlice : protected BlockBins<Machine, Shape::kThreads, Shape::kBins> {
           mark(part, quads, [&](Raw raw, int offset) { return Order::key(raw) == key && offset < size_; });
       const Places ties = places(part, bits);
       if (wanted <= static_cast<uint32_t>(ties.total)) {
-        ties.each(bits, [&](int place, uint32_t bit) {
-          if (static_cast<uint32_t>(place) == wanted - 1) *shared_end = part.first + offset_of_bit(bit) + 1;
+        ties.of_chunks([&](int c, int place) {
+          DYNAMS_UNROLL
+          for (int j = 0; j < 4; ++j)
+            if (bits >> (8 * c + j) & 1 && static_cast<uint32_t>(++place) == wanted)
+              *shared_end = part.first + c * kChunk + j + 1;
         });
         break;
       }
@@ -315,9 +350,7 @@ class BlockSlice : protected BlockBins<Machine, Shape::kThreads, Shape::kBins> {
       }
       const int shift = static_cast<int>(base & 3);  // puts vectors of the answer where vectors of shared memory are
       const int first = part.first - tile;
-      chosen.each(bits, [&](int place, uint32_t bit) {
-        offsets_[shift + place] = static_cast<uint16_t>(first + offset_of_bit(bit));
-      });
+      chosen.of_chunks([&](int c, int place) { append(offsets_ + shift + place, c, bits, first); });
       m_.sync();
       if (!Shape::kCached && tile + kTile < size_) read_part(part_of(tile + kTile), quads);
 

@@ -11,6 +11,10 @@
 
 namespace dynams {
 
+// The widest accesses that make up a T.
+template <class T>
+using VectorsOf = std::conditional_t<sizeof(T) == 4, uint32_t, std::conditional_t<sizeof(T) == 8, uint2, uint4>>;
+
 class GridMachine {
  public:
   static constexpr int kWarp = 32;
@@ -20,6 +24,7 @@ class GridMachine {
   __device__ __forceinline__ uint32_t blocks() const { return gridDim.x; }
 
   __device__ __forceinline__ void sync() const { __syncthreads(); }
+  __device__ __forceinline__ void sync_warp() const { __syncwarp(); }
 
   // The two halves of the grid's barrier, each the block's barrier too. Whatever a block wrote before it arrived is
   // seen by all after they waited. The driver keeps the count, at zero between launches; a grid of one block, launched
@@ -62,7 +67,7 @@ class GridMachine {
   }
   template <class T>
   __device__ __forceinline__ Quad<T> read(const Quad<T>* from) const {
-    using Words = std::conditional_t<sizeof(Quad<T>) == 8, uint2, uint4>;
+    using Words = VectorsOf<Quad<T>>;
     Quad<T> out;
     Words words[sizeof(Quad<T>) / sizeof(Words)];
 #pragma unroll
@@ -89,9 +94,29 @@ class GridMachine {
     *to = value;
   }
 
+  template <class T>
+  __device__ __forceinline__ void write(Quad<T>* to, const Quad<T>& values) const {
+    using Words = VectorsOf<Quad<T>>;
+    Words words[sizeof(Quad<T>) / sizeof(Words)];
+    memcpy(words, &values, sizeof(values));
+#pragma unroll
+    for (size_t i = 0; i < sizeof(words) / sizeof(Words); ++i) store(reinterpret_cast<Words*>(to) + i, words[i]);
+  }
+
   __device__ __forceinline__ void note(SelectionEvent) const {}
 
  private:
+  // Left to itself the compiler takes vectors apart again.
+  static __device__ __forceinline__ void store(uint4* to, uint4 words) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words.x), "r"(words.y), "r"(words.z),
+                 "r"(words.w)
+                 : "memory");
+  }
+  static __device__ __forceinline__ void store(uint2* to, uint2 words) {
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(words.x), "r"(words.y) : "memory");
+  }
+  static __device__ __forceinline__ void store(uint32_t* to, uint32_t word) { *to = word; }
+
   static constexpr unsigned kAll = 0xffffffffu;
 
   unsigned token_ = 0;

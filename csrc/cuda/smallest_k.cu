@@ -69,12 +69,12 @@ SelectionTask<Shape> plan(int64_t count, int64_t k, int64_t& blocks) {
   const int64_t slice = divide_up(divide_up(count, blocks), kSliceUnit) * kSliceUnit;
   blocks = divide_up(count, slice);
   task.slice = static_cast<uint32_t>(std::min<int64_t>(slice, kLargestSlice + 1));
-  // Twice the share of a slice that the bracket takes and more. Where a block has more in it, one more round is the price,
+  // Several times the share of a slice that the bracket takes. Where a block has more in it, one more round is the price,
   // or, streamed, one more read of its slice.
-  const uint32_t share = task.slice / (Shape::kCached ? 2 : 16);
-  task.list_capacity = std::min(task.slice, std::max(kSmallestSlice, share));
-  if (Shape::kCached) task.list_capacity = std::min<uint32_t>(task.list_capacity, Shape::kTile);
-  task.place_capacity = std::min(task.list_capacity, Shape::kCached ? task.list_capacity : kSmallestSlice);
+  const uint32_t list = Shape::kCached ? Shape::kTile : std::max(kSmallestSlice, task.slice / 16);
+  const uint32_t places = std::max(kSmallestSlice, Shape::kCached ? task.slice / 2 : 0);
+  task.list_capacity = std::min(task.slice, list);
+  task.place_capacity = std::min(task.list_capacity, places);
   set_sample(task, Shape::kCached ? 3.7 : 4.2);
   return task;
 }

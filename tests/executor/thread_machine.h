@@ -105,6 +105,7 @@ class ThreadMachine {
   uint32_t blocks() const { return grid_.blocks; }
 
   void sync() { block_.barrier.arrive_and_wait(); }
+  void sync_warp() { exchange(5, 0); }
   // As on the GPU: one thread arrives for its block after all have come, and waits for the others' blocks; where there
   // are none, arriving is nothing at all.
   void arrive() {
