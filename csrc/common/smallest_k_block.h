@@ -54,6 +54,7 @@ class BlockSelection : BlockSlice<Machine, Shape> {
     if (Shape::kCached) this->read_slice(0, first);
     if (task_.sampled) this->read_sample(sample);
     m_.arrive();
+    if (!Shape::kCached && task_.sampled) this->keep_sample(sample);
     if (Shape::kCached) {
       this->cache_end();
       this->cache_slice(0, first);
@@ -93,7 +94,7 @@ class BlockSelection : BlockSlice<Machine, Shape> {
   // Makes the range that of two ranks of the sample, to the first 2 * kBinBits - 1 bits of their keys: first by bins of
   // the leading bits, then by bins of the next within those two. The histogram is empty before and after.
   DYNAMS_DEVICE void set_range(const Raw* sample) {
-    constexpr int kShift = Shape::Order::kKeyBits > Shape::kBinBits ? Shape::Order::kKeyBits - Shape::kBinBits : 0;
+    constexpr int kShift = Order::kKeyBits > Shape::kBinBits ? Order::kKeyBits - Shape::kBinBits : 0;
     constexpr int kNextBits = Shape::kBinBits - 1;
     constexpr int kNextShift = kShift > kNextBits ? kShift - kNextBits : 0;
     const bool sampler = this->reader() >= 0;
@@ -102,16 +103,17 @@ class BlockSelection : BlockSlice<Machine, Shape> {
     const uint32_t low_rank = low_given ? task_.sample_low : 0;
     const uint32_t high_rank = high_given ? task_.sample_high : Shape::kSample - 1;
 
-    DYNAMS_UNROLL
+    // Long loops are not unrolled: they would be most of the kernel's code.
+    DYNAMS_UNROLL_BY(Shape::kCached ? Shape::kSampleItems : 1)
     for (int i = 0; i < Shape::kSampleItems; ++i)
-      this->template add_to_bins<false>(sampler, static_cast<uint32_t>(Shape::Order::key(sample[i]) >> kShift));
+      this->template add_to_bins<false>(sampler, static_cast<uint32_t>(Order::key(this->sampled(sample, i)) >> kShift));
     m_.sync();
     find_two(low_rank, high_rank);
     const FoundBin low = shared_.found[0], high = shared_.found[1];
 
-    DYNAMS_UNROLL
+    DYNAMS_UNROLL_BY(Shape::kCached ? Shape::kSampleItems : 1)
     for (int i = 0; i < Shape::kSampleItems; ++i) {
-      const Key key = Shape::Order::key(sample[i]);
+      const Key key = Order::key(this->sampled(sample, i));
       const uint32_t next = static_cast<uint32_t>((key & ((Key(1) << kShift) - 1)) >> kNextShift);
       this->template add_to_bins<false>(sampler && key >> kShift == low.bin, next);
       this->template add_to_bins<false>(sampler && key >> kShift == high.bin, kBins / 2 + next);

@@ -161,6 +161,16 @@ class BlockSlice : protected BlockBins<Machine, Shape::kThreads, Shape::kBins> {
     }
   }
 
+  // A large sample waits in the shared memory of a tile, each thread's part for itself; a small one in registers.
+  DYNAMS_DEVICE void keep_sample(const Raw* sample) {
+    DYNAMS_UNROLL
+    for (int i = 0; i < Shape::kSampleItems; ++i) values_[i * kThreads + thread_] = sample[i];
+  }
+  DYNAMS_DEVICE Raw sampled(const Raw* sample, int i) const {
+    return Shape::kCached ? sample[i] : values_[i * kThreads + thread_];
+  }
+  static_assert(Shape::kCached || Shape::kSampleItems * kThreads <= kTile);
+
   // ---------------------------------------------------------------------------------------- going over a tile
 
   // A warp's part of a tile: the chunks of one that is not full are shared evenly.

@@ -44,6 +44,7 @@ enum Field {
   kWantsValues,
   kWantsMask,
   kGarbage,
+  kLead,
   kFields
 };
 
@@ -79,14 +80,13 @@ void run(const int64_t* fields, std::ifstream& cases, std::ofstream& answers) {
   using Shared = SelectionShared<ThreadMachine, Shape>;
   const size_t count = fields[kCount], k = fields[kK];
   std::mt19937_64 random(fields[kGarbage]);
-  // Values and answers begin at any element: vectors of them are aligned in some cases only.
-  const size_t value_lead = random() % 2 * (random() % 4), answer_lead = random() % 2 * (random() % 4);
-  Garbage<Raw> values(count, random, value_lead);
+  const size_t lead = fields[kLead];
+  Garbage<Raw> values(count, random, lead);
   cases.read(reinterpret_cast<char*>(values.get()), static_cast<std::streamsize>(count * sizeof(Raw)));
 
-  Garbage<Raw> out_values(k, random, answer_lead);
-  Garbage<int64_t> out_indices(k, random, random() % 2 * answer_lead);
-  Garbage<bool> out_mask(count, random, answer_lead);
+  Garbage<Raw> out_values(k, random, lead);
+  Garbage<int64_t> out_indices(k, random, lead / 2);
+  Garbage<bool> out_mask(count, random, lead);
   const size_t wanted = fields[kWantsValues] ? k : 0, masked = fields[kWantsMask] ? count : 0;
 
   SelectionTask<Shape> task{};

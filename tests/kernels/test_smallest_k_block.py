@@ -64,6 +64,7 @@ class Case:
     values: bool = True
     mask: bool = True
     garbage: int = 1
+    lead: int = 0  # elements by which values and answers lie behind where vectors begin
 
     def packed(self) -> bytes:
         n = len(self.bits)
@@ -71,9 +72,9 @@ class Case:
         fields = (
             *(self.dtype, self.cached, self.blocks, size, self.sample, *self.ranks),
             *(min(self.place, size + MEMBERS), self.list, n, self.k),
-            *(self.values, self.mask, self.garbage),
+            *(self.values, self.mask, self.garbage, self.lead),
         )
-        return struct.pack("<14q", *fields) + self.bits.astype(UNSIGNED[self.dtype]).tobytes()
+        return struct.pack("<15q", *fields) + self.bits.astype(UNSIGNED[self.dtype]).tobytes()
 
 
 @dataclass(frozen=True)
@@ -313,6 +314,36 @@ def test_ragged_sizes_of_values_slices_and_answers(
 
 
 @pytest.mark.parametrize("cached", [True, False], ids=["cached", "streamed"])
+@pytest.mark.parametrize(
+    "dtype", [FLOAT32, FLOAT64, BFLOAT16], ids=["float32", "float64", "bfloat16"]
+)
+def test_slices_of_several_tiles(driver: Driver, dtype: int, cached: bool, tmp_path: Path) -> None:
+    """Tiles follow each other in counting and writing; ties end in a later one; a list holds one tile at most."""
+    made = inputs(dtype, 3 * TILE + 91)
+    names = ("normal", "sorted", "half tied", "two values", "constant", "specials", "all NaN")
+    base = Case("", np.array([]), 1, dtype, cached, place=TILE, list=TILE)
+    cases = [
+        replace(base, name=name, bits=made[name], k=k, blocks=blocks, garbage=7 * i + blocks)
+        for i, name in enumerate(names)
+        for blocks, k in ((1, 2 * TILE + 130), (2, TILE // 2 + 40 * i))
+    ]
+    answers = check_all(driver, cases, tmp_path)
+    noted = frozenset().union(*(answer.events for answer in answers))
+    assert noted >= {"unlisted", "split ties", "ranked members"}
+
+
+@pytest.mark.parametrize("lead", range(4))
+def test_values_and_answers_may_begin_anywhere(driver: Driver, lead: int, tmp_path: Path) -> None:
+    """Vectors are read and written where memory allows, and nowhere else."""
+    cases = [
+        Case(f"{dtype}", inputs(dtype, 300)["specials"], 170, dtype, cached, lead=lead)
+        for dtype in range(4)
+        for cached in (True, False)
+    ]
+    check_all(driver, cases, tmp_path)
+
+
+@pytest.mark.parametrize("cached", [True, False], ids=["cached", "streamed"])
 def test_values_or_the_mask_alone(driver: Driver, cached: bool, tmp_path: Path) -> None:
     cases = [
         Case(
@@ -348,5 +379,10 @@ def test_no_race_no_stray_access(sanitizer: str, tmp_path: Path) -> None:
     ]
     cases += [
         Case("one block", made["normal"], 150, cached=cached, blocks=1) for cached in (True, False)
+    ]
+    tied = inputs(FLOAT32, 2 * TILE + 91)["half tied"]
+    cases += [
+        Case("tiles", tied, 400, cached=cached, blocks=1, place=TILE, list=TILE, lead=cached)
+        for cached in (True, False)
     ]
     check_all(driver, cases, tmp_path)
