@@ -140,8 +140,8 @@ class BlockSelection : BlockSlice<Machine, Shape> {
 
   // ---------------------------------------------------------------------------------------- a round
 
-  // The values in range are listed, in no order: where the slice is cached, their offsets in shared memory; else keys and
-  // offsets in global memory, for later rounds too, whose ranges lie within this.
+  // The values in range are listed, in no order: where the slice is cached, their offsets in shared memory; else keys
+  // and offsets in global memory, for later rounds too, whose ranges lie within this.
   DYNAMS_DEVICE Key* listed_keys() const { return task_.listed_keys + size_t(m_.block()) * task_.list_capacity; }
   DYNAMS_DEVICE uint32_t* listed_offsets() const {
     return task_.listed_offsets + size_t(m_.block()) * task_.list_capacity;

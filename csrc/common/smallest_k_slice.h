@@ -1,8 +1,8 @@
 // A block's own values in the selection of the k smallest: reading them, going over them, writing those selected.
 //
-// Values are taken a tile at a time, four next to each other by a lane, as one load of up to 16 bytes: a chunk by a warp,
-// and the warps' chunks of a tile follow one another, so that what a warp finds stays in the order of the values. What is
-// wanted of each value is one bit; what is kept of it, an offset, is compacted in shared memory.
+// Values are taken a tile at a time, four next to each other by a lane, as one load of up to 16 bytes: a chunk by a
+// warp, and the warps' chunks of a tile follow one another, so that what a warp finds stays in the order of the values.
+// What is wanted of each value is one bit; what is kept of it, an offset, is compacted in shared memory.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,8 @@ struct alignas(sizeof(T) < 4 ? 4 * sizeof(T) : 16) Quad {
   T at[4];
 };
 
-// A value of the bin of rank k, ordered by key, then by index: how far its key lies above the bin's first, and its index.
-// One number holds both where a round has left few enough bits of the key.
+// A value of the bin of rank k, ordered by key, then by index: how far its key lies above the bin's first, and its
+// index. One number holds both where a round has left few enough bits of the key.
 template <class Key, int kAboveBits, bool kOneWord = (kAboveBits <= 26)>
 struct Member {
   static constexpr int kIndexBits = 64 - kAboveBits;
@@ -120,7 +120,8 @@ class BlockSlice : protected BlockBins<Machine, Shape::kThreads, Shape::kBins> {
   }
 
   // The thread's place among those that read a slice to cache it; negative where it is none of them. The first warp is
-  // not: to arrive at the grid's barrier takes as long as these reads, and the block would wait for one after the other.
+  // not: to arrive at the grid's barrier takes as long as these reads, and the block would wait for one after the
+  // other.
   DYNAMS_DEVICE int reader() const { return static_cast<int>(thread_) - kWarp; }
   static constexpr int kReading = 4 * Shape::kReaders;  // values that all readers take in one load
 
@@ -319,9 +320,9 @@ class BlockSlice : protected BlockBins<Machine, Shape::kThreads, Shape::kBins> {
     return Order::number(Order::raw(key == Order::kZero - 1 ? key - 1 : key));
   }
 
-  // The selected of a lane's values. A part that lies wholly before or behind the end of the ties has one largest number
-  // that is selected, -inf's predecessor being NaN, than which none is smaller. NaN is compared with nothing: where it is
-  // the threshold, and where the ties end, keys decide.
+  // The selected of a lane's values. A part that lies wholly before or behind the end of the ties has one largest
+  // number that is selected, -inf's predecessor being NaN, than which none is smaller. NaN is compared with nothing:
+  // where it is the threshold, and where the ties end, keys decide.
   DYNAMS_DEVICE uint32_t selected(const Threshold<Key>& threshold, const Part& part, const Quad<Raw>* quads) {
     const Key last = threshold.key;
     const int ties_end = static_cast<int>(threshold.ties_end);
@@ -337,8 +338,8 @@ class BlockSlice : protected BlockBins<Machine, Shape::kThreads, Shape::kBins> {
     });
   }
 
-  // Writes the slice's selected values and their indices: compacted in shared memory, where only their offsets move, then
-  // four to a thread, that the memory gets whole vectors.
+  // Writes the slice's selected values and their indices: compacted in shared memory, where only their offsets move,
+  // then four to a thread, that the memory gets whole vectors.
   DYNAMS_DEVICE void write_selected(const Threshold<Key>& threshold) {
     const bool aligned = (reinterpret_cast<uintptr_t>(task_.out_values) % alignof(Quad<Raw>) |
                           reinterpret_cast<uintptr_t>(task_.out_indices) % alignof(Quad<int64_t>)) == 0;

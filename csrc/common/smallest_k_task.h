@@ -82,10 +82,10 @@ struct SelectionShape {
   static constexpr int kThreads = kThreads_;
   static constexpr int kBinBits = kBinBits_;
   static constexpr int kBins = 1 << kBinBits;
-  static constexpr int kChunks = kChunks_;            // of kChunk values, that a warp takes at once: one load a lane each
+  static constexpr int kChunks = kChunks_;  // of kChunk values, that a warp takes at once: one load a lane each
   static constexpr int kChunk = 4 * kWarp_;
   static constexpr int kTile = kThreads / kWarp_ * kChunks * kChunk;  // values that the block takes at once
-  static constexpr int kSampleItems = kSampleItems_;  // keys of the sample that a thread reads
+  static constexpr int kSampleItems = kSampleItems_;                  // keys of the sample that a thread reads
   static constexpr int kReaders = kThreads - kWarp_;  // the first warp meets the grid's first barrier meanwhile
   static constexpr int kSample = kReaders * kSampleItems;
   static constexpr int kMembers = kMembers_;  // of the bin of rank k, ranked directly where there are no more
@@ -100,8 +100,8 @@ struct SelectionShape {
   static constexpr Key kLastKey = static_cast<Key>(~Key(0)) >> (sizeof(Key) * 8 - Order::kKeyBits);
 };
 
-// A block's offsets are ints, with room for the tile that its values may end in; those of cached slices and of tiles are
-// kept in 16 bits.
+// A block's offsets are ints, with room for the tile that its values may end in; those of cached slices and of tiles
+// are kept in 16 bits.
 constexpr int64_t kLargestSlice = 1 << 30;
 constexpr int64_t kLargestCachedSlice = 1 << 16;
 
@@ -116,12 +116,13 @@ struct SelectionTask {
   int64_t* out_indices;  // where only the mask is wanted
   bool* out_mask;        // or null
 
-  uint32_t slice;               // values a block owns: block b those from b * slice; at most kLargestSlice
-  bool sampled;                 // needs kSample values
-  int32_t sample_low;           // ranks in the sample that enclose rank k, most likely; negative: no lower bound
-  int32_t sample_high;          // kSample or more: no upper bound
-  uint32_t place_capacity;      // values in range that a block can show the others; at least kMembers
-  uint32_t list_capacity;       // values in range that a block can list; at least place_capacity, and within a cached slice at most a tile
+  uint32_t slice;           // values a block owns: block b those from b * slice; at most kLargestSlice
+  bool sampled;             // needs kSample values
+  int32_t sample_low;       // ranks in the sample that enclose rank k, most likely; negative: no lower bound
+  int32_t sample_high;      // kSample or more: no upper bound
+  uint32_t place_capacity;  // values in range that a block can show the others; at least kMembers
+  uint32_t list_capacity;   // values in range that a block can list; at least place_capacity, and within a cached slice
+                            // at most a tile
   typename Shape::Count* bins;  // kHistogram a round
   uint32_t* rows;               // kRow a block
   Key* placed_keys;             // place_capacity a block

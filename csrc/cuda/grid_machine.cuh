@@ -71,7 +71,8 @@ class GridMachine {
     Quad<T> out;
     Words words[sizeof(Quad<T>) / sizeof(Words)];
 #pragma unroll
-    for (size_t i = 0; i < sizeof(words) / sizeof(Words); ++i) words[i] = __ldg(reinterpret_cast<const Words*>(from) + i);
+    for (size_t i = 0; i < sizeof(words) / sizeof(Words); ++i)
+      words[i] = __ldg(reinterpret_cast<const Words*>(from) + i);
     memcpy(&out, words, sizeof(out));
     return out;
   }

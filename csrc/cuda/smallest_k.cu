@@ -33,8 +33,7 @@ using StreamedShape = SelectionShape<Order, unsigned long long, false, 512, 32, 
 constexpr int kStreamedBlocks = 2;         // of a multiprocessor
 constexpr uint32_t kSmallestSlice = 4096;  // below, another block adds more to the barriers than it takes off the work
 constexpr int64_t kSliceUnit = 128;        // a warp's chunk: no part of a full slice is ragged
-// Shared memory beside the 13 KB that are always there: of the 227 KB a block that the largest architecture has, and what
-// every architecture served has.
+// Shared memory of a block beside what is always there, on the architecture that has most and on that which has least.
 constexpr size_t kMostShared = 212 << 10;
 constexpr size_t kLeastShared = 84 << 10;
 
@@ -51,7 +50,9 @@ constexpr int kBlocksAtLeast = Shape::kCached ? 1 : kStreamedBlocks;
 template <class Shape>
 __global__ void __launch_bounds__(Shape::kThreads, kBlocksAtLeast<Shape>)
     select_smallest(const __grid_constant__ SelectionTask<Shape> task) {
-  __shared__ SelectionShared<GridMachine, Shape> shared;
+  using Shared = SelectionShared<GridMachine, Shape>;
+  static_assert(kMostShared + sizeof(Shared) <= 227 << 10 && kLeastShared + sizeof(Shared) <= 99 << 10);
+  __shared__ Shared shared;
   extern __shared__ __align__(16) unsigned char more[];
   GridMachine machine;
   BlockSelection<GridMachine, Shape>(machine, task, shared, more).run();
@@ -69,8 +70,8 @@ SelectionTask<Shape> plan(int64_t count, int64_t k, int64_t& blocks) {
   const int64_t slice = divide_up(divide_up(count, blocks), kSliceUnit) * kSliceUnit;
   blocks = divide_up(count, slice);
   task.slice = static_cast<uint32_t>(std::min<int64_t>(slice, kLargestSlice + 1));
-  // Several times the share of a slice that the bracket takes. Where a block has more in it, one more round is the price,
-  // or, streamed, one more read of its slice.
+  // Several times the share of a slice that the bracket takes. Where a block has more in it, one more round is the
+  // price, or, streamed, one more read of its slice.
   const uint32_t list = Shape::kCached ? Shape::kTile : std::max(kSmallestSlice, task.slice / 16);
   const uint32_t places = std::max(kSmallestSlice, Shape::kCached ? task.slice / 2 : 0);
   task.list_capacity = std::min(task.slice, list);
@@ -110,8 +111,8 @@ struct Limits {
   int streamed_blocks = 0;  // that a multiprocessor holds
 };
 
-// Lets a kernel have all the shared memory there is: a limit set by each launch for itself would be that of the last one
-// by the time a graph of several is made.
+// Lets a kernel have all the shared memory there is: a limit set by each launch for itself would be that of the last
+// one by the time a graph of several is made.
 template <class Shape>
 cudaError_t raise_limit(int device, size_t* shared) {
   const void* kernel = reinterpret_cast<const void*>(&select_smallest<Shape>);
