@@ -20,25 +20,24 @@
 
 #include <cstdint>
 
-#include "block_bins.h"
 #include "portable.h"
-#include "smallest_k_slice.h"
+#include "smallest_k_answer.h"
+#include "smallest_k_rounds.h"
+#include "smallest_k_shared.h"
 #include "smallest_k_task.h"
 
 namespace dynams {
 
 template <class Machine, class Shape>
-class BlockSelection : BlockSlice<Machine, Shape> {
-  using Slice = BlockSlice<Machine, Shape>;
-  using typename Slice::Key, typename Slice::Number, typename Slice::Order, typename Slice::Part, typename Slice::Raw;
-  using Count = typename Shape::Count;
-  using Shared = SelectionShared<Machine, Shape>;
+class BlockSelection : BlockRounds<Machine, Shape> {
+  using Base = BlockRounds<Machine, Shape>;
+  using typename Base::Key, typename Base::Raw, typename Base::Shared;
   using Member = typename Shared::OneMember;
 
  public:
   // `more`: shared memory of shared_bytes() of the task, of 16-byte alignment.
   DYNAMS_DEVICE BlockSelection(Machine& machine, const SelectionTask<Shape>& task, Shared& shared, void* more)
-      : Slice(machine, task, shared.bins, more), shared_(shared) {}
+      : Base(machine, task, shared, more) {}
 
   DYNAMS_DEVICE void run() {
     // What a round adds up over the grid starts from zero; nobody waits for that until the first addition. All reads
@@ -59,7 +58,7 @@ class BlockSelection : BlockSlice<Machine, Shape> {
       this->cache_end();
       this->cache_slice(0, first);
       DYNAMS_UNROLL_BY(1)
-      for (int begin = kChunks * Slice::kReading; begin < size_; begin += kChunks * Slice::kReading) {
+      for (int begin = kChunks * Base::kReading; begin < size_; begin += kChunks * Base::kReading) {
         this->read_slice(begin, first);
         this->cache_slice(begin, first);
       }
@@ -67,16 +66,16 @@ class BlockSelection : BlockSlice<Machine, Shape> {
     m_.sync();
     low_ = 0;
     high_ = Shape::kLastKey;
-    if (task_.sampled) set_range(sample);
+    if (task_.sampled) this->set_range(sample);
     DYNAMS_UNROLL_BY(1)
     for (int round = 0;; ++round) {
-      count_range();
+      this->count_range();
       if (round == 0) m_.wait();
       else m_.sync();
-      publish(round);
+      this->publish(round);
       m_.arrive();
       m_.wait();
-      if (narrow(round)) break;
+      if (this->narrow(round)) break;
     }
     const Threshold<Key> threshold = low_ == high_ ? split_ties() : rank_members();
     if (task_.out_indices != nullptr) this->write_selected(threshold);
@@ -84,293 +83,9 @@ class BlockSelection : BlockSlice<Machine, Shape> {
   }
 
  private:
-  using Slice::kWarp, Slice::kWarps, Slice::kThreads, Slice::kChunks, Slice::kTile, Slice::kOwnBins;
-  using Slice::m_, Slice::thread_, Slice::lane, Slice::warp, Slice::task_, Slice::start_, Slice::size_;
-  static constexpr int kBins = Shape::kBins;
-  static constexpr int kListBatch = Shape::kCached ? 1 : 4;  // loads of listed values before their uses
-
-  // ---------------------------------------------------------------------------------------- the sample
-
-  // Makes the range that of two ranks of the sample, to the first 2 * kBinBits - 1 bits of their keys: first by bins of
-  // the leading bits, then by bins of the next within those two. The histogram is empty before and after.
-  DYNAMS_DEVICE void set_range(const Raw* sample) {
-    constexpr int kShift = Order::kKeyBits > Shape::kBinBits ? Order::kKeyBits - Shape::kBinBits : 0;
-    constexpr int kNextBits = Shape::kBinBits - 1;
-    constexpr int kNextShift = kShift > kNextBits ? kShift - kNextBits : 0;
-    const bool sampler = this->reader() >= 0;
-    const bool low_given = task_.sample_low >= 0;
-    const bool high_given = task_.sample_high < Shape::kSample;
-    const uint32_t low_rank = low_given ? task_.sample_low : 0;
-    const uint32_t high_rank = high_given ? task_.sample_high : Shape::kSample - 1;
-
-    // Long loops are not unrolled: they would be most of the kernel's code.
-    DYNAMS_UNROLL_BY(Shape::kCached ? Shape::kSampleItems : 1)
-    for (int i = 0; i < Shape::kSampleItems; ++i)
-      this->template add_to_bins<false>(sampler, static_cast<uint32_t>(Order::key(this->sampled(sample, i)) >> kShift));
-    m_.sync();
-    find_two(low_rank, high_rank);
-    const FoundBin low = shared_.found[0], high = shared_.found[1];
-
-    DYNAMS_UNROLL_BY(Shape::kCached ? Shape::kSampleItems : 1)
-    for (int i = 0; i < Shape::kSampleItems; ++i) {
-      const Key key = Order::key(this->sampled(sample, i));
-      const uint32_t next = static_cast<uint32_t>((key & ((Key(1) << kShift) - 1)) >> kNextShift);
-      this->template add_to_bins<false>(sampler && key >> kShift == low.bin, next);
-      this->template add_to_bins<false>(sampler && key >> kShift == high.bin, kBins / 2 + next);
-    }
-    m_.sync();
-    find_two(low.rank, low.members + high.rank);
-    const Key next_low = shared_.found[0].bin, next_high = shared_.found[1].bin - kBins / 2;
-    if (low_given) low_ = (static_cast<Key>(low.bin) << kShift) + (next_low << kNextShift);
-    if (high_given) high_ = (static_cast<Key>(high.bin) << kShift) + ((next_high + 1) << kNextShift) - 1;
-  }
-
-  DYNAMS_DEVICE void find_two(uint64_t first_rank, uint64_t second_rank) {
-    uint32_t bins[kOwnBins], own = 0, total;
-    DYNAMS_UNROLL
-    for (int i = 0; i < kOwnBins; ++i) {
-      own += bins[i] = this->own_bin(i);
-      this->own_bin(i) = 0;
-    }
-    const uint32_t before = this->sum_before(own, &total);
-    this->find(first_rank, bins, before, &shared_.found[0]);
-    this->find(second_rank, bins, before, &shared_.found[1]);
-    m_.sync();
-  }
-
-  // ---------------------------------------------------------------------------------------- a round
-
-  // The values in range are listed, in no order: where the slice is cached, their offsets in shared memory; else keys
-  // and offsets in global memory, for later rounds too, whose ranges lie within this.
-  DYNAMS_DEVICE Key* listed_keys() const { return task_.listed_keys + size_t(m_.block()) * task_.list_capacity; }
-  DYNAMS_DEVICE uint32_t* listed_offsets() const {
-    return task_.listed_offsets + size_t(m_.block()) * task_.list_capacity;
-  }
-
-  // Counts the thread's values below the range, fills the bins with those in it and lists them. The histogram is empty
-  // before.
-  DYNAMS_DEVICE void count_range() {
-    const Key low = low_, span = high_ - low_;
-    const int bits = m_.bit_length(span);
-    shift_ = bits > Shape::kBinBits ? bits - Shape::kBinBits : 0;
-    const int shift = shift_;
-    below_ = 0;
-    if (!Shape::kCached && listed_) {
-      const Key* keys = listed_keys();
-      uint32_t below = 0;
-      this->template sweep<kListBatch>(
-          shared_.listed, [&](int place) { return keys[place]; },
-          [&](int, Key key, bool there) {
-            below += there && key < low;
-            this->template add_to_bins<false>(there && key - low <= span, static_cast<uint32_t>((key - low) >> shift));
-          });
-      below_ = below;
-    } else {
-      // The last tile comes first: the write begins with those that the second-level cache saw last.
-      DYNAMS_UNROLL_BY(1)
-      for (int tile = (size_ - 1) / kTile * kTile; tile >= 0 && size_ > 0; tile -= kTile) count_tile(tile);
-      if (Shape::kCached) {
-        m_.sync();
-        fill_bins();
-      }
-    }
-  }
-
-  DYNAMS_DEVICE void count_tile(int tile) {
-    const Part part = this->part_of(tile);
-    Quad<Raw> quads[kChunks];
-    this->read_part(part, quads);
-    const Key low = low_, span = high_ - low_;
-    uint32_t below = 0, inside;
-    if (high_ <= Order::kHighest) {
-      // NaN compares as neither. A range of numbers begins where those of its first key do.
-      const Number first = Order::number(Order::raw(low)), last = this->number_up_to(high_);
-      inside = this->mark(part, quads, [&](Raw raw, int) {
-        const Number number = Order::number(raw);
-        if (number < first) ++below;
-        return !(number < first) && number <= last;
-      });
-    } else {
-      inside = this->mark(part, quads, [&](Raw raw, int offset) {
-        const Key key = Order::key(raw);
-        if (offset < size_ && key < low) ++below;
-        return offset < size_ && key - low <= span;
-      });
-    }
-    below_ += below;
-    if (m_.ballot(inside != 0) == 0) return;
-    const uint32_t own = m_.count_bits(inside), up_to_lane = this->sum_up_to_lane(own);
-    const uint32_t of_warp = m_.shuffle(up_to_lane, kWarp - 1);
-    uint32_t place = 0;
-    if (lane() == 0) place = m_.add_shared(&shared_.listed, of_warp);
-    place = m_.shuffle(place, 0);
-    if (Shape::kCached) {
-      // A list that is too short is of no use.
-      if (place + of_warp <= task_.list_capacity)
-        append(this->offsets_ + place + up_to_lane - own, part, part.first, inside);
-    } else {
-      uint16_t* list = this->offsets_ + warp() * (kTile / kWarps);  // room for all the warp's values of a tile
-      append(list + up_to_lane - own, part, part.first - tile, inside);
-      m_.sync_warp();
-      list_globally(list, of_warp, tile, place);
-      m_.sync_warp();
-    }
-  }
-
-  DYNAMS_DEVICE void append(uint16_t* list, const Part& part, int first, uint32_t bits) {
-    DYNAMS_UNROLL
-    for (int c = 0; c < kChunks; ++c) {
-      if (c >= part.chunks) break;
-      list = Slice::append(list, c, bits, first);
-    }
-  }
-
-  // Of a cached slice: from the list, or where it was too short for all in range, from the slice.
-  DYNAMS_DEVICE void fill_bins() {
-    const Key low = low_, span = high_ - low_;
-    const int shift = shift_;
-    const bool listed = shared_.listed <= task_.list_capacity;
-    this->template sweep<kListBatch>(
-        listed ? static_cast<int>(shared_.listed) : size_,
-        [&](int i) { return listed ? static_cast<int>(this->offsets_[i]) : i; },
-        [&](int, int offset, bool there) {
-          const Key key = Order::key(this->values_[offset]);
-          this->template add_to_bins<false>(there && key - low <= span, static_cast<uint32_t>((key - low) >> shift));
-        });
-  }
-
-  // Brings what a warp listed of a streamed tile to the bins and, from `place` on, to the list in global memory.
-  DYNAMS_DEVICE void list_globally(const uint16_t* list, uint32_t count, int tile, uint32_t place) {
-    const Key low = low_;
-    const int shift = shift_;
-    DYNAMS_UNROLL_BY(1)
-    for (uint32_t begin = 0; begin < count; begin += kWarp) {
-      const uint32_t i = begin + lane();
-      const bool there = i < count;
-      const int offset = tile + (there ? list[i] : list[0]);
-      const Key key = Order::key(this->value(offset));
-      this->template add_to_bins<false>(there, static_cast<uint32_t>((key - low) >> shift));
-      if (there && place + i < task_.list_capacity) {
-        listed_keys()[place + i] = key;
-        listed_offsets()[place + i] = offset;
-      }
-    }
-  }
-
-  // Adds the block's bins to the grid's and leaves for the other blocks how many values lie below each bin, and the
-  // values in range sorted by bin.
-  DYNAMS_DEVICE void publish(int round) {
-    Count* grid_bins = task_.bins + round * Shape::kHistogram;
-    uint32_t* row = task_.rows + size_t(m_.block()) * Shape::kRow;
-    // Blocks start at different bins, not all with the same.
-    DYNAMS_UNROLL
-    for (int i = 0; i < kOwnBins; ++i) {
-      const uint32_t bin = (i * kThreads + thread_ + m_.block() * kWarp) % kBins;
-      const uint32_t members = shared_.bins.histogram[bin];
-      if (members != 0) m_.add_global(grid_bins + bin, static_cast<Count>(members));
-    }
-    uint32_t bins[kOwnBins];
-    uint64_t own = static_cast<uint64_t>(below_) << 32, total;  // one sum for both: values in range count below 2^32
-    DYNAMS_UNROLL
-    for (int i = 0; i < kOwnBins; ++i) own += bins[i] = this->own_bin(i);
-    uint32_t before = static_cast<uint32_t>(this->sum_before(own, &total));
-    const uint32_t inside = static_cast<uint32_t>(total);
-    uint32_t below = static_cast<uint32_t>(total >> 32);
-    const bool listed = shared_.listed <= task_.list_capacity;
-    if (!Shape::kCached) {
-      if (listed_) {
-        below += shared_.listed_below;
-      } else {
-        listed_ = listed;
-        if (thread_ == 0) shared_.listed_below = below;
-      }
-    }
-    if (!listed && thread_ == 0) m_.note(SelectionEvent::kUnlisted);
-    DYNAMS_UNROLL
-    for (int i = 0; i < kOwnBins; ++i) {
-      row[thread_ * kOwnBins + i] = below + before;
-      this->own_bin(i) = before;  // where the bin's values begin
-      before += bins[i];
-    }
-    const bool placed = inside <= task_.place_capacity && listed;
-    if (thread_ == 0) {
-      row[kBins] = below + inside;
-      if (below != 0) m_.add_global(grid_bins + Shape::kBelow, static_cast<Count>(below));
-      if (!placed && shift_ > 0) m_.add_global(grid_bins + Shape::kUnplaced, Count(1));
-    }
-    if (placed && shift_ > 0) {  // bins of a single key need only be counted
-      m_.sync();
-      place();
-    }
-  }
-
-  DYNAMS_DEVICE void place() {
-    const Key low = low_;
-    [[maybe_unused]] const Key span = high_ - low_;
-    const int shift = shift_;
-    Key* placed_keys = task_.placed_keys + size_t(m_.block()) * task_.place_capacity;
-    uint32_t* placed_offsets = task_.placed_offsets + size_t(m_.block()) * task_.place_capacity;
-    const auto put = [&](bool inside, Key key, uint32_t offset) {
-      const uint32_t to = this->template add_to_bins<true>(inside, static_cast<uint32_t>((key - low) >> shift));
-      if (inside) placed_keys[to] = key;
-      if (inside) placed_offsets[to] = offset;
-    };
-    if constexpr (Shape::kCached) {
-      this->template sweep<kListBatch>(
-          shared_.listed, [&](int place) { return this->offsets_[place]; },
-          [&](int, uint32_t offset, bool there) { put(there, Order::key(this->values_[offset]), offset); });
-    } else {
-      const Key* keys = listed_keys();
-      const uint32_t* offsets = listed_offsets();
-      this->template sweep<kListBatch>(
-          shared_.listed, [&](int place) { return keys[place]; },
-          [&](int place, Key key, bool there) {
-            const bool inside = there && key - low <= span;
-            put(inside, key, inside ? offsets[place] : 0);
-          });
-    }
-  }
-
-  // Makes the range that of the bin with rank k, or of the side where the bracket missed it. True when the values to
-  // select are known: all the members of the bin are at hand, or they share one key.
-  DYNAMS_DEVICE bool narrow(int round) {
-    const Count* grid_bins = task_.bins + round * Shape::kHistogram;
-    Count bins[kOwnBins], own = 0, total;
-    DYNAMS_UNROLL
-    for (int i = 0; i < kOwnBins; ++i) bins[i] = m_.fresh(grid_bins + thread_ * kOwnBins + i);
-    const Count below = m_.fresh(grid_bins + Shape::kBelow);
-    const Count unplaced = m_.fresh(grid_bins + Shape::kUnplaced);
-    DYNAMS_UNROLL
-    for (int i = 0; i < kOwnBins; ++i) {
-      own += bins[i];
-      this->own_bin(i) = 0;
-    }
-    const Count before = this->sum_before(own, &total);
-    const uint64_t rank = static_cast<uint64_t>(task_.k) - 1;
-    const bool missed = rank < below || rank - below >= total;
-    if (missed) listed_ = false;  // what is listed is of the range that missed
-    if (thread_ == 0 && !listed_) shared_.listed = 0;
-    if (missed) {
-      const bool low = rank < below;
-      const Key above = high_ + 1;
-      if (thread_ == 0) m_.note(low ? SelectionEvent::kMissedLow : SelectionEvent::kMissedHigh);
-      high_ = low ? low_ - 1 : Shape::kLastKey;
-      low_ = low ? 0 : above;
-      m_.sync();
-      return false;
-    }
-    this->find(rank - below, bins, before, &shared_.found[0]);
-    m_.sync();
-    const FoundBin found = shared_.found[0];
-    low_ += static_cast<Key>(found.bin) << shift_;
-    const Key width = (Key(1) << shift_) - 1;
-    high_ = high_ - low_ < width ? high_ : low_ + width;
-    if (low_ == high_ || (found.members <= Shape::kMembers && unplaced == 0)) return true;
-    if (thread_ == 0) m_.note(unplaced == 0 ? SelectionEvent::kNarrowed : SelectionEvent::kUnplaced);
-    return false;
-  }
-
-  // ---------------------------------------------------------------------------------------- the end
+  using Base::kWarp, Base::kWarps, Base::kThreads, Base::kChunks;
+  using Base::m_, Base::thread_, Base::lane, Base::warp, Base::task_, Base::start_, Base::size_;
+  using Base::shared_, Base::low_, Base::high_;
 
   // The blocks' own numbers for the bin of rank k.
   DYNAMS_DEVICE const uint32_t* row_of(uint32_t block) const { return task_.rows + size_t(block) * Shape::kRow; }
@@ -471,13 +186,6 @@ class BlockSelection : BlockSlice<Machine, Shape> {
     if (split) ties_end = this->end_of_ties(low_, static_cast<uint32_t>(left), &shared_.ties_end);
     return {low_, ties_end, static_cast<int64_t>(below_before + taken)};
   }
-
-  Shared& shared_;
-
-  Key low_, high_;       // the range, both ends in it, and
-  int shift_;            // the width of its bins
-  uint32_t below_;       // the thread's own values below it
-  bool listed_ = false;  // the list in global memory holds all of the range
 };
 
 }  // namespace dynams
