@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+FLOAT_DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64})
+_STRIDED = torch.strided
 _FLOAT_NAMES = "float32, float16, bfloat16 or float64"
 
 
@@ -19,7 +20,7 @@ def check_float(name: str, tensor: object, dims: int, layout: str) -> Tensor:
     """A dense floating-point tensor of `dims` dimensions, described to the user as `layout`."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: got {type(tensor).__name__}, want a tensor of shape {layout}")
-    if tensor.layout != torch.strided:
+    if tensor.layout is not _STRIDED:
         raise TypeError(f"{name}: got layout {tensor.layout}, want a dense (strided) tensor")
     if tensor.dtype not in FLOAT_DTYPES:
         raise TypeError(f"{name}: got dtype {tensor.dtype}, want {_FLOAT_NAMES}")
@@ -37,7 +38,9 @@ def check_classes(name: str, count: int) -> None:
 def check_logits(logits: object) -> Tensor:
     """Logits (B, C) with C >= 2."""
     checked = check_float("logits", logits, 2, "(B, C)")
-    check_classes("logits", checked.shape[1])
+    classes = checked.shape[1]
+    if classes < 2:
+        check_classes("logits", classes)
     return checked
 
 
@@ -145,14 +148,15 @@ def check_linear(
     Of several widths (a list or tuple) w is the largest.
     """
     weight = check_float("weight", weight, 2, "(C, D)")
-    check_classes("weight", weight.shape[0])
     classes, columns = weight.shape
+    check_classes("weight", classes)
     if columns < 1:
         raise ValueError(f"weight: got shape {_shape(weight)}, want (C, D) with D >= 1")
     features = check_float("features", features, 2, f"(B, {columns})")
     check_device("weight", weight, features.device)
-    slim = max(resolve_widths(width, columns))
-    if features.shape[1] != columns and features.shape[1] != slim:
+    slim = columns if width is None else max(resolve_widths(width, columns))
+    given = features.shape[1]
+    if given != columns and given != slim:
         wanted = f"(B, {columns})" if slim == columns else f"(B, {columns}) or (B, {slim})"
         raise ValueError(f"features: got shape {_shape(features)}, want {wanted}")
     if bias is not None:
@@ -160,7 +164,9 @@ def check_linear(
         if bias.shape[0] != classes:
             raise ValueError(f"bias: got shape {_shape(bias)}, want ({classes},)")
         check_device("bias", bias, features.device)
-    return features[:, :slim], weight[:, :slim], bias
+    # A view of everything costs as much as a check of everything.
+    slim_features = features if given == slim else features[:, :slim]
+    return slim_features, weight if slim == columns else weight[:, :slim], bias
 
 
 def check_same_dtype(features: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -178,5 +184,9 @@ def check_label_range(labels: Tensor, classes: int) -> None:
         return
     lowest, highest = (int(bound) for bound in torch.aminmax(labels))
     if lowest < 0 or highest >= classes:
-        wrong = lowest if lowest < 0 else highest
-        raise ValueError(f"labels: got {wrong}, want every label in [0, {classes})")
+        raise label_error(lowest if lowest < 0 else highest, classes)
+
+
+def label_error(wrong: int, classes: int) -> ValueError:
+    """What is said of a label outside [0, C)."""
+    return ValueError(f"labels: got {wrong}, want every label in [0, {classes})")

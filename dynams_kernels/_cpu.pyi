@@ -2,8 +2,9 @@ ROW_STATE_BYTES: int
 
 def supported_isas() -> list[str]: ...
 def team_kind() -> str: ...
+def label_outside(labels: int, count: int, classes: int, /) -> int | None: ...
 def row_scores(
-    isa: str,
+    isa: int,
     logits: int,
     dtype: int,
     rows: int,
@@ -25,7 +26,7 @@ def row_scores(
     /,
 ) -> None: ...
 def smallest_k(
-    isa: str,
+    isa: int,
     values: int,
     dtype: int,
     count: int,

@@ -1,8 +1,11 @@
+from collections.abc import Callable
+
+from torch import Tensor
+
 ARCHITECTURES: list[str]
 CUDA_VERSION: str
 
 def why_unusable(device: int, /) -> str: ...
-def row_scores_scratch(dtype: int, rows: int, classes: int, kinds: int, device: int, /) -> int: ...
 def row_scores(
     logits: int,
     dtype: int,
@@ -15,12 +18,11 @@ def row_scores(
     kinds: int,
     scores: int,
     scores_stride: int,
-    scratch: int,
+    new_empty: Callable[[int], Tensor],
     device: int,
     stream: int,
     /,
 ) -> None: ...
-def smallest_k_scratch(dtype: int, count: int, k: int, device: int, /) -> int: ...
 def smallest_k(
     values: int,
     dtype: int,
@@ -29,7 +31,7 @@ def smallest_k(
     out_values: int,
     out_indices: int,
     out_mask: int,
-    scratch: int,
+    new_empty: Callable[[int], Tensor],
     device: int,
     stream: int,
     /,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -10,11 +11,21 @@ from torch import Tensor
 _HERE: AbstractContextManager[object] = nullcontext()
 
 
-def on_device(tensor: Tensor) -> AbstractContextManager[object]:
-    """Makes the tensor's device current, as kernels are launched on the current one; nothing for interpreted ones on the CPU."""
-    if tensor.device.type != "cuda" or tensor.device.index == torch.cuda.current_device():
+def _stream_of(device: int) -> int:
+    stream: int = torch.cuda.current_stream(device).cuda_stream
+    return stream
+
+
+# torch's own C functions, which a build of torch for CPUs lacks: a stream object costs as much as a launch.
+_current_device: Callable[[], int] = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
+raw_stream: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", _stream_of)
+
+
+def on_device(device: int) -> AbstractContextManager[object]:
+    """Makes a CUDA device current, as kernels are launched on the current one; nothing for the -1 of the CPU's tensors."""
+    if device < 0 or device == _current_device():
         return _HERE
-    return torch.cuda.device(tensor.device)
+    return torch.cuda.device(device)
 
 
 def multiprocessors(tensor: Tensor) -> int:

@@ -16,9 +16,10 @@ from dynams_kernels._kinds import (
     MARGIN_KINDS,
     SCORE_KINDS,
     check_kind,
-    kinds_of,
     mask_of,
 )
+
+_LABELLED = mask_of(LABELLED_KINDS)
 
 
 class SmallestK(NamedTuple):
@@ -61,7 +62,12 @@ def margin(
         TypeError, ValueError: naming the argument, what came and what is wanted. A label outside [0, C) raises on
             the CPU; on a GPU, where looking would cost a synchronisation, that row's margin is NaN.
     """
-    logits = _checks.check_logits(logits)
+    return _margin(_checks.check_logits(logits), kind, labels, class_distances)
+
+
+def _margin(
+    logits: Tensor, kind: str, labels: Tensor | None, class_distances: Tensor | None
+) -> Tensor:
     check_kind(kind, MARGIN_KINDS)
     used_labels = None
     used_distances = None
@@ -71,8 +77,7 @@ def margin(
         used_distances = _checks.check_class_distances(
             class_distances, logits.shape[1], logits.device
         )
-    scores: Tensor = ops.row_scores(logits, used_labels, used_distances, BIT[kind])
-    return scores[0]
+    return ops.row_score(logits, used_labels, used_distances, BIT[kind])
 
 
 def scores(
@@ -103,20 +108,18 @@ def scores(
     logits = _checks.check_logits(logits)
     if isinstance(kinds, str) or not isinstance(kinds, Sequence):
         raise TypeError(f"kinds: got {kinds!r}, want a sequence of {', '.join(SCORE_KINDS)}")
-    for kind in kinds:
-        check_kind(kind, SCORE_KINDS)
-    if len(set(kinds)) != len(kinds):
+    mask = mask_of(check_kind(kind, SCORE_KINDS) for kind in kinds)
+    if mask.bit_count() != len(kinds):
         raise ValueError(f"kinds: got {list(kinds)!r}, want each kind at most once")
     used_labels = None
-    for kind in kinds:
-        if kind in LABELLED_KINDS:
-            used_labels = _checks.check_labels(labels, kind, logits.shape[0], logits.device)
-    mask = mask_of(kinds)
+    if mask & _LABELLED:
+        labelled = next(kind for kind in kinds if kind in LABELLED_KINDS)
+        used_labels = _checks.check_labels(labels, labelled, logits.shape[0], logits.device)
     if mask == 0:
         return {}
-    rows = ops.row_scores(logits, used_labels, None, mask).unbind(0)
-    by_kind = dict(zip(kinds_of(mask), rows, strict=True))
-    return {kind: by_kind[kind] for kind in kinds}
+    rows = ops.row_scores(logits, used_labels, None, mask).unbind()
+    # A kind's row is the number of kinds before it.
+    return {kind: rows[(mask & (BIT[kind] - 1)).bit_count()] for kind in kinds}
 
 
 def linear_margin(
@@ -175,8 +178,7 @@ def linear_margin(
         if kind != "distance" and not with_gradient:
             return _margins_at_widths(features, weight, bias, used_labels, widths, BIT[kind])
 
-    margins = []
-    for w in widths:
+    def at_width(features: Tensor, weight: Tensor, w: int) -> Tensor:
         used_distances = None
         if kind == "distance":
             used_distances = class_distances
@@ -185,17 +187,13 @@ def linear_margin(
             used_distances = _checks.check_class_distances(
                 used_distances, weight.shape[0], features.device
             )
-        result: tuple[Tensor, Tensor] = ops.linear_row_scores(
-            features[:, :w],
-            weight[:, :w],
-            bias,
-            used_labels,
-            used_distances,
-            BIT[kind],
-            with_gradient,
-        )
-        margins.append(result[0])
-    return torch.stack(margins) if isinstance(width, (list, tuple)) else margins[0]
+        return ops.linear_row_scores(
+            features, weight, bias, used_labels, used_distances, BIT[kind], with_gradient
+        )[0]
+
+    if not isinstance(width, (list, tuple)):
+        return at_width(features, weight, widths[0])
+    return torch.stack([at_width(features[:, :w], weight[:, :w], w) for w in widths])
 
 
 def _margins_at_widths(
@@ -214,15 +212,19 @@ def _margins_at_widths(
     return torch.stack([margins[ascending.index(w)] for w in widths])
 
 
+_AUTOCAST_DEVICES = frozenset({"cpu", "cuda"})
+
+
 def _autocast_enabled(device_type: str) -> bool:
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    known = device_type in _AUTOCAST_DEVICES or torch.amp.is_autocast_available(device_type)
+    return known and torch.is_autocast_enabled(device_type)
 
 
 def _autocast(
     features: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The operands in the dtype in which `F.linear` would multiply them here."""
-    device_type = features.device.type
+    device_type = "cpu" if features.is_cpu else features.device.type
     if features.dtype == torch.float64 or not _autocast_enabled(device_type):
         return features, weight, bias
     dtype = torch.get_autocast_dtype(device_type)
@@ -250,15 +252,7 @@ def smallest_k(values: Tensor, k: int, *, order: str = "index") -> SmallestK:
     values = _checks.check_float("values", values, 1, "(N,)")
     k = _checks.check_k(k, values.shape[0])
     by_value = _checks.check_order(order)
-    return _select(values, k, by_value)
-
-
-def _select(values: Tensor, k: int, by_value: bool) -> SmallestK:
-    # A compiled graph traces the backward pass at once, so there the refusal is a missing gradient, not an error.
-    if torch.compiler.is_compiling():
-        values = values.detach()
-    selected: tuple[Tensor, Tensor] = ops.smallest_k(values, k, by_value)
-    return SmallestK(*selected)
+    return SmallestK(*ops.smallest_k(values, k, by_value))
 
 
 def margin_topk(
@@ -280,8 +274,8 @@ def margin_topk(
     logits = _checks.check_logits(logits)
     k = _checks.check_k(k, logits.shape[0])
     by_value = _checks.check_order(order)
-    margins = margin(logits, kind=kind, labels=labels, class_distances=class_distances)
-    return _select(margins, k, by_value)
+    margins = _margin(logits, kind, labels, class_distances)
+    return SmallestK(*ops.smallest_k(margins, k, by_value))
 
 
 def linear_margin_topk(
@@ -316,7 +310,7 @@ def linear_margin_topk(
         labels=labels,
         class_distances=class_distances,
     )
-    return _select(margins, k, by_value)
+    return SmallestK(*ops.smallest_k(margins, k, by_value))
 
 
 def class_distances(weight: Tensor, *, width: int | float | None = None) -> Tensor:

@@ -1,6 +1,7 @@
 """The primitives as torch operators: dispatch by device, shapes for tracing, and gradients.
 
-Arguments are taken as already checked (`functional` does that); labels' values alone are checked where they are read.
+The functions here call an operator where torch has a part in the call, and where it has none, what the operator would have come
+to. Arguments are taken as already checked (`functional` does that); labels' values alone are checked where they are read.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from dynams_kernels._backends import eager, registry
 from dynams_kernels._gradients import linear_score_gradients, row_score_gradient
+from dynams_kernels._plain import is_plain
 
 _library = torch.library.Library("dynams_kernels", "DEF")
 _library.define(
@@ -34,10 +36,74 @@ for _name in ("row_scores", "linear_row_scores", "linear_width_scores", "smalles
     if registry.cpu is not eager:
         _library.impl(_name, getattr(registry.cpu, _name), "CPU")
 
-row_scores = torch.ops.dynams_kernels.row_scores.default
-linear_row_scores = torch.ops.dynams_kernels.linear_row_scores.default
-linear_width_scores = torch.ops.dynams_kernels.linear_width_scores.default
-smallest_k = torch.ops.dynams_kernels.smallest_k.default
+_row_scores = torch.ops.dynams_kernels.row_scores.default
+_linear_row_scores = torch.ops.dynams_kernels.linear_row_scores.default
+_linear_width_scores = torch.ops.dynams_kernels.linear_width_scores.default
+_smallest_k = torch.ops.dynams_kernels.smallest_k.default
+
+
+def row_scores(
+    logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kinds: int
+) -> Tensor:
+    """The scores of logits (B, C) named by the bits of `kinds`: a row of (n, B) for each, in bit order."""
+    if is_plain(logits, labels, class_distances):
+        return registry.serving(logits).row_scores(logits, labels, class_distances, kinds)
+    scores: Tensor = _row_scores(logits, labels, class_distances, kinds)
+    return scores
+
+
+def row_score(
+    logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kind: int
+) -> Tensor:
+    """The one score (B,) of logits (B, C) that is named by a bit."""
+    if is_plain(logits, labels, class_distances):
+        return registry.serving(logits).row_score(logits, labels, class_distances, kind)
+    scores: Tensor = _row_scores(logits, labels, class_distances, kind)
+    return scores[0]
+
+
+def linear_row_scores(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor | None,
+    class_distances: Tensor | None,
+    kind: int,
+    pairs: bool,
+) -> tuple[Tensor, Tensor]:
+    """One kind of score (B,) of `features @ weight.T + bias`; where asked for, the class pairs (B, 2) of a gradient, else (0, 2)."""
+    operands = (features, weight, bias, labels, class_distances)
+    if is_plain(*operands):
+        return registry.serving(features).linear_row_scores(*operands, kind, pairs)
+    scores: tuple[Tensor, Tensor] = _linear_row_scores(*operands, kind, pairs)
+    return scores
+
+
+def linear_width_scores(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor | None,
+    widths: Sequence[int],
+    kind: int,
+) -> Tensor:
+    """One kind of score (n, B) at each of n ascending widths."""
+    operands = (features, weight, bias, labels)
+    if is_plain(*operands):
+        return registry.serving(features).linear_width_scores(*operands, widths, kind)
+    scores: Tensor = _linear_width_scores(*operands, widths, kind)
+    return scores
+
+
+def smallest_k(values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:
+    """The k smallest of values (N,) and their indices, in the contract's total order."""
+    if is_plain(values):
+        return registry.serving(values).smallest_k(values, k, by_value)
+    # A compiled graph traces the backward pass at once, so there the refusal is a missing gradient, not an error.
+    if torch.compiler.is_compiling():
+        values = values.detach()
+    selected: tuple[Tensor, Tensor] = _smallest_k(values, k, by_value)
+    return selected
 
 
 @torch.library.register_fake("dynams_kernels::row_scores")

@@ -4,9 +4,11 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "../common/integer_call.h"
 #include "kernels.h"
 #include "parallel.h"
 #include "smallest_k.h"
@@ -18,6 +20,9 @@ namespace {
 
 // A thread's rows must be worth calling it: a few microseconds, at about ten gigabytes a second.
 constexpr int64_t kBytesPerThread = 1 << 17;
+// A call of less work than that, or a selection among so few, keeps the interpreter: to give it away and wait to get it
+// back may take longer.
+constexpr int64_t kFewValues = 1 << 11;
 // A row costs as much as reading this many bytes, however short it is.
 constexpr int64_t kLeastRowBytes = 256;
 
@@ -26,10 +31,13 @@ T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-const Kernels& kernels_named(const std::string& isa) {
-  const Kernels* kernels = find_kernels(isa.c_str());
-  if (kernels == nullptr) throw py::value_error("isa: got '" + isa + "', which this CPU or this build lacks");
-  return *kernels;
+// The place of an instruction set among the usable ones.
+const Kernels& kernels_at(int isa) {
+  const Kernels* const* sets = usable_kernels();
+  int count = 0;
+  while (sets[count] != nullptr) ++count;
+  if (isa < 0 || isa >= count) throw py::value_error("isa: got " + std::to_string(isa) + ", want one this CPU has");
+  return *sets[isa];
 }
 
 std::vector<std::string> supported_isas() {
@@ -45,10 +53,25 @@ DType dtype_numbered(int32_t number) {
 
 int64_t element_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
 
-void row_scores(const std::string& isa, uintptr_t logits, int32_t dtype, int64_t rows, int64_t classes,
-                int64_t row_stride, uintptr_t bias, uintptr_t labels, uintptr_t class_distances,
-                int64_t distances_stride, uint32_t kinds, uintptr_t scores, int64_t scores_stride, uintptr_t pairs,
-                uintptr_t states, int64_t class_offset, bool is_first, bool is_last, int threads) {
+// A label outside [0, classes): the lowest where it is negative, else the highest; none where all are inside.
+std::optional<int64_t> label_outside(uintptr_t address, int64_t count, int64_t classes) {
+  const int64_t* labels = pointer<const int64_t>(address);
+  // The sign of one of the two is set exactly where a label is outside: without a branch, several go through at once.
+  const uint64_t last = static_cast<uint64_t>(classes - 1);
+  uint64_t signs = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const uint64_t label = static_cast<uint64_t>(labels[i]);
+    signs |= label | (last - label);
+  }
+  if (signs >> 63 == 0) return std::nullopt;
+  const auto [lowest, highest] = std::minmax_element(labels, labels + count);
+  return *lowest < 0 ? *lowest : *highest;
+}
+
+void row_scores(int isa, uintptr_t logits, int32_t dtype, int64_t rows, int64_t classes, int64_t row_stride,
+                uintptr_t bias, uintptr_t labels, uintptr_t class_distances, int64_t distances_stride, uint32_t kinds,
+                uintptr_t scores, int64_t scores_stride, uintptr_t pairs, uintptr_t states, int64_t class_offset,
+                bool is_first, bool is_last, int threads) {
   RowScoresTask task{};
   task.logits = pointer<const void>(logits);
   task.dtype = dtype_numbered(dtype);
@@ -67,28 +90,34 @@ void row_scores(const std::string& isa, uintptr_t logits, int32_t dtype, int64_t
   task.class_offset = class_offset;
   task.is_first = is_first;
   task.is_last = is_last;
+  if (logits == 0) throw py::value_error("logits: got null");
   if ((kinds & ~kAllKinds) != 0 || kinds == 0) throw py::value_error("kinds: unknown bits");
   if ((kinds & kLabelledKinds) && labels == 0) throw py::value_error("labels: wanted by kinds, got null");
   if ((kinds & kDistance) && (class_distances == 0 || !is_first || !is_last))
     throw py::value_error("class_distances: wanted by kinds, with whole rows");
   if (!(is_first && is_last) && states == 0)
     throw py::value_error("states: wanted where rows come in blocks, got null");
-  const Kernels& kernels = kernels_named(isa);
+  const Kernels& kernels = kernels_at(isa);
   const int64_t row_bytes = std::max(kLeastRowBytes, classes * element_bytes(task.dtype));
   const int team = threads_for(rows * row_bytes, kBytesPerThread, threads);
+  if (team == 1 && rows * row_bytes < kBytesPerThread) return kernels.row_scores(task, 0, rows);
   const py::gil_scoped_release release;
   run_team(team, [&](const Member& member) { kernels.row_scores(task, member.begin(rows), member.end(rows)); });
 }
 
-void select_smallest(const std::string& isa, uintptr_t values, int32_t dtype, int64_t count, int64_t k, bool by_value,
+void select_smallest(int isa, uintptr_t values, int32_t dtype, int64_t count, int64_t k, bool by_value,
                      uintptr_t out_values, uintptr_t out_indices, int threads) {
   if (k < 0 || k > count)
     throw py::value_error("k: got " + std::to_string(k) + ", want 0 <= k <= " + std::to_string(count));
-  const Kernels& kernels = kernels_named(isa);
+  const Kernels& kernels = kernels_at(isa);
   const DType type = dtype_numbered(dtype);
+  const auto select = [&] {
+    smallest_k(kernels, type, pointer<const void>(values), count, k, by_value, pointer<void>(out_values),
+               pointer<int64_t>(out_indices), threads);
+  };
+  if (count < kFewValues) return select();
   const py::gil_scoped_release release;
-  smallest_k(kernels, type, pointer<const void>(values), count, k, by_value, pointer<void>(out_values),
-             pointer<int64_t>(out_indices), threads);
+  select();
 }
 
 }  // namespace
@@ -100,6 +129,8 @@ PYBIND11_MODULE(_cpu, module) {
   module.attr("ROW_STATE_BYTES") = sizeof(RowState);
   module.def("supported_isas", &supported_isas, "Instruction sets this CPU can run, best first.");
   module.def("team_kind", &team_kind, "What a call's threads are: \"openmp\" (torch's own) or \"std::thread\".");
-  module.def("row_scores", &row_scores);
-  module.def("smallest_k", &select_smallest);
+  module.def("label_outside", &label_outside, "A label outside [0, classes), or None.");
+  static PyMethodDef calls[] = {
+      integer_call<&row_scores>("row_scores"), integer_call<&select_smallest>("smallest_k"), {}};
+  PyModule_AddFunctions(module.ptr(), calls);
 }

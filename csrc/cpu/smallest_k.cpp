@@ -29,6 +29,10 @@ constexpr int64_t kGrain = 1 << 15;
 // Below this a sample saves nothing: every key is kept by the first read.
 constexpr int64_t kSampledFrom = 1 << 14;
 constexpr int kDigitBits = 11;
+// Of few values a large histogram takes longer than the values: theirs is small, and the last of them are ranked.
+constexpr int64_t kFew = 1 << 12;
+constexpr int kDigitBitsOfFew = 8;
+constexpr int64_t kRankedAtOnce = 64;
 constexpr int64_t kPadding = 64;  // kernels store whole vectors of keys
 
 template <class Key>
@@ -92,15 +96,15 @@ struct Part {
   Key* keys = nullptr;  // those in question, in no particular order
   int64_t in_question = 0;
   int64_t below = 0;  // certainly selected
-  std::vector<int64_t> histogram = std::vector<int64_t>(size_t(1) << kDigitBits);
+  std::vector<int64_t> histogram;
 };
 
 template <class Key>
-int digit_shift(Bounds<Key> bounds) {
+int digit_shift(Bounds<Key> bounds, int digit_bits) {
   const uint64_t span = static_cast<uint64_t>(bounds.high) - static_cast<uint64_t>(bounds.low);
   int bits = 0;
   while (bits < 64 && (span >> bits) != 0) ++bits;
-  return std::max(0, bits - kDigitBits);
+  return std::max(0, bits - digit_bits);
 }
 
 template <class Key>
@@ -123,6 +127,19 @@ void keep_bounds(Part<Key>& part, Bounds<Key> bounds) {
     kept += (key >= bounds.low) & (key <= bounds.high);
   }
   part.in_question = kept;
+}
+
+// The same at once, by ordering the few keys of an only part: the bounds become the threshold.
+template <class Key>
+void rank(Part<Key>& part, Bounds<Key>& bounds, int64_t& needed) {
+  Key* const end = part.keys + part.in_question;
+  std::nth_element(part.keys, part.keys + needed - 1, end);
+  const Key threshold = part.keys[needed - 1];
+  const int64_t below = std::count_if(part.keys, end, [threshold](Key key) { return key < threshold; });
+  part.in_question = std::count(part.keys, end, threshold);
+  part.below += below;
+  needed -= below;
+  bounds = {threshold, threshold};
 }
 
 // Makes the pages of a large output present before it is written: one call, where each page's first touch would trap.
@@ -162,7 +179,8 @@ int64_t total_below(const std::vector<Part<Key>>& parts) {
 template <class Key>
 void choose_digit(Selection<Key>& selection) {
   int64_t before = 0;
-  for (size_t digit = 0; digit < size_t(1) << kDigitBits; ++digit) {
+  const size_t digits = selection.parts.front().histogram.size();
+  for (size_t digit = 0; digit < digits; ++digit) {
     int64_t here = 0;
     for (const Part<Key>& part : selection.parts) here += part.histogram[digit];
     if (before + here >= selection.needed) {
@@ -193,6 +211,7 @@ class Selector {
   void run(int threads) {
     shared_.bounds = sampled_bounds<Key>(dtype_, values_, count_, k_);
     shared_.parts.resize(static_cast<size_t>(threads));
+    for (Part<Key>& part : shared_.parts) part.histogram.resize(size_t(1) << digit_bits_);
     // Room for every key, allocated here because a thread of a team must not throw. Pages never written cost nothing.
     keys_.reset(new Key[static_cast<size_t>(count_ + kPadding * threads)]);
     run_team(threads, [this](const Member& member) { select(member); });
@@ -210,11 +229,15 @@ class Selector {
       member.wait();
     } while (shared_.again);
     while (shared_.bounds.low != shared_.bounds.high) {
+      if (member.size == 1 && part.in_question <= kRankedAtOnce) {
+        rank(part, shared_.bounds, shared_.needed);
+        break;
+      }
       count_digits(part, shared_.bounds, shared_.shift);
       member.wait();
       if (member.rank == 0) {
         choose_digit(shared_);
-        shared_.shift = digit_shift(shared_.bounds);
+        shared_.shift = digit_shift(shared_.bounds, digit_bits_);
       }
       member.wait();
       keep_bounds(part, shared_.bounds);
@@ -245,7 +268,7 @@ class Selector {
     shared_.needed = k_ - total_below(shared_.parts);
     shared_.again = shared_.needed < 1 || shared_.needed > in_question;
     if (shared_.again) shared_.bounds = {0, static_cast<Key>(~Key(0))};
-    shared_.shift = digit_shift(shared_.bounds);
+    shared_.shift = digit_shift(shared_.bounds, digit_bits_);
   }
 
   // The second read. What is in question now equals the threshold: ties go to the lowest indices, so to the first
@@ -273,6 +296,7 @@ class Selector {
   const DType dtype_;
   const void* values_;
   const int64_t count_, k_;
+  const int digit_bits_ = count_ <= kFew ? kDigitBitsOfFew : kDigitBits;
   void* out_values_;
   int64_t* out_indices_;
   Selection<Key> shared_;

@@ -1,5 +1,5 @@
 // The Python module of the CUDA kernels: raw pointers, sizes, a device and a stream in; no torch. Callers
-// (dynams_kernels/_backends) have checked shapes, strides and dtypes, and made `device` torch's current one.
+// (dynams_kernels/_backends) have checked shapes, strides and dtypes. The caller's current device stays what it was.
 //
 // Importing it makes no CUDA call: a process may import it and fork.
 #include <cuda_runtime_api.h>
@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "../common/integer_call.h"
+#include "current_device.h"
 #include "row_scores.h"
 #include "smallest_k.h"
 
@@ -34,14 +36,28 @@ DType dtype_numbered(int32_t number) {
   return static_cast<DType>(number);
 }
 
-// The device becomes current for this copy of the runtime too (it is linked statically, torch has its own); both stand
-// on the one primary context of the device.
 int multiprocessors_of(int device) {
-  check(cudaSetDevice(device), "cudaSetDevice");
   int count = 0;
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "multiprocessor count");
+  check(count_multiprocessors(device, count), "multiprocessor count");
   return count;
 }
+
+// Memory for one launch from a tensor's `new_empty`: of torch's allocator, which gives it to nobody else before the
+// stream is through with it.
+class Scratch {
+ public:
+  Scratch(PyObject* new_empty, int64_t bytes, DType dtype) {
+    if (bytes == 0) return;
+    const int64_t size = dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+    tensor_ = py::reinterpret_borrow<py::object>(new_empty)((bytes + size - 1) / size);
+    data_ = pointer<void>(tensor_.attr("data_ptr")().cast<uintptr_t>());
+  }
+  void* data() const { return data_; }
+
+ private:
+  py::object tensor_;
+  void* data_ = nullptr;
+};
 
 std::vector<std::string> architectures() {
   std::istringstream words(DYNAMS_CUDA_ARCHITECTURES);
@@ -64,7 +80,8 @@ std::string why_unusable(int device) {
   if (driver / 1000 < CUDART_VERSION / 1000)
     return "the driver supports CUDA " + version_text(driver) + ", these kernels were built with CUDA " +
            version_text(CUDART_VERSION);
-  error = cudaSetDevice(device);
+  const OnDevice on_device(device);
+  error = on_device.error();
   if (error == cudaSuccess) error = preload_row_scores();
   if (error == cudaSuccess) error = preload_smallest_k();
   if (error == cudaSuccess) return "";
@@ -72,13 +89,9 @@ std::string why_unusable(int device) {
   return std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error);
 }
 
-int64_t row_scores_scratch_bytes(int32_t dtype, int64_t rows, int64_t classes, uint32_t kinds, int device) {
-  return row_scores_scratch(dtype_numbered(dtype), rows, classes, kinds, multiprocessors_of(device));
-}
-
 void launch_row_scores(uintptr_t logits, int32_t dtype, int64_t rows, int64_t classes, int64_t row_stride,
                        uintptr_t labels, uintptr_t class_distances, int64_t distances_stride, uint32_t kinds,
-                       uintptr_t scores, int64_t scores_stride, uintptr_t scratch, int device, uintptr_t stream) {
+                       uintptr_t scores, int64_t scores_stride, PyObject* new_empty, int device, uintptr_t stream) {
   CudaRowScores task{};
   task.logits = pointer<const void>(logits);
   task.dtype = dtype_numbered(dtype);
@@ -91,20 +104,20 @@ void launch_row_scores(uintptr_t logits, int32_t dtype, int64_t rows, int64_t cl
   task.kinds = kinds;
   task.scores = pointer<void>(scores);
   task.scores_stride = scores_stride;
-  task.scratch = pointer<void>(scratch);
   if (rows < 1 || classes < 2) throw py::value_error("logits: want at least one row of at least two classes");
   if ((kinds & ~kAllKinds) != 0 || kinds == 0) throw py::value_error("kinds: unknown bits");
   if ((kinds & kLabelledKinds) && labels == 0) throw py::value_error("labels: wanted by kinds, got null");
   if ((kinds & kDistance) && class_distances == 0) throw py::value_error("class_distances: wanted by kinds, got null");
-  check(row_scores(task, multiprocessors_of(device), pointer<CUstream_st>(stream)), "row_scores");
-}
-
-int64_t smallest_k_scratch_bytes(int32_t dtype, int64_t count, int64_t k, int device) {
-  return smallest_k_scratch(dtype_numbered(dtype), count, k, multiprocessors_of(device));
+  const OnDevice on_device(device);
+  check(on_device.error(), "cudaSetDevice");
+  const int multiprocessors = multiprocessors_of(device);
+  const Scratch scratch(new_empty, row_scores_scratch(task.dtype, rows, classes, kinds, multiprocessors), task.dtype);
+  task.scratch = scratch.data();
+  check(row_scores(task, multiprocessors, pointer<CUstream_st>(stream)), "row_scores");
 }
 
 void launch_smallest_k(uintptr_t values, int32_t dtype, int64_t count, int64_t k, uintptr_t out_values,
-                       uintptr_t out_indices, uintptr_t out_mask, uintptr_t scratch, int device, uintptr_t stream) {
+                       uintptr_t out_indices, uintptr_t out_mask, PyObject* new_empty, int device, uintptr_t stream) {
   CudaSmallestK task{};
   task.values = pointer<const void>(values);
   task.dtype = dtype_numbered(dtype);
@@ -113,10 +126,14 @@ void launch_smallest_k(uintptr_t values, int32_t dtype, int64_t count, int64_t k
   task.out_values = pointer<void>(out_values);
   task.out_indices = pointer<int64_t>(out_indices);
   task.out_mask = pointer<bool>(out_mask);
-  task.scratch = pointer<void>(scratch);
   if (k < 1 || k > count)
     throw py::value_error("k: got " + std::to_string(k) + ", want 1 <= k <= " + std::to_string(count));
-  check(smallest_k(task, multiprocessors_of(device), pointer<CUstream_st>(stream)), "smallest_k");
+  const OnDevice on_device(device);
+  check(on_device.error(), "cudaSetDevice");
+  const int multiprocessors = multiprocessors_of(device);
+  const Scratch scratch(new_empty, smallest_k_scratch(task.dtype, count, k, multiprocessors), task.dtype);
+  task.scratch = scratch.data();
+  check(smallest_k(task, multiprocessors, pointer<CUstream_st>(stream)), "smallest_k");
 }
 
 }  // namespace
@@ -129,8 +146,7 @@ PYBIND11_MODULE(_cuda, module) {
   module.attr("CUDA_VERSION") = version_text(CUDART_VERSION);
   module.def("why_unusable", &why_unusable,
              "Why the kernels cannot run on a device (empty where they can); loads them.");
-  module.def("row_scores_scratch", &row_scores_scratch_bytes);
-  module.def("row_scores", &launch_row_scores);
-  module.def("smallest_k_scratch", &smallest_k_scratch_bytes);
-  module.def("smallest_k", &launch_smallest_k);
+  static PyMethodDef calls[] = {
+      integer_call<&launch_row_scores>("row_scores"), integer_call<&launch_smallest_k>("smallest_k"), {}};
+  PyModule_AddFunctions(module.ptr(), calls);
 }

@@ -22,9 +22,19 @@ TILE_ELEMENTS = 1 << 22
 _SOFTMAX_KINDS = mask_of(("probability", "loss", "el2n", "entropy", "confidence"))
 
 
+_OWN_SCORES = frozenset({torch.float32, torch.float64})
+
+
 def score_dtype(dtype: torch.dtype) -> torch.dtype:
     """Scores are accumulated and returned in float32, and in float64 for float64 input."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def empty_scores(beside: Tensor, *shape: int) -> Tensor:
+    """Room for scores of logits or features, on their device."""
+    if beside.dtype in _OWN_SCORES:
+        return beside.new_empty(*shape)
+    return beside.new_empty(*shape, dtype=torch.float32)
 
 
 def _difference(larger: Tensor, smaller: Tensor) -> Tensor:
@@ -125,6 +135,13 @@ def row_scores(
     return torch.stack(rows)
 
 
+def row_score(
+    logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kind: int
+) -> Tensor:
+    """The one score (B,) that is named by a bit."""
+    return row_scores(logits, labels, class_distances, kind)[0]
+
+
 def class_pairs(
     logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kind: int
 ) -> Tensor:
@@ -169,7 +186,7 @@ def linear_by_blocks(
     batch, classes = features.shape[0], weight.shape[0]
     if labels is not None and labels.device.type == "cpu":
         check_label_range(labels, classes)
-    scores = features.new_empty(batch, dtype=score_dtype(features.dtype))
+    scores = empty_scores(features, batch)
     pair_rows = torch.empty((batch if pairs else 0, 2), dtype=torch.int64, device=features.device)
     step = max(1, TILE_ELEMENTS // classes)
     for begin in range(0, batch, step):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from dynams_kernels._backends import eager
 from dynams_kernels._backends.native_cuda import NativeCuda
+from dynams_kernels._device import on_device
 
 if TYPE_CHECKING:
     from dynams_kernels._backends.triton import Triton
@@ -31,6 +33,11 @@ class Served:
 
     native: NativeCuda | None
     triton: Triton | None
+
+    @cached_property
+    def rows(self) -> Any:
+        """The backend of row scores and selection."""
+        return self.native or self.triton or eager
 
     def names(self) -> dict[str, str]:
         """The backend's name for each primitive."""
@@ -60,7 +67,8 @@ class Gpu:
         """Why the compiled kernels cannot run on a device; empty where they can."""
         if self._module is None:
             return "not built"
-        reason: str = self._module.why_unusable(device)
+        with on_device(device):
+            reason: str = self._module.why_unusable(device)
         return reason
 
     def why_not_triton(self, device: int) -> str:
@@ -100,15 +108,22 @@ class Gpu:
             triton = self._load_triton()
         return Served(native, triton)
 
-    def _rows(self, tensor: Tensor) -> Any:
-        served = self.serves(tensor.device.index)
-        return served.native or served.triton or eager
+    def _of(self, tensor: Tensor) -> Served:
+        device = tensor.get_device()
+        return self._served.get(device) or self.serves(device)
 
     def row_scores(
         self, logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kinds: int
     ) -> Tensor:
         """See `registry.Backend`."""
-        scores: Tensor = self._rows(logits).row_scores(logits, labels, class_distances, kinds)
+        scores: Tensor = self._of(logits).rows.row_scores(logits, labels, class_distances, kinds)
+        return scores
+
+    def row_score(
+        self, logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kind: int
+    ) -> Tensor:
+        """See `registry.Backend`."""
+        scores: Tensor = self._of(logits).rows.row_score(logits, labels, class_distances, kind)
         return scores
 
     def linear_row_scores(
@@ -122,7 +137,7 @@ class Gpu:
         pairs: bool,
     ) -> tuple[Tensor, Tensor]:
         """See `registry.Backend`. Float64 has no tensor-core tile worth writing: torch's product, block by block."""
-        triton = self.serves(features.device.index).triton
+        triton = self._of(features).triton
         operands = (features, weight, bias, labels, class_distances, kind, pairs)
         if triton is None or features.dtype == torch.float64:
             return eager.linear_by_blocks(self.row_scores, *operands)
@@ -138,12 +153,12 @@ class Gpu:
         kind: int,
     ) -> Tensor:
         """See `registry.Backend`."""
-        triton = self.serves(features.device.index).triton
+        triton = self._of(features).triton
         if triton is None or features.dtype == torch.float64:
             return eager.linear_width_scores(features, weight, bias, labels, widths, kind)
         return triton.linear_width_scores(features, weight, bias, labels, widths, kind)
 
     def smallest_k(self, values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:
         """See `registry.Backend`."""
-        selected: tuple[Tensor, Tensor] = self._rows(values).smallest_k(values, k, by_value)
+        selected: tuple[Tensor, Tensor] = self._of(values).rows.smallest_k(values, k, by_value)
         return selected

@@ -8,9 +8,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from dynams_kernels._backends.eager import score_dtype
+from dynams_kernels._backends.eager import empty_scores
 from dynams_kernels._backends.products import apart
-from dynams_kernels._checks import check_label_range
+from dynams_kernels._checks import label_error
 from dynams_kernels._kinds import BIT
 
 # As csrc/common/kinds.h numbers them.
@@ -47,18 +47,28 @@ class NativeCpu:
             )
         self.isa: str = supported[0] if isa is None else isa
         self._module = module
+        self._isa_place: int = supported.index(self.isa)
 
     def row_scores(
         self, logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kinds: int
     ) -> Tensor:
         """See `registry.Backend`."""
-        batch, classes = logits.shape
         if labels is not None:
-            check_label_range(labels, classes)
-        scores = torch.empty(
-            (bin(kinds).count("1"), batch), dtype=score_dtype(logits.dtype), device=logits.device
-        )
-        self._score_block(logits, None, labels, class_distances, kinds, scores, None)
+            labels = self._checked_labels(labels, logits.shape[1])
+        batch = logits.shape[0]
+        scores = empty_scores(logits, kinds.bit_count(), batch)
+        self._score_block(logits, None, labels, class_distances, kinds, scores, batch, None)
+        return scores
+
+    def row_score(
+        self, logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kind: int
+    ) -> Tensor:
+        """See `registry.Backend`."""
+        if labels is not None:
+            labels = self._checked_labels(labels, logits.shape[1])
+        batch = logits.shape[0]
+        scores = empty_scores(logits, batch)
+        self._score_block(logits, None, labels, class_distances, kind, scores, batch, None)
         return scores
 
     def linear_row_scores(
@@ -72,18 +82,34 @@ class NativeCpu:
         pairs: bool,
     ) -> tuple[Tensor, Tensor]:
         """See `registry.Backend`."""
-        pair_rows = torch.empty((features.shape[0] if pairs else 0, 2), dtype=torch.int64)
-        scores = self._linear_scores(
-            features,
-            weight,
-            bias,
-            labels,
-            class_distances,
-            [features.shape[1]],
-            kind,
-            pair_rows if pairs else None,
+        batch, classes = features.shape[0], weight.shape[0]
+        pair_rows = features.new_empty(batch if pairs else 0, 2, dtype=torch.int64)
+        wanted_pairs = pair_rows if pairs else None
+        if not self._is_one_tile(batch, classes, features.element_size()):
+            scores = self._linear_scores(
+                features,
+                weight,
+                bias,
+                labels,
+                class_distances,
+                [features.shape[1]],
+                kind,
+                wanted_pairs,
+            )
+            return scores[0], pair_rows
+        if labels is not None:
+            labels = self._checked_labels(labels, classes)
+        scores = empty_scores(features, batch)
+        bias = None if bias is None else bias.contiguous()
+        logits, kernel_bias = _product(apart(features), weight, bias)
+        self._score_block(
+            logits, kernel_bias, labels, class_distances, kind, scores, batch, wanted_pairs
         )
-        return scores[0], pair_rows
+        return scores, pair_rows
+
+    @staticmethod
+    def _is_one_tile(batch: int, classes: int, element_size: int) -> bool:
+        return classes <= _TILE_CLASSES and batch * classes * element_size <= _TILE_BYTES
 
     def linear_width_scores(
         self,
@@ -110,18 +136,19 @@ class NativeCpu:
     ) -> Tensor:
         """Scores (n, B) at n ascending widths. Logits exist as one tile, which every step of the loop overwrites."""
         batch, classes = features.shape[0], weight.shape[0]
+        bias = None if bias is None else bias.contiguous()
         if labels is not None:
-            check_label_range(labels, classes)
-        scores = torch.empty((len(widths), batch), dtype=score_dtype(features.dtype))
+            labels = self._checked_labels(labels, classes)
+        scores = empty_scores(features, len(widths), batch)
         # The nearest boundary is known only once the whole row's largest is: `distance` takes whole rows.
         whole_rows = kind == BIT["distance"] or classes <= _TILE_CLASSES
         tile_classes = classes if whole_rows else _TILE_CLASSES
         tile_rows = max(1, min(batch, _TILE_BYTES // (tile_classes * features.element_size())))
-        tile = torch.empty(tile_rows * tile_classes, dtype=features.dtype)
+        tile = features.new_empty(tile_rows * tile_classes)
         states = None
         if not whole_rows:
-            shape = (len(widths), tile_rows, self._module.ROW_STATE_BYTES)
-            states = torch.empty(shape, dtype=torch.uint8)
+            state_bytes = self._module.ROW_STATE_BYTES
+            states = features.new_empty(len(widths), tile_rows, state_bytes, dtype=torch.uint8)
         for begin in range(0, batch, tile_rows):
             rows = slice(begin, min(begin + tile_rows, batch))
             count = rows.stop - begin
@@ -142,13 +169,24 @@ class NativeCpu:
                         None if labels is None else labels[rows],
                         class_distances,
                         kind,
-                        scores[place : place + 1, rows],
+                        scores[place, rows],
+                        batch,
                         None if pairs is None else pairs[rows],
-                        states=None if states is None else states[place],
-                        first_class=first,
-                        is_last=last == classes,
+                        None if states is None else states[place],
+                        first,
+                        last == classes,
                     )
         return scores
+
+    def _checked_labels(self, labels: Tensor, classes: int) -> Tensor:
+        """The labels, contiguous and in [0, C)."""
+        labels = labels.contiguous()
+        outside: int | None = self._module.label_outside(
+            labels.data_ptr(), labels.shape[0], classes
+        )
+        if outside is not None:
+            raise label_error(outside, classes)
+        return labels
 
     def _score_block(
         self,
@@ -158,34 +196,40 @@ class NativeCpu:
         class_distances: Tensor | None,
         kinds: int,
         scores: Tensor,
+        scores_stride: int,
         pairs: Tensor | None,
-        *,
         states: Tensor | None = None,
         first_class: int = 0,
         is_last: bool = True,
     ) -> None:
-        if logits.shape[0] == 0:
+        """Scores of a block of rows and classes; labels, bias and pairs are contiguous."""
+        rows, classes = logits.shape
+        if rows == 0:
             return
-        # The kernels walk rows of adjacent elements, at any distance from each other.
-        logits = logits if logits.stride(1) == 1 else logits.contiguous()
-        labels = None if labels is None else labels.contiguous()
-        bias = None if bias is None else bias.contiguous()
-        if class_distances is not None and class_distances.stride(1) != 1:
-            class_distances = class_distances.contiguous()
+        row_stride, step = logits.stride()
+        if step != 1:
+            # The kernels walk rows of adjacent elements, at any distance from each other.
+            logits = logits.contiguous()
+            row_stride = classes
+        distances_stride = 0
+        if class_distances is not None:
+            if class_distances.stride(1) != 1:
+                class_distances = class_distances.contiguous()
+            distances_stride = class_distances.stride(0)
         self._module.row_scores(
-            self.isa,
+            self._isa_place,
             logits.data_ptr(),
             DTYPE_NUMBER[logits.dtype],
-            logits.shape[0],
-            logits.shape[1],
-            logits.stride(0),
+            rows,
+            classes,
+            row_stride,
             address(bias),
             address(labels),
             address(class_distances),
-            0 if class_distances is None else class_distances.stride(0),
+            distances_stride,
             kinds,
             scores.data_ptr(),
-            scores.stride(0),
+            scores_stride,
             address(pairs),
             address(states),
             first_class,
@@ -197,10 +241,10 @@ class NativeCpu:
     def smallest_k(self, values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:
         """See `registry.Backend`."""
         values = values.contiguous()
-        out_values = torch.empty(k, dtype=values.dtype)
-        out_indices = torch.empty(k, dtype=torch.int64)
+        out_values = values.new_empty(k)
+        out_indices = values.new_empty(k, dtype=torch.int64)
         self._module.smallest_k(
-            self.isa,
+            self._isa_place,
             values.data_ptr(),
             DTYPE_NUMBER[values.dtype],
             values.shape[0],
@@ -211,6 +255,13 @@ class NativeCpu:
             torch.get_num_threads(),
         )
         return out_values, out_indices
+
+
+def _product(features: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Logits, and the bias still to be added to them. The product's dtype decides, as in `_multiply`."""
+    if bias is not None and features.element_size() == 2:
+        return torch.addmm(bias, features, weight.T), None
+    return torch.mm(features, weight.T), bias
 
 
 def _multiply(

@@ -7,17 +7,18 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from dynams_kernels._backends.eager import score_dtype
+from dynams_kernels._backends.eager import empty_scores
 from dynams_kernels._backends.native_cpu import DTYPE_NUMBER, address
 from dynams_kernels._backends.order import in_order
-from dynams_kernels._device import on_device
+from dynams_kernels._device import on_device, raw_stream
 
 
 class NativeCuda:
     """Row scores and selection on CUDA tensors; linear scores are not among the compiled kernels.
 
     Every launch goes to the current stream of the tensors' device, and its scratch comes from torch's allocator, so that
-    it lives as long as the stream needs it and is part of a graph's capture.
+    it lives as long as the stream needs it and is part of a graph's capture: the module asks for what it needs through a
+    tensor's `new_empty`.
     """
 
     def __init__(self, module: ModuleType) -> None:
@@ -27,40 +28,60 @@ class NativeCuda:
         self, logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kinds: int
     ) -> Tensor:
         """See `registry.Backend`."""
+        scores = empty_scores(logits, kinds.bit_count(), logits.shape[0])
+        self._score(logits, labels, class_distances, kinds, scores)
+        return scores
+
+    def row_score(
+        self, logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kind: int
+    ) -> Tensor:
+        """See `registry.Backend`."""
+        scores = empty_scores(logits, logits.shape[0])
+        self._score(logits, labels, class_distances, kind, scores)
+        return scores
+
+    def _score(
+        self,
+        logits: Tensor,
+        labels: Tensor | None,
+        class_distances: Tensor | None,
+        kinds: int,
+        scores: Tensor,
+    ) -> None:
+        """Writes scores (n, B), or (B,) of one kind, contiguous."""
         batch, classes = logits.shape
-        scores = torch.empty(
-            (bin(kinds).count("1"), batch), dtype=score_dtype(logits.dtype), device=logits.device
-        )
         if batch == 0:
-            return scores
-        # The kernels walk rows of adjacent elements, at any distance from each other.
-        logits = logits if logits.stride(1) == 1 else logits.contiguous()
-        labels = None if labels is None else labels.contiguous()
-        if class_distances is not None and class_distances.stride(1) != 1:
-            class_distances = class_distances.contiguous()
-        device = logits.device.index
-        number = DTYPE_NUMBER[logits.dtype]
-        with on_device(logits):
-            scratch = _scratch(
-                self._module.row_scores_scratch(number, batch, classes, kinds, device), logits
-            )
+            return
+        row_stride, step = logits.stride()
+        if step != 1:
+            # The kernels walk rows of adjacent elements, at any distance from each other.
+            logits = logits.contiguous()
+            row_stride = classes
+        if labels is not None:
+            labels = labels.contiguous()
+        distances_stride = 0
+        if class_distances is not None:
+            if class_distances.stride(1) != 1:
+                class_distances = class_distances.contiguous()
+            distances_stride = class_distances.stride(0)
+        device = logits.get_device()
+        with on_device(device):
             self._module.row_scores(
                 logits.data_ptr(),
-                number,
+                DTYPE_NUMBER[logits.dtype],
                 batch,
                 classes,
-                logits.stride(0),
+                row_stride,
                 address(labels),
                 address(class_distances),
-                0 if class_distances is None else class_distances.stride(0),
+                distances_stride,
                 kinds,
                 scores.data_ptr(),
-                scores.stride(0),
-                address(scratch),
+                batch,
+                logits.new_empty,
                 device,
-                torch.cuda.current_stream(device).cuda_stream,
+                raw_stream(device),
             )
-        return scores
 
     def smallest_k(self, values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:
         """See `registry.Backend`."""
@@ -87,25 +108,17 @@ class NativeCuda:
         out_mask: Tensor | None,
     ) -> None:
         values = values.contiguous()
-        device = values.device.index
-        number = DTYPE_NUMBER[values.dtype]
-        with on_device(values):
-            scratch = _scratch(
-                self._module.smallest_k_scratch(number, values.shape[0], k, device), values
-            )
+        device = values.get_device()
+        with on_device(device):
             self._module.smallest_k(
                 values.data_ptr(),
-                number,
+                DTYPE_NUMBER[values.dtype],
                 values.shape[0],
                 k,
                 address(out_values),
                 address(out_indices),
                 address(out_mask),
-                address(scratch),
+                values.new_empty,
                 device,
-                torch.cuda.current_stream(device).cuda_stream,
+                raw_stream(device),
             )
-
-
-def _scratch(size: int, beside: Tensor) -> Tensor | None:
-    return beside.new_empty(size, dtype=torch.uint8) if size > 0 else None

@@ -16,8 +16,10 @@ def apart(features: Tensor) -> Tensor:
     multiplies what it finds by zero: the next row, or the columns beyond a slim width, spoil the row where they hold NaN or
     infinity (seen with torch 2.13).
     """
+    if features.dtype != torch.bfloat16 or not features.is_cpu:
+        return features
     rest = features.shape[1] % _TILE_COLUMNS
-    if features.dtype != torch.bfloat16 or features.device.type != "cpu" or rest == 0:
+    if rest == 0:
         return features
     batch, columns = features.shape
     padded = features.new_zeros((batch, columns + _TILE_COLUMNS - rest))

@@ -37,6 +37,10 @@ class Backend(Protocol):
         self, logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kinds: int
     ) -> Tensor: ...
 
+    def row_score(
+        self, logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kind: int
+    ) -> Tensor: ...
+
     def linear_row_scores(
         self,
         features: Tensor,
@@ -161,6 +165,13 @@ def _cpu_backend() -> tuple[str, Backend]:
 # The backends that serve tensors on the CPU and on CUDA devices; every other device is served by `eager`.
 _cpu_name, cpu = _cpu_backend()
 gpu = Gpu(_cuda_module, None if _why_no_triton else _load_triton, _choice)
+
+
+def serving(tensor: Tensor) -> Backend:
+    """The backend of a tensor's device."""
+    if tensor.is_cpu:
+        return cpu
+    return gpu if tensor.is_cuda else eager
 
 
 def _gpu_status(compiled: bool, why_absent: str | None, why_not: str, details: Any) -> Status:

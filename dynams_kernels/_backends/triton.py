@@ -22,6 +22,12 @@ class Triton:
         """See `registry.Backend`."""
         return row_scores.row_scores(logits, labels, class_distances, kinds)
 
+    def row_score(
+        self, logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kind: int
+    ) -> Tensor:
+        """See `registry.Backend`."""
+        return row_scores.row_scores(logits, labels, class_distances, kind)[0]
+
     def linear_row_scores(
         self,
         features: Tensor,

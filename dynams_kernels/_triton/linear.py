@@ -58,7 +58,7 @@ def linear_row_scores(
         return scores, pair_rows
     load = burden(name, pairs, 1)
     call = _Call(features, weight, bias, labels, features.shape[1:], chosen, splits, load)
-    with _device.on_device(features):
+    with _device.on_device(features.get_device()):
         if kind != BIT["distance"]:
             call.sweep(name, scores, pair_rows if pairs else None)
             return scores, pair_rows
@@ -90,7 +90,7 @@ def linear_width_scores(
     scores = features.new_empty((len(widths), batch), dtype=torch.float32)
     if batch == 0:
         return scores
-    with _device.on_device(features):
+    with _device.on_device(features.get_device()):
         for begin in range(0, len(widths), MAX_WIDTHS):
             some = tuple(widths[begin : begin + MAX_WIDTHS])
             load = burden(name, False, len(some))

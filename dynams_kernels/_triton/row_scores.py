@@ -140,7 +140,7 @@ def _launch(
     vector = _vector(logits.element_size(), *sizes)
     # Fusing a product into a sum in one kernel and not in another would make a score depend on the company it is asked in.
     options = {"num_warps": config.warps, "num_stages": 1, **_options(logits.element_size(), kinds)}
-    with _device.on_device(logits):
+    with _device.on_device(logits.get_device()):
         if config.parts == 1:
             row_scores_kernel[(-(-rows // config.rows),)](
                 logits,

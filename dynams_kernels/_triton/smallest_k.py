@@ -75,7 +75,7 @@ def _select(values: Tensor, k: int, config: Configuration) -> tuple[Tensor, Tens
         "num_stages": 1,
     }
     grid = (programs,)
-    with _device.on_device(values):
+    with _device.on_device(values.get_device()):
         for step in range(steps):
             digit_kernel[grid](
                 bits,

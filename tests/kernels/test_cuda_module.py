@@ -77,7 +77,9 @@ def test_without_a_gpu_its_calls_are_errors_that_say_so() -> None:
 import json
 import dynams_kernels._cuda as module
 said = [module.why_unusable(0)]
-for call in (lambda: module.smallest_k_scratch(0, 100, 10, 0), lambda: module.row_scores_scratch(0, 8, 8, 1, 0)):
+rows = lambda: module.row_scores(1, 0, 8, 8, 8, 0, 0, 0, 1, 1, 8, list, 0, 0)
+smallest = lambda: module.smallest_k(1, 0, 100, 10, 1, 1, 0, list, 0, 0)
+for call in (rows, smallest):
     try:
         call()
     except RuntimeError as error:
