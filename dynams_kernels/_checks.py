@@ -171,11 +171,11 @@ def check_linear(
 
 def check_same_dtype(features: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """One dtype for all operands of the head's matrix product."""
-    for name, operand in (("weight", weight), ("bias", bias)):
-        if operand is not None and operand.dtype != features.dtype:
-            raise TypeError(
-                f"{name}: got dtype {operand.dtype}, want the features' {features.dtype}"
-            )
+    dtype = features.dtype
+    if weight.dtype != dtype:
+        raise TypeError(f"weight: got dtype {weight.dtype}, want the features' {dtype}")
+    if bias is not None and bias.dtype != dtype:
+        raise TypeError(f"bias: got dtype {bias.dtype}, want the features' {dtype}")
 
 
 def check_label_range(labels: Tensor, classes: int) -> None:

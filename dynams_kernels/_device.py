@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -28,19 +29,27 @@ def on_device(device: int) -> AbstractContextManager[object]:
     return torch.cuda.device(device)
 
 
+@cache
+def _multiprocessors(device: int) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
 def multiprocessors(tensor: Tensor) -> int:
     """How many multiprocessors the tensor's device has; for interpreted kernels a small number, so that every path is walked."""
-    if tensor.device.type != "cuda":
-        return 4
-    return torch.cuda.get_device_properties(tensor.device).multi_processor_count
+    device = tensor.get_device()
+    return 4 if device < 0 else _multiprocessors(device)
 
 
 # The capability of no device: kernels are interpreted.
 INTERPRETED = (0, 0)
 
 
+@cache
+def _capability(device: int) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
 def capability(tensor: Tensor) -> tuple[int, int]:
     """The compute capability of the tensor's device."""
-    if tensor.device.type != "cuda":
-        return INTERPRETED
-    return torch.cuda.get_device_capability(tensor.device)
+    device = tensor.get_device()
+    return INTERPRETED if device < 0 else _capability(device)

@@ -28,7 +28,8 @@ _is_profiled = _asked_of(torch.autograd, "_profiler_enabled")
 _is_wrapped = _asked_of(torch._C, "_dispatch_isTensorSubclassLike")
 # Of forward derivatives: -1 outside.
 _forward = vars(forward_ad)
-_is_compiling = torch.compiler.is_compiling
+# Whoever traces without Dynamo's help is told by its modes.
+_is_compiling = torch.compiler.is_dynamo_compiling
 _is_grad_enabled = torch.is_grad_enabled
 
 # Themselves: a subclass may have its own say in what an operator does.

@@ -16,10 +16,7 @@ from dynams_kernels._kinds import (
     MARGIN_KINDS,
     SCORE_KINDS,
     check_kind,
-    mask_of,
 )
-
-_LABELLED = mask_of(LABELLED_KINDS)
 
 
 class SmallestK(NamedTuple):
@@ -108,16 +105,20 @@ def scores(
     logits = _checks.check_logits(logits)
     if isinstance(kinds, str) or not isinstance(kinds, Sequence):
         raise TypeError(f"kinds: got {kinds!r}, want a sequence of {', '.join(SCORE_KINDS)}")
-    mask = mask_of(check_kind(kind, SCORE_KINDS) for kind in kinds)
+    mask, labelled = 0, None
+    for kind in kinds:
+        mask |= BIT[check_kind(kind, SCORE_KINDS)]
+        if labelled is None and kind in LABELLED_KINDS:
+            labelled = kind
     if mask.bit_count() != len(kinds):
         raise ValueError(f"kinds: got {list(kinds)!r}, want each kind at most once")
-    used_labels = None
-    if mask & _LABELLED:
-        labelled = next(kind for kind in kinds if kind in LABELLED_KINDS)
-        used_labels = _checks.check_labels(labels, labelled, logits.shape[0], logits.device)
+    if labelled is None:
+        labels = None
+    else:
+        labels = _checks.check_labels(labels, labelled, logits.shape[0], logits.device)
     if mask == 0:
         return {}
-    rows = ops.row_scores(logits, used_labels, None, mask).unbind()
+    rows = ops.row_scores(logits, labels, None, mask).unbind()
     # A kind's row is the number of kinds before it.
     return {kind: rows[(mask & (BIT[kind] - 1)).bit_count()] for kind in kinds}
 
@@ -160,40 +161,53 @@ def linear_margin(
     """
     given_weight = weight
     features, weight, bias = _checks.check_linear(features, weight, bias, width)
-    widths = _checks.resolve_widths(width, given_weight.shape[1])
     features, weight, bias = _autocast(features, weight, bias)
     _checks.check_same_dtype(features, weight, bias)
     check_kind(kind, MARGIN_KINDS)
-    used_labels = None
     if kind == "label":
-        used_labels = _checks.check_labels(labels, kind, features.shape[0], features.device)
+        labels = _checks.check_labels(labels, kind, features.shape[0], features.device)
+    else:
+        labels = None
     with_gradient = torch.is_grad_enabled() and (
         features.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     )
-    if isinstance(width, (list, tuple)):
-        if kind == "distance" and class_distances is not None:
-            raise ValueError(
-                "class_distances: got a tensor with several widths, want None: each width has its own"
-            )
-        if kind != "distance" and not with_gradient:
-            return _margins_at_widths(features, weight, bias, used_labels, widths, BIT[kind])
-
-    def at_width(features: Tensor, weight: Tensor, w: int) -> Tensor:
-        used_distances = None
-        if kind == "distance":
-            used_distances = class_distances
-            if used_distances is None:
-                used_distances = _class_distances(given_weight[:, :w])
-            used_distances = _checks.check_class_distances(
-                used_distances, weight.shape[0], features.device
-            )
-        return ops.linear_row_scores(
-            features, weight, bias, used_labels, used_distances, BIT[kind], with_gradient
-        )[0]
-
     if not isinstance(width, (list, tuple)):
-        return at_width(features, weight, widths[0])
-    return torch.stack([at_width(features[:, :w], weight[:, :w], w) for w in widths])
+        if kind == "distance":
+            class_distances = _distances_at(given_weight[:, : weight.shape[1]], class_distances)
+        else:
+            class_distances = None
+        return ops.linear_row_score(
+            features, weight, bias, labels, class_distances, BIT[kind], with_gradient
+        )
+    if kind == "distance" and class_distances is not None:
+        raise ValueError(
+            "class_distances: got a tensor with several widths, want None: each width has its own"
+        )
+    widths = _checks.resolve_widths(width, given_weight.shape[1])
+    if kind != "distance" and not with_gradient:
+        return _margins_at_widths(features, weight, bias, labels, widths, BIT[kind])
+    margins = []
+    for w in widths:
+        if kind == "distance":
+            class_distances = _distances_at(given_weight[:, :w], None)
+        margins.append(
+            ops.linear_row_score(
+                features[:, :w],
+                weight[:, :w],
+                bias,
+                labels,
+                class_distances,
+                BIT[kind],
+                with_gradient,
+            )
+        )
+    return torch.stack(margins)
+
+
+def _distances_at(weight: Tensor, given: Tensor | None) -> Tensor:
+    """The distances of a head's classes: those given, else its weight's own."""
+    distances = _class_distances(weight) if given is None else given
+    return _checks.check_class_distances(distances, weight.shape[0], weight.device)
 
 
 def _margins_at_widths(

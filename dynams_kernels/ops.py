@@ -62,20 +62,21 @@ def row_score(
     return scores[0]
 
 
-def linear_row_scores(
+def linear_row_score(
     features: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     labels: Tensor | None,
     class_distances: Tensor | None,
     kind: int,
-    pairs: bool,
-) -> tuple[Tensor, Tensor]:
-    """One kind of score (B,) of `features @ weight.T + bias`; where asked for, the class pairs (B, 2) of a gradient, else (0, 2)."""
+    with_gradient: bool,
+) -> Tensor:
+    """One kind of score (B,) of `features @ weight.T + bias`."""
     operands = (features, weight, bias, labels, class_distances)
     if is_plain(*operands):
-        return registry.serving(features).linear_row_scores(*operands, kind, pairs)
-    scores: tuple[Tensor, Tensor] = _linear_row_scores(*operands, kind, pairs)
+        return registry.serving(features).linear_row_score(*operands, kind)
+    # The gradient is of the logits' pairs that the operator returns beside.
+    scores: Tensor = _linear_row_scores(*operands, kind, with_gradient)[0]
     return scores
 
 

@@ -157,6 +157,18 @@ def class_pairs(
     return torch.stack((first, second), 1)
 
 
+def linear_row_score(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor | None,
+    class_distances: Tensor | None,
+    kind: int,
+) -> Tensor:
+    """One kind of score (B,) of `features @ weight.T + bias`."""
+    return linear_row_scores(features, weight, bias, labels, class_distances, kind, False)[0]
+
+
 def linear_row_scores(
     features: Tensor,
     weight: Tensor,

@@ -126,6 +126,20 @@ class Gpu:
         scores: Tensor = self._of(logits).rows.row_score(logits, labels, class_distances, kind)
         return scores
 
+    def linear_row_score(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor | None,
+        class_distances: Tensor | None,
+        kind: int,
+    ) -> Tensor:
+        """See `registry.Backend`."""
+        return self.linear_row_scores(features, weight, bias, labels, class_distances, kind, False)[
+            0
+        ]
+
     def linear_row_scores(
         self,
         features: Tensor,

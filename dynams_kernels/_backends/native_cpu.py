@@ -27,6 +27,10 @@ _TILE_CLASSES = 1024
 _TILE_BYTES = 16 << 20
 
 
+# `new_empty` of a tensor of the right dtype is the quickest that torch makes a tensor.
+_AN_INDEX = torch.empty(0, dtype=torch.int64, device="cpu")
+
+
 def address(tensor: Tensor | None) -> int:
     """Where a tensor's data are, for native code; 0 for none."""
     return 0 if tensor is None else tensor.data_ptr()
@@ -71,6 +75,31 @@ class NativeCpu:
         self._score_block(logits, None, labels, class_distances, kind, scores, batch, None)
         return scores
 
+    def linear_row_score(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor | None,
+        class_distances: Tensor | None,
+        kind: int,
+        pairs: Tensor | None = None,
+    ) -> Tensor:
+        """See `registry.Backend`. Where wanted, `pairs` (B, 2) takes the class pairs."""
+        batch, classes = features.shape[0], weight.shape[0]
+        if not self._is_one_tile(batch, classes, features.element_size()):
+            widths = [features.shape[1]]
+            return self._linear_scores(
+                features, weight, bias, labels, class_distances, widths, kind, pairs
+            )[0]
+        if labels is not None:
+            labels = self._checked_labels(labels, classes)
+        scores = empty_scores(features, batch)
+        bias = None if bias is None else bias.contiguous()
+        logits, kernel_bias = _product(apart(features), weight, bias)
+        self._score_block(logits, kernel_bias, labels, class_distances, kind, scores, batch, pairs)
+        return scores
+
     def linear_row_scores(
         self,
         features: Tensor,
@@ -82,28 +111,10 @@ class NativeCpu:
         pairs: bool,
     ) -> tuple[Tensor, Tensor]:
         """See `registry.Backend`."""
-        batch, classes = features.shape[0], weight.shape[0]
-        pair_rows = features.new_empty(batch if pairs else 0, 2, dtype=torch.int64)
-        wanted_pairs = pair_rows if pairs else None
-        if not self._is_one_tile(batch, classes, features.element_size()):
-            scores = self._linear_scores(
-                features,
-                weight,
-                bias,
-                labels,
-                class_distances,
-                [features.shape[1]],
-                kind,
-                wanted_pairs,
-            )
-            return scores[0], pair_rows
-        if labels is not None:
-            labels = self._checked_labels(labels, classes)
-        scores = empty_scores(features, batch)
-        bias = None if bias is None else bias.contiguous()
-        logits, kernel_bias = _product(apart(features), weight, bias)
-        self._score_block(
-            logits, kernel_bias, labels, class_distances, kind, scores, batch, wanted_pairs
+        pair_rows = features.new_empty(features.shape[0] if pairs else 0, 2, dtype=torch.int64)
+        wanted = pair_rows if pairs else None
+        scores = self.linear_row_score(
+            features, weight, bias, labels, class_distances, kind, wanted
         )
         return scores, pair_rows
 
@@ -242,7 +253,7 @@ class NativeCpu:
         """See `registry.Backend`."""
         values = values.contiguous()
         out_values = values.new_empty(k)
-        out_indices = values.new_empty(k, dtype=torch.int64)
+        out_indices = _AN_INDEX.new_empty(k)
         self._module.smallest_k(
             self._isa_place,
             values.data_ptr(),

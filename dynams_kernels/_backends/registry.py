@@ -41,6 +41,16 @@ class Backend(Protocol):
         self, logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kind: int
     ) -> Tensor: ...
 
+    def linear_row_score(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor | None,
+        class_distances: Tensor | None,
+        kind: int,
+    ) -> Tensor: ...
+
     def linear_row_scores(
         self,
         features: Tensor,

@@ -28,6 +28,20 @@ class Triton:
         """See `registry.Backend`."""
         return row_scores.row_scores(logits, labels, class_distances, kind)[0]
 
+    def linear_row_score(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor | None,
+        class_distances: Tensor | None,
+        kind: int,
+    ) -> Tensor:
+        """See `registry.Backend`."""
+        return linear.linear_row_scores(
+            features, weight, bias, labels, class_distances, kind, False
+        )[0]
+
     def linear_row_scores(
         self,
         features: Tensor,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dynams_kernels import _device
-from dynams_kernels._kinds import BIT, kinds_of
+from dynams_kernels._kinds import BIT, KINDS
 from dynams_kernels._triton.linear_configuration import (
     MAX_WIDTHS,
     MERGE_WARPS,
@@ -33,6 +34,9 @@ from dynams_kernels._triton.linear_widths_kernel import widths_kernel
 __all__ = ["linear_row_scores", "linear_width_scores", "shipped"]
 
 
+_NAMES = {BIT[kind]: kind for kind in KINDS}
+
+
 def linear_row_scores(
     features: Tensor,
     weight: Tensor,
@@ -50,26 +54,27 @@ def linear_row_scores(
     Arguments are taken as checked; float64 is not served. `chosen` and `splits` replace the configuration's and the shares'
     own choice.
     """
-    (name,) = kinds_of(kind)
+    name = _NAMES[kind]
     batch = features.shape[0]
     scores = features.new_empty(batch, dtype=torch.float32)
-    pair_rows = torch.empty((batch if pairs else 0, 2), dtype=torch.int64, device=features.device)
+    pair_rows = features.new_empty(batch if pairs else 0, 2, dtype=torch.int64)
     if batch == 0:
         return scores, pair_rows
+    wanted_pairs = pair_rows if pairs else None
     load = burden(name, pairs, 1)
-    call = _Call(features, weight, bias, labels, features.shape[1:], chosen, splits, load)
+    call = _Call(features, weight, bias, labels, (features.shape[1],), chosen, splits, load)
     with _device.on_device(features.get_device()):
         if kind != BIT["distance"]:
-            call.sweep(name, scores, pair_rows if pairs else None)
+            call.sweep(name, scores, wanted_pairs)
             return scores, pair_rows
-        if call.class_tiles == 1:
-            call.sweep(name, scores, pair_rows if pairs else None, class_distances)
+        if call.tiling.class_tiles == 1:
+            call.sweep(name, scores, wanted_pairs, class_distances)
             return scores, pair_rows
         # The largest logit of the row must be known before any quotient; both sweeps compute the same bits of it.
         largest = torch.empty_like(scores)
-        known = torch.empty((batch, 2), dtype=torch.int64, device=features.device)
+        known = features.new_empty(batch, 2, dtype=torch.int64)
         call.sweep("largest", largest, known)
-        call.sweep(name, scores, pair_rows if pairs else None, class_distances, largest, known)
+        call.sweep(name, scores, wanted_pairs, class_distances, largest, known)
     return scores, pair_rows
 
 
@@ -85,9 +90,9 @@ def linear_width_scores(
     splits: int | None = None,
 ) -> Tensor:
     """One kind of score at every width (len(widths), B) float32; widths ascend; `gap`, `probability` and `label`."""
-    (name,) = kinds_of(kind)
+    name = _NAMES[kind]
     batch = features.shape[0]
-    scores = features.new_empty((len(widths), batch), dtype=torch.float32)
+    scores = features.new_empty(len(widths), batch, dtype=torch.float32)
     if batch == 0:
         return scores
     with _device.on_device(features.get_device()):
@@ -96,12 +101,122 @@ def linear_width_scores(
             load = burden(name, False, len(some))
             slim = features[:, : some[-1]], weight[:, : some[-1]]
             call = _Call(*slim, bias, labels, some, chosen, splits, load)
-            call.sweep_widths(name, scores[begin : begin + len(some)], some)
+            call.sweep_widths(name, scores[begin : begin + len(some)])
     return scores
 
 
+class _Tiling:
+    """How calls of one layout are cut and shared, and all that their launches are given beside tensors.
+
+    It follows from numbers alone and is the same for every batch of a loader, so it is worked out once (`_tiling`).
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        classes: int,
+        widths: tuple[int, ...],
+        element_size: int,
+        precision: str,
+        load: int,
+        features_strides: tuple[int, int],
+        weight_strides: tuple[int, int],
+        labels_step: int,
+        aligned: bool,
+        has_bias: bool,
+        capability: tuple[int, int],
+        multiprocessors: int,
+        given: Configuration | None,
+        splits: int | None,
+    ) -> None:
+        self._widths = widths
+        self._element_size = element_size
+        width = widths[-1]
+        # A single row's stride leads nowhere, and says nothing of alignment.
+        features_row = features_strides[0] if rows > 1 else 0
+        row_unit = unit_of(features_row, weight_strides[0])
+        # Whether neighbours along the features cannot be loaded together, 4 bytes at least.
+        unit = row_unit
+        # Of one long odd width only the last step's loads are spoilt by the mask.
+        if len(widths) > 1 or width <= 128:
+            unit = min(unit, unit_of(*widths))
+        is_apart = features_strides[1] != 1 or weight_strides[1] != 1
+        scattered = is_apart or not aligned or unit * element_size < 4
+        self.chosen = given or configuration(
+            rows, classes, width, element_size, precision, load, scattered, capability
+        )
+        row_blocks = -(-rows // self.chosen.block_rows)
+        self.class_tiles = -(-classes // self.chosen.block_classes)
+        if splits is None:
+            shared = shares(
+                row_blocks, self.class_tiles, self.chosen, width, element_size, multiprocessors
+            )
+        else:
+            tiles = -(-self.class_tiles // splits)
+            shared = Shares(-(-self.class_tiles // tiles), tiles, row_blocks)
+        self.splits = shared.splits
+        self.grid = (row_blocks * shared.splits,)
+        self.sizes = (rows, classes)
+        self.shares = (shared.splits, shared.tiles_per_split, shared.group_blocks)
+        self.strides = (
+            features_row // row_unit,
+            features_strides[1],
+            weight_strides[0] // row_unit,
+            weight_strides[1],
+            labels_step,
+        )
+        self._constants = {
+            "HAS_BIAS": has_bias,
+            "SPLIT": shared.splits > 1,
+            "PIPELINED": capability != _device.INTERPRETED,
+            "PRECISION": precision,
+            "ROW_UNIT": row_unit,
+            "BLOCK_ROWS": self.chosen.block_rows,
+            "BLOCK_CLASSES": self.chosen.block_classes,
+            "BLOCK_FEATURES": self.chosen.block_features,
+            "num_warps": self.chosen.num_warps,
+            "num_stages": self.chosen.num_stages,
+            **OPTIONS,
+        }
+        self._sweeps: dict[Any, tuple[tuple[int, ...], dict[str, Any]]] = {}
+
+    def sweep(
+        self, name: str, pairs: bool, one_tile: bool
+    ) -> tuple[tuple[int, ...], dict[str, Any]]:
+        """What `linear_kernel` is given after its tensors, but for the distances' strides, and its constants."""
+        key = name, pairs, one_tile
+        if key not in self._sweeps:
+            (width,) = self._widths
+            sliced = slicing(width, self.chosen.block_features, self._element_size)
+            units = width // sliced["WIDTH_UNIT"]
+            asked = {"KIND": name, "PAIRS": pairs, "ONE_TILE": one_tile}
+            self._sweeps[key] = (
+                (*self.sizes, units, *self.shares, *self.strides),
+                {**asked, **sliced, **self._constants},
+            )
+        return self._sweeps[key]
+
+    def sweep_widths(self, name: str) -> tuple[tuple[int, ...], dict[str, Any]]:
+        """What `widths_kernel` is given after its tensors, and its constants."""
+        if name not in self._sweeps:
+            widths = self._widths
+            sliced = slicing_widths(widths, self.chosen.block_features)
+            units = [width // sliced["WIDTH_UNIT"] for width in widths]
+            unused = (0,) * (MAX_WIDTHS - len(widths))
+            # Left to itself the compiler may aim at more programs than there is room for, and spill to get there.
+            limit = {"maxnreg": self.chosen.registers}
+            self._sweeps[name] = (
+                (*self.sizes, *self.shares, *units, *unused, *self.strides),
+                {"KIND": name, **sliced, **self._constants, **limit},
+            )
+        return self._sweeps[name]
+
+
+_tiling = lru_cache(maxsize=1024)(_Tiling)
+
+
 class _Call:
-    """The operands of one call and how its tiles are cut and shared."""
+    """The operands of one call and their tiling."""
 
     def __init__(
         self,
@@ -115,37 +230,26 @@ class _Call:
         load: int,
     ) -> None:
         # A view whose sign is flipped when it is read has other bits in memory.
-        self.features, self.weight = features.resolve_neg(), weight.resolve_neg()
-        self.bias = None if bias is None else bias.resolve_neg().contiguous()
-        self.labels = labels
-        self.rows, self.width = features.shape
-        # A single row's stride leads nowhere, and says nothing of alignment.
-        self.features_row = self.features.stride(0) if self.rows > 1 else 0
-        self.row_unit = unit_of(self.features_row, self.weight.stride(0))
-        self.classes = weight.shape[0]
-        self.precision = float32_precision() if features.dtype == torch.float32 else "ieee"
-        size = features.element_size()
-        self.capability = _device.capability(features)
-        self.chosen = chosen or configuration(
-            self.rows,
-            self.classes,
-            self.width,
-            size,
-            self.precision,
+        features, weight = features.resolve_neg(), weight.resolve_neg()
+        bias = None if bias is None else bias.resolve_neg().contiguous()
+        self.operands = (features, weight, bias, labels)
+        self.tiling = _tiling(
+            features.shape[0],
+            weight.shape[0],
+            widths,
+            features.element_size(),
+            float32_precision() if features.dtype == torch.float32 else "ieee",
             load,
-            self._loads_single_elements(size, widths),
-            self.capability,
+            features.stride(),
+            weight.stride(),
+            0 if labels is None else labels.stride(0),
+            features.data_ptr() % 16 == 0 and weight.data_ptr() % 16 == 0,
+            bias is not None,
+            _device.capability(features),
+            _device.multiprocessors(features),
+            chosen,
+            splits,
         )
-        self.row_blocks = -(-self.rows // self.chosen.block_rows)
-        self.class_tiles = -(-self.classes // self.chosen.block_classes)
-        if splits is None:
-            processors = _device.multiprocessors(features)
-            self.shares = shares(
-                self.row_blocks, self.class_tiles, self.chosen, self.width, size, processors
-            )
-        else:
-            tiles = -(-self.class_tiles // splits)
-            self.shares = Shares(-(-self.class_tiles // tiles), tiles, self.row_blocks)
 
     def sweep(
         self,
@@ -157,20 +261,21 @@ class _Call:
         known_classes: Tensor | None = None,
     ) -> None:
         """Writes one kind of score, and the pairs unless None."""
-        shared = self.shares
-        distances = None if class_distances is None else class_distances.resolve_neg()
+        tiling = self.tiling
+        distances = None
+        distances_strides: tuple[int, ...] = (0, 0)
+        if class_distances is not None:
+            distances = class_distances.resolve_neg()
+            distances_strides = distances.stride()
         state_floats = state_classes = None
-        if shared.splits > 1:
-            state_floats = scores.new_empty((3, shared.splits, self.rows))
+        if tiling.splits > 1:
+            rows = scores.shape[0]
+            state_floats = scores.new_empty(3, tiling.splits, rows)
             if pairs is not None:
-                state_classes = scores.new_empty((2, shared.splits, self.rows), dtype=torch.int32)
-        size = self.features.element_size()
-        width_slicing = slicing(self.width, self.chosen.block_features, size)
-        linear_kernel[(self.row_blocks * shared.splits,)](
-            self.features,
-            self.weight,
-            self.bias,
-            self.labels,
+                state_classes = scores.new_empty(2, tiling.splits, rows, dtype=torch.int32)
+        numbers, constants = tiling.sweep(name, pairs is not None, known_largest is None)
+        linear_kernel[tiling.grid](
+            *self.operands,
             distances,
             known_largest,
             known_classes,
@@ -178,91 +283,23 @@ class _Call:
             pairs,
             state_floats,
             state_classes,
-            self.rows,
-            self.classes,
-            self.width // width_slicing["WIDTH_UNIT"],
-            shared.splits,
-            shared.tiles_per_split,
-            shared.group_blocks,
-            *self._strides(),
-            *((0, 0) if distances is None else distances.stride()),
-            KIND=name,
-            PAIRS=pairs is not None,
-            ONE_TILE=known_largest is None,
-            **width_slicing,
-            **self._constants(),
+            *numbers,
+            *distances_strides,
+            **constants,
         )
         if state_floats is not None:
             self._merge(name, state_floats, state_classes, scores, pairs)
 
-    def sweep_widths(self, name: str, scores: Tensor, widths: tuple[int, ...]) -> None:
-        """Writes one kind of score at every width, scores (len(widths), rows) contiguous."""
-        shared = self.shares
+    def sweep_widths(self, name: str, scores: Tensor) -> None:
+        """Writes one kind of score at every width, scores (widths, rows) contiguous."""
+        tiling = self.tiling
         state_floats = None
-        if shared.splits > 1:
-            state_floats = scores.new_empty((3, shared.splits, scores.numel()))
-        width_slicing = slicing_widths(widths, self.chosen.block_features)
-        in_units = [width // width_slicing["WIDTH_UNIT"] for width in widths]
-        widths_kernel[(self.row_blocks * shared.splits,)](
-            self.features,
-            self.weight,
-            self.bias,
-            self.labels,
-            scores,
-            state_floats,
-            self.rows,
-            self.classes,
-            shared.splits,
-            shared.tiles_per_split,
-            shared.group_blocks,
-            *in_units,
-            *(0,) * (MAX_WIDTHS - len(widths)),
-            *self._strides(),
-            KIND=name,
-            **width_slicing,
-            **self._constants(),
-            # Left to itself the compiler may aim at more programs than there is room for, and spill to get there.
-            maxnreg=self.chosen.registers,
-        )
+        if tiling.splits > 1:
+            state_floats = scores.new_empty(3, tiling.splits, scores.numel())
+        numbers, constants = tiling.sweep_widths(name)
+        widths_kernel[tiling.grid](*self.operands, scores, state_floats, *numbers, **constants)
         if state_floats is not None:
             self._merge(name, state_floats, None, scores, None)
-
-    def _loads_single_elements(self, size: int, widths: tuple[int, ...]) -> bool:
-        """Whether neighbours along the features cannot be loaded together, 4 bytes at least."""
-        operands = (self.features, self.weight)
-        apart = any(operand.stride(1) != 1 for operand in operands)
-        unaligned = any(operand.data_ptr() % 16 != 0 for operand in operands)
-        unit = self.row_unit
-        # Of one long odd width only the last step's loads are spoilt by the mask.
-        if len(widths) > 1 or self.width <= 128:
-            unit = min(unit, unit_of(*widths))
-        return apart or unaligned or unit * size < 4
-
-    def _strides(self) -> tuple[int, ...]:
-        weight_row, weight_step = self.weight.stride()
-        labels_step = 0 if self.labels is None else self.labels.stride(0)
-        return (
-            self.features_row // self.row_unit,
-            self.features.stride(1),
-            weight_row // self.row_unit,
-            weight_step,
-            labels_step,
-        )
-
-    def _constants(self) -> dict[str, Any]:
-        return {
-            "HAS_BIAS": self.bias is not None,
-            "SPLIT": self.shares.splits > 1,
-            "PIPELINED": self.capability != _device.INTERPRETED,
-            "PRECISION": self.precision,
-            "ROW_UNIT": self.row_unit,
-            "BLOCK_ROWS": self.chosen.block_rows,
-            "BLOCK_CLASSES": self.chosen.block_classes,
-            "BLOCK_FEATURES": self.chosen.block_features,
-            "num_warps": self.chosen.num_warps,
-            "num_stages": self.chosen.num_stages,
-            **OPTIONS,
-        }
 
     def _merge(
         self,
@@ -273,15 +310,17 @@ class _Call:
         pairs: Tensor | None,
     ) -> None:
         rows = scores.numel()
-        block_rows, block_splits = merge_tile(self.shares.splits)
+        _, classes = self.tiling.sizes
+        splits = self.tiling.splits
+        block_rows, block_splits = merge_tile(splits)
         merge_kernel[(-(-rows // block_rows),)](
             state_floats,
             state_classes,
             scores,
             pairs,
             rows,
-            self.classes,
-            self.shares.splits,
+            classes,
+            splits,
             KIND=name,
             PAIRS=pairs is not None,
             BLOCK_ROWS=block_rows,
