@@ -36,3 +36,20 @@ def smallest_k(
     stream: int,
     /,
 ) -> None: ...
+def smallest_k_forced(
+    values: int,
+    dtype: int,
+    count: int,
+    k: int,
+    out_values: int,
+    out_indices: int,
+    out_mask: int,
+    new_empty: Callable[[int], Tensor],
+    device: int,
+    stream: int,
+    sample_low: int,
+    sample_high: int,
+    place_capacity: int,
+    list_capacity: int,
+    /,
+) -> None: ...

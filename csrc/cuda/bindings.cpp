@@ -116,8 +116,12 @@ void launch_row_scores(uintptr_t logits, int32_t dtype, int64_t rows, int64_t cl
   check(row_scores(task, multiprocessors, pointer<CUstream_st>(stream)), "row_scores");
 }
 
-void launch_smallest_k(uintptr_t values, int32_t dtype, int64_t count, int64_t k, uintptr_t out_values,
-                       uintptr_t out_indices, uintptr_t out_mask, PyObject* new_empty, int device, uintptr_t stream) {
+// For tests: zeros leave a matter to the plan, see SelectionForce.
+void launch_smallest_k_forced(uintptr_t values, int32_t dtype, int64_t count, int64_t k, uintptr_t out_values,
+                              uintptr_t out_indices, uintptr_t out_mask, PyObject* new_empty, int device,
+                              uintptr_t stream, int32_t sample_low, int32_t sample_high, uint32_t place_capacity,
+                              uint32_t list_capacity) {
+  const SelectionForce force{sample_low, sample_high, place_capacity, list_capacity};
   CudaSmallestK task{};
   task.values = pointer<const void>(values);
   task.dtype = dtype_numbered(dtype);
@@ -126,6 +130,7 @@ void launch_smallest_k(uintptr_t values, int32_t dtype, int64_t count, int64_t k
   task.out_values = pointer<void>(out_values);
   task.out_indices = pointer<int64_t>(out_indices);
   task.out_mask = pointer<bool>(out_mask);
+  task.force = &force;
   if (k < 1 || k > count)
     throw py::value_error("k: got " + std::to_string(k) + ", want 1 <= k <= " + std::to_string(count));
   const OnDevice on_device(device);
@@ -134,6 +139,12 @@ void launch_smallest_k(uintptr_t values, int32_t dtype, int64_t count, int64_t k
   const Scratch scratch(new_empty, smallest_k_scratch(task.dtype, count, k, multiprocessors), task.dtype);
   task.scratch = scratch.data();
   check(smallest_k(task, multiprocessors, pointer<CUstream_st>(stream)), "smallest_k");
+}
+
+void launch_smallest_k(uintptr_t values, int32_t dtype, int64_t count, int64_t k, uintptr_t out_values,
+                       uintptr_t out_indices, uintptr_t out_mask, PyObject* new_empty, int device, uintptr_t stream) {
+  launch_smallest_k_forced(values, dtype, count, k, out_values, out_indices, out_mask, new_empty, device, stream, 0, 0,
+                           0, 0);
 }
 
 }  // namespace
@@ -147,6 +158,10 @@ PYBIND11_MODULE(_cuda, module) {
   module.def("why_unusable", &why_unusable,
              "Why the kernels cannot run on a device (empty where they can); loads them.");
   static PyMethodDef calls[] = {
-      integer_call<&launch_row_scores>("row_scores"), integer_call<&launch_smallest_k>("smallest_k"), {}};
+      integer_call<&launch_row_scores>("row_scores"),
+      integer_call<&launch_smallest_k>("smallest_k"),
+      integer_call<&launch_smallest_k_forced>("smallest_k_forced"),
+      {},
+  };
   PyModule_AddFunctions(module.ptr(), calls);
 }
