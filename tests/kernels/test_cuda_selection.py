@@ -80,9 +80,9 @@ FORCED = {
     "missed low": (0.01, Force(bracket=(500, 900))),
     "missed high": (0.6, Force(bracket=(1, 9))),
     "unplaced": (0.6, Force(place=256)),
-    "unplaced and not kept": (0.6, Force(place=256, keep=256)),
+    "unplaced and unlisted": (0.6, Force(place=256, listed=256)),
     "no bracket": (0.6, Force(bracket=(-1, 1 << 20))),
-    "no bracket, nothing kept": (0.6, Force(bracket=(-1, 1 << 20), place=256, keep=256)),
+    "no bracket, nothing listed": (0.6, Force(bracket=(-1, 1 << 20), place=256, listed=256)),
 }
 
 

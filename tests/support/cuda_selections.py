@@ -61,34 +61,38 @@ def answer(values: Tensor, k: int) -> Answer:
 @dataclass(frozen=True)
 class Force:
     """What is set otherwise than planned: a bracket's ends as ranks in the sample, and how many values in the bracket a
-    block may show the others and keep. (0, 0) and 0: as planned.
+    block may show the others and list. (0, 0) and 0: as planned.
     """
 
     bracket: tuple[int, int] = (0, 0)
     place: int = 0
-    keep: int = 0
+    listed: int = 0
 
 
 def select(
     native: ModuleType, values: Tensor, k: int, *, byte: int, force: Force | None = None
 ) -> Answer:
     """One launch of the compiled kernel, with scratch and outputs that are full of `byte`."""
-    number, device = DTYPE_NUMBER[values.dtype], values.device.index
-    size = native.smallest_k_scratch(number, len(values), k, device)
-    scratch = values.new_empty(size, dtype=torch.uint8)
+    device = values.get_device()
+
+    def spoilt(size: int) -> Tensor:
+        scratch = values.new_empty(size)
+        spoil([scratch], byte)
+        return scratch
+
     out = Answer(
         values.new_empty(k),
         values.new_empty(k, dtype=torch.int64),
         values.new_empty(len(values), dtype=torch.uint8),
     )
-    spoil([scratch, *out.all()], byte)
+    spoil(out.all(), byte)
     arguments = (
-        *(values.data_ptr(), number, len(values), k),
+        *(values.data_ptr(), DTYPE_NUMBER[values.dtype], len(values), k),
         *(out.values.data_ptr(), out.indices.data_ptr(), out.mask.data_ptr()),
-        *(scratch.data_ptr(), device, torch.cuda.current_stream(device).cuda_stream),
+        *(spoilt, device, torch.cuda.current_stream(device).cuda_stream),
     )
     if force is None:
         native.smallest_k(*arguments)
     else:
-        native.smallest_k_forced(*arguments, *force.bracket, force.place, force.keep)
+        native.smallest_k_forced(*arguments, *force.bracket, force.place, force.listed)
     return out
