@@ -20,9 +20,9 @@ namespace {
 
 // A thread's rows must be worth calling it: a few microseconds, at about ten gigabytes a second.
 constexpr int64_t kBytesPerThread = 1 << 17;
-// A call of less work than that, or a selection among so few, keeps the interpreter: to give it away and wait to get it
+// A call of less work than that, of so few labels or values, keeps the interpreter: to give it away and wait to get it
 // back may take longer.
-constexpr int64_t kFewValues = 1 << 11;
+constexpr int64_t kFewLabels = 1 << 14, kFewValues = 1 << 11;
 // A row costs as much as reading this many bytes, however short it is.
 constexpr int64_t kLeastRowBytes = 256;
 
@@ -56,6 +56,8 @@ int64_t element_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype
 // A label outside [0, classes): the lowest where it is negative, else the highest; none where all are inside.
 std::optional<int64_t> label_outside(uintptr_t address, int64_t count, int64_t classes) {
   const int64_t* labels = pointer<const int64_t>(address);
+  std::optional<py::gil_scoped_release> release;
+  if (count >= kFewLabels) release.emplace();
   // The sign of one of the two is set exactly where a label is outside: without a branch, several go through at once.
   const uint64_t last = static_cast<uint64_t>(classes - 1);
   uint64_t signs = 0;
@@ -132,5 +134,5 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("label_outside", &label_outside, "A label outside [0, classes), or None.");
   static PyMethodDef calls[] = {
       integer_call<&row_scores>("row_scores"), integer_call<&select_smallest>("smallest_k"), {}};
-  PyModule_AddFunctions(module.ptr(), calls);
+  if (PyModule_AddFunctions(module.ptr(), calls) < 0) throw py::error_already_set();
 }

@@ -163,5 +163,5 @@ PYBIND11_MODULE(_cuda, module) {
       integer_call<&launch_smallest_k_forced>("smallest_k_forced"),
       {},
   };
-  PyModule_AddFunctions(module.ptr(), calls);
+  if (PyModule_AddFunctions(module.ptr(), calls) < 0) throw py::error_already_set();
 }

@@ -136,9 +136,11 @@ class Gpu:
         kind: int,
     ) -> Tensor:
         """See `registry.Backend`."""
-        return self.linear_row_scores(features, weight, bias, labels, class_distances, kind, False)[
-            0
-        ]
+        triton = self._of(features).triton
+        operands = (features, weight, bias, labels, class_distances, kind)
+        if triton is None or features.dtype == torch.float64:
+            return self.linear_row_scores(*operands, False)[0]
+        return triton.linear_row_score(*operands)
 
     def linear_row_scores(
         self,

@@ -31,11 +31,6 @@ _TILE_BYTES = 16 << 20
 _AN_INDEX = torch.empty(0, dtype=torch.int64, device="cpu")
 
 
-def address(tensor: Tensor | None) -> int:
-    """Where a tensor's data are, for native code; 0 for none."""
-    return 0 if tensor is None else tensor.data_ptr()
-
-
 class NativeCpu:
     """The kernels of one instruction set; `isa` None takes the best this CPU has.
 
@@ -222,11 +217,11 @@ class NativeCpu:
             # The kernels walk rows of adjacent elements, at any distance from each other.
             logits = logits.contiguous()
             row_stride = classes
-        distances_stride = 0
+        distances = distances_stride = 0
         if class_distances is not None:
             if class_distances.stride(1) != 1:
                 class_distances = class_distances.contiguous()
-            distances_stride = class_distances.stride(0)
+            distances, distances_stride = class_distances.data_ptr(), class_distances.stride(0)
         self._module.row_scores(
             self._isa_place,
             logits.data_ptr(),
@@ -234,15 +229,15 @@ class NativeCpu:
             rows,
             classes,
             row_stride,
-            address(bias),
-            address(labels),
-            address(class_distances),
+            0 if bias is None else bias.data_ptr(),
+            0 if labels is None else labels.data_ptr(),
+            distances,
             distances_stride,
             kinds,
             scores.data_ptr(),
             scores_stride,
-            address(pairs),
-            address(states),
+            0 if pairs is None else pairs.data_ptr(),
+            0 if states is None else states.data_ptr(),
             first_class,
             first_class == 0,
             is_last,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dynams_kernels._backends.eager import empty_scores
-from dynams_kernels._backends.native_cpu import DTYPE_NUMBER, address
+from dynams_kernels._backends.native_cpu import DTYPE_NUMBER
 from dynams_kernels._backends.order import in_order
 from dynams_kernels._device import on_device, raw_stream
 
@@ -59,11 +59,11 @@ class NativeCuda:
             row_stride = classes
         if labels is not None:
             labels = labels.contiguous()
-        distances_stride = 0
+        distances = distances_stride = 0
         if class_distances is not None:
             if class_distances.stride(1) != 1:
                 class_distances = class_distances.contiguous()
-            distances_stride = class_distances.stride(0)
+            distances, distances_stride = class_distances.data_ptr(), class_distances.stride(0)
         device = logits.get_device()
         with on_device(device):
             self._module.row_scores(
@@ -72,8 +72,8 @@ class NativeCuda:
                 batch,
                 classes,
                 row_stride,
-                address(labels),
-                address(class_distances),
+                0 if labels is None else labels.data_ptr(),
+                distances,
                 distances_stride,
                 kinds,
                 scores.data_ptr(),
@@ -115,9 +115,9 @@ class NativeCuda:
                 DTYPE_NUMBER[values.dtype],
                 values.shape[0],
                 k,
-                address(out_values),
-                address(out_indices),
-                address(out_mask),
+                0 if out_values is None else out_values.data_ptr(),
+                0 if out_indices is None else out_indices.data_ptr(),
+                0 if out_mask is None else out_mask.data_ptr(),
                 values.new_empty,
                 device,
                 raw_stream(device),

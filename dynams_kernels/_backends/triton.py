@@ -38,9 +38,7 @@ class Triton:
         kind: int,
     ) -> Tensor:
         """See `registry.Backend`."""
-        return linear.linear_row_scores(
-            features, weight, bias, labels, class_distances, kind, False
-        )[0]
+        return linear.linear_row_score(features, weight, bias, labels, class_distances, kind)
 
     def linear_row_scores(
         self,

@@ -31,7 +31,7 @@ from dynams_kernels._triton.linear_merge import merge_kernel
 from dynams_kernels._triton.linear_shipped import shipped
 from dynams_kernels._triton.linear_widths_kernel import widths_kernel
 
-__all__ = ["linear_row_scores", "linear_width_scores", "shipped"]
+__all__ = ["linear_row_score", "linear_row_scores", "linear_width_scores", "shipped"]
 
 
 _NAMES = {BIT[kind]: kind for kind in KINDS}
@@ -54,28 +54,46 @@ def linear_row_scores(
     Arguments are taken as checked; float64 is not served. `chosen` and `splits` replace the configuration's and the shares'
     own choice.
     """
+    pair_rows = features.new_empty(features.shape[0] if pairs else 0, 2, dtype=torch.int64)
+    operands = (features, weight, bias, labels, class_distances)
+    wanted = pair_rows if pairs else None
+    scores = linear_row_score(*operands, kind, wanted, chosen=chosen, splits=splits)
+    return scores, pair_rows
+
+
+def linear_row_score(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor | None,
+    class_distances: Tensor | None,
+    kind: int,
+    pairs: Tensor | None = None,
+    *,
+    chosen: Configuration | None = None,
+    splits: int | None = None,
+) -> Tensor:
+    """The score alone; `pairs` (B, 2) takes the class pairs where they are wanted."""
     name = _NAMES[kind]
     batch = features.shape[0]
     scores = features.new_empty(batch, dtype=torch.float32)
-    pair_rows = features.new_empty(batch if pairs else 0, 2, dtype=torch.int64)
     if batch == 0:
-        return scores, pair_rows
-    wanted_pairs = pair_rows if pairs else None
-    load = burden(name, pairs, 1)
+        return scores
+    load = burden(name, pairs is not None, 1)
     call = _Call(features, weight, bias, labels, (features.shape[1],), chosen, splits, load)
     with _device.on_device(features.get_device()):
         if kind != BIT["distance"]:
-            call.sweep(name, scores, wanted_pairs)
-            return scores, pair_rows
+            call.sweep(name, scores, pairs)
+            return scores
         if call.tiling.class_tiles == 1:
-            call.sweep(name, scores, wanted_pairs, class_distances)
-            return scores, pair_rows
+            call.sweep(name, scores, pairs, class_distances)
+            return scores
         # The largest logit of the row must be known before any quotient; both sweeps compute the same bits of it.
         largest = torch.empty_like(scores)
         known = features.new_empty(batch, 2, dtype=torch.int64)
         call.sweep("largest", largest, known)
-        call.sweep(name, scores, wanted_pairs, class_distances, largest, known)
-    return scores, pair_rows
+        call.sweep(name, scores, pairs, class_distances, largest, known)
+    return scores
 
 
 def linear_width_scores(

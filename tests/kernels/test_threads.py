@@ -171,3 +171,26 @@ def test_a_forked_child_computes_the_same(count: int) -> None:
         env=env, cwd=os.path.dirname(__file__), capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.stdout.strip() == "fine", done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux")
+def test_small_work_wakes_no_thread() -> None:
+    code = """
+import os, torch
+import dynams_kernels as dk
+torch.set_num_threads(8)
+x = torch.arange(80.0).view(8, 10) % 7
+before = len(os.listdir("/proc/self/task"))
+dk.margin(x); dk.scores(x, ["loss", "entropy"], labels=torch.zeros(8, dtype=torch.int64)); dk.margin_topk(x, 3)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=env,
+        cwd=os.path.dirname(__file__),  # not the source tree, whose package has no compiled module
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "0", done.stderr
