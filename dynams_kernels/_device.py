@@ -22,11 +22,14 @@ _current_device: Callable[[], int] = getattr(torch._C, "_cuda_getDevice", torch.
 raw_stream: Callable[[int], int] = getattr(torch._C, "_cuda_getCurrentRawStream", _stream_of)
 
 
+def is_current(device: int) -> bool:
+    """Whether kernels launched now go to a CUDA device; true of the -1 of the CPU's tensors too."""
+    return device < 0 or device == _current_device()
+
+
 def on_device(device: int) -> AbstractContextManager[object]:
     """Makes a CUDA device current, as kernels are launched on the current one; nothing for the -1 of the CPU's tensors."""
-    if device < 0 or device == _current_device():
-        return _HERE
-    return torch.cuda.device(device)
+    return _HERE if is_current(device) else torch.cuda.device(device)
 
 
 @cache

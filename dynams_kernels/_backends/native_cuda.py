@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from torch import Tensor
 from dynams_kernels._backends.eager import empty_scores
 from dynams_kernels._backends.native_cpu import DTYPE_NUMBER
 from dynams_kernels._backends.order import in_order
-from dynams_kernels._device import on_device, raw_stream
+from dynams_kernels._device import is_current, raw_stream
 
 
 class NativeCuda:
@@ -65,8 +67,10 @@ class NativeCuda:
                 class_distances = class_distances.contiguous()
             distances, distances_stride = class_distances.data_ptr(), class_distances.stride(0)
         device = logits.get_device()
-        with on_device(device):
-            self._module.row_scores(
+        _launch(
+            self._module.row_scores,
+            device,
+            (
                 logits.data_ptr(),
                 DTYPE_NUMBER[logits.dtype],
                 batch,
@@ -81,7 +85,8 @@ class NativeCuda:
                 logits.new_empty,
                 device,
                 raw_stream(device),
-            )
+            ),
+        )
 
     def smallest_k(self, values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:
         """See `registry.Backend`."""
@@ -109,8 +114,10 @@ class NativeCuda:
     ) -> None:
         values = values.contiguous()
         device = values.get_device()
-        with on_device(device):
-            self._module.smallest_k(
+        _launch(
+            self._module.smallest_k,
+            device,
+            (
                 values.data_ptr(),
                 DTYPE_NUMBER[values.dtype],
                 values.shape[0],
@@ -121,4 +128,14 @@ class NativeCuda:
                 values.new_empty,
                 device,
                 raw_stream(device),
-            )
+            ),
+        )
+
+
+def _launch(function: Callable[..., None], device: int, arguments: tuple[Any, ...]) -> None:
+    # The module would set the device itself and set it back, but torch does not wake a device that nobody uses by it.
+    if is_current(device):
+        function(*arguments)
+    else:
+        with torch.cuda.device(device):
+            function(*arguments)

@@ -163,6 +163,15 @@ def test_a_device_that_cannot_be_asked_leaves_the_current_one(
     assert devices.current == 0
 
 
+def test_a_launch_for_another_device_is_made_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = Devices(monkeypatch)
+    made: list[tuple[str, int]] = []
+    for device in (0, 1):
+        native_cuda._launch(lambda name: made.append((name, devices.current)), device, ("one",))
+    assert made == [("one", 0), ("one", 1)]
+    assert devices.current == 0
+
+
 class Calls:
     """The compiled module's place: notes calls, asks for scratch, writes nothing."""
 
