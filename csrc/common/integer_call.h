@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <exception>
+#include <new>
 #include <type_traits>
 #include <utility>
 
@@ -23,34 +24,39 @@ T from_python(PyObject* object) {
   }
 }
 
-// The Python function of a C++ one whose parameters are integers, addresses among them, or any object (PyObject*).
+// The Python function of a C++ one whose parameters are integers, addresses among them, or any object (PyObject*), and
+// whose result is an integer or nothing.
 template <auto kFunction>
 struct IntegerCall;
 
-template <class... Parameters, void (*kFunction)(Parameters...)>
+template <class Result, class... Parameters, Result (*kFunction)(Parameters...)>
 struct IntegerCall<kFunction> {
   static PyObject* call(PyObject*, PyObject* const* given, Py_ssize_t count) {
     if (count != sizeof...(Parameters))
       return PyErr_Format(PyExc_TypeError, "got %zd arguments, want %zu", count, sizeof...(Parameters));
     try {
-      invoke(given, std::index_sequence_for<Parameters...>{});
+      return invoke(given, std::index_sequence_for<Parameters...>{});
     } catch (pybind11::error_already_set& error) {
       error.restore();
-      return nullptr;
     } catch (const pybind11::builtin_exception& error) {
       error.set_error();
-      return nullptr;
+    } catch (const std::bad_alloc&) {
+      PyErr_NoMemory();
     } catch (const std::exception& error) {
       PyErr_SetString(PyExc_RuntimeError, error.what());
-      return nullptr;
     }
-    Py_RETURN_NONE;
+    return nullptr;
   }
 
  private:
   template <size_t... kPlaces>
-  static void invoke(PyObject* const* given, std::index_sequence<kPlaces...>) {
-    kFunction(from_python<Parameters>(given[kPlaces])...);
+  static PyObject* invoke(PyObject* const* given, std::index_sequence<kPlaces...>) {
+    if constexpr (std::is_void_v<Result>) {
+      kFunction(from_python<Parameters>(given[kPlaces])...);
+      Py_RETURN_NONE;
+    } else {
+      return PyLong_FromLongLong(kFunction(from_python<Parameters>(given[kPlaces])...));
+    }
   }
 };
 

@@ -53,8 +53,8 @@ DType dtype_numbered(int32_t number) {
 
 int64_t element_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
 
-// A label outside [0, classes): the lowest where it is negative, else the highest; none where all are inside.
-std::optional<int64_t> label_outside(uintptr_t address, int64_t count, int64_t classes) {
+// A label outside [0, classes): the lowest where it is negative, else the highest. 0, which is inside, where all are.
+int64_t label_outside(uintptr_t address, int64_t count, int64_t classes) {
   const int64_t* labels = pointer<const int64_t>(address);
   std::optional<py::gil_scoped_release> release;
   if (count >= kFewLabels) release.emplace();
@@ -65,7 +65,7 @@ std::optional<int64_t> label_outside(uintptr_t address, int64_t count, int64_t c
     const uint64_t label = static_cast<uint64_t>(labels[i]);
     signs |= label | (last - label);
   }
-  if (signs >> 63 == 0) return std::nullopt;
+  if (signs >> 63 == 0) return 0;
   const auto [lowest, highest] = std::minmax_element(labels, labels + count);
   return *lowest < 0 ? *lowest : *highest;
 }
@@ -131,8 +131,9 @@ PYBIND11_MODULE(_cpu, module) {
   module.attr("ROW_STATE_BYTES") = sizeof(RowState);
   module.def("supported_isas", &supported_isas, "Instruction sets this CPU can run, best first.");
   module.def("team_kind", &team_kind, "What a call's threads are: \"openmp\" (torch's own) or \"std::thread\".");
-  module.def("label_outside", &label_outside, "A label outside [0, classes), or None.");
-  static PyMethodDef calls[] = {
-      integer_call<&row_scores>("row_scores"), integer_call<&select_smallest>("smallest_k"), {}};
+  static PyMethodDef calls[] = {integer_call<&label_outside>("label_outside"),
+                                integer_call<&row_scores>("row_scores"),
+                                integer_call<&select_smallest>("smallest_k"),
+                                {}};
   if (PyModule_AddFunctions(module.ptr(), calls) < 0) throw py::error_already_set();
 }

@@ -187,10 +187,8 @@ class NativeCpu:
     def _checked_labels(self, labels: Tensor, classes: int) -> Tensor:
         """The labels, contiguous and in [0, C)."""
         labels = labels.contiguous()
-        outside: int | None = self._module.label_outside(
-            labels.data_ptr(), labels.shape[0], classes
-        )
-        if outside is not None:
+        outside: int = self._module.label_outside(labels.data_ptr(), labels.shape[0], classes)
+        if outside != 0:
             raise label_error(outside, classes)
         return labels
 
