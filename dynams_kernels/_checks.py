@@ -92,7 +92,7 @@ def check_class_distances(class_distances: object, classes: int, device: torch.d
 
 def check_k(k: object, size: int) -> int:
     """How many to select: an int in [0, N]."""
-    if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)):
+    if type(k) is not int and (isinstance(k, bool) or not isinstance(k, (int, torch.SymInt))):
         raise TypeError(f"k: got {type(k).__name__}, want an int in [0, {size}]")
     if k < 0 or k > size:
         raise ValueError(f"k: got {k}, want 0 <= k <= {size}, the number of samples")

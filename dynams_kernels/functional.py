@@ -264,7 +264,7 @@ def smallest_k(values: Tensor, k: int, *, order: str = "index") -> SmallestK:
         TypeError, ValueError: naming the argument, what came and what is wanted.
     """
     values = _checks.check_float("values", values, 1, "(N,)")
-    k = _checks.check_k(k, values.shape[0])
+    k = _checks.check_k(k, values.numel())
     by_value = _checks.check_order(order)
     return SmallestK(*ops.smallest_k(values, k, by_value))
 

@@ -251,7 +251,7 @@ class NativeCpu:
             self._isa_place,
             values.data_ptr(),
             DTYPE_NUMBER[values.dtype],
-            values.shape[0],
+            values.numel(),
             k,
             by_value,
             out_values.data_ptr(),
