@@ -1,47 +1,67 @@
 #!/usr/bin/env bash
-# Verifies and measures the GPU kernels, unattended, in under nine minutes:
+# Verifies and measures the GPU kernels, unattended, on a machine lent for a quarter of an hour:
 #
-#   bash bench/gpu.sh OUTPUT_FOLDER [--stage build|tests|sanitizers|benchmarks|compare]...
+#   bash bench/gpu.sh OUTPUT_FOLDER --plan first      at most 210 s: are they right, and how far from the targets
+#   bash bench/gpu.sh OUTPUT_FOLDER [--plan full]     at most 400 s: everything, after what the first run showed was mended
+#   bash bench/gpu.sh OUTPUT_FOLDER --plan compare    at most 525 s: missing cells of `dynams compare cifar10`
+#   ... [--stage STAGE]... [--suspect NAME]...        those stages of the plan alone; what memcheck is to look at
 #
-# Needs a CUDA GPU and a python3 (or $PYTHON) with torch, triton, pytest, pytest-benchmark, hypothesis and numpy; with
-# setuptools, pybind11, ninja and nvcc it builds the compiled kernels, else it says so and measures Triton alone; pytest-xdist
-# makes the tests fast enough to end in their time. Nothing is downloaded, nothing is installed outside build/gpu.
+# Needs a CUDA GPU and a python3 (or $PYTHON) with torch, triton, numpy, pytest, pytest-benchmark and hypothesis. The compiled
+# kernels are those of build/gpu/prebuilt (see gpu/prebuild.sh) where they fit this Python, GPU and source; else they are built,
+# with nvcc, setuptools, pybind11 and ninja; else Triton alone is measured, and that is said. pytest-xdist makes the tests fast
+# enough to end in their time. Nothing is downloaded, nothing is written outside build/ and OUTPUT_FOLDER.
 #
-# stage         limit, s   leaves in OUTPUT_FOLDER
-# environment         45   environment.json   GPU, driver, clocks, versions, commit ($DYNAMS_COMMIT where there is no git)
-# build              110   build.log          registers and spills of every compiled kernel at its end
-# tests         130 + 60   tests.log, junit.xml   pytest -m gpu with the compiled kernels, then with Triton's; what only a GPU
-#                          can show first, then the contract tests that also run on the CPU
-# sanitizers     30 + 70   sanitizers.log     small shapes with results compared; then memcheck, racecheck, initcheck and
-#                          synccheck, all at once
-# benchmarks    the rest   benchmarks.log, kernels.json (pytest-benchmark; kernels.jsonl while it runs); 80 s at worst, what
-#                          the targets rest on first
-# compare       what is left   compare.log, compare/: the next missing cells of `dynams compare cifar10`, where $DYNAMS_CIFAR10
-#                          names the folder of the data and what training needs is installed. Committed cells count as done;
-#                          a cell under way goes on in the next run on this machine
-# Together at most 530 s. kernels.md, the report, is written anew after every stage, so a run cut off leaves what it had; what
-# one stage leaves of its time goes to the benchmarks. With --stage only those run, on the build of an earlier run. What an
-# earlier run left in OUTPUT_FOLDER is replaced.
+# plan    stage          at most, s  what it does                                                        leaves
+# every   environment    120         GPU, driver, clocks, versions, commit ($DYNAMS_COMMIT without git)
+# every   build          70          takes or makes the compiled kernels                                 build.log
+# first   cases          50          every path of every backend, compared with plain torch              cases.log
+# first   tests          75          what only a GPU can show, and selection, with the compiled kernels  tests.log
+# first   benchmarks     the rest    what the targets rest on, without peers made by torch.compile       benchmarks.log
+# first   profile        30          Nsight Compute on the selection and the linear kernel               profile.log
+# full    tests          120         all tests that need a GPU, with the compiled kernels                tests.log
+# full    tests-triton   100         those that depend on the backend, with Triton's
+# full    benchmarks     the rest    all of them, what the targets rest on first                         benchmarks.log
+# full    memcheck       40          compute-sanitizer on what looked wrong, else on every path          sanitizers.log
+# any     racecheck, initcheck, synccheck    40    the other tools likewise; only by --stage
+# compare compare        the rest    $DYNAMS_CIFAR10 names the data; committed cells count as done       compare.log, compare/
+#
+# kernels.md, the report, is written anew after every stage. Every outcome of a test, case or benchmark is in kernels.jsonl as
+# soon as it is known, and at the end in kernels.json: a run that is cut off keeps all up to the cut, and
+# `python bench/gpu/results.py finish OUTPUT_FOLDER` makes its report anywhere. What an earlier run left in OUTPUT_FOLDER is replaced.
+# $DYNAMS_GPU_SECONDS is another limit for the whole, to which all others are scaled.
+#
+# --suspect: a test's id (with ::), or how the name of a case begins ("native: smallest_k"); those that fail in the same run
+# are suspects by themselves.
 #
 # Exit code: 0 where every stage that ran was good, 1 where one failed or was cut off, 2 where there is no GPU or the arguments
 # are wrong. A target missed is not a failure.
 set -uo pipefail
 
-readonly TOTAL=${DYNAMS_GPU_SECONDS:-525}
-readonly ENVIRONMENT_LIMIT=45 BUILD_LIMIT=110 WARM_LIMIT=30 SANITIZERS_LIMIT=70 LEAST_COMPARE=60
 python=${PYTHON:-python3}
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-out="" stages="" failed=""
+gpu=$repo/bench/gpu
+out="" plan=full stages="" failed=""
+suspects=()
 
 usage() {
-  echo "usage: bash bench/gpu.sh OUTPUT_FOLDER [--stage build|tests|sanitizers|benchmarks|compare]..." >&2
+  echo "usage: bash bench/gpu.sh OUTPUT_FOLDER [--plan first|full|compare] [--stage STAGE]... [--suspect NAME]..." >&2
   exit 2
 }
 while [ $# -gt 0 ]; do
   case $1 in
-    --stage)
+    --plan | --stage | --suspect)
       [ $# -ge 2 ] || usage
-      case $2 in build | tests | sanitizers | benchmarks | compare) stages="$stages $2" ;; *) usage ;; esac
+      case $1 in
+        --plan) case $2 in first | full | compare) plan=$2 ;; *) usage ;; esac ;;
+        --stage)
+          case $2 in
+            build | cases | tests | tests-triton | benchmarks | profile | memcheck | racecheck | initcheck | synccheck | compare)
+              stages="$stages $2" ;;
+            *) usage ;;
+          esac
+          ;;
+        --suspect) suspects+=("$2") ;;
+      esac
       shift 2
       ;;
     -*) usage ;;
@@ -53,207 +73,329 @@ while [ $# -gt 0 ]; do
   esac
 done
 [ -n "$out" ] || usage
-stages=${stages:-build tests sanitizers benchmarks compare}
+case $plan in
+  first) planned=210 order="cases tests benchmarks profile" ;;
+  full) planned=400 order="tests tests-triton benchmarks memcheck" ;;
+  compare) planned=525 order="compare" ;;
+esac
+stages=${stages:-$order}
+readonly TOTAL=${DYNAMS_GPU_SECONDS:-$planned}
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
-
 if [ -n "${DYNAMS_CIFAR10:-}" ]; then DYNAMS_CIFAR10=$(cd "$DYNAMS_CIFAR10" && pwd) || exit 2; fi
 
 state=$repo/build/gpu
 site=$state/site
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-trap 'echo "gpu.sh: FAILED: stopped from outside ($SECONDS s)"; exit 1' INT TERM HUP
-# Python looks for modules in the folder it is started in: an empty one, or the source tree would hide the package installed.
+# Python looks for modules in the folder it is started in: an empty one, or the source tree would hide the package assembled.
 mkdir -p "$state" "$work/empty" && cd "$work/empty" || exit 2
 export TRITON_CACHE_DIR=$state/triton TORCHINDUCTOR_CACHE_DIR=$state/inductor PYTHONUNBUFFERED=1
+export DYNAMS_GPU_LEDGER=$out/kernels.jsonl
+export PYTHONPATH=$site:$repo/bench${PYTHONPATH:+:$PYTHONPATH}
+
+# ------------------------------------------------------------------------------------ time, and what stages came to
 
 say() { printf '==== %4d s  %s\n' "$SECONDS" "$*"; }
-wants() { case " $stages " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
+results() { "$python" "$gpu/results.py" "$@"; }
+# A plan's seconds as seconds of this run.
+scaled() { echo $((($1 * TOTAL + planned - 1) / planned)); }
+# What is left for stages, less what is kept for those to come; the report needs its time too.
+left() { echo $((TOTAL - SECONDS - $(scaled $((5 + ${1:-0}))))); }
+# least A B: the smaller
+least() { echo $(($1 < $2 ? $1 : $2)); }
 
-# limited SECONDS command...: at most so long, and never past the whole run's end; 124 or 137 where it was cut off.
-# STOP_WITH=INT lets pytest write what it has.
+# limited SECONDS command...: at most so long, and never past the whole run's end; 124 or 137 where it was cut off. Killed at
+# once with all it started: what it did is in the ledger, and a process that hangs on the device would not end otherwise.
 limited() {
-  local most=$1 left=$((TOTAL - SECONDS))
+  local most
+  most=$(least "$1" "$(left)")
   shift
-  [ "$left" -lt "$most" ] && most=$left
   [ "$most" -ge 1 ] || return 124
-  timeout --signal="${STOP_WITH:-TERM}" --kill-after=5 "$most" "$@"
+  timeout --signal=KILL "$most" "$@" &
+  echo $! >> "$work/pids"
+  wait $!
 }
+
+stopped() {
+  local pid
+  while read -r pid; do kill -KILL -- "-$pid"; done < "$work/pids"
+  results page "$out"
+  echo "gpu.sh: FAILED: stopped from outside ($SECONDS s)" >&3
+  exit 1
+} 2> /dev/null
+exec 3>&1 # standard output, whatever the stage it happens in does with its own
+trap stopped INT TERM HUP
 
 # outcome STAGE CODE BEGIN [NOTE]: the stage's line in the report, and the report so far.
 outcome() {
   local word=ok
   case $2 in 0) ;; skipped) word=skipped ;; 124 | 137) word="cut off" ;; *) word=failed ;; esac
   case $word in ok | skipped) ;; *) failed="$failed; $1 $word" ;; esac
-  printf '{"stage": "%s", "outcome": "%s", "seconds": %d, "note": "%s"}\n' \
-    "$1" "$word" $((SECONDS - $3)) "${4:-}" >> "$out/kernels.jsonl"
   say "$1: $word${4:+ ($4)}"
-  "$python" "$repo/bench/gpu/results.py" page "$out" || failed="$failed; no report of $1"
+  results stage "$out" "$1" "$word" $((SECONDS - $3)) "${4:-}" || failed="$failed; no report of $1"
 }
 
+# outcome_of_suite STAGE SUITE CODE BEGIN [NOTE]: the same, by what the ledger holds of a suite.
+outcome_of_suite() {
+  local told
+  told=$(results suite "$out" "$1" "$2" "$3" $((SECONDS - $4)) "${5:-}") || failed="$failed; $1 ${told%% (*}"
+  say "$1: $told"
+}
+
+# ------------------------------------------------------------------------------------ environment and build
+
 environment() {
-  limited "$ENVIRONMENT_LIMIT" "$python" "$repo/bench/gpu/environment.py" > "$work/environment.json" 2> "$work/environment.log"
+  limited "$(scaled 120)" "$python" "$gpu/environment.py" > "$work/environment.json" 2> "$work/environment.log"
   local code=$?
   if [ $code -ne 0 ]; then
     # One line, the last of what was said: importing torch may warn before it.
-    local told
-    told=$(tail -n 1 "$work/environment.log")
+    local told=""
+    [ $code -eq 137 ] || told=$(tail -n 1 "$work/environment.log")
     echo "${told:-gpu.sh: the environment could not be read (exit code $code)}" >&2
     exit 2
   fi
-  rm -f "$out"/{kernels.json,kernels.jsonl,kernels.md,junit.xml,environment.json}
-  rm -f "$out"/{build,tests,sanitizers,benchmarks,compare}.log
-  mv "$work/environment.json" "$out/environment.json"
+  results begin "$out" "$plan" < "$work/environment.json" || exit 2
   outcome environment 0 0
 }
 
-pip_install() {
-  rm -rf "$site"
-  limited "$BUILD_LIMIT" env DYNAMS_BUILD_CUDA="$1" DYNAMS_CUDA_ARCHITECTURES="$architecture" \
-    "$python" -m pip install -v --no-deps --no-build-isolation --no-index --no-cache-dir \
-    --disable-pip-version-check --target "$site" "$repo"
-}
+# assembled FOLDER SECONDS: the package with the modules of a folder; 0 where its CUDA kernels can be used here.
+assembled() {
+  "$python" "$gpu/builds.py" assemble "$1" "$site" &&
+    limited "$2" "$python" -c 'import dynams_kernels as dk
+told = dk.backends()
+print(dk.__file__, told)
+raise SystemExit(not told["native_cuda"]["usable"])'
+} >> "$out/build.log" 2>&1
 
-build() {
-  local begin=$SECONDS code=0 note=""
-  # Only for the GPU at hand: the others' code takes the compiler as long again, each.
-  local architecture
+native=no
+build() { # SECONDS
+  local begin=$SECONDS end folder note="" architecture code=1
+  end=$((SECONDS + $(scaled "$1")))
   architecture=$("$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["gpu"]["capability"].replace(".", ""))' \
-    "$out/environment.json")
-  echo "$site" > "$state/path"
-  pip_install required > "$out/build.log" 2>&1 || code=$?
-  if [ $code -eq 0 ]; then
-    cat "$repo"/build/native-*/dynams_kernels._cuda/*.log >> "$out/build.log" 2> /dev/null
-  else
-    note="NO COMPILED CUDA KERNELS: Triton alone is tested and measured, see build.log"
-    say "$note"
-    if ! pip_install off >> "$out/build.log" 2>&1; then
-      note="$note; not installed either, the source tree is used"
-      printf '%s\n' "$repo:$repo/python" > "$state/path"
+    "$work/environment.json")
+  for folder in prebuilt native; do
+    [ -e "$state/$folder" ] || continue
+    if note=$("$python" "$gpu/builds.py" fits "$state/$folder" "$architecture"); then
+      if assembled "$state/$folder" $((end - SECONDS)); then native=yes; else note="does not work here, see build.log"; fi
     fi
+    note="build/gpu/$folder: $note"
+    echo "$note" >> "$out/build.log"
+    [ $native = no ] || break
+  done
+  if [ $native = no ]; then
+    # Only for the GPU at hand: the others' code takes the compiler as long again, each.
+    if limited $((end - SECONDS)) "$python" "$gpu/builds.py" make "$state/native" "$architecture" >> "$out/build.log" 2>&1; then
+      note="${note:+$note; }built here"
+      cat "$repo"/build/native-*/dynams_kernels._cuda/*.log >> "$out/build.log" 2> /dev/null
+    else
+      limited $((end - SECONDS)) "$python" "$gpu/builds.py" make "$state/native" "$architecture" --without-cuda >> "$out/build.log" 2>&1
+    fi
+    assembled "$state/native" $((end - SECONDS)) && native=yes
   fi
-  use_build
-  "$python" -c 'import dynams_kernels as dk; print(dk.__file__); print(dk.backends())' >> "$out/build.log" 2>&1 || code=1
-  "$python" "$repo/bench/gpu/results.py" trim "$out/build.log"
+  if [ $native = yes ]; then code=0; else note="NO COMPILED CUDA KERNELS: Triton alone is tested and measured, see build.log"; fi
+  results trim "$out/build.log"
   outcome build $code "$begin" "$note"
 }
 
-use_build() { export PYTHONPATH=$(cat "$state/path"):$repo/bench; }
+# ------------------------------------------------------------------------------------ tests, cases, benchmarks
 
-tests() {
-  local backend begin code limit note xdist=() files=() file
-  for file in "$repo"/tests/kernels/test_cuda*.py "$repo"/tests/kernels/test_*.py; do
-    case " ${files[*]-} " in *" $file "*) ;; *) files+=("$file") ;; esac
+# suite NAME LOG SECONDS pytest's arguments...: a process that dies on the device is followed by another one, which goes on
+# behind the test it was at. Sets `code`.
+suite() {
+  local name=$1 log=$2 end=$((SECONDS + $3)) grace attempt
+  shift 3
+  grace=$(least "$(scaled 15)" $(((end - SECONDS) / 3)))
+  code=124
+  for attempt in 1 2 3 4 5 6; do
+    [ $((end - SECONDS)) -gt "$grace" ] || break
+    code=0
+    DYNAMS_GPU_SUITE=$name DYNAMS_GPU_DEADLINE=$(($(date +%s) + end - SECONDS - grace)) \
+      limited $((end - SECONDS)) "$python" -m pytest -c "$repo/pyproject.toml" --rootdir "$repo" --tb=short \
+      -p no:cacheprovider -p gpu.outcomes -p gpu.device_guard "$@" >> "$out/$log" 2>&1 || code=$?
+    results finished "$out" "$name" && break
+    say "$name: process $attempt ended with code $code, going on behind the test it was at"
   done
+  [ "$attempt" -eq 1 ] || [ "$code" -eq 137 ] || code=1
+  results trim "$out/$log"
+}
+
+# test_files PATTERN...: in this order, each once
+test_files() {
+  local pattern file
+  for pattern in "$@"; do
+    for file in "$repo"/tests/kernels/$pattern; do if [ -e "$file" ]; then echo "$file"; fi; done
+  done | awk '!seen[$0]++'
+}
+
+tests() { # BACKEND SECONDS
+  local begin=$SECONDS code files xdist=(-p no:xdist) processes
+  if [ "$1" = native ] && [ $native = no ]; then
+    outcome "tests, native" skipped "$begin" "no compiled kernels"
+    return
+  fi
+  if [ $plan = first ]; then
+    files=$(test_files 'test_cuda_values.py' 'test_cuda.py' 'test_smallest_k.py' 'test_selector.py' 'test_topk.py' 'test_cuda_linear.py')
+  else
+    files=$(test_files 'test_cuda_values.py' 'test_cuda*.py' 'test_smallest_k.py' 'test_selector.py' 'test_*.py')
+  fi
+  # Linear margins are Triton's with either backend: tested once.
+  if [ "$1" = triton ] && [ $native = yes ]; then files=$(grep -v linear <<< "$files"); fi
   if "$python" -c 'import xdist' 2> /dev/null; then
     # The time goes to compiling Triton's kernels, on the host. Each process holds half a gigabyte of the GPU.
-    local processes
     processes=$(nproc)
     xdist=(-n $((processes < 14 ? processes : 14)) --max-worker-restart=24)
   fi
-  for backend in native triton; do
-    begin=$SECONDS code=0 note="" limit=130
-    [ $backend = triton ] && limit=60
-    STOP_WITH=INT DYNAMS_KERNELS_BACKEND=$backend HYPOTHESIS_PROFILE=gpu limited "$limit" "$python" -m pytest -c "$repo/pyproject.toml" --rootdir "$repo" \
-      "${files[@]}" -m gpu -v --tb=short -p no:cacheprovider -p no:benchmark -p gpu.device_guard \
-      ${xdist[@]+"${xdist[@]}"} --junitxml "$work/$backend.xml" >> "$out/tests.log" 2>&1 || code=$?
-    if [ -s "$work/$backend.xml" ]; then
-      "$python" "$repo/bench/gpu/results.py" tests "$out" "$backend" "$work/$backend.xml" || code=1
-    fi
-    [ $code -eq 5 ] && note="no test was found"
-    # Linear margins are Triton's with either backend: tested once.
-    case $code in
-      0 | 1) for file in "${!files[@]}"; do case ${files[$file]} in *linear*) unset "files[$file]" ;; esac done ;;
-    esac
-    outcome "tests, $backend" $code "$begin" "$note"
-  done
-  "$python" "$repo/bench/gpu/results.py" trim "$out/tests.log"
+  mapfile -t files <<< "$files"
+  DYNAMS_KERNELS_BACKEND=$1 HYPOTHESIS_PROFILE=gpu suite "$1" tests.log "$(least "$(scaled "$2")" "$(left)")" \
+    "${files[@]}" -m gpu -v -p no:benchmark "${xdist[@]}"
+  outcome_of_suite "tests, $1" "$1" "$code" "$begin"
 }
 
-sanitizers() {
-  local begin=$SECONDS tool code sanitizer
-  sanitizer=$(command -v compute-sanitizer || command -v /usr/local/cuda/bin/compute-sanitizer)
-  # Without a tool first: the results are compared, and Triton's kernels are compiled once for all four.
-  limited "$WARM_LIMIT" "$python" "$repo/bench/gpu/sanitized.py" > "$out/sanitizers.log" 2>&1
-  outcome "sanitizers' cases" $? "$begin"
-  begin=$SECONDS
-  if [ -z "$sanitizer" ]; then
-    outcome sanitizers skipped "$begin" "compute-sanitizer is not installed"
-    return
-  fi
-  for tool in memcheck racecheck initcheck synccheck; do
+benchmarks() { # SECONDS KEPT FOR WHAT COMES AFTER
+  local begin=$SECONDS code only=()
+  [ $plan = first ] && only=(--targets-only)
+  suite benchmarks benchmarks.log "$(left "$1")" "$gpu" -q -p no:xdist ${only[@]+"${only[@]}"}
+  nvidia-smi --query-gpu=clocks.sm,clocks.mem,temperature.gpu,power.draw --format=csv >> "$out/benchmarks.log" 2>&1
+  outcome_of_suite benchmarks benchmarks "$code" "$begin"
+}
+
+# cases SUITE SECONDS PARTS [sanitized.py's arguments...]: in as many processes, by $under. Sets `code` to the worst.
+under=()
+cases() {
+  local name=$1 end=$((SECONDS + $2)) parts=$3 part one
+  shift 3
+  for part in $(seq "$parts"); do
     (
-      PYTORCH_NO_CUDA_MEMORY_CACHING=1 limited "$SANITIZERS_LIMIT" "$sanitizer" --tool "$tool" --error-exitcode 9 \
-        --target-processes application-only "$python" "$repo/bench/gpu/sanitized.py" --unchecked > "$work/$tool.log" 2>&1
-      echo $? > "$work/$tool.code"
+      for _ in 1 2 3 4; do
+        one=124
+        [ $((end - SECONDS)) -ge 1 ] || break
+        DYNAMS_GPU_SUITE=$name DYNAMS_GPU_DEADLINE=$(($(date +%s) + end - SECONDS - $(scaled 3))) \
+          limited $((end - SECONDS)) ${under[@]+"${under[@]}"} "$python" "$gpu/sanitized.py" --part "$part/$parts" "$@"
+        one=$?
+        # 3: some were wrong; 9: the sanitizer found something. Anything else: it died, and another goes on behind the case.
+        case $one in 0 | 3 | 9 | 124 | 137) break ;; esac
+      done >> "$work/$name.$part.log" 2>&1
+      echo "$one" > "$work/$name.$part.code"
     ) &
   done
   wait
-  for tool in memcheck racecheck initcheck synccheck; do
-    code=$(cat "$work/$tool.code" 2> /dev/null || echo 1)
-    printf '\n==== %s\n' "$tool" >> "$out/sanitizers.log"
-    cat "$work/$tool.log" >> "$out/sanitizers.log"
-    outcome "$tool" "$code" "$begin" "$(grep -a 'ERROR SUMMARY\|RACECHECK SUMMARY' "$work/$tool.log" | tail -n 1 | tr -d '"\\=')"
-  done
-  "$python" "$repo/bench/gpu/results.py" trim "$out/sanitizers.log"
+  code=$(cat "$work/$name".*.code | sort -n | tail -n 1)
 }
 
-benchmarks() {
-  local begin=$SECONDS code=1 attempt finished="" left
-  export DYNAMS_BENCH_LEDGER=$out/kernels.jsonl
-  # Those begun last still need their time, and the report its own.
-  DYNAMS_BENCH_DEADLINE=$(($(date +%s) + TOTAL - SECONDS - 20))
-  export DYNAMS_BENCH_DEADLINE
-  # A kernel that hangs or poisons the device ends the process; the next one goes on behind it.
-  for attempt in 1 2 3 4 5 6; do
-    left=$((TOTAL - SECONDS - 5))
-    [ "$left" -ge 10 ] || break
-    code=0
-    limited "$left" "$python" -m pytest -c "$repo/pyproject.toml" --rootdir "$repo" "$repo/bench/gpu" -q --tb=short \
-      -p no:cacheprovider -p no:xdist -p gpu.device_guard >> "$out/benchmarks.log" 2>&1 || code=$?
-    grep -q '"finished": true' "$out/kernels.jsonl" && finished=yes && break
-    say "benchmarks: process $attempt ended with code $code, going on behind the benchmark it was at"
-  done
-  if [ -z "$finished" ]; then
-    [ "$code" -ne 0 ] || code=1
-  elif [ "$attempt" -gt 1 ]; then
-    code=1
+all_cases() {
+  local begin=$SECONDS code
+  cases cases "$(least "$(scaled "$1")" "$(left)")" 8
+  cat "$work"/cases.*.log > "$out/cases.log"
+  results trim "$out/cases.log"
+  outcome_of_suite cases cases "$code" "$begin"
+}
+
+# ------------------------------------------------------------------------------------ tools
+
+tool() { command -v "$1" || ls /usr/local/cuda/bin/"$1" /opt/nvidia/nsight-compute/*/"$1" 2> /dev/null | head -n 1; }
+
+profile() {
+  local begin=$SECONDS code=0 ncu note
+  ncu=$(tool ncu)
+  if [ -z "$ncu" ]; then
+    outcome profile skipped "$begin" "ncu is not installed"
+    return
   fi
-  nvidia-smi --query-gpu=clocks.sm,clocks.mem,temperature.gpu,power.draw --format=csv >> "$out/benchmarks.log" 2>&1
-  "$python" "$repo/bench/gpu/results.py" trim "$out/benchmarks.log"
-  outcome benchmarks "$code" "$begin"
+  limited "$(scaled "$1")" "$ncu" --clock-control none --profile-from-start off --target-processes application-only \
+    --kernel-name 'regex:select_smallest|linear_kernel' --print-details all --section SpeedOfLight --section LaunchStats \
+    --section Occupancy --section WarpStateStats --section MemoryWorkloadAnalysis --section ComputeWorkloadAnalysis \
+    "$python" "$gpu/profiled.py" > "$out/profile.log" 2>&1 || code=$?
+  note="$(grep -c 'Section: GPU Speed Of Light Throughput' "$out/profile.log") kernels, see profile.log"
+  results trim "$out/profile.log"
+  if grep -q ERR_NVGPUCTRPERM "$out/profile.log"; then
+    code=skipped note="ncu has no permission to read the counters (ERR_NVGPUCTRPERM)"
+  fi
+  outcome profile "$code" "$begin" "$note"
+}
+
+sanitize() { # TOOL SECONDS
+  local begin=$SECONDS code sanitizer kind rest seconds suspect part=0 parts=6 only=() ids=() before=$failed
+  sanitizer=$(tool compute-sanitizer)
+  if [ -z "$sanitizer" ]; then
+    outcome "$1" skipped "$begin" "compute-sanitizer is not installed"
+    return
+  fi
+  seconds=$(least "$(scaled "$2")" "$(left)")
+  export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+  under=("$sanitizer" --tool "$1" --error-exitcode 9 --target-processes application-only)
+  for suspect in ${suspects[@]+"${suspects[@]}"}; do
+    case $suspect in *::*) ids+=("native $suspect") ;; *) only+=(--only "$suspect") ;; esac
+  done
+  while read -r kind rest; do
+    case $kind in case) only+=(--only "$rest") ;; test) ids+=("$rest") ;; esac
+  done < <(results suspects "$out")
+  for suspect in ${ids[@]+"${ids[@]}"}; do
+    part=$((part + 1))
+    (
+      DYNAMS_KERNELS_BACKEND=${suspect%% *} DYNAMS_GPU_SUITE=$1 HYPOTHESIS_PROFILE=gpu limited "$seconds" "${under[@]}" \
+        "$python" -m pytest -c "$repo/pyproject.toml" --rootdir "$repo" "$repo/${suspect#* }" --tb=short \
+        -p no:cacheprovider -p no:xdist -p no:benchmark -p gpu.outcomes > "$work/$1.test-$part.log" 2>&1
+      echo $? > "$work/$1.test-$part.code"
+    ) &
+  done
+  if [ ${#only[@]} -gt 0 ] || [ ${#ids[@]} -eq 0 ]; then
+    [ ${#only[@]} -eq 0 ] || parts=$(least 6 $((${#only[@]} / 2)))
+    cases "$1" "$seconds" "$parts" --unchecked ${only[@]+"${only[@]}"}
+  fi
+  wait
+  unset PYTORCH_NO_CUDA_MEMORY_CACHING
+  # 9: it found something.
+  code=$(cat "$work/$1".*.code | sort -n | tail -n 1)
+  if grep -qx 9 "$work/$1".*.code; then code=9; fi
+  { echo "==== $1" && cat "$work/$1".*.log; } >> "$out/sanitizers.log"
+  results trim "$out/sanitizers.log"
+  outcome_of_suite "$1" "$1" "$code" "$begin" "$(grep -ah 'ERROR SUMMARY\|RACECHECK SUMMARY' "$work/$1".*.log | tr -d '=' | sort | uniq -c | tr -s ' \n' ' ' | cut -c 1-300)"
+  # It has what time there is.
+  case $failed in *"; $1 cut off") failed=$before ;; esac
 }
 
 compare() {
-  local begin=$SECONDS code=0 left=$((TOTAL - SECONDS - 15)) folder=$state/compare cell
+  local begin=$SECONDS code=0 seconds folder=$state/compare cell
+  seconds=$(left 10)
   if [ -z "${DYNAMS_CIFAR10:-}" ]; then
     outcome compare skipped "$begin" "DYNAMS_CIFAR10 names no folder"
     return
   fi
-  if [ "$left" -lt "$LEAST_COMPARE" ]; then
-    outcome compare skipped "$begin" "$((left > 0 ? left : 0)) s left"
+  if [ "$seconds" -lt 60 ]; then
+    outcome compare skipped "$begin" "$((seconds > 0 ? seconds : 0)) s left"
     return
   fi
   mkdir -p "$folder/cells"
   for cell in "$repo"/bench/results/*/compare-cifar10/cells/*.json; do
     if [ -e "$cell" ]; then cp -n "$cell" "$folder/cells/"; fi
   done
-  limited $((left + 10)) "$python" -m dynams.cli compare cifar10 --data.path "$DYNAMS_CIFAR10" --out "$folder" \
-    --limit-seconds "$left" > "$out/compare.log" 2>&1 || code=$?
+  limited $((seconds + 10)) "$python" -m dynams.cli compare cifar10 --data.path "$DYNAMS_CIFAR10" --out "$folder" \
+    --limit-seconds "$seconds" > "$out/compare.log" 2>&1 || code=$?
   mkdir -p "$out/compare"
   # Not the checkpoints of what is under way: hundreds of megabytes.
   cp -r "$folder"/{cells,plan.yaml,compare.md,compare.html} "$out/compare/" 2> /dev/null
-  "$python" "$repo/bench/gpu/results.py" trim "$out/compare.log"
-  outcome compare "$code" "$begin" "$(tail -n 1 "$out/compare.log" | tr -d '"\\' | cut -c 1-200)"
+  results trim "$out/compare.log"
+  outcome compare "$code" "$begin" "$(tail -n 1 "$out/compare.log" | cut -c 1-200)"
 }
 
+# ------------------------------------------------------------------------------------ the plan
+
 environment
-if wants build || [ ! -s "$state/path" ]; then build; else use_build; fi
-wants tests && tests
-wants sanitizers && sanitizers
-wants benchmarks && benchmarks
-wants compare && compare
-"$python" "$repo/bench/gpu/results.py" finish "$out" || failed="$failed; no report"
+build 70
+for stage in $stages; do
+  case $plan-$stage in
+    *-build) ;;
+    *-cases) all_cases 50 ;;
+    first-tests) tests "$([ $native = yes ] && echo native || echo triton)" 75 ;;
+    *-tests) tests native 120 ;;
+    *-tests-triton) tests triton 100 ;;
+    *-benchmarks) benchmarks "$([ $plan = first ] && echo 30 || echo 40)" ;;
+    *-profile) profile 30 ;;
+    *-compare) compare ;;
+    *) sanitize "$stage" 40 ;;
+  esac
+done
+results finish "$out" || failed="$failed; no report"
 if [ -n "$failed" ]; then
   echo "gpu.sh: FAILED${failed/;/:} ($SECONDS s, $out/kernels.md)"
   exit 1

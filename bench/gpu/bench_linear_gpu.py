@@ -66,7 +66,7 @@ def bench_linear_margin(against: Callable[..., None], shape: str) -> None:
         **peers.linear_cross_entropies(labels),
     }
     if HEADS[shape] == IMAGENET:
-        rivals["the same, torch.compile"] = torch.compile(plain)
+        rivals[peers.COMPILED] = torch.compile(plain)
     against(
         lambda f, w, b: dk.linear_margin(f, w, b),
         rivals,

@@ -46,7 +46,7 @@ def bench_margin(against: Callable[..., None], backend: Any, classes: int, dtype
     if classes == 1000:
         rivals["softmax(1)"] = lambda x: x.softmax(1)
         rivals["topk(2), subtracted"] = topk_gap
-        rivals["the same, torch.compile"] = torch.compile(topk_gap)
+        rivals[peers.COMPILED] = torch.compile(topk_gap)
         rivals |= peers.topk_of_rows()
     against(
         lambda x: backend.row_scores(x, None, None, BIT["gap"]),
@@ -81,7 +81,7 @@ def bench_six_scores(against: Callable[..., None], backend: Any, dtype: str) -> 
             "margin (gap) alone": lambda x, y: backend.row_scores(x, None, None, BIT["gap"]),
             "clone": lambda x, y: x.clone(),
             "the same six in torch": plain,
-            "the same, torch.compile": torch.compile(plain),
+            peers.COMPILED: torch.compile(plain),
         },
         lambda: (
             random_logits(rows, classes, DTYPES[dtype]),

@@ -1,11 +1,9 @@
-"""Fixtures of the GPU benchmarks, and the ledger that keeps their results whatever happens to the process."""
+"""Fixtures of the GPU benchmarks: which of them run, and how ours and its peers are timed."""
 
 from __future__ import annotations
 
 import gc
-import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,7 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from gpu import backends, ceilings, ledger, peers, targets, timing
+from gpu import backends, ceilings, ledger, outcomes, peers, targets, timing
 
 HERE = Path(__file__).parent
 # Compiling a peer may take this long. Ours has no limit but the test's own.
@@ -27,57 +25,37 @@ Inputs = tuple[Any, ...]
 # ------------------------------------------------------------------------------------ which benchmarks run
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--targets-only",
+        action="store_true",
+        help="the benchmarks that a target rests on, without peers that torch.compile makes",
+    )
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without a GPU all are skipped. What a target rests on comes first, and what an earlier process began is not begun again."""
+    """Without a GPU all are skipped. What a target rests on comes first."""
     mine = [item for item in items if HERE in item.path.parents]
     if not torch.cuda.is_available():
         for item in mine:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
         return
-    kept = ledger.path()
-    begun = set(ledger.read(kept).begun) if kept else set()
     order = {name: place for place, name in enumerate(targets.names())}
+    if config.getoption("--targets-only", default=False):
+        mine = [item for item in mine if item.name in order]
     mine.sort(key=lambda item: order.get(item.name, len(order)))
-    others = [item for item in items if HERE not in item.path.parents]
-    items[:] = others + [item for item in mine if item.nodeid not in begun]
+    items[:] = [item for item in items if HERE not in item.path.parents] + mine
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    deadline = float(os.environ.get("DYNAMS_BENCH_DEADLINE", "inf"))
-    if time.time() > deadline:
-        pytest.skip("no time was left")
-
-
-# ------------------------------------------------------------------------------------ the ledger
-
-
-def pytest_runtest_logstart(nodeid: str) -> None:
-    ledger.write({"begin": nodeid})
-
-
-@pytest.hookimpl(hookwrapper=True, trylast=True)
+@pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    outcome: Any = yield
-    report = outcome.get_result()
-    if report.when == "teardown" or (report.when == "setup" and report.passed):
-        return
-    line: dict[str, Any] = {"end": item.nodeid, "outcome": report.outcome}
+    """What was measured goes with the report to the ledger (see outcomes.py)."""
+    made: Any = yield
+    report = made.get_result()
     benchmark = getattr(item, "funcargs", {}).get("benchmark")
-    if report.passed and benchmark is not None and benchmark.stats is not None:
-        line["entry"] = benchmark.stats.as_dict(include_data=False)
-    elif call.excinfo is not None:
-        line["why"] = timing.first_line(call.excinfo.value)
-    ledger.write(line)
-
-
-def pytest_sessionfinish(exitstatus: int) -> None:
-    if exitstatus in (
-        pytest.ExitCode.OK,
-        pytest.ExitCode.TESTS_FAILED,
-        pytest.ExitCode.NO_TESTS_COLLECTED,
-    ):
-        ledger.write({"finished": True})
+    if report.when == "call" and report.passed and benchmark is not None and benchmark.stats:
+        report.user_properties.append((outcomes.ENTRY, benchmark.stats.as_dict(include_data=False)))
 
 
 # ------------------------------------------------------------------------------------ measuring
@@ -148,6 +126,8 @@ def against(
             info["extra_bytes"] = timing.peak_extra_bytes(partial(ours, *sets[0]))
             ready, failed = {}, {}
             for name, function in rivals.items():
+                if name == peers.COMPILED and request.config.getoption("--targets-only"):
+                    continue
                 made = prepared(name, [partial(function, *one) for one in sets])
                 if isinstance(made, timing.Timed):
                     ready[name] = made

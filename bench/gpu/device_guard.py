@@ -1,8 +1,8 @@
 """A pytest plugin for untried kernels (`-p gpu.device_guard`): one that hangs or poisons the device ends its process, not the run.
 
 After an illegal access every later call of the process fails, and a hang would last until the stage's limit. So a process
-that meets either ends at once, with the traceback on its standard error: under pytest-xdist a new worker takes over, and
-bench/gpu.sh starts the benchmarks again behind the one that failed.
+that meets either ends at once, with the traceback on its standard error: under pytest-xdist a new worker takes over, else
+bench/gpu.sh starts pytest again behind the test that failed. What is still running well past the deadline is ended likewise.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from gpu import ledger
+
 SECONDS_A_TEST = 60.0
+SECONDS_PAST_DEADLINE = 8.0
 DEAD_DEVICE = 70  # the exit code
 
 # Standard error as it was before pytest began to capture it: what is captured is lost with the process.
@@ -32,8 +36,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    left = max(1.0, ledger.deadline() - time.time() + SECONDS_PAST_DEADLINE)
     # Its thread needs no interpreter lock, which a launch that hangs may hold.
-    faulthandler.dump_traceback_later(SECONDS_A_TEST, exit=True, file=item.config.stash[_STDERR])
+    faulthandler.dump_traceback_later(
+        min(SECONDS_A_TEST, left), exit=True, file=item.config.stash[_STDERR]
+    )
     yield
     faulthandler.cancel_dump_traceback_later()
 

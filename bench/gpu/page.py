@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import units
-from gpu import targets
+from gpu import predictions, targets
+from gpu.entries import median
 
 Report = dict[str, Any]
+MOST_NAMED = 60
 
 
 def is_gpu_report(report: Report) -> bool:
@@ -55,29 +57,51 @@ def stages(report: Report) -> str:
     return targets.markdown(["stage", "outcome", "time", ""], rows)
 
 
-def tests(report: Report) -> str:
-    """The contract's tests on the GPU, by backend, and which of them failed."""
+def counts(suite: dict[str, Any]) -> str:
+    """How many of a suite passed, failed, were skipped, and were not reached."""
+    words = ("passed", "failed", "skipped", "not_reached")
+    said = ", ".join(f"{suite[word]} {word.replace('_', ' ')}" for word in words)
+    return f"{said} of {suite['collected']}"
+
+
+def suites(report: Report) -> str:
+    """What the tests, cases and benchmarks came to, and by name what failed or was running at the end."""
     lines = []
-    for suite in report["run"].get("tests", []):
-        lines.append(
-            f"- backend `{suite['backend']}`: {suite['passed']} passed, {suite['failed']} failed, "
-            f"{suite['skipped']} skipped"
-        )
-        lines += [f"    - failed: `{name}`" for name in suite["failing"]]
-    return "\n".join(lines) + "\n" if lines else "None ran to their end.\n"
+    for name, suite in report["run"].get("suites", {}).items():
+        ended = "" if suite["finished"] else "; it did not run to its end"
+        lines.append(f"- `{name}`: {counts(suite)}{ended}")
+        named = [f"failed: {_short(test)}{_because(why)}" for test, why in suite["failing"].items()]
+        named += [
+            f"running when its process died, hung or was stopped: {_short(test)}"
+            for test in suite["running"]
+        ]
+        if len(named) > MOST_NAMED:
+            named[MOST_NAMED:] = [f"and {len(named) - MOST_NAMED} more"]
+        lines += [f"    - {line}" for line in named]
+    return "\n".join(lines) + "\n" if lines else "None ran.\n"
+
+
+def _short(test: str) -> str:
+    return f"`{test.rpartition('/')[2] if '::' in test else test}`"
+
+
+def _because(why: str) -> str:
+    return f": {why}" if why else ""
 
 
 def benchmarks(report: Report) -> str:
     """Every benchmark, with its peers."""
     rows = []
     for entry in report["benchmarks"]:
-        extra, seconds = entry["extra_info"], targets.median(entry)
+        extra, seconds = entry["extra_info"], median(entry)
         count = extra.get("launches")
         ours = [
             entry["name"].removeprefix("bench_"),
             units.time(seconds),
             "" if extra.get("limit") == "host" else units.rate(extra, seconds),
             targets.share(entry),
+            predictions.words(entry["name"]),
+            predictions.verdict(entry),
             "" if count is None else str(count),
         ]
         peers = extra.get("peers", {})
@@ -91,6 +115,8 @@ def benchmarks(report: Report) -> str:
         "ours",
         "rate",
         "of the ceiling",
+        "predicted",
+        "ours is",
         "launches",
         "peer",
         "its time",
@@ -100,9 +126,9 @@ def benchmarks(report: Report) -> str:
 
 
 def troubles(report: Report) -> Iterator[str]:
-    """Benchmarks that failed or were not begun, peers that could not be measured, and timings not taken from a graph."""
-    run = report["run"]
-    for name, why in {**run.get("failures", {}), **run.get("skipped", {})}.items():
+    """Benchmarks that were skipped, peers that could not be measured, and timings not taken from a graph."""
+    skipped = report["run"].get("suites", {}).get("benchmarks", {}).get("skipping", {})
+    for name, why in skipped.items():
         yield f"`{name.rpartition('::')[2]}`: {why}"
     for entry in report["benchmarks"]:
         name, extra = entry["name"].removeprefix("bench_"), entry["extra_info"]
@@ -120,13 +146,15 @@ def troubles(report: Report) -> Iterator[str]:
 def page(report: Report) -> str:
     """The whole report."""
     peers = report["run"].get("peers", {})
+    plan = report["run"].get("plan")
     parts = [
-        f"{machine(report)}.",
+        f"{machine(report)}.{f' Plan: {plan}.' if plan else ''}",
         ceilings(report),
         "Medians of device time; speed-up is the median of the rounds' ratios peer / ours, above 1 where ours is faster.",
         f"## Stages\n\n{stages(report)}",
-        f"## Tests\n\n{tests(report)}",
+        f"## Tests, cases, benchmarks\n\n{suites(report)}",
         f"## Targets\n\n{targets.table(report['benchmarks'])}",
+        f"Predictions: {predictions.MADE}.",
         f"## Benchmarks\n\n{benchmarks(report)}",
         "Peers: " + ", ".join(f"{name} {version}" for name, version in peers.items()) + ".",
     ]

@@ -1,8 +1,13 @@
 """Puts the pieces a run of bench/gpu.sh leaves together. Needs neither torch nor a GPU.
 
+python bench/gpu/results.py begin FOLDER PLAN < environment.json    a new ledger, in the place of what an earlier run left
+python bench/gpu/results.py stage FOLDER STAGE OUTCOME SECONDS NOTE    a stage's line in the ledger, and the page anew
+python bench/gpu/results.py suite FOLDER STAGE SUITE CODE SECONDS NOTE    the same of a stage that ran a suite: its outcome, which is
+                                                  printed, follows from the ledger and the exit CODE of its process
 python bench/gpu/results.py page FOLDER           kernels.md, from what the ledger in FOLDER holds so far
 python bench/gpu/results.py finish FOLDER         the same, and the ledger becomes kernels.json
-python bench/gpu/results.py tests FOLDER BACKEND JUNIT.xml     one backend's tests into the ledger and into junit.xml
+python bench/gpu/results.py suspects FOLDER       what failed so far, a line each: "case NAME", or "test SUITE ID"
+python bench/gpu/results.py finished FOLDER SUITE    exit code 0 where nothing of the suite is left to run
 python bench/gpu/results.py trim LOG ...          a log of more than 4 MB keeps its beginning and its end
 """
 
@@ -10,7 +15,7 @@ from __future__ import annotations
 
 import json
 import sys
-import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,76 +23,99 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gpu import ledger, page
 
-LEDGER = "kernels.jsonl"
+LEDGER, REPORT, PAGE = "kernels.jsonl", "kernels.json", "kernels.md"
+LOGS = ("build", "cases", "tests", "benchmarks", "profile", "sanitizers", "compare")
 HEAD_BYTES, TAIL_BYTES = 1 << 20, 3 << 20
-MOST_FAILING = 60
+# Under a sanitizer a test takes minutes.
+MOST_SUSPECTS = 8
+TEST_SUITES = ("native", "triton")
+
+
+def begin(folder: Path, plan: str) -> None:
+    """Begins a ledger with the machine's facts, read from standard input."""
+    facts = json.loads(sys.stdin.read())
+    for name in (LEDGER, REPORT, PAGE, *(f"{log}.log" for log in LOGS)):
+        (folder / name).unlink(missing_ok=True)
+    ledger.append(folder / LEDGER, {"environment": facts, "plan": plan})
 
 
 def report(folder: Path) -> dict[str, Any]:
     """The run so far in pytest-benchmark's form; under "run" what that has no place for."""
     kept = ledger.read(folder / LEDGER)
-    facts = json.loads((folder / "environment.json").read_text())
+    facts = dict(kept.environment)
     commit, datetime = facts.pop("commit"), facts.pop("datetime")
     run = {
+        "plan": kept.plan,
         **kept.session,
-        "failures": kept.failures,
-        "skipped": kept.skipped,
         "stages": kept.stages,
-        "tests": kept.tests,
+        "suites": {name: suite.summary() for name, suite in kept.suites.items()},
     }
-    for entry in kept.entries:  # one copy of what all of them share
+    entries = kept.suite("benchmarks").entries
+    for entry in entries:  # one copy of what all of them share
         run.setdefault("ceilings", entry["extra_info"].get("ceilings"))
     return {
         "machine_info": facts,
         "commit_info": commit,
         "datetime": datetime,
         "run": run,
-        "benchmarks": kept.entries,
+        "benchmarks": entries,
     }
 
 
 def write_page(folder: Path) -> dict[str, Any]:
     """Writes kernels.md; the report it shows."""
     made = report(folder)
-    (folder / "kernels.md").write_text(page.page(made))
+    (folder / PAGE).write_text(page.page(made))
     return made
+
+
+def stage(folder: Path, name: str, outcome: str, seconds: str, note: str) -> None:
+    """Adds what a stage came to."""
+    line = {"stage": name, "outcome": outcome, "seconds": int(seconds), "note": note}
+    ledger.append(folder / LEDGER, line)
+    write_page(folder)
+
+
+def suite_outcome(suite: ledger.Suite, code: int) -> str:
+    """What a suite came to: ok, failed or cut off (by its deadline, or killed at its limit)."""
+    told = suite.summary()
+    cut = code in (124, 137)
+    if told["failed"] or (code != 0 and not cut):
+        return "failed"
+    if told["not_reached"] or cut:
+        return "cut off"
+    return "ok" if told["collected"] else "failed"
+
+
+def stage_of_suite(
+    folder: Path, name: str, of: str, code: str, seconds: str, note: str
+) -> tuple[str, str]:
+    """Adds what a stage that ran a suite came to; the outcome, and the suite's counts with the note."""
+    suite = ledger.read(folder / LEDGER).suite(of)
+    outcome = suite_outcome(suite, int(code))
+    counts = page.counts(suite.summary()) if suite.collected else f"nothing ran, exit code {code}"
+    said = f"{counts}; {note}" if note else counts
+    stage(folder, name, outcome, seconds, said)
+    return outcome, said
 
 
 def finish(folder: Path) -> None:
     """Writes kernels.md and kernels.json, which takes the ledger's place."""
     made = write_page(folder)
-    (folder / "kernels.json").write_text(json.dumps(made, indent=1) + "\n")
+    (folder / REPORT).write_text(json.dumps(made, indent=1) + "\n")
     (folder / LEDGER).unlink(missing_ok=True)
 
 
-def suite_summary(backend: str, suites: ET.Element) -> dict[str, Any]:
-    """How many tests passed, failed and were skipped, and the names of those that failed."""
-    failing, counts = [], {"passed": 0, "failed": 0, "skipped": 0}
-    for case in suites.iter("testcase"):
-        tags = {child.tag for child in case}
-        outcome = "skipped" if "skipped" in tags else "passed"
-        if tags & {"failure", "error"}:
-            outcome = "failed"
-            failing.append(f"{case.get('classname')}::{case.get('name')}")
-        counts[outcome] += 1
-    more = len(failing) - MOST_FAILING
-    if more > 0:
-        failing[MOST_FAILING:] = [f"and {more} more"]
-    return {"backend": backend, **counts, "failing": failing}
-
-
-def add_tests(folder: Path, backend: str, junit: Path) -> None:
-    """Adds the suites of one backend to junit.xml, named after it, and their summary to the ledger."""
-    suites = ET.parse(junit).getroot()
-    merged_path = folder / "junit.xml"
-    merged = ET.parse(merged_path).getroot() if merged_path.exists() else ET.Element("testsuites")
-    for suite in suites.iter("testsuite"):
-        suite.set("name", backend)
-        suite.attrib.pop("hostname", None)
-        merged.append(suite)
-    ET.ElementTree(merged).write(merged_path, encoding="utf-8", xml_declaration=True)
-    with (folder / LEDGER).open("a") as file:
-        file.write(json.dumps({"tests": suite_summary(backend, suites)}) + "\n")
+def suspects(folder: Path) -> Iterator[str]:
+    """Cases and tests that failed or were running when their process ended, the first few."""
+    kept = ledger.read(folder / LEDGER)
+    cases = kept.suite("cases")
+    for name in [*cases.of("failed"), *cases.running][:MOST_SUSPECTS]:
+        yield f"case {name}"
+    for name in TEST_SUITES:
+        suite = kept.suite(name)
+        for test in [*suite.of("failed"), *suite.running][: MOST_SUSPECTS // 2]:
+            yield f"test {name} {test}"
 
 
 def trim(log: Path) -> None:
@@ -99,15 +127,29 @@ def trim(log: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) == 2 and arguments[0] == "page":
-        write_page(Path(arguments[1]))
-    elif len(arguments) == 2 and arguments[0] == "finish":
-        finish(Path(arguments[1]))
-    elif len(arguments) == 4 and arguments[0] == "tests":
-        add_tests(Path(arguments[1]), arguments[2], Path(arguments[3]))
-    elif len(arguments) >= 2 and arguments[0] == "trim":
-        for log in map(Path, arguments[1:]):
-            trim(log)
+    commands: dict[tuple[str, int], Callable[..., Any]] = {
+        ("begin", 1): begin,
+        ("stage", 4): stage,
+        ("page", 0): write_page,
+        ("finish", 0): finish,
+    }
+    verb, named = (arguments[0], arguments[1:]) if arguments else ("", [])
+    folder = Path(named[0]) if named else Path()
+    if named and (verb, len(named) - 1) in commands:
+        commands[verb, len(named) - 1](folder, *named[1:])
+    elif verb == "suite" and len(named) == 6:
+        outcome, said = stage_of_suite(folder, *named[1:])
+        print(f"{outcome} ({said})")
+        return 0 if outcome == "ok" else 1
+    elif verb == "suspects" and len(named) == 1:
+        for line in suspects(folder):
+            print(line)
+    elif verb == "finished" and len(named) == 2:
+        return 0 if ledger.read(folder / LEDGER).suite(named[1]).finished else 1
+    elif verb == "trim" and named:
+        for log in map(Path, named):
+            if log.exists():
+                trim(log)
     else:
         print(__doc__, file=sys.stderr)
         return 2

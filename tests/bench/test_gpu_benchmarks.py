@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from gpu import ledger, results, targets
+from gpu.entries import by_name
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -23,10 +23,13 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", **more}
 
 
-def run_pytest(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+def run_benchmarks(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    more |= {ledger.FILE: str(folder / results.LEDGER), ledger.SUITE: "benchmarks"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    plugins = ["-p", "gpu.outcomes", "-p", "gpu.device_guard", "-p", "cpu_for_gpu"]
+    options = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
     return subprocess.run(
-        [*command, "-p", "gpu.device_guard", *arguments],
+        [*command, *plugins, *options, *arguments],
         cwd=folder,
         env=environment(**more),
         capture_output=True,
@@ -34,12 +37,6 @@ def run_pytest(folder: Path, *arguments: str, **more: str) -> subprocess.Complet
         timeout=400,
         check=False,
     )
-
-
-def run_benchmarks(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    more[ledger.VARIABLE] = str(folder / results.LEDGER)
-    options = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "-p", "cpu_for_gpu"]
-    return run_pytest(folder, *options, *arguments, **more)
 
 
 FACTS: dict[str, Any] = {
@@ -51,21 +48,31 @@ FACTS: dict[str, Any] = {
 }
 
 
+def new_ledger(folder: Path, *lines: dict[str, Any]) -> None:
+    for line in ({"environment": FACTS, "plan": "full"}, *lines):
+        ledger.append(folder / results.LEDGER, line)
+
+
+def benchmarks_of(folder: Path) -> ledger.Suite:
+    return ledger.read(folder / results.LEDGER).suite("benchmarks")
+
+
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    (folder / "environment.json").write_text(json.dumps(FACTS))
+    new_ledger(folder)
     ran = run_benchmarks(folder, str(BENCH / "gpu"))
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-4000:]
     return folder
 
 
 def test_every_benchmark_runs_and_is_in_the_ledger(whole_run: Path) -> None:
-    kept = ledger.read(whole_run / results.LEDGER)
+    kept = benchmarks_of(whole_run)
     assert kept.finished
-    assert kept.failures == {}
-    assert all("mask" in name for name in kept.skipped)
-    assert len(kept.entries) == len(kept.begun) - len(kept.skipped)
+    assert kept.of("failed") == {}
+    assert kept.running == []
+    assert all("mask" in name for name in kept.of("skipped"))
+    assert kept.collected == len(kept.begun) == len(kept.entries) + len(kept.of("skipped"))
     for entry in kept.entries:
         assert entry["stats"]["median"] > 0
         assert "data" not in entry["stats"]
@@ -74,7 +81,7 @@ def test_every_benchmark_runs_and_is_in_the_ledger(whole_run: Path) -> None:
 
 
 def test_what_the_targets_rest_on_runs_first(whole_run: Path) -> None:
-    begun = [name.partition("::")[2] for name in ledger.read(whole_run / results.LEDGER).begun]
+    begun = [name.partition("::")[2] for name in benchmarks_of(whole_run).begun]
     assert begun[: len(targets.names())] == targets.names()
 
 
@@ -87,7 +94,7 @@ def test_the_report_judges_every_target_that_has_a_benchmark(whole_run: Path) ->
 
 
 def test_bytes_and_flops_are_those_of_the_shapes(whole_run: Path) -> None:
-    entries = targets.by_name(ledger.read(whole_run / results.LEDGER).entries)
+    entries = by_name(benchmarks_of(whole_run).entries)
     margin = entries["bench_margin[native-1000-bfloat16]"]["extra_info"]
     assert margin["bytes"] == 1_000_000 * 2 + 1000 * 4
     head = entries["bench_linear_margin[8192x4096-128256]"]["extra_info"]
@@ -97,81 +104,148 @@ def test_bytes_and_flops_are_those_of_the_shapes(whole_run: Path) -> None:
     assert selection["bytes"] == 3000 * 4 + 1800 * (4 + 8)
 
 
+def test_on_demand_only_the_targets_are_measured_and_nothing_is_compiled_for_it(
+    tmp_path: Path,
+) -> None:
+    paths = [
+        str(BENCH / "gpu" / f"bench_{name}_gpu.py") for name in ("row_scores", "host_overhead")
+    ]
+    assert run_benchmarks(tmp_path, "--targets-only", *paths).returncode == 0
+    entries = by_name(benchmarks_of(tmp_path).entries)
+    assert list(entries) == [
+        name
+        for name in targets.names()
+        if "linear_margin[6" not in name
+        and "[8" not in name
+        and "smallest_k[n" not in name
+        and "topk[" not in name
+    ]
+    peers = entries["bench_margin[native-1000-float32]"]["extra_info"]["peers"]
+    assert "topk(2), subtracted" in peers
+    assert not any("compile" in peer for peer in peers)
+
+
 def test_what_an_earlier_process_began_is_not_begun_again(tmp_path: Path) -> None:
     path = BENCH / "gpu" / "bench_host_overhead_gpu.py"
     died = "bench/gpu/bench_host_overhead_gpu.py::bench_host_overhead[margin]"
-    (tmp_path / results.LEDGER).write_text(json.dumps({"begin": died}) + "\n")
+    new_ledger(tmp_path, {"suite": "benchmarks", "begin": died})
     assert run_benchmarks(tmp_path, str(path)).returncode == 0
-    kept = ledger.read(tmp_path / results.LEDGER)
-    assert list(kept.failures) == [died]
+    kept = benchmarks_of(tmp_path)
+    assert kept.running == [died]
     assert kept.begun.count(died) == 1
-    assert len(kept.entries) == len(kept.begun) - 1
+    assert len(kept.entries) == len(kept.begun) - 1 == kept.collected - 1
 
 
-def test_past_the_deadline_benchmarks_are_skipped_and_say_so(tmp_path: Path) -> None:
-    path = str(BENCH / "gpu" / "bench_host_overhead_gpu.py")
-    assert run_benchmarks(tmp_path, path, DYNAMS_BENCH_DEADLINE="1000").returncode == 0
-    kept = ledger.read(tmp_path / results.LEDGER)
-    assert kept.finished
-    assert kept.entries == []
-    assert all("no time was left" in why for why in kept.skipped.values())
-    assert len(kept.skipped) == len(kept.begun) > 0
+# ------------------------------------------------------------------------------------ every path, compared or sanitized
 
+CASES = """
+import sys, cpu_for_gpu
+import torch
+from gpu import backends, sanitized
 
-HANGING = """
-import time
-
-def test_hangs():
-    time.sleep(60)
+cpu_for_gpu.replace_gpu()
+sanitized.gpu_backends = backends.gpu_backends
+sanitized.LARGE_COUNTS = (80_000,)
+{before}
+sys.exit(sanitized.main(sys.argv[1:]))
 """
 
 
-def test_a_hanging_test_ends_its_process_and_is_named(tmp_path: Path) -> None:
-    (tmp_path / "test_hanging.py").write_text(HANGING)
-    (tmp_path / "quick.py").write_text("import gpu.device_guard as g\ng.SECONDS_A_TEST = 0.5\n")
-    ran = run_pytest(tmp_path, "-p", "quick", "test_hanging.py")
-    assert ran.returncode != 0
-    assert "in test_hangs" in ran.stderr
-
-
-DEADLY = """
-import sys, types
-
-class Dead:
-    is_initialized = staticmethod(lambda: True)
-    def synchronize():
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-def test_poisons(monkeypatch):
-    sys.modules["torch"] = types.SimpleNamespace(cuda=Dead)
-    assert False, "the first sign"
-"""
-
-
-def test_a_dead_device_ends_the_process_with_the_first_error_shown(tmp_path: Path) -> None:
-    (tmp_path / "test_deadly.py").write_text(DEADLY)
-    ran = run_pytest(tmp_path, "-p", "no:hypothesispytest", "test_deadly.py")
-    assert ran.returncode == 70
-    assert "the first sign" in ran.stderr
-    assert "the device is dead" in ran.stderr
-
-
-def test_the_sanitizers_cases_give_right_results() -> None:
-    path = str(BENCH / "gpu" / "sanitized.py")
-    script = (
-        "import cpu_for_gpu, runpy, sys; cpu_for_gpu.replace_gpu(); sys.argv = ['x']; "
-        f"runpy.run_path({path!r}, run_name='__main__')"
-    )
-    ran = subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment(),
+def run_cases(
+    folder: Path, *arguments: str, before: str = "", **more: str
+) -> subprocess.CompletedProcess[str]:
+    more |= {ledger.FILE: str(folder / results.LEDGER), ledger.SUITE: "cases"}
+    script = CASES.format(before=before)
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env=environment(**more),
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
-    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
-    assert "sanitized.py: 0 wrong results" in ran.stdout
-    assert ran.stdout.count("row_scores") > 50
-    assert ran.stdout.count("smallest_k") > 50
-    assert ran.stdout.count("linear_") > 25
+
+
+def cases_of(folder: Path) -> ledger.Suite:
+    return ledger.read(folder / results.LEDGER).suite("cases")
+
+
+def test_every_case_gives_the_right_results(tmp_path: Path) -> None:
+    for part in ("1/2", "2/2"):
+        ran = run_cases(tmp_path, "--part", part)
+        assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
+        assert "sanitized.py: 0 wrong results" in ran.stdout
+    told = cases_of(tmp_path).summary()
+    assert told["finished"]
+    assert told["passed"] == told["collected"] == len(set(cases_of(tmp_path).begun))
+    names = cases_of(tmp_path).begun
+    for backend in ("native", "triton"):
+        of_backend = [name for name in names if name.startswith(f"{backend}: ")]
+        assert sum("row_scores" in name for name in of_backend) > 30
+        assert sum("of 80000 " in name for name in of_backend) == 9
+    assert sum("triton: linear_" in name for name in names) > 25
+
+
+# A backend that is wrong in one case and raises in another; its selections are the CPU's.
+FAULTY = """
+real = backends.gpu_backends()["native"]
+
+class Faulty:
+    row_scores = real.row_scores
+
+    def smallest_k(self, values, k, by_value):
+        if values.shape[0] == 31:
+            raise ValueError("not today")
+        found, indices = real.smallest_k(values, k, by_value)
+        return found, indices + (values.shape[0] == 1025)
+
+    def smallest_mask(self, values, k):
+        mask = torch.ones_like(values, dtype=torch.bool)
+        if values.shape[0] != 20_001:
+            mask[real.smallest_k(values, k, False)[1]] = True
+            mask[:] = False
+            mask[real.smallest_k(values, k, False)[1]] = True
+        return mask
+
+sanitized.gpu_backends = lambda: {"native": Faulty()}
+"""
+
+
+def test_a_case_that_is_wrong_or_raises_does_not_stop_the_others(tmp_path: Path) -> None:
+    only = [
+        f"--only=native: smallest_k 1 of {count} random" for count in (1, 31, 1025, 20_001, 300_007)
+    ]
+    ran = run_cases(tmp_path, *only, before=FAULTY)
+    assert ran.returncode == 3, ran.stdout + ran.stderr
+    kept = cases_of(tmp_path)
+    assert kept.of("failed") == {
+        "native: smallest_k 1 of 31 random": "ValueError: not today",
+        "native: smallest_k 1 of 1025 random": "indices differ in 1 places",
+        "native: smallest_k 1 of 20001 random": "mask differ in 20000 places",
+    }
+    assert list(kept.of("passed")) == [f"native: smallest_k 1 of {n} random" for n in (1, 300_007)]
+
+
+def test_a_dead_device_stops_the_cases_and_the_next_process_goes_on_behind(tmp_path: Path) -> None:
+    dead = "sanitized.device_is_dead = lambda: True"
+    only = [f"--only=native: smallest_k 1 of {count} random" for count in (31, 300_007)]
+    ran = run_cases(tmp_path, *only, before=FAULTY + dead)
+    assert ran.returncode == 70
+    assert "the device is dead after native: smallest_k 1 of 31 random" in ran.stdout
+    assert run_cases(tmp_path, *only).returncode == 0
+    assert cases_of(tmp_path).begun == [
+        f"native: smallest_k 1 of {n} random" for n in (31, 300_007)
+    ]
+
+
+def test_unchecked_cases_are_small_unless_named_and_stop_at_the_deadline(tmp_path: Path) -> None:
+    ran = run_cases(tmp_path, "--unchecked", DYNAMS_GPU_DEADLINE="1000")
+    assert ran.returncode == 124
+    kept = cases_of(tmp_path)
+    assert kept.begun == []
+    assert kept.collected > 100
+    assert (
+        run_cases(tmp_path, "--unchecked", "--only=native: smallest_k 1 of 80000 half").returncode
+        == 0
+    )
+    assert list(cases_of(tmp_path).of("passed")) == ["native: smallest_k 1 of 80000 half"]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from gpu import ledger
+from gpu import builds, ledger
 
 BENCH = Path(__file__).parents[2] / "bench"
 
@@ -24,39 +28,63 @@ FACTS = {
     "commit": {"id": "0" * 40},
     "datetime": "2026-12-01T10:00:00+00:00",
 }
-JUNIT = '<testsuites><testsuite name="pytest"><testcase classname="t" name="a"/></testsuite></testsuites>'
 ENTRY = {
     "name": "bench_margin[native-1000-float32]",
     "stats": {"median": 1e-3},
     "extra_info": {"limit": "copy", "bytes": 1, "peers": {}},
 }
 
-# Stands in for python3: each of its uses does what a file of the test says, or succeeds; `results.py` runs in earnest.
+# Stands in for python3: each of its uses does what a file of the test says, or succeeds. What needs neither torch nor a GPU
+# runs in earnest, the compilation with a setup.py of the test's.
 FAKE = """\
 #!/usr/bin/env bash
 use() {{ [ ! -f "{folder}/$1" ] || . "{folder}/$1"; }}
+suite() {{
+  use "$DYNAMS_GPU_SUITE"
+  sed "s/SUITE/$DYNAMS_GPU_SUITE/" "{folder}/ledger.jsonl" >> "$DYNAMS_GPU_LEDGER"
+}}
 echo "$*" >> "{folder}/calls"
 case "$*" in
   *environment.py*) use environment; cat "{folder}/facts.json" ;;
-  *results.py*) exec "{python}" "$@" ;;
+  *results.py* | *builds.py*) exec "{python}" "$@" ;;
   *"import json, sys"*) echo 90 ;;
   *"import xdist"*) exit 1 ;;
-  *"-m pip"*) mkdir -p "${{@: -2:1}}"; use "pip-$DYNAMS_BUILD_CUDA" ;;
-  *tests/kernels*) echo "tests of $DYNAMS_KERNELS_BACKEND"
-    while [ $# -gt 0 ]; do [ "$1" = --junitxml ] && cp "{folder}/junit.xml" "$2"; shift; done
-    use "tests-$DYNAMS_KERNELS_BACKEND" ;;
-  *sanitized.py*) echo cases; use sanitized ;;
+  *native_cuda*) use check ;;
+  *"-m pytest"*) echo "pytest of $DYNAMS_GPU_SUITE"; suite ;;
+  *sanitized.py*) echo cases; suite ;;
+  *profiled.py*) use profile ;;
   *"dynams.cli compare"*) use compare "$@" ;;
-  *bench/gpu*) use benchmarks; cat "{folder}/ledger.jsonl" >> "$DYNAMS_BENCH_LEDGER" ;;
 esac
 exit 0
 """
 SANITIZER = """\
 #!/usr/bin/env bash
-while [ "$1" != --error-exitcode ]; do [ "$1" = --tool ] && tool=$2; shift; done
-echo "========= ERROR SUMMARY: $tool"
+while [ "$1" != application-only ]; do [ "$1" = --tool ] && tool=$2; shift; done
+shift
+"$@" || exit
+echo "========= ERROR SUMMARY: 0 errors by $tool"
 [ ! -f "{folder}/$tool" ] || . "{folder}/$tool"
 """
+NCU = """\
+#!/usr/bin/env bash
+echo "    Section: GPU Speed Of Light Throughput"
+[ ! -f "{folder}/ncu-does" ] || . "{folder}/ncu-does"
+"""
+SETUP = """\
+import os, sys, sysconfig
+from pathlib import Path
+
+package = Path(sys.argv[-1]) / "dynams_kernels"
+package.mkdir(parents=True, exist_ok=True)
+for name, switch in (("_cpu", "CPU"), ("_cuda", "CUDA")):
+    if os.environ["DYNAMS_BUILD_" + switch] == "required":
+        (package / (name + sysconfig.get_config_var("EXT_SUFFIX"))).write_text("compiled")
+"""
+# In the case of SETUP: how a compiler fails, or hangs, on CUDA's part.
+FATAL = (
+    "import os\nif os.environ['DYNAMS_BUILD_CUDA'] == 'required': raise SystemExit('nvcc: fatal')\n"
+)
+HANGS = "import time\ntime.sleep(60)\n"
 
 
 class Script:
@@ -64,66 +92,89 @@ class Script:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.repo = folder / "repo"
         self.fakes = folder / "fakes"
         self.out = folder / "out"
         self.data: Path | None = None
-        (folder / "repo").mkdir()
         self.fakes.mkdir()
-        bench = folder / "repo" / "bench"
+        bench = self.repo / "bench"
         shutil.copytree(BENCH / "gpu", bench / "gpu", ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("gpu.sh", "units.py"):
             shutil.copy(BENCH / name, bench / name)
+        for package in builds.PACKAGES.values():
+            (self.repo / package).mkdir(parents=True)
+            (self.repo / package / "__init__.py").write_text(f"# {package}")
+        (self.repo / "csrc").mkdir()
+        tests = self.repo / "tests" / "kernels"
+        tests.mkdir(parents=True)
+        for name in ("cuda_values", "cuda_linear", "smallest_k", "memory"):
+            (tests / f"test_{name}.py").touch()
+        (self.repo / "setup.py").write_text(SETUP)
         self.fake("facts.json", json.dumps(FACTS))
-        self.fake("junit.xml", JUNIT)
-        done = [{"begin": "x"}, {"end": "x", "outcome": "passed", "entry": ENTRY}]
-        self.fake(
-            "ledger.jsonl", "".join(f"{json.dumps(e)}\n" for e in [*done, {"finished": True}])
-        )
+        done = [{"collected": 1}, {"begin": "x"}, {"end": "x", "outcome": "passed", "entry": ENTRY}]
+        self.fake_ledger(*done, {"finished": True})
         self.executable("python3", FAKE)
         self.executable("compute-sanitizer", SANITIZER)
+        self.executable("ncu", NCU)
         self.executable("nvidia-smi", "#!/usr/bin/env bash\n")
 
     def fake(self, name: str, text: str) -> None:
         (self.fakes / name).write_text(textwrap.dedent(text))
+
+    def fake_ledger(self, *lines: dict[str, object]) -> None:
+        """What every suite leaves in the ledger."""
+        self.fake(
+            "ledger.jsonl", "".join(f"{json.dumps({'suite': 'SUITE', **e})}\n" for e in lines)
+        )
 
     def executable(self, name: str, text: str) -> None:
         path = self.fakes / name
         path.write_text(text.format(folder=self.fakes, python=sys.executable))
         path.chmod(0o755)
 
-    def run(self, *arguments: str, seconds: int = 500) -> subprocess.CompletedProcess[str]:
-        environment = {
-            **os.environ,
-            "PATH": f"{self.fakes}:{os.environ['PATH']}",
-            "DYNAMS_GPU_SECONDS": str(seconds),
-        }
-        environment.pop("PYTHON", None)
-        environment.pop(ledger.VARIABLE, None)
-        environment.pop("DYNAMS_CIFAR10", None)
+    def begin(self, *arguments: str, seconds: int | None = None) -> subprocess.Popen[str]:
+        environment = {**os.environ, "PATH": f"{self.fakes}:{os.environ['PATH']}"}
+        for name in ("PYTHON", "DYNAMS_CIFAR10", "DYNAMS_GPU_SECONDS", ledger.FILE):
+            environment.pop(name, None)
+        if seconds is not None:
+            environment["DYNAMS_GPU_SECONDS"] = str(seconds)
         if self.data is not None:
             environment["DYNAMS_CIFAR10"] = str(self.data)
-        script = str(self.folder / "repo" / "bench" / "gpu.sh")
-        return subprocess.run(
-            ["bash", script, *(arguments or (str(self.out),))],
+        return subprocess.Popen(
+            ["bash", str(self.repo / "bench" / "gpu.sh"), str(self.out), *arguments],
             env=environment,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=120,
-            check=False,
         )
 
-    def outcomes(self) -> dict[str, str]:
+    def run(self, *arguments: str, seconds: int | None = None) -> Ran:
+        process = self.begin(*arguments, seconds=seconds)
+        stdout, stderr = process.communicate(timeout=120)
+        return Ran(process.returncode, stdout, stderr)
+
+    def stages(self) -> dict[str, str]:
         stages = json.loads((self.out / "kernels.json").read_text())["run"]["stages"]
         return {stage["stage"]: stage["outcome"] for stage in stages}
 
-    def outcomes_of_kernels(self) -> dict[str, str]:
-        """Without data there are no cells to compare."""
-        outcomes = self.outcomes()
-        assert outcomes.pop("compare") == "skipped"
-        return outcomes
+    def notes(self) -> dict[str, str]:
+        stages = json.loads((self.out / "kernels.json").read_text())["run"]["stages"]
+        return {stage["stage"]: stage["note"] for stage in stages}
 
-    def calls(self) -> str:
-        return (self.fakes / "calls").read_text()
+    def calls(self, about: str) -> list[str]:
+        lines = (self.fakes / "calls").read_text().splitlines()
+        return [line for line in lines if about in line]
+
+
+@dataclass
+class Ran:
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def last_line(self) -> str:
+        return self.stdout.strip().splitlines()[-1]
 
 
 @pytest.fixture
@@ -131,122 +182,71 @@ def script(tmp_path: Path) -> Script:
     return Script(tmp_path)
 
 
-STAGES = [
-    "environment",
-    "build",
-    "tests, native",
-    "tests, triton",
-    "sanitizers' cases",
-    "memcheck",
-    "racecheck",
-    "initcheck",
-    "synccheck",
-    "benchmarks",
-]
+FIRST = ["environment", "build", "cases", "tests, native", "benchmarks", "profile"]
+FULL = ["environment", "build", "tests, native", "tests, triton", "benchmarks", "memcheck"]
+# By the arguments that ask for them.
+PLANS = {("--plan", "first"): FIRST, (): FULL}
+
+# ------------------------------------------------------------------------------------ the plans
 
 
-def last_line(ran: subprocess.CompletedProcess[str]) -> str:
-    return ran.stdout.strip().splitlines()[-1]
-
-
-def test_a_good_run_leaves_everything_in_eight_files(script: Script) -> None:
-    ran = script.run()
+@pytest.mark.parametrize("arguments", PLANS, ids=str)
+def test_a_good_run_leaves_all_of_its_plan_in_few_files(
+    script: Script, arguments: tuple[str, ...]
+) -> None:
+    first = bool(arguments)
+    ran = script.run(*arguments)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert last_line(ran).startswith("gpu.sh: ok")
-    assert script.outcomes_of_kernels() == dict.fromkeys(STAGES, "ok")
-    assert sorted(path.name for path in script.out.iterdir()) == [
-        "benchmarks.log",
-        "build.log",
-        "environment.json",
-        "junit.xml",
-        "kernels.json",
-        "kernels.md",
-        "sanitizers.log",
-        "tests.log",
-    ]
+    assert ran.last_line.startswith("gpu.sh: ok")
+    assert script.stages() == dict.fromkeys(PLANS[arguments], "ok")
+    logs = ["cases", "profile"] if first else ["sanitizers"]
+    assert sorted(path.name for path in script.out.iterdir()) == sorted(
+        ["kernels.json", "kernels.md"]
+        + [f"{name}.log" for name in ("build", "tests", "benchmarks", *logs)]
+    )
     report = json.loads((script.out / "kernels.json").read_text())
+    assert report["run"]["plan"] == ("first" if first else "full")
     assert [entry["name"] for entry in report["benchmarks"]] == [ENTRY["name"]]
     assert "margin[native-1000-float32]" in (script.out / "kernels.md").read_text()
+    [benchmarks] = script.calls("repo/bench/gpu -q")
+    assert ("--targets-only" in benchmarks) == first
 
 
-def test_failing_tests_stop_nothing_but_the_exit_code_tells(script: Script) -> None:
-    script.fake("tests-native", "exit 1\n")
-    ran = script.run()
+# What each use of the fakes does where all hang; the build's compiler is named apart.
+HANGING = ("check", "cases", "native", "triton", "benchmarks", "profile", "ncu-does", "memcheck")
+
+
+@pytest.mark.parametrize("plan", ["first", "full"])
+def test_where_every_stage_hangs_the_run_ends_in_its_time_with_a_report(
+    script: Script, plan: str
+) -> None:
+    (script.repo / "setup.py").write_text(HANGS)
+    for name in HANGING:
+        script.fake(name, "exec sleep 100\n")
+    seconds = 7
+    ran = script.run("--plan", plan, seconds=seconds)
     assert ran.returncode == 1
-    assert last_line(ran).startswith("gpu.sh: FAILED: tests, native failed (")
-    assert script.outcomes_of_kernels() == {
-        **dict.fromkeys(STAGES, "ok"),
-        "tests, native": "failed",
-    }
+    found = re.search(r"\((\d+) s, ", ran.last_line)
+    assert found is not None
+    # The page of each stage is no part of what is scaled; the machine may be busy.
+    assert int(found[1]) <= seconds + 5
+    stages = script.stages()
+    assert stages.pop("environment") == "ok"
+    assert stages.pop("build") == "failed"
+    assert stages.pop("tests, native", "skipped") == "skipped"
+    rest = {"first": ["cases", "tests, triton", "benchmarks", "profile"]}
+    assert stages == dict.fromkeys(rest.get(plan, FULL[3:]), "cut off")
+    assert "## Targets" in (script.out / "kernels.md").read_text()
 
 
-def test_a_build_that_fails_is_said_loudly_and_triton_goes_on(script: Script) -> None:
-    script.fake("pip-required", "echo 'nvcc: fatal'; exit 1\n")
-    ran = script.run()
-    assert ran.returncode == 1
-    assert "NO COMPILED CUDA KERNELS" in ran.stdout
-    assert "nvcc: fatal" in (script.out / "build.log").read_text()
-    assert "NO COMPILED CUDA KERNELS" in (script.out / "kernels.md").read_text()
-    assert script.outcomes_of_kernels() == {**dict.fromkeys(STAGES, "ok"), "build": "failed"}
-
-
-def test_where_nothing_can_be_installed_the_source_tree_is_used(script: Script) -> None:
-    for name in ("pip-required", "pip-off"):
-        script.fake(name, "exit 1\n")
-    assert script.run().returncode == 1
-    repo = script.folder / "repo"
-    assert (repo / "build" / "gpu" / "path").read_text() == f"{repo}:{repo}/python\n"
-
-
-def test_a_tool_that_finds_an_error_is_named(script: Script) -> None:
-    script.fake("racecheck", "exit 9\n")
-    ran = script.run()
-    assert ran.returncode == 1
-    assert "racecheck failed" in last_line(ran)
-    assert script.outcomes()["memcheck"] == "ok"
-    assert script.outcomes()["benchmarks"] == "ok"
-
-
-def test_missing_sanitizers_are_a_line_not_a_failure(script: Script) -> None:
-    (script.fakes / "compute-sanitizer").unlink()
-    if shutil.which("compute-sanitizer") or Path("/usr/local/cuda/bin/compute-sanitizer").exists():
-        pytest.skip("compute-sanitizer is installed here")
-    ran = script.run()
+def test_one_stage_alone_runs_on_the_build_of_before(script: Script) -> None:
+    assert script.run("--plan", "first").returncode == 0
+    (script.fakes / "calls").unlink()
+    ran = script.run("--plan", "first", "--stage", "benchmarks")
     assert ran.returncode == 0
-    assert "sanitizers: skipped (compute-sanitizer is not installed)" in ran.stdout
-
-
-def test_benchmarks_go_on_behind_one_that_killed_its_process(script: Script) -> None:
-    # The first process dies within a benchmark; the second ends well.
-    script.fake(
-        "benchmarks",
-        """\
-        if [ ! -f "$0.died" ]; then
-          touch "$0.died"
-          echo '{"begin": "bench/gpu/y.py::bench_deadly"}' >> "$DYNAMS_BENCH_LEDGER"
-          exit 70
-        fi
-        """,
-    )
-    ran = script.run()
-    assert ran.returncode == 1
-    assert "benchmarks failed" in last_line(ran)
-    report = json.loads((script.out / "kernels.json").read_text())
-    assert [entry["name"] for entry in report["benchmarks"]] == [ENTRY["name"]]
-    assert "bench_deadly" in (script.out / "kernels.md").read_text()
-
-
-def test_a_run_out_of_time_still_leaves_its_report(script: Script) -> None:
-    script.fake("tests-native", "echo begun; sleep 60\n")
-    ran = script.run(seconds=4)
-    assert ran.returncode == 1
-    outcomes = script.outcomes()
-    assert outcomes["build"] == "ok"
-    assert outcomes["tests, native"] == "cut off"
-    assert outcomes["tests, triton"] == "cut off"
-    assert "benchmarks" in outcomes
-    assert "begun" in (script.out / "tests.log").read_text()
-    assert "| tests, native | cut off |" in (script.out / "kernels.md").read_text()
+    assert list(script.stages()) == ["environment", "build", "benchmarks"]
+    assert script.calls("builds.py make") == []
+    assert not (script.out / "tests.log").exists()
 
 
 def test_without_a_gpu_it_ends_at_once_with_one_line(script: Script) -> None:
@@ -256,6 +256,13 @@ def test_without_a_gpu_it_ends_at_once_with_one_line(script: Script) -> None:
     assert ran.stderr == "gpu.sh: no usable GPU\n"
     assert ran.stdout == ""
     assert list(script.out.iterdir()) == []
+
+
+def test_an_environment_that_hangs_ends_the_run(script: Script) -> None:
+    script.fake("environment", "exec sleep 100\n")
+    ran = script.run("--plan", "first", seconds=2)
+    assert ran.returncode == 2
+    assert "the environment could not be read (exit code 137)" in ran.stderr
 
 
 def test_the_real_check_of_the_environment_finds_no_gpu_where_it_is_hidden(tmp_path: Path) -> None:
@@ -272,15 +279,267 @@ def test_the_real_check_of_the_environment_finds_no_gpu_where_it_is_hidden(tmp_p
     assert ran.stderr.count("\n") == 1
 
 
-def test_one_stage_alone_uses_the_build_of_before(script: Script) -> None:
-    assert script.run().returncode == 0
-    (script.fakes / "calls").unlink()
-    ran = script.run(str(script.out), "--stage", "benchmarks")
-    assert ran.returncode == 0
-    assert script.outcomes() == {"environment": "ok", "benchmarks": "ok"}
-    assert "-m pip" not in script.calls()
-    assert not (script.out / "tests.log").exists()
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("a", "b"),
+        ("a", "--stage"),
+        ("a", "--stage", "all"),
+        ("a", "--plan", "fast"),
+        ("--fast", "a"),
+    ],
+)
+def test_wrong_arguments_are_refused_with_the_usage(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    ran = subprocess.run(
+        ["bash", str(BENCH / "gpu.sh"), *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("usage: bash bench/gpu.sh OUTPUT_FOLDER")
+    assert not (tmp_path / "a").exists()
 
+
+# ------------------------------------------------------------------------------------ the build
+
+
+def prebuilt(script: Script) -> Path:
+    """Modules brought along, of the sources as they are."""
+    folder = script.repo / "build" / "gpu" / "prebuilt"
+    command = [sys.executable, str(script.repo / "bench/gpu/builds.py"), "make", str(folder), "90"]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+def site(script: Script) -> list[str]:
+    package = script.repo / "build" / "gpu" / "site" / "dynams_kernels"
+    return sorted(path.name.partition(".")[0] for path in package.iterdir())
+
+
+def test_a_build_brought_along_is_taken_with_python_as_the_source_is_now(script: Script) -> None:
+    prebuilt(script)
+    (script.repo / "dynams_kernels" / "__init__.py").write_text("# mended since")
+    assert script.run("--plan", "first", "--stage", "build").returncode == 0
+    assert script.calls("builds.py make") == []
+    assert script.notes()["build"].startswith("build/gpu/prebuilt: .cpython-")
+    assert site(script) == ["__init__", "_cpu", "_cuda"]
+    package = script.repo / "build" / "gpu" / "site" / "dynams_kernels"
+    assert (package / "__init__.py").read_text() == "# mended since"
+
+
+def test_a_build_is_refused_where_anything_it_rests_on_differs(script: Script) -> None:
+    folder = prebuilt(script)
+    manifest = folder / builds.MANIFEST
+    written = manifest.read_text()
+
+    def told(architecture: str = "90") -> str:
+        command = [str(script.repo / "bench/gpu/builds.py"), "fits", str(folder), architecture]
+        ran = subprocess.run(
+            [sys.executable, *command], capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == (not ran.stdout.startswith(".cpython")), ran.stderr
+        return ran.stdout
+
+    assert told().endswith("sm_90\n")
+    assert told("100") == "for GPUs of ['90'], here 100\n"
+    manifest.write_text(json.dumps({**json.loads(written), "python": ".cpython-27.so"}))
+    assert told().startswith("for Python .cpython-27.so")
+    manifest.write_text(written)
+    (script.repo / "csrc" / "new.cu").touch()
+    assert told() == "of other sources than these\n"
+    (script.repo / "csrc" / "new.cu").unlink()
+    next(folder.rglob("_cuda*")).write_text("half")
+    assert "is missing or incomplete" in told()
+    manifest.unlink()
+    assert told().startswith("no manifest")
+
+
+def test_a_build_brought_along_that_does_not_work_is_made_anew(script: Script) -> None:
+    prebuilt(script)
+    mark = script.fakes / "failed-once"
+    script.fake("check", f"[ -e {mark} ] || {{ touch {mark}; exit 1; }}\n")
+    ran = script.run("--plan", "first", "--stage", "build")
+    assert ran.returncode == 0, ran.stdout
+    assert len(script.calls("builds.py make")) == 1
+    assert (
+        script.notes()["build"]
+        == "build/gpu/prebuilt: does not work here, see build.log; built here"
+    )
+    assert site(script) == ["__init__", "_cpu", "_cuda"]
+
+
+def test_a_build_that_fails_is_said_loudly_and_triton_goes_on(script: Script) -> None:
+    (script.repo / "setup.py").write_text(FATAL + SETUP)
+    script.fake("check", "exit 1\n")
+    ran = script.run()
+    assert ran.returncode == 1
+    assert "NO COMPILED CUDA KERNELS" in ran.stdout
+    assert "nvcc: fatal" in (script.out / "build.log").read_text()
+    assert "NO COMPILED CUDA KERNELS" in (script.out / "kernels.md").read_text()
+    assert script.stages() == {
+        **dict.fromkeys(FULL, "ok"),
+        "build": "failed",
+        "tests, native": "skipped",
+    }
+    assert site(script) == ["__init__", "_cpu"]
+    # What is Triton's with either backend has not been tested yet.
+    assert "test_cuda_linear.py" in script.calls("tests/kernels")[0]
+
+
+# ------------------------------------------------------------------------------------ what fails or is cut off
+
+
+def test_failing_tests_stop_nothing_but_the_exit_code_tells(script: Script) -> None:
+    script.fake(
+        "native",
+        """\
+        echo '{"suite": "native", "end": "t.py::bad", "outcome": "failed", "why": "no"}' >> "$DYNAMS_GPU_LEDGER"
+        """,
+    )
+    ran = script.run()
+    assert ran.returncode == 1
+    assert ran.last_line.startswith("gpu.sh: FAILED: tests, native failed (")
+    # What failed is what memcheck looks at.
+    assert script.calls("-m pytest")[-1].count(f"{script.repo}/t.py::bad") == 1
+    assert script.stages() == {**dict.fromkeys(FULL, "ok"), "tests, native": "failed"}
+
+
+def test_a_stage_that_is_cut_off_keeps_its_outcomes_and_gives_the_next_nothing_more(
+    script: Script,
+) -> None:
+    script.fake(
+        "native",
+        """\
+        for name in a b; do
+          printf '{"suite": "native", "begin": "%s"}\\n{"suite": "native", "end": "%s", "outcome": "passed"}\\n' $name $name
+        done >> "$DYNAMS_GPU_LEDGER"
+        echo '{"suite": "native", "collected": 9}' >> "$DYNAMS_GPU_LEDGER"
+        echo '{"suite": "native", "begin": "c"}' >> "$DYNAMS_GPU_LEDGER"
+        exec sleep 100
+        """,
+    )
+    ran = script.run("--stage", "tests", "--stage", "tests-triton", seconds=8)
+    assert ran.returncode == 1
+    assert script.stages()["tests, native"] == "cut off"
+    assert script.notes()["tests, native"] == "2 passed, 0 failed, 0 skipped, 7 not reached of 9"
+    assert script.stages()["tests, triton"] == "ok"
+    text = (script.out / "kernels.md").read_text()
+    assert "running when its process died, hung or was stopped: `c`" in text
+    native, triton = script.calls("tests/kernels")
+    assert "test_cuda_linear.py" in native
+    assert "linear" not in triton
+
+
+def test_stopped_from_outside_it_leaves_a_report_of_all_so_far(script: Script) -> None:
+    script.fake(
+        "native",
+        """\
+        echo '{"suite": "native", "end": "t.py::good", "outcome": "passed"}' >> "$DYNAMS_GPU_LEDGER"
+        touch "$0.begun"
+        exec sleep 100
+        """,
+    )
+    process = script.begin("--stage", "tests")
+    while not (script.fakes / "python3.begun").exists():
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    stdout, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "stopped from outside" in stdout
+    assert "- `native`: 1 passed" in (script.out / "kernels.md").read_text()
+    assert "t.py::good" in (script.out / "kernels.jsonl").read_text()
+
+
+def test_a_process_that_died_is_followed_by_one_behind_it(script: Script) -> None:
+    script.fake(
+        "benchmarks",
+        """\
+        if [ ! -f "$0.died" ]; then
+          touch "$0.died"
+          echo '{"suite": "benchmarks", "begin": "bench/gpu/y.py::bench_deadly"}' >> "$DYNAMS_GPU_LEDGER"
+          exit 70
+        fi
+        """,
+    )
+    ran = script.run("--stage", "benchmarks")
+    assert ran.returncode == 1
+    assert "benchmarks failed" in ran.last_line
+    report = json.loads((script.out / "kernels.json").read_text())
+    assert [entry["name"] for entry in report["benchmarks"]] == [ENTRY["name"]]
+    assert "bench_deadly" in (script.out / "kernels.md").read_text()
+
+
+def test_tests_that_are_not_found_are_a_failure(script: Script) -> None:
+    script.fake_ledger({"collected": 0}, {"finished": True})
+    ran = script.run("--stage", "tests")
+    assert ran.returncode == 1
+    assert script.stages()["tests, native"] == "failed"
+
+
+# ------------------------------------------------------------------------------------ tools
+
+
+def test_a_tool_that_finds_an_error_is_named(script: Script) -> None:
+    script.fake("racecheck", "exit 9\n")
+    ran = script.run("--stage", "memcheck", "--stage", "racecheck")
+    assert ran.returncode == 1
+    assert ran.last_line.startswith("gpu.sh: FAILED: racecheck failed (")
+    assert script.stages()["memcheck"] == "ok"
+    assert "ERROR SUMMARY: 0 errors by memcheck" in script.notes()["memcheck"]
+
+
+def test_memcheck_looks_at_the_suspects_that_are_named(script: Script) -> None:
+    suspects = [
+        "--suspect",
+        "native: smallest_k 1 of",
+        "--suspect",
+        "tests/kernels/test_x.py::test_y[a b]",
+    ]
+    assert script.run("--stage", "memcheck", *suspects).returncode == 0
+    [cases] = script.calls("sanitized.py")
+    assert cases.endswith("--unchecked --only native: smallest_k 1 of")
+    [tests] = script.calls("-m pytest")
+    assert f"{script.repo}/tests/kernels/test_x.py::test_y[a b]" in tests
+
+
+def test_a_sanitizer_without_time_for_all_is_no_failure(script: Script) -> None:
+    script.fake_ledger({"collected": 5}, {"end": "x", "outcome": "passed"})
+    ran = script.run("--stage", "memcheck")
+    assert ran.returncode == 0, ran.stdout
+    assert script.stages()["memcheck"] == "cut off"
+    assert "4 not reached of 5" in script.notes()["memcheck"]
+
+
+@pytest.mark.parametrize("name", ["compute-sanitizer", "ncu"])
+def test_a_tool_that_is_missing_is_a_line_not_a_failure(script: Script, name: str) -> None:
+    if shutil.which(name) or Path(f"/usr/local/cuda/bin/{name}").exists():
+        pytest.skip(f"{name} is installed here")
+    (script.fakes / name).unlink()
+    stage = {"ncu": "profile", "compute-sanitizer": "memcheck"}[name]
+    ran = script.run("--stage", stage)
+    assert ran.returncode == 0
+    assert f"{stage}: skipped ({name} is not installed)" in ran.stdout
+
+
+def test_a_profiler_without_permission_is_a_line_not_a_failure(script: Script) -> None:
+    script.fake(
+        "ncu-does",
+        "echo '==ERROR== ERR_NVGPUCTRPERM - the user does not have permission'; exit 1\n",
+    )
+    ran = script.run("--plan", "first", "--stage", "profile")
+    assert ran.returncode == 0
+    assert script.stages()["profile"] == "skipped"
+    assert "ERR_NVGPUCTRPERM" in script.notes()["profile"]
+
+
+# ------------------------------------------------------------------------------------ comparisons
 
 # What `dynams compare --out FOLDER --limit-seconds S` does here: a cell, the report, and one line of how far it came.
 COMPARE = """\
@@ -295,61 +554,39 @@ COMPARE = """\
 """
 
 
-def test_missing_cells_of_the_comparison_follow_the_benchmarks(script: Script) -> None:
+def test_the_comparison_goes_on_behind_committed_cells(script: Script) -> None:
     script.data = script.folder / "data"
     script.data.mkdir()
-    committed = script.folder / "repo/bench/results/a-gpu/compare-cifar10/cells"
+    committed = script.repo / "bench/results/a-gpu/compare-cifar10/cells"
     committed.mkdir(parents=True)
     (committed / "old.json").write_text("{}")
     script.fake("compare", COMPARE.format(folder=script.fakes))
-    ran = script.run()
+    ran = script.run("--plan", "compare")
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert list(script.outcomes())[-2:] == ["benchmarks", "compare"]
-    assert script.outcomes()["compare"] == "ok"
+    assert script.stages() == dict.fromkeys(["environment", "build", "compare"], "ok")
     assert (script.fakes / "cells-before").read_text() == "old.json\n"
-    assert {path.name for path in (script.out / "compare/cells").iterdir()} == {
-        "old.json",
-        "new.json",
-    }
+    cells = {path.name for path in (script.out / "compare/cells").iterdir()}
+    assert cells == {"old.json", "new.json"}
     assert (script.out / "compare/compare.md").read_text() == f"of {script.data}\n"
     limit = int((script.out / "compare.log").read_text().split()[-2])
-    assert 400 < limit < 500
+    assert 400 < limit < 525
 
 
 def test_a_comparison_that_fails_is_told_and_keeps_its_cells(script: Script) -> None:
     script.data = script.folder / "data"
     script.data.mkdir()
     script.fake("compare", COMPARE.format(folder=script.fakes) + "exit 1\n")
-    ran = script.run(str(script.out), "--stage", "compare")
+    ran = script.run("--plan", "compare")
     assert ran.returncode == 1
-    assert script.outcomes()["compare"] == "failed"
+    assert script.stages()["compare"] == "failed"
     assert (script.out / "compare/cells/new.json").exists()
 
 
 def test_without_data_or_time_there_is_no_comparison(script: Script) -> None:
-    assert script.run().returncode == 0
-    assert script.outcomes()["compare"] == "skipped"
+    assert script.run("--plan", "compare").returncode == 0
+    assert script.stages()["compare"] == "skipped"
     script.data = script.folder / "data"
     script.data.mkdir()
-    assert script.run(str(script.out), "--stage", "compare", seconds=60).returncode == 0
-    assert script.outcomes()["compare"] == "skipped"
-    assert "dynams.cli compare" not in script.calls()
-
-
-@pytest.mark.parametrize(
-    "arguments", [(), ("a", "b"), ("a", "--stage"), ("a", "--stage", "all"), ("--fast", "a")]
-)
-def test_wrong_arguments_are_refused_with_the_usage(
-    script: Script, arguments: tuple[str, ...]
-) -> None:
-    ran = subprocess.run(
-        ["bash", str(BENCH / "gpu.sh"), *arguments],
-        cwd=script.folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ran.returncode == 2
-    assert ran.stderr.startswith("usage: bash bench/gpu.sh OUTPUT_FOLDER")
-    assert not (script.folder / "a").exists()
+    assert script.run("--plan", "compare", seconds=60).returncode == 0
+    assert script.stages()["compare"] == "skipped"
+    assert script.calls("dynams.cli compare") == []

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Compiles the package's modules for a machine with a GPU, on one without, so that bench/gpu.sh need not:
+#
+#   bash bench/gpu/prebuild.sh [PYTHON] [ARCHITECTURES]      python3.12 and 90 (an H100 or H200) unless named
+#
+# Needs nvcc, a C++ compiler and a PYTHON of the version used there. They go to build/gpu/prebuilt, a few megabytes that git
+# ignores: bring that folder along. bench/gpu.sh takes it where it fits the Python, the GPU and the source, and says so.
+set -euo pipefail
+python=${1:-python3.12} architectures=${2:-90}
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+state=$repo/build/gpu
+out=$state/prebuilt
+command -v "$python" > /dev/null || { echo "prebuild.sh: no $python" >&2; exit 2; }
+mkdir -p "$state"
+
+# The build's own requirements, in an environment of their own.
+if ! "$state/venv/bin/python" -c 'import setuptools, pybind11, ninja' 2> /dev/null ||
+  [ "$("$state/venv/bin/python" -V)" != "$("$python" -V)" ]; then
+  rm -rf "$state/venv"
+  "$python" -m venv "$state/venv"
+  "$state/venv/bin/python" -m pip install -q -c "$repo/constraints.txt" setuptools pybind11 ninja
+fi
+"$state/venv/bin/python" "$repo/bench/gpu/builds.py" make "$out" "$architectures"
+
+# Neither module needs torch, a driver or a GPU to load.
+"$state/venv/bin/python" - "$out/dynams_kernels" << 'END'
+import importlib.util, pathlib, sys
+for name in ("_cpu", "_cuda"):
+    [path] = pathlib.Path(sys.argv[1]).glob(f"{name}.*")
+    spec = importlib.util.spec_from_file_location(f"dynams_kernels.{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    print(name, "loads,", getattr(module, "ARCHITECTURES", ""))
+END
+du -sh "$out"

@@ -1,0 +1,85 @@
+"""What the GPU kernels are expected to reach, written down before they are measured. Reports show it beside each figure.
+
+A miss in either direction is explained (bench/results/NOTES.md) before the next change; whoever changes a kernel changes its
+line here, and MADE.
+"""
+
+from __future__ import annotations
+
+from gpu.entries import Entry, median, of_ceiling, speed_over, time_over
+
+# When, for which version, and from what.
+MADE = (
+    "2026-11-26, commit 81d0d67, never run: from the code as SASS (instructions, barriers, bytes)"
+)
+
+# Measures: "copy": share of the copy of the same run, in percent; "us": microseconds; "time of PEER": so many times the peer's
+# time; "speed of PEER": so many times its speed. Each with the least and the most expected.
+COPY, US = "copy", "us"
+LINEAR, ALONE, TOPK = (
+    "time of F.linear alone",
+    "time of linear_margin alone",
+    "speed of torch.topk(sorted=False)",
+)
+INF = float("inf")
+
+# By benchmark.
+PREDICTED: dict[str, tuple[tuple[str, float, float], ...]] = {
+    "bench_margin[native-1000-float32]": ((COPY, 98, 103),),
+    "bench_margin[native-1000-bfloat16]": ((COPY, 98, 103),),
+    "bench_margin[native-10-float32]": ((COPY, 80, 90),),
+    "bench_margin[native-10-bfloat16]": ((COPY, 80, 90),),
+    "bench_six_scores[native-bfloat16]": ((COPY, 80, 88),),
+    "bench_smallest_k[native-1.28M-normal]": ((US, 15, 20),),
+    "bench_smallest_k[triton-1.28M-normal]": ((US, 25, 40),),
+    "bench_smallest_k[native-256M-normal]": ((COPY, 48, 55), (TOPK, 2.5, 4)),
+    "bench_linear_margin[65536x1024-1000]": ((LINEAR, 1.15, 1.3),),
+    "bench_linear_margin[65536x1024-10]": ((US, 46, 52),),
+    "bench_linear_margin[65536x1024-100]": ((COPY, 75, 85),),
+    "bench_linear_margin[8192x4096-128256]": ((LINEAR, 1.15, 1.25),),
+    "bench_linear_margin_topk[65536x1024-1000]": ((ALONE, 1.04, 1.05),),
+    "bench_linear_margin_topk[8192x4096-128256]": ((ALONE, 1.04, 1.05),),
+    "bench_host_overhead[margin]": ((US, 25, 30),),
+    "bench_host_overhead[smallest_k]": ((US, 25, 30),),
+    "bench_host_overhead[linear_margin]": ((US, 55, INF),),
+}
+
+
+def measured(measure: str, entry: Entry) -> float | None:
+    """An entry in one of the measures; None where it does not say."""
+    if measure == COPY:
+        share = of_ceiling(entry) if entry["extra_info"].get("limit") == "copy" else None
+        return None if share is None else 100 * share
+    if measure == US:
+        return 1e6 * median(entry)
+    quantity, _, peer = measure.partition(" of ")
+    return {"time": time_over, "speed": speed_over}[quantity](entry, peer)
+
+
+def _unit(measure: str) -> str:
+    return {COPY: "% of the copy", US: "us"}.get(measure, f"x the {measure}")
+
+
+def words(name: str) -> str:
+    """What is predicted of a benchmark; empty where nothing is."""
+    said = []
+    for measure, least, most in PREDICTED.get(name, ()):
+        span = f">= {least:g}" if most == INF else f"{least:g} to {most:g}"
+        said.append(f"{span} {_unit(measure)}")
+    return ", ".join(said)
+
+
+def verdict(entry: Entry) -> str:
+    """Whether what was measured is below, within or above each prediction, and what that means for the speed."""
+    said = []
+    for measure, least, most in PREDICTED.get(entry["name"], ()):
+        value = measured(measure, entry)
+        if value is None:
+            said.append("not measured")
+            continue
+        side = (value > most) - (value < least)
+        more_is_faster = measure == COPY or measure.startswith("speed")
+        faster = (side > 0) == more_is_faster
+        place = {-1: "below", 0: "within", 1: "above"}[side]
+        said.append(place if side == 0 else f"{place} ({'faster' if faster else 'slower'})")
+    return ", ".join(said)
