@@ -23,7 +23,7 @@
 # full    benchmarks     the rest    all of them, what the targets rest on first                         benchmarks.log
 # full    memcheck       40          compute-sanitizer on what looked wrong, else on every path          sanitizers.log
 # any     racecheck, initcheck, synccheck    40    the other tools likewise; only by --stage
-# compare compare        the rest    $DYNAMS_CIFAR10 names the data; committed cells count as done       compare.log, compare/
+# compare compare        the rest    $DYNAMS_CIFAR10 names the data; committed cells count as done       compare.log, compare.tgz
 #
 # kernels.md, the report, is written anew after every stage. Every outcome of a test, case or benchmark is in kernels.jsonl as
 # soon as it is known, and at the end in kernels.json: a run that is cut off keeps all up to the cut, and
@@ -101,7 +101,6 @@ results() { "$python" "$gpu/results.py" "$@"; }
 scaled() { echo $((($1 * TOTAL + planned - 1) / planned)); }
 # What is left for stages, less what is kept for those to come; the report needs its time too.
 left() { echo $((TOTAL - SECONDS - $(scaled $((5 + ${1:-0}))))); }
-# least A B: the smaller
 least() { echo $(($1 < $2 ? $1 : $2)); }
 
 # limited SECONDS command...: at most so long, and never past the whole run's end; 124 or 137 where it was cut off. Killed at
@@ -213,7 +212,7 @@ suite() {
       limited $((end - SECONDS)) "$python" -m pytest -c "$repo/pyproject.toml" --rootdir "$repo" --tb=short \
       -p no:cacheprovider -p gpu.outcomes -p gpu.device_guard "$@" >> "$out/$log" 2>&1 || code=$?
     results finished "$out" "$name" && break
-    say "$name: process $attempt ended with code $code, going on behind the test it was at"
+    [ $((end - SECONDS)) -le "$grace" ] || say "$name: process $attempt ended with code $code, going on behind the test it was at"
   done
   [ "$attempt" -eq 1 ] || [ "$code" -eq 137 ] || code=1
   results trim "$out/$log"
@@ -227,8 +226,8 @@ test_files() {
   done | awk '!seen[$0]++'
 }
 
-tests() { # BACKEND SECONDS
-  local begin=$SECONDS code files xdist=(-p no:xdist) processes
+tests() { # BACKEND SECONDS KEPT, for what comes after
+  local begin=$SECONDS code files xdist=(-p no:xdist)
   if [ "$1" = native ] && [ $native = no ]; then
     outcome "tests, native" skipped "$begin" "no compiled kernels"
     return
@@ -239,19 +238,16 @@ tests() { # BACKEND SECONDS
     files=$(test_files 'test_cuda_values.py' 'test_cuda*.py' 'test_smallest_k.py' 'test_selector.py' 'test_*.py')
   fi
   # Linear margins are Triton's with either backend: tested once.
-  if [ "$1" = triton ] && [ $native = yes ]; then files=$(grep -v linear <<< "$files"); fi
-  if "$python" -c 'import xdist' 2> /dev/null; then
-    # The time goes to compiling Triton's kernels, on the host. Each process holds half a gigabyte of the GPU.
-    processes=$(nproc)
-    xdist=(-n $((processes < 14 ? processes : 14)) --max-worker-restart=24)
-  fi
+  if [ "$1" = triton ] && [ $native = yes ]; then files=$(grep -v 'linear[^/]*$' <<< "$files"); fi
+  # The time goes to compiling Triton's kernels, on the host. Each process holds half a gigabyte of the GPU.
+  if "$python" -c 'import xdist' 2> /dev/null; then xdist=(-n "$(least "$(nproc)" 14)" --max-worker-restart=24); fi
   mapfile -t files <<< "$files"
-  DYNAMS_KERNELS_BACKEND=$1 HYPOTHESIS_PROFILE=gpu suite "$1" tests.log "$(least "$(scaled "$2")" "$(left)")" \
+  DYNAMS_KERNELS_BACKEND=$1 HYPOTHESIS_PROFILE=gpu suite "$1" tests.log "$(least "$(scaled "$2")" "$(left "$3")")" \
     "${files[@]}" -m gpu -v -p no:benchmark "${xdist[@]}"
   outcome_of_suite "tests, $1" "$1" "$code" "$begin"
 }
 
-benchmarks() { # SECONDS KEPT FOR WHAT COMES AFTER
+benchmarks() { # KEPT, for what comes after
   local begin=$SECONDS code only=()
   [ $plan = first ] && only=(--targets-only)
   suite benchmarks benchmarks.log "$(left "$1")" "$gpu" -q -p no:xdist ${only[@]+"${only[@]}"}
@@ -371,9 +367,8 @@ compare() {
   done
   limited $((seconds + 10)) "$python" -m dynams.cli compare cifar10 --data.path "$DYNAMS_CIFAR10" --out "$folder" \
     --limit-seconds "$seconds" > "$out/compare.log" 2>&1 || code=$?
-  mkdir -p "$out/compare"
-  # Not the checkpoints of what is under way: hundreds of megabytes.
-  cp -r "$folder"/{cells,plan.yaml,compare.md,compare.html} "$out/compare/" 2> /dev/null
+  # One file, and not the checkpoints of what is under way: hundreds of megabytes.
+  (cd "$folder" && tar -czf "$out/compare.tgz" -- cells $(ls plan.yaml compare.md compare.html 2> /dev/null))
   results trim "$out/compare.log"
   outcome compare "$code" "$begin" "$(tail -n 1 "$out/compare.log" | cut -c 1-200)"
 }
@@ -386,10 +381,10 @@ for stage in $stages; do
   case $plan-$stage in
     *-build) ;;
     *-cases) all_cases 50 ;;
-    first-tests) tests "$([ $native = yes ] && echo native || echo triton)" 75 ;;
-    *-tests) tests native 120 ;;
-    *-tests-triton) tests triton 100 ;;
-    *-benchmarks) benchmarks "$([ $plan = first ] && echo 30 || echo 40)" ;;
+    first-tests) tests "$([ $native = yes ] && echo native || echo triton)" 75 60 ;;
+    *-tests) tests native 120 150 ;;
+    *-tests-triton) tests triton 100 100 ;;
+    *-benchmarks) benchmarks "$([ $plan = first ] && echo 20 || echo 40)" ;;
     *-profile) profile 30 ;;
     *-compare) compare ;;
     *) sanitize "$stage" 40 ;;

@@ -33,6 +33,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def targets_only(config: pytest.Config) -> bool:
+    """Whether that was asked for; the option is unknown where pytest was given a folder above this one."""
+    return bool(config.getoption("--targets-only", default=False))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Without a GPU all are skipped. What a target rests on comes first."""
@@ -42,7 +47,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
         return
     order = {name: place for place, name in enumerate(targets.names())}
-    if config.getoption("--targets-only", default=False):
+    if targets_only(config):
         mine = [item for item in mine if item.name in order]
     mine.sort(key=lambda item: order.get(item.name, len(order)))
     items[:] = [item for item in items if HERE not in item.path.parents] + mine
@@ -126,7 +131,7 @@ def against(
             info["extra_bytes"] = timing.peak_extra_bytes(partial(ours, *sets[0]))
             ready, failed = {}, {}
             for name, function in rivals.items():
-                if name == peers.COMPILED and request.config.getoption("--targets-only"):
+                if name == peers.COMPILED and targets_only(request.config):
                     continue
                 made = prepared(name, [partial(function, *one) for one in sets])
                 if isinstance(made, timing.Timed):

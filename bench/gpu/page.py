@@ -65,14 +65,14 @@ def counts(suite: dict[str, Any]) -> str:
 
 
 def suites(report: Report) -> str:
-    """What the tests, cases and benchmarks came to, and by name what failed or was running at the end."""
+    """What the tests, cases and benchmarks came to, and what failed or was running at the end."""
     lines = []
     for name, suite in report["run"].get("suites", {}).items():
         ended = "" if suite["finished"] else "; it did not run to its end"
         lines.append(f"- `{name}`: {counts(suite)}{ended}")
-        named = [f"failed: {_short(test)}{_because(why)}" for test, why in suite["failing"].items()]
+        named = [f"failed: {line}" for line in _alike(suite["failing"])]
         named += [
-            f"running when its process died, hung or was stopped: {_short(test)}"
+            f"running when its process died, hung or was stopped: `{_short(test)}`"
             for test in suite["running"]
         ]
         if len(named) > MOST_NAMED:
@@ -81,17 +81,25 @@ def suites(report: Report) -> str:
     return "\n".join(lines) + "\n" if lines else "None ran.\n"
 
 
+def _alike(failing: dict[str, str]) -> Iterator[str]:
+    """A line for those of one function that failed for one reason: the first of them, and how many more there are."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for test, why in failing.items():
+        groups.setdefault((test.partition("[")[0], why), []).append(test)
+    for (_function, why), tests in groups.items():
+        more = f" and {len(tests) - 1} more of it" if len(tests) > 1 else ""
+        yield f"`{_short(tests[0])}`{more}{f': {why}' if why else ''}"
+
+
 def _short(test: str) -> str:
-    return f"`{test.rpartition('/')[2] if '::' in test else test}`"
-
-
-def _because(why: str) -> str:
-    return f": {why}" if why else ""
+    folder, separator, name = test.partition("::")
+    return f"{folder.rpartition('/')[2]}::{name}" if separator else test
 
 
 def benchmarks(report: Report) -> str:
     """Every benchmark, with its peers."""
     rows = []
+    predicted = predictions.of(report)
     for entry in report["benchmarks"]:
         extra, seconds = entry["extra_info"], median(entry)
         count = extra.get("launches")
@@ -100,8 +108,8 @@ def benchmarks(report: Report) -> str:
             units.time(seconds),
             "" if extra.get("limit") == "host" else units.rate(extra, seconds),
             targets.share(entry),
-            predictions.words(entry["name"]),
-            predictions.verdict(entry),
+            predictions.words(entry["name"], predicted),
+            predictions.verdict(entry, predicted),
             "" if count is None else str(count),
         ]
         peers = extra.get("peers", {})
@@ -153,8 +161,8 @@ def page(report: Report) -> str:
         "Medians of device time; speed-up is the median of the rounds' ratios peer / ours, above 1 where ours is faster.",
         f"## Stages\n\n{stages(report)}",
         f"## Tests, cases, benchmarks\n\n{suites(report)}",
-        f"## Targets\n\n{targets.table(report['benchmarks'])}",
-        f"Predictions: {predictions.MADE}.",
+        f"## Targets\n\n{targets.table(report)}",
+        f"Predictions: {report['run'].get('predictions', {}).get('made', 'none')}.",
         f"## Benchmarks\n\n{benchmarks(report)}",
         "Peers: " + ", ".join(f"{name} {version}" for name, version in peers.items()) + ".",
     ]

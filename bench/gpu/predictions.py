@@ -1,10 +1,13 @@
 """What the GPU kernels are expected to reach, written down before they are measured. Reports show it beside each figure.
 
 A miss in either direction is explained (bench/results/NOTES.md) before the next change; whoever changes a kernel changes its
-line here, and MADE.
+line here, and MADE. A report keeps the predictions of its own run.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from gpu.entries import Entry, median, of_ceiling, speed_over, time_over
 
@@ -14,17 +17,17 @@ MADE = (
 )
 
 # Measures: "copy": share of the copy of the same run, in percent; "us": microseconds; "time of PEER": so many times the peer's
-# time; "speed of PEER": so many times its speed. Each with the least and the most expected.
+# time; "speed of PEER": so many times its speed. Each with the least and the most expected (None: no most).
 COPY, US = "copy", "us"
 LINEAR, ALONE, TOPK = (
     "time of F.linear alone",
     "time of linear_margin alone",
     "speed of torch.topk(sorted=False)",
 )
-INF = float("inf")
+Predicted = Mapping[str, Sequence[Sequence[Any]]]
 
 # By benchmark.
-PREDICTED: dict[str, tuple[tuple[str, float, float], ...]] = {
+PREDICTED: Predicted = {
     "bench_margin[native-1000-float32]": ((COPY, 98, 103),),
     "bench_margin[native-1000-bfloat16]": ((COPY, 98, 103),),
     "bench_margin[native-10-float32]": ((COPY, 80, 90),),
@@ -41,7 +44,7 @@ PREDICTED: dict[str, tuple[tuple[str, float, float], ...]] = {
     "bench_linear_margin_topk[8192x4096-128256]": ((ALONE, 1.04, 1.05),),
     "bench_host_overhead[margin]": ((US, 25, 30),),
     "bench_host_overhead[smallest_k]": ((US, 25, 30),),
-    "bench_host_overhead[linear_margin]": ((US, 55, INF),),
+    "bench_host_overhead[linear_margin]": ((US, 55, None),),
 }
 
 
@@ -60,26 +63,37 @@ def _unit(measure: str) -> str:
     return {COPY: "% of the copy", US: "us"}.get(measure, f"x the {measure}")
 
 
-def words(name: str) -> str:
+def words(name: str, predicted: Predicted) -> str:
     """What is predicted of a benchmark; empty where nothing is."""
     said = []
-    for measure, least, most in PREDICTED.get(name, ()):
-        span = f">= {least:g}" if most == INF else f"{least:g} to {most:g}"
+    for measure, least, most in predicted.get(name, ()):
+        span = f">= {least:g}" if most is None else f"{least:g} to {most:g}"
         said.append(f"{span} {_unit(measure)}")
     return ", ".join(said)
 
 
-def verdict(entry: Entry) -> str:
+def verdict(entry: Entry, predicted: Predicted) -> str:
     """Whether what was measured is below, within or above each prediction, and what that means for the speed."""
     said = []
-    for measure, least, most in PREDICTED.get(entry["name"], ()):
+    for measure, least, most in predicted.get(entry["name"], ()):
         value = measured(measure, entry)
         if value is None:
             said.append("not measured")
             continue
-        side = (value > most) - (value < least)
+        side = (most is not None and value > most) - (value < least)
         more_is_faster = measure == COPY or measure.startswith("speed")
         faster = (side > 0) == more_is_faster
         place = {-1: "below", 0: "within", 1: "above"}[side]
         said.append(place if side == 0 else f"{place} ({'faster' if faster else 'slower'})")
     return ", ".join(said)
+
+
+def kept() -> dict[str, Any]:
+    """The predictions as a report keeps them."""
+    return {"made": MADE, "by_benchmark": PREDICTED}
+
+
+def of(report: Mapping[str, Any]) -> Predicted:
+    """Those of a report's own run."""
+    found: Predicted = report.get("run", {}).get("predictions", {}).get("by_benchmark", {})
+    return found

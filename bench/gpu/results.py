@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from gpu import ledger, page
+from gpu import ledger, page, predictions
 
 LEDGER, REPORT, PAGE = "kernels.jsonl", "kernels.json", "kernels.md"
 LOGS = ("build", "cases", "tests", "benchmarks", "profile", "sanitizers", "compare")
@@ -48,6 +48,7 @@ def report(folder: Path) -> dict[str, Any]:
         "plan": kept.plan,
         **kept.session,
         "stages": kept.stages,
+        "predictions": predictions.kept(),
         "suites": {name: suite.summary() for name, suite in kept.suites.items()},
     }
     entries = kept.suite("benchmarks").entries

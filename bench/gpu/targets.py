@@ -148,12 +148,12 @@ def names() -> list[str]:
     return [target.name for target in TARGETS if target.name is not None]
 
 
-def cells(target: Target, entry: Entry | None) -> list[str]:
+def cells(target: Target, entry: Entry | None, predicted: predictions.Predicted) -> list[str]:
     """One row of the table, as HEADINGS say."""
-    predicted = predictions.words(target.name or "")
+    expected = predictions.words(target.name or "", predicted)
     if entry is None:
         waiting = f"not yet measured (waits for {target.waits_for})" if target.waits_for else ""
-        return [target.work, target.aim, waiting or "not yet measured", "", predicted, "", "", ""]
+        return [target.work, target.aim, waiting or "not yet measured", "", expected, "", "", ""]
     judged = [rule.judge(entry) for rule in target.rules]
     measured = [one.measured for one in judged]
     if not any(isinstance(rule, (OfCeiling, Within, TimeOver)) for rule in target.rules):
@@ -168,8 +168,8 @@ def cells(target: Target, entry: Entry | None) -> list[str]:
         target.aim,
         ", ".join(measured),
         share(entry),
-        predicted,
-        predictions.verdict(entry),
+        expected,
+        predictions.verdict(entry, predicted),
         "; ".join(peers),
         met,
     ]
@@ -206,20 +206,21 @@ def markdown(headings: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def table(entries: Iterable[Entry]) -> str:
+def table(report: dict[str, Any]) -> str:
     """Every target, as one report answers it."""
-    found = by_name(entries)
-    return markdown(HEADINGS, (cells(target, found.get(target.name or "")) for target in TARGETS))
+    found, predicted = by_name(report["benchmarks"]), predictions.of(report)
+    rows = (cells(target, found.get(target.name or ""), predicted) for target in TARGETS)
+    return markdown(HEADINGS, rows)
 
 
 def standing(reports: dict[str, dict[str, Any]]) -> str:
     """Every target, as the newest of several reports that holds it answers it; `reports` by what to call each, oldest first."""
     rows = []
     for target in TARGETS:
-        row, source = cells(target, None), ""
+        row, source = cells(target, None, predictions.PREDICTED), ""
         for name, report in reports.items():
             entry = by_name(report["benchmarks"]).get(target.name or "")
             if entry is not None:
-                row, source = cells(target, entry), name
+                row, source = cells(target, entry, predictions.of(report)), name
         rows.append([*row, source])
     return markdown([*HEADINGS, "report"], rows)

@@ -47,7 +47,7 @@ def target(name: str) -> targets.Target:
 
 
 def row(name: str, **measured: Any) -> list[str]:
-    return targets.cells(target(name), entry(name, **measured))
+    return targets.cells(target(name), entry(name, **measured), predictions.PREDICTED)
 
 
 # ------------------------------------------------------------------------------------ targets
@@ -141,14 +141,15 @@ def test_selection_may_cost_three_percent(theirs: float, met: str) -> None:
 def test_what_is_measured_is_held_against_what_was_predicted(
     name: str, seconds: float, peers: dict[str, float], verdict: str
 ) -> None:
-    assert predictions.verdict(entry(name, seconds, bytes=2_867_200_000, peers=peers)) == verdict
+    made = entry(name, seconds, bytes=2_867_200_000, peers=peers)
+    assert predictions.verdict(made, predictions.PREDICTED) == verdict
 
 
 def test_predictions_are_of_benchmarks_that_exist_in_a_measure_they_have() -> None:
     for name, predicted in predictions.PREDICTED.items():
-        assert predictions.words(name)
+        assert predictions.words(name, predictions.PREDICTED)
         for measure, least, most in predicted:
-            assert 0 < least <= most
+            assert 0 < least <= (most or least)
             words = {"copy", "us"} | {
                 f"{quantity} of {peer}"
                 for quantity in ("time", "speed")
@@ -161,7 +162,7 @@ def test_predictions_are_of_benchmarks_that_exist_in_a_measure_they_have() -> No
 
 
 def test_what_no_report_holds_is_not_yet_measured() -> None:
-    text = targets.table([])
+    text = targets.table({"benchmarks": []})
     assert text.count("not yet measured") == len(targets.TARGETS)
     assert "missed" not in text
 
@@ -209,9 +210,13 @@ def stage(name: str, outcome: str, seconds: int) -> dict[str, Any]:
 MARGIN = "bench/gpu/x.py::bench_margin[native-1000-float32]"
 LINES: list[Any] = [
     stage("environment", "ok", 9),
-    {"suite": "native", "collected": 5},
+    {"suite": "native", "collected": 7},
     *({"suite": "native", "end": f"t/a.py::f[{n}]", "outcome": "passed"} for n in (1, 2)),
     {"suite": "native", "end": "t/a.py::g", "outcome": "failed", "why": "off by 3"},
+    *(
+        {"suite": "native", "end": f"t/a.py::p[{n}]", "outcome": "failed", "why": "no"}
+        for n in (1, 2)
+    ),
     {"suite": "native", "end": "t/a.py::h", "outcome": "not reached", "why": "no time was left"},
     {"suite": "native", "begin": "t/a.py::k"},
     stage("tests, native", "failed", 70),
@@ -250,10 +255,11 @@ def test_a_page_says_what_ran_what_failed_and_what_was_cut_off(tmp_path: Path) -
     assert "copy 3.00 TB/s" in text
     assert "| tests, native | failed | 70 s |" in text
     assert (
-        "- `native`: 2 passed, 1 failed, 0 skipped, 2 not reached of 5; it did not run to its end"
+        "- `native`: 2 passed, 3 failed, 0 skipped, 2 not reached of 7; it did not run to its end"
         in text
     )
     assert "failed: `a.py::g`: off by 3" in text
+    assert "failed: `a.py::p[1]` and 1 more of it: no" in text
     assert "stopped: `a.py::k`" in text
     row = "| margin[native-1000-float32] | 180 us | 2.92 TB/s | 97 % of copy | 98 to 103 % of the copy | below (slower) | 1 | clone"
     assert row in text
@@ -270,7 +276,7 @@ def test_every_outcome_up_to_the_cut_is_in_the_report(tmp_path: Path) -> None:
         file.write('{"suite": "native", "end": "t/a.py::k", "outc')
     suite = results.report(tmp_path)["run"]["suites"]["native"]
     assert suite["passed_by_function"] == {"t/a.py::f": 2}
-    assert suite["failing"] == {"t/a.py::g": "off by 3"}
+    assert suite["failing"] == {"t/a.py::g": "off by 3", "t/a.py::p[1]": "no", "t/a.py::p[2]": "no"}
     assert suite["running"] == ["t/a.py::k"]
     assert suite["not_reached"] == 2
     assert not suite["finished"]
@@ -285,8 +291,9 @@ def test_what_failed_or_was_running_is_suspect(tmp_path: Path) -> None:
     write_run(tmp_path, [*LINES, *cases])
     found = list(results.suspects(tmp_path))
     assert found[:2] == ["case triton: bad 0", "case triton: bad 1"]
-    assert len(found) == results.MOST_SUSPECTS + 2
-    assert found[-2:] == ["test native t/a.py::g", "test native t/a.py::k"]
+    assert len(found) == results.MOST_SUSPECTS + 4
+    assert found[-4] == "test native t/a.py::g"
+    assert found[-1] == "test native t/a.py::k"
 
 
 @pytest.mark.parametrize(
@@ -326,6 +333,21 @@ def test_a_finished_run_is_one_json_report_that_gives_the_same_page(tmp_path: Pa
         check=True,
     ).stdout
     assert printed.strip() == (tmp_path / "kernels.md").read_text().strip()
+
+
+def test_a_report_keeps_the_predictions_of_its_own_run(tmp_path: Path) -> None:
+    write_run(tmp_path, LINES)
+    results.finish(tmp_path)
+    report = json.loads((tmp_path / "kernels.json").read_text())
+    kept = report["run"]["predictions"]
+    assert kept["made"] == predictions.MADE
+    assert kept["by_benchmark"].keys() == predictions.PREDICTED.keys()
+    kept["by_benchmark"] = {"bench_margin[native-1000-float32]": [["us", 1, None]]}
+    for text in (page.page(report), targets.standing({"this one": report})):
+        line = next(
+            line for line in text.splitlines() if "`margin`, 131072 x 1000, float32" in line
+        )
+        assert "| >= 1 us | within |" in line
 
 
 def test_a_run_without_any_benchmark_still_has_a_page(tmp_path: Path) -> None:
