@@ -280,7 +280,7 @@ cases() {
 
 all_cases() {
   local begin=$SECONDS code
-  cases cases "$(least "$(scaled "$1")" "$(left)")" 8
+  cases cases "$(least "$(scaled "$1")" "$(left)")" "$(least "$(nproc)" 12)"
   cat "$work"/cases.*.log > "$out/cases.log"
   results trim "$out/cases.log"
   outcome_of_suite cases cases "$code" "$begin"

@@ -124,7 +124,7 @@ def benchmarks(report: Report) -> str:
         "rate",
         "of the ceiling",
         "predicted",
-        "ours is",
+        "against predicted",
         "launches",
         "peer",
         "its time",

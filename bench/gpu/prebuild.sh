@@ -6,11 +6,16 @@
 # Needs nvcc, a C++ compiler and a PYTHON of the version used there. They go to build/gpu/prebuilt, a few megabytes that git
 # ignores: bring that folder along. bench/gpu.sh takes it where it fits the Python, the GPU and the source, and says so.
 set -euo pipefail
-python=${1:-python3.12} architectures=${2:-90}
+wanted=${1:-python3.12} architectures=${2:-90}
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 state=$repo/build/gpu
 out=$state/prebuilt
-command -v "$python" > /dev/null || { echo "prebuild.sh: no $python" >&2; exit 2; }
+# pyenv's shims stand on the PATH also where the version is not the one in use.
+python=""
+for candidate in "$wanted" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin/"$wanted"; do
+  if "$candidate" -c '' 2> /dev/null; then python=$candidate && break; fi
+done
+[ -n "$python" ] || { echo "prebuild.sh: no $wanted can be run" >&2; exit 2; }
 mkdir -p "$state"
 
 # The build's own requirements, in an environment of their own.

@@ -34,7 +34,7 @@ TEST_SUITES = ("native", "triton")
 def begin(folder: Path, plan: str) -> None:
     """Begins a ledger with the machine's facts, read from standard input."""
     facts = json.loads(sys.stdin.read())
-    for name in (LEDGER, REPORT, PAGE, *(f"{log}.log" for log in LOGS)):
+    for name in (LEDGER, REPORT, PAGE, *(f"{log}.log" for log in LOGS), "compare.tgz"):
         (folder / name).unlink(missing_ok=True)
     ledger.append(folder / LEDGER, {"environment": facts, "plan": plan})
 

@@ -193,7 +193,7 @@ HEADINGS = [
     "measured",
     "of the ceiling",
     "predicted",
-    "measured is",
+    "measured against predicted",
     "peers (their time / ours)",
     "met",
 ]

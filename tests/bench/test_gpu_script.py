@@ -323,8 +323,12 @@ def site(script: Script) -> list[str]:
     return sorted(path.name.partition(".")[0] for path in package.iterdir())
 
 
-def test_a_build_brought_along_is_taken_with_python_as_the_source_is_now(script: Script) -> None:
+def test_a_build_brought_along_is_taken_with_python_as_the_source_is_now(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prebuilt(script)
+    monkeypatch.setenv("PYTHONPATH", "/more/packages")
+    script.fake("check", f'echo "$PYTHONPATH" > {script.fakes}/path\n')
     (script.repo / "dynams_kernels" / "__init__.py").write_text("# mended since")
     assert script.run("--plan", "first", "--stage", "build").returncode == 0
     assert script.calls("builds.py make") == []
@@ -332,6 +336,8 @@ def test_a_build_brought_along_is_taken_with_python_as_the_source_is_now(script:
     assert site(script) == ["__init__", "_cpu", "_cuda"]
     package = script.repo / "build" / "gpu" / "site" / "dynams_kernels"
     assert (package / "__init__.py").read_text() == "# mended since"
+    path = (script.fakes / "path").read_text()
+    assert path == f"{package.parent}:{script.repo}/bench:/more/packages\n"
 
 
 def test_a_build_is_refused_where_anything_it_rests_on_differs(script: Script) -> None:
