@@ -133,7 +133,8 @@ class NativeCuda:
 
 
 def _launch(function: Callable[..., None], device: int, arguments: tuple[Any, ...]) -> None:
-    # The module would set the device itself and set it back, but torch does not wake a device that nobody uses by it.
+    # The module too sets the device and sets it back, but in setting back may open a context on a device that nobody uses;
+    # torch's guard does not.
     if is_current(device):
         function(*arguments)
     else:
