@@ -40,8 +40,7 @@ set -uo pipefail
 python=${PYTHON:-python3}
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 gpu=$repo/bench/gpu
-out="" plan=full stages="" failed=""
-suspects=()
+out="" plan=full stages="" failed="" suspects=()
 
 usage() {
   echo "usage: bash bench/gpu.sh OUTPUT_FOLDER [--plan first|full|compare] [--stage STAGE]... [--suspect NAME]..." >&2
@@ -102,6 +101,12 @@ scaled() { echo $((($1 * TOTAL + planned - 1) / planned)); }
 # What is left for stages, less what is kept for those to come; the report needs its time too.
 left() { echo $((TOTAL - SECONDS - $(scaled $((5 + ${1:-0}))))); }
 least() { echo $(($1 < $2 ? $1 : $2)); }
+# share MOST KEPT: what a stage may take of what is left, where KEPT is for those after it; half of it in any case.
+share() {
+  local free half
+  free=$(left "$2") half=$(($(left) / 2))
+  least "$(scaled "$1")" $((free > half ? free : half))
+}
 
 # limited SECONDS command...: at most so long, and never past the whole run's end; 124 or 137 where it was cut off. Killed at
 # once with all it started: what it did is in the ledger, and a process that hangs on the device would not end otherwise.
@@ -117,7 +122,7 @@ limited() {
 
 stopped() {
   local pid
-  while read -r pid; do kill -KILL -- "-$pid"; done < "$work/pids"
+  while read -r pid; do [ "$(cat "/proc/$pid/comm")" = timeout ] && kill -KILL -- "-$pid"; done < "$work/pids"
   results page "$out"
   echo "gpu.sh: FAILED: stopped from outside ($SECONDS s)" >&3
   exit 1
@@ -159,11 +164,7 @@ environment() {
 
 # assembled FOLDER SECONDS: the package with the modules of a folder; 0 where its CUDA kernels can be used here.
 assembled() {
-  "$python" "$gpu/builds.py" assemble "$1" "$site" &&
-    limited "$2" "$python" -c 'import dynams_kernels as dk
-told = dk.backends()
-print(dk.__file__, told)
-raise SystemExit(not told["native_cuda"]["usable"])'
+  "$python" "$gpu/builds.py" assemble "$1" "$site" && limited "$2" "$python" "$gpu/builds.py" usable
 } >> "$out/build.log" 2>&1
 
 native=no
@@ -191,7 +192,7 @@ build() { # SECONDS
     fi
     assembled "$state/native" $((end - SECONDS)) && native=yes
   fi
-  if [ $native = yes ]; then code=0; else note="NO COMPILED CUDA KERNELS: Triton alone is tested and measured, see build.log"; fi
+  [ $native = yes ] && code=0 || note="NO COMPILED CUDA KERNELS: Triton alone is tested and measured, see build.log"
   results trim "$out/build.log"
   outcome build $code "$begin" "$note"
 }
@@ -242,7 +243,7 @@ tests() { # BACKEND SECONDS KEPT, for what comes after
   # The time goes to compiling Triton's kernels, on the host. Each process holds half a gigabyte of the GPU.
   if "$python" -c 'import xdist' 2> /dev/null; then xdist=(-n "$(least "$(nproc)" 14)" --max-worker-restart=24); fi
   mapfile -t files <<< "$files"
-  DYNAMS_KERNELS_BACKEND=$1 HYPOTHESIS_PROFILE=gpu suite "$1" tests.log "$(least "$(scaled "$2")" "$(left "$3")")" \
+  DYNAMS_KERNELS_BACKEND=$1 HYPOTHESIS_PROFILE=gpu suite "$1" tests.log "$(share "$2" "$3")" \
     "${files[@]}" -m gpu -v -p no:benchmark "${xdist[@]}"
   outcome_of_suite "tests, $1" "$1" "$code" "$begin"
 }
@@ -258,7 +259,7 @@ benchmarks() { # KEPT, for what comes after
 # cases SUITE SECONDS PARTS [sanitized.py's arguments...]: in as many processes, by $under. Sets `code` to the worst.
 under=()
 cases() {
-  local name=$1 end=$((SECONDS + $2)) parts=$3 part one
+  local name=$1 end=$((SECONDS + $2)) parts=$3 part one found=""
   shift 3
   for part in $(seq "$parts"); do
     (
@@ -268,19 +269,20 @@ cases() {
         DYNAMS_GPU_SUITE=$name DYNAMS_GPU_DEADLINE=$(($(date +%s) + end - SECONDS - $(scaled 3))) \
           limited $((end - SECONDS)) ${under[@]+"${under[@]}"} "$python" "$gpu/sanitized.py" --part "$part/$parts" "$@"
         one=$?
-        # 3: some were wrong; 9: the sanitizer found something. Anything else: it died, and another goes on behind the case.
-        case $one in 0 | 3 | 9 | 124 | 137) break ;; esac
+        # 3: some were wrong; 9: the sanitizer found something. With that or anything else it may have died at a case: another
+        # process goes on behind.
+        case $one in 0 | 3 | 124 | 137) break ;; 9) found=9 ;; esac
       done >> "$work/$name.$part.log" 2>&1
-      echo "$one" > "$work/$name.$part.code"
+      echo "${found:-$one}" > "$work/$name.$part.code"
     ) &
   done
   wait
   code=$(cat "$work/$name".*.code | sort -n | tail -n 1)
 }
 
-all_cases() {
+all_cases() { # SECONDS KEPT, for what comes after
   local begin=$SECONDS code
-  cases cases "$(least "$(scaled "$1")" "$(left)")" "$(least "$(nproc)" 12)"
+  cases cases "$(share "$1" "$2")" "$(least "$(nproc)" 12)"
   cat "$work"/cases.*.log > "$out/cases.log"
   results trim "$out/cases.log"
   outcome_of_suite cases cases "$code" "$begin"
@@ -380,7 +382,7 @@ build 70
 for stage in $stages; do
   case $plan-$stage in
     *-build) ;;
-    *-cases) all_cases 50 ;;
+    *-cases) all_cases 50 130 ;;
     first-tests) tests "$([ $native = yes ] && echo native || echo triton)" 75 60 ;;
     *-tests) tests native 120 150 ;;
     *-tests-triton) tests triton 100 100 ;;

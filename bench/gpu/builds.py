@@ -1,8 +1,9 @@
-"""The compiled modules that bench/gpu.sh runs: made there, or brought along from a machine that only compiles. Needs no torch.
+"""The compiled modules that bench/gpu.sh runs: made there, or brought along from a machine that only compiles.
 
 python bench/gpu/builds.py make FOLDER ARCHITECTURES [--without-cuda]    compiles both modules into FOLDER, with a manifest
 python bench/gpu/builds.py fits FOLDER ARCHITECTURE    exit code 0 where they serve this Python, GPU and source; prints what they are
 python bench/gpu/builds.py assemble FOLDER SITE        the package in SITE: the modules of FOLDER, the rest as the source is now
+python bench/gpu/builds.py usable                      exit code 0 where the CUDA kernels of the package on the path can be used; needs torch
 
 A manifest tells for which Python and which GPUs the modules are, and of which C++ and CUDA source. Python's part of the package
 is always the source tree's: a Triton kernel mended needs no new build.
@@ -102,6 +103,15 @@ def assemble(folder: Path, site: Path) -> None:
         shutil.copy2(module, site / "dynams_kernels" / module.name)
 
 
+def usable() -> bool:
+    """Whether the compiled CUDA kernels of the package that Python finds can run here; prints all backends."""
+    import dynams_kernels
+
+    told: Any = dynams_kernels.backends()
+    print(dynams_kernels.__file__, told)
+    return bool(told["native_cuda"]["usable"])
+
+
 def main(arguments: list[str]) -> int:
     if (
         len(arguments) in (3, 4)
@@ -115,6 +125,8 @@ def main(arguments: list[str]) -> int:
         return 1 if reason else 0
     elif len(arguments) == 3 and arguments[0] == "assemble":
         assemble(Path(arguments[1]), Path(arguments[2]))
+    elif arguments == ["usable"]:
+        return 0 if usable() else 1
     else:
         print(__doc__, file=sys.stderr)
         return 2

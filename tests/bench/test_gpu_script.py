@@ -47,10 +47,10 @@ suite() {{
 echo "$*" >> "{folder}/calls"
 case "$*" in
   *environment.py*) use environment; cat "{folder}/facts.json" ;;
+  *"builds.py usable"*) use check ;;
   *results.py* | *builds.py*) exec "{python}" "$@" ;;
   *"import json, sys"*) echo 90 ;;
   *"import xdist"*) exit 1 ;;
-  *native_cuda*) use check ;;
   *"-m pytest"*) echo "pytest of $DYNAMS_GPU_SUITE"; suite ;;
   *sanitized.py*) echo cases; suite ;;
   *profiled.py*) use profile ;;
@@ -500,7 +500,8 @@ def test_tests_that_are_not_found_are_a_failure(script: Script) -> None:
 
 
 def test_a_tool_that_finds_an_error_is_named(script: Script) -> None:
-    script.fake("racecheck", "exit 9\n")
+    # The process that goes on behind the case it was found in finds no more.
+    script.fake("racecheck", '[ -e "$0.found" ] || { touch "$0.found"; exit 9; }\n')
     ran = script.run("--stage", "memcheck", "--stage", "racecheck")
     assert ran.returncode == 1
     assert ran.last_line.startswith("gpu.sh: FAILED: racecheck failed (")
