@@ -233,7 +233,7 @@ tests() { # BACKEND SECONDS KEPT, for what comes after
     outcome "tests, native" skipped "$begin" "no compiled kernels"
     return
   fi
-  if [ $plan = first ]; then
+  if [ "$plan" = first ]; then
     files=$(test_files 'test_cuda_values.py' 'test_cuda.py' 'test_smallest_k.py' 'test_selector.py' 'test_topk.py' 'test_cuda_linear.py')
   else
     files=$(test_files 'test_cuda_values.py' 'test_cuda*.py' 'test_smallest_k.py' 'test_selector.py' 'test_*.py')
@@ -250,7 +250,7 @@ tests() { # BACKEND SECONDS KEPT, for what comes after
 
 benchmarks() { # KEPT, for what comes after
   local begin=$SECONDS code only=()
-  [ $plan = first ] && only=(--targets-only)
+  [ "$plan" = first ] && only=(--targets-only)
   suite benchmarks benchmarks.log "$(left "$1")" "$gpu" -q -p no:xdist ${only[@]+"${only[@]}"}
   nvidia-smi --query-gpu=clocks.sm,clocks.mem,temperature.gpu,power.draw --format=csv >> "$out/benchmarks.log" 2>&1
   outcome_of_suite benchmarks benchmarks "$code" "$begin"
@@ -370,7 +370,7 @@ compare() {
   limited $((seconds + 10)) "$python" -m dynams.cli compare cifar10 --data.path "$DYNAMS_CIFAR10" --out "$folder" \
     --limit-seconds "$seconds" > "$out/compare.log" 2>&1 || code=$?
   # One file, and not the checkpoints of what is under way: hundreds of megabytes.
-  (cd "$folder" && tar -czf "$out/compare.tgz" -- cells $(ls plan.yaml compare.md compare.html 2> /dev/null))
+  (cd "$folder" && tar -czf "$out/compare.tgz" --ignore-failed-read -- cells plan.yaml compare.md compare.html) 2> /dev/null
   results trim "$out/compare.log"
   outcome compare "$code" "$begin" "$(tail -n 1 "$out/compare.log" | cut -c 1-200)"
 }
@@ -386,7 +386,7 @@ for stage in $stages; do
     first-tests) tests "$([ $native = yes ] && echo native || echo triton)" 75 60 ;;
     *-tests) tests native 120 150 ;;
     *-tests-triton) tests triton 100 100 ;;
-    *-benchmarks) benchmarks "$([ $plan = first ] && echo 20 || echo 40)" ;;
+    *-benchmarks) benchmarks "$([ "$plan" = first ] && echo 20 || echo 40)" ;;
     *-profile) profile 30 ;;
     *-compare) compare ;;
     *) sanitize "$stage" 40 ;;
