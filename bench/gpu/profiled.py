@@ -1,12 +1,13 @@
 """The launches that Nsight Compute looks at: the selection kernel, held and streamed, and the linear kernel, once each when warm.
 
-ncu --profile-from-start off ... python bench/gpu/profiled.py
+ncu --profile-from-start off ... python bench/gpu/profiled.py held|linear|streamed|skinny ...
 
-Each is named before it runs; what decides most comes first.
+ncu prints what it found when the process ends: what may take long is left to a process of its own.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -27,16 +28,16 @@ def linear(batch: int, width: int, classes: int) -> Callable[[], Any]:
 
 
 LAUNCHES: dict[str, Callable[[], Callable[[], Any]]] = {
-    "smallest_k, 60 % of 1.28 M": lambda: selection(1_280_000),
-    "linear_margin, 65536 x 1024 -> 1000": lambda: linear(65_536, 1024, 1000),
-    "smallest_k, 60 % of 256 M": lambda: selection(256_000_000),
-    "linear_margin, 65536 x 1024 -> 100": lambda: linear(65_536, 1024, 100),
+    "held": lambda: selection(1_280_000),
+    "linear": lambda: linear(65_536, 1024, 1000),
+    "streamed": lambda: selection(256_000_000),
+    "skinny": lambda: linear(65_536, 1024, 100),
 }
 
 
-def main() -> None:
-    for name, prepared in LAUNCHES.items():
-        call = prepared()
+def main(names: list[str]) -> None:
+    for name in names:
+        call = LAUNCHES[name]()
         for _ in range(3):  # compilation, lazy loading, the allocator's memory
             call()
         torch.cuda.synchronize()
@@ -50,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

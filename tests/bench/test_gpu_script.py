@@ -278,6 +278,13 @@ def test_a_tool_that_is_missing_is_a_line_not_a_failure(script: Script, name: st
     assert f"{stage}: skipped ({name} is not installed)" in ran.stdout
 
 
+def test_a_profile_that_takes_too_long_keeps_those_before_it(script: Script) -> None:
+    script.fake("ncu-does", '[ -e "$0.first" ] && exec sleep 100; touch "$0.first"\n')
+    ran = script.run("--plan", "first", "--stage", "profile", seconds=12)
+    assert ran.returncode == 0, ran.stdout
+    assert script.stages()["profile"] == "ok"
+
+
 def test_a_profiler_without_permission_is_a_line_not_a_failure(script: Script) -> None:
     script.fake(
         "ncu-does",
