@@ -234,9 +234,9 @@ tests() { # BACKEND SECONDS KEPT, for what comes after
     return
   fi
   if [ "$plan" = first ]; then
-    files=$(test_files 'test_cuda_values.py' 'test_cuda.py' 'test_smallest_k.py' 'test_selector.py' 'test_topk.py' 'test_cuda_linear.py')
+    files=$(test_files 'test_cuda_values.py' 'test_cuda_selection.py' 'test_cuda.py' 'test_smallest_k.py' 'test_selector.py' 'test_topk.py' 'test_cuda_linear.py')
   else
-    files=$(test_files 'test_cuda_values.py' 'test_cuda*.py' 'test_smallest_k.py' 'test_selector.py' 'test_*.py')
+    files=$(test_files 'test_cuda_values.py' 'test_cuda_selection.py' 'test_cuda*.py' 'test_smallest_k.py' 'test_selector.py' 'test_*.py')
   fi
   # Linear margins are Triton's with either backend: tested once.
   if [ "$1" = triton ] && [ $native = yes ]; then files=$(grep -v 'linear[^/]*$' <<< "$files"); fi

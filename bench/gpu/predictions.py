@@ -13,7 +13,8 @@ from gpu.entries import Entry, median, of_ceiling, speed_over, time_over
 
 # When, for which version, and from what.
 MADE = (
-    "2026-11-26, commit 81d0d67, never run: from the code as SASS (instructions, barriers, bytes)"
+    "2026-11-26, version 0.1.0, never run: from the code as SASS (instructions, barriers, bytes)"
+    " and from host time without a driver"
 )
 
 # Measures: "copy": share of the copy of the same run, in percent; "us": microseconds; "time of PEER": so many times the peer's
@@ -33,18 +34,18 @@ PREDICTED: Predicted = {
     "bench_margin[native-10-float32]": ((COPY, 80, 90),),
     "bench_margin[native-10-bfloat16]": ((COPY, 80, 90),),
     "bench_six_scores[native-bfloat16]": ((COPY, 80, 88),),
-    "bench_smallest_k[native-1.28M-normal]": ((US, 15, 20),),
+    "bench_smallest_k[native-1.28M-normal]": ((US, 10, 13),),
     "bench_smallest_k[triton-1.28M-normal]": ((US, 25, 40),),
-    "bench_smallest_k[native-256M-normal]": ((COPY, 48, 55), (TOPK, 2.5, 4)),
+    "bench_smallest_k[native-256M-normal]": ((COPY, 60, 66), (TOPK, 3, 5)),
     "bench_linear_margin[65536x1024-1000]": ((LINEAR, 1.15, 1.3),),
     "bench_linear_margin[65536x1024-10]": ((US, 46, 52),),
     "bench_linear_margin[65536x1024-100]": ((COPY, 75, 85),),
     "bench_linear_margin[8192x4096-128256]": ((LINEAR, 1.15, 1.25),),
     "bench_linear_margin_topk[65536x1024-1000]": ((ALONE, 1.04, 1.05),),
     "bench_linear_margin_topk[8192x4096-128256]": ((ALONE, 1.04, 1.05),),
-    "bench_host_overhead[margin]": ((US, 25, 30),),
-    "bench_host_overhead[smallest_k]": ((US, 25, 30),),
-    "bench_host_overhead[linear_margin]": ((US, 55, None),),
+    "bench_host_overhead[margin]": ((US, 5, 8),),
+    "bench_host_overhead[smallest_k]": ((US, 7, 11),),
+    "bench_host_overhead[linear_margin]": ((US, 25, 35),),
 }
 
 
