@@ -1,4 +1,4 @@
-// A block's own values in the selection of the k smallest: reading them, going over them, writing those selected.
+// A block's own values in the selection of the k smallest: reading them, and going over them.
 //
 // Values are taken a tile at a time, four next to each other by a lane, as one load of up to 16 bytes: a chunk by a
 // warp, and the warps' chunks of a tile follow one another, so that what a warp finds stays in the order of the values.
@@ -169,7 +169,7 @@ class BlockSlice : protected BlockBins<Machine, Shape::kThreads, Shape::kBins> {
     return bits;
   }
 
-  // Puts the offsets of a chunk's marked values into a list and returns the place behind them.
+  // Puts the offsets of a chunk's marked values into a list and returns its end.
   static DYNAMS_DEVICE uint16_t* append(uint16_t* list, int c, uint32_t bits, int first) {
     DYNAMS_UNROLL
     for (int j = 0; j < 4; ++j)
