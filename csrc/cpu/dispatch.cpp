@@ -1,6 +1,4 @@
 // Which instruction sets this CPU can run, found once by asking it.
-#include <cstring>
-
 #include "kernels.h"
 
 namespace dynams {
@@ -43,12 +41,6 @@ struct Usable {
 const Kernels* const* usable_kernels() {
   static const Usable usable;
   return usable.sets;
-}
-
-const Kernels* find_kernels(const char* isa_or_null) {
-  for (const Kernels* const* set = usable_kernels(); *set != nullptr; ++set)
-    if (isa_or_null == nullptr || std::strcmp((*set)->isa, isa_or_null) == 0) return *set;
-  return nullptr;
 }
 
 }  // namespace dynams

@@ -65,9 +65,6 @@ struct Kernels {
                          void* out_values, int64_t* out_indices);
 };
 
-// The best set that this CPU has, or the one of that name; null where the name is unknown or the CPU lacks it.
-const Kernels* find_kernels(const char* isa_or_null);
-
 // All sets this CPU can run, best first; ends with null.
 const Kernels* const* usable_kernels();
 

@@ -136,7 +136,7 @@ void launch_smallest_k_forced(uintptr_t values, int32_t dtype, int64_t count, in
   const OnDevice on_device(device);
   check(on_device.error(), "cudaSetDevice");
   const int multiprocessors = multiprocessors_of(device);
-  const Scratch scratch(new_empty, smallest_k_scratch(task.dtype, count, k, multiprocessors), task.dtype);
+  const Scratch scratch(new_empty, smallest_k_scratch(task.dtype, count, multiprocessors), task.dtype);
   task.scratch = scratch.data();
   check(smallest_k(task, multiprocessors, pointer<CUstream_st>(stream)), "smallest_k");
 }

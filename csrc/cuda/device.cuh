@@ -102,12 +102,6 @@ struct Packed<BFloat> {
   }
 };
 
-__device__ __forceinline__ float widen(Half value) {
-  float out;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(out) : "h"(value.bits));
-  return out;
-}
-
 // 2^x within 2 units in the last place; below the normal numbers it is 0.
 __device__ __forceinline__ float exp2_fast(float x) {
   float out;
@@ -152,9 +146,8 @@ __device__ __forceinline__ float lesser(float a, float b) { return fminf(a, b); 
 __device__ __forceinline__ double greater(double a, double b) { return a > b ? a : b; }
 __device__ __forceinline__ double lesser(double a, double b) { return a < b ? a : b; }
 
-__device__ __forceinline__ float widen(BFloat value) {
-  return float_from_bits(static_cast<uint32_t>(value.bits) << 16);
-}
+__device__ __forceinline__ float widen(Half value) { return value_of(value); }
+__device__ __forceinline__ float widen(BFloat value) { return value_of(value); }
 __device__ __forceinline__ float widen(float value) { return value; }
 __device__ __forceinline__ double widen(double value) { return value; }
 

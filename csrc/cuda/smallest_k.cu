@@ -204,7 +204,7 @@ cudaError_t select(const CudaSmallestK& request, int multiprocessors, cudaStream
 
 }  // namespace
 
-int64_t smallest_k_scratch(DType dtype, int64_t count, int64_t, int multiprocessors) {
+int64_t smallest_k_scratch(DType dtype, int64_t count, int multiprocessors) {
   switch (dtype) {
     case DType::kFloat64:
       return static_cast<int64_t>(scratch_of<Float64Order>(count, multiprocessors));

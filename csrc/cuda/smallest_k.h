@@ -26,7 +26,7 @@ struct CudaSmallestK {
   const SelectionForce* force = nullptr;
 };
 
-int64_t smallest_k_scratch(DType dtype, int64_t count, int64_t k, int multiprocessors);
+int64_t smallest_k_scratch(DType dtype, int64_t count, int multiprocessors);
 
 // Launches on the current device; the result is that of the launch.
 cudaError_t smallest_k(const CudaSmallestK& task, int multiprocessors, cudaStream_t stream);

@@ -91,7 +91,7 @@ class NativeCpu:
             labels = self._checked_labels(labels, classes)
         scores = empty_scores(features, batch)
         bias = None if bias is None else bias.contiguous()
-        logits, kernel_bias = _product(apart(features), weight, bias)
+        logits, kernel_bias = _multiply(apart(features), weight, bias)
         self._score_block(logits, kernel_bias, labels, class_distances, kind, scores, batch, pairs)
         return scores
 
@@ -161,12 +161,12 @@ class NativeCpu:
             slim = [apart(features[rows, :width]) for width in widths]
             for first in range(0, classes, tile_classes):
                 last = min(first + tile_classes, classes)
-                logits = tile[: count * (last - first)].view(count, last - first)
+                block = tile[: count * (last - first)].view(count, last - first)
                 block_bias = None if bias is None else bias[first:last]
                 known = 0
                 for place, width in enumerate(widths):
-                    kernel_bias = _multiply(
-                        logits, slim[place], weight[first:last, :width], block_bias, known
+                    logits, kernel_bias = _multiply(
+                        slim[place], weight[first:last, :width], block_bias, block, known
                     )
                     known = width
                     self._score_block(
@@ -261,26 +261,21 @@ class NativeCpu:
         return out_values, out_indices
 
 
-def _product(features: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Logits, and the bias still to be added to them. The product's dtype decides, as in `_multiply`."""
-    if bias is not None and features.element_size() == 2:
-        return torch.addmm(bias, features, weight.T), None
-    return torch.mm(features, weight.T), bias
-
-
 def _multiply(
-    logits: Tensor, features: Tensor, weight: Tensor, bias: Tensor | None, known: int
-) -> Tensor | None:
-    """Makes a tile the logits of these features, where it holds those of the first `known`; returns the bias still to be added."""
-    if features.element_size() == 2:
-        # Half-precision products are rounded, with their bias, as F.linear rounds them: none is built on another.
-        if bias is None:
-            torch.mm(features, weight.T, out=logits)
-        else:
-            torch.addmm(bias, features, weight.T, out=logits)
-        return None
-    if known == 0:
-        torch.mm(features, weight.T, out=logits)
-    else:
-        logits.addmm_(features[:, known:], weight[:, known:].T)
-    return bias
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    tile: Tensor | None = None,
+    known: int = 0,
+) -> tuple[Tensor, Tensor | None]:
+    """The logits of these features, and the bias still to be added to them.
+
+    A `tile` takes the logits; it may hold those of the first `known` features.
+    """
+    is_half = features.element_size() == 2
+    # Half-precision products are rounded, with their bias, as F.linear rounds them: none is built on another.
+    if is_half and bias is not None:
+        return torch.addmm(bias, features, weight.T, out=tile), None
+    if tile is None or known == 0 or is_half:
+        return torch.mm(features, weight.T, out=tile), bias
+    return tile.addmm_(features[:, known:], weight[:, known:].T), bias

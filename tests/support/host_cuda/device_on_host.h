@@ -67,8 +67,6 @@ inline uint64_t bits_of(double value) {
 inline uint32_t low_word(double value) { return static_cast<uint32_t>(bits_of(value)); }
 inline uint32_t high_word(double value) { return static_cast<uint32_t>(bits_of(value) >> 32); }
 
-inline float widen(Half value) { return float_of_bits(float_bits(value)); }
-
 template <class Element>
 struct Packed {
   template <class Choose>
