@@ -2,18 +2,13 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from dynams_kernels.functional import (
-    SmallestK,
-    backends,
-    class_distances,
-    linear_margin,
-    linear_margin_topk,
-    margin,
-    margin_topk,
-    scores,
-    smallest_k,
-)
+from dynams_kernels._backends.registry import describe as backends
+from dynams_kernels.distances import class_distances
+from dynams_kernels.linear import linear_margin
+from dynams_kernels.logits import margin, scores
+from dynams_kernels.selection import SmallestK, smallest_k
 from dynams_kernels.selector import MarginSelector
+from dynams_kernels.topk import linear_margin_topk, margin_topk
 
 try:
     __version__ = version("dynams-kernels")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dynams_kernels import _checks
-from dynams_kernels.functional import SmallestK, smallest_k
+from dynams_kernels.selection import SmallestK, smallest_k
 
 
 class MarginSelector:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 import oracle
-from dynams_kernels.functional import SmallestK
+from dynams_kernels.selection import SmallestK
 from kernel_inputs import counts, from_pattern, keys, layouts_1d, special_values
 
 if os.environ.get("TRITON_INTERPRET") != "1" or find_spec("triton") is None:

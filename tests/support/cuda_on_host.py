@@ -174,7 +174,7 @@ class HostKernels:
         plan: Plan | None = None,
         order_seed: int = 0,
     ) -> Tensor:
-        """As `ops.row_scores`; RuntimeError where the kernels wait for ever, read misaligned or overrun their scratch."""
+        """As the operator `row_scores`; RuntimeError where the kernels wait for ever, read misaligned or overrun their scratch."""
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         count = bin(kinds).count("1")
         # Room beyond each row of scores, which must stay as it is.
