@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from dynams_kernels._backends.registry import describe as backends
 from dynams_kernels.distances import class_distances
-from dynams_kernels.linear import linear_margin
+from dynams_kernels.linear import linear_margin, linear_scores
 from dynams_kernels.logits import margin, scores
 from dynams_kernels.selection import SmallestK, smallest_k
 from dynams_kernels.selector import MarginSelector
@@ -22,6 +22,7 @@ __all__ = [
     "class_distances",
     "linear_margin",
     "linear_margin_topk",
+    "linear_scores",
     "margin",
     "margin_topk",
     "scores",

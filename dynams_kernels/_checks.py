@@ -16,15 +16,15 @@ def _shape(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
 
 
-def check_float(name: str, tensor: object, dims: int, layout: str) -> Tensor:
-    """A dense floating-point tensor of `dims` dimensions, described to the user as `layout`."""
+def check_float(name: str, tensor: object, dims: int | None, layout: str) -> Tensor:
+    """A dense floating-point tensor of `dims` dimensions (None: of one at least), described to the user as `layout`."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: got {type(tensor).__name__}, want a tensor of shape {layout}")
     if tensor.layout is not _STRIDED:
         raise TypeError(f"{name}: got layout {tensor.layout}, want a dense (strided) tensor")
     if tensor.dtype not in FLOAT_DTYPES:
         raise TypeError(f"{name}: got dtype {tensor.dtype}, want {_FLOAT_NAMES}")
-    if tensor.dim() != dims:
+    if tensor.dim() != dims and (dims is not None or tensor.dim() == 0):
         raise ValueError(f"{name}: got shape {_shape(tensor)}, want {layout}")
     return tensor
 
@@ -35,31 +35,52 @@ def check_classes(name: str, count: int) -> None:
         raise ValueError(f"{name}: got {count} classes, want at least 2")
 
 
-def check_logits(logits: object) -> Tensor:
-    """Logits (B, C) with C >= 2."""
-    checked = check_float("logits", logits, 2, "(B, C)")
-    classes = checked.shape[1]
+def check_logits(logits: object, dims: int | None = None) -> Tensor:
+    """Logits (..., C) with C >= 2, or of just so many dimensions."""
+    checked = check_float("logits", logits, dims, "(..., C)" if dims is None else "(B, C)")
+    classes = checked.shape[-1]
     if classes < 2:
         check_classes("logits", classes)
     return checked
 
 
-def check_labels(labels: object, kind: str, batch: int, device: torch.device) -> Tensor:
-    """Labels (B,) int64 on `device`; their range is checked where the values are read."""
+def as_rows(tensor: Tensor) -> Tensor:
+    """A tensor (..., n) as rows (B, n), a view where its strides allow."""
+    return tensor if tensor.dim() == 2 else tensor.reshape(-1, tensor.shape[-1])
+
+
+def check_labels(labels: object, kind: str, leading: torch.Size, device: torch.device) -> Tensor:
+    """Labels of the shape of the samples, int64, on `device`, as (B,); their range is checked where the values are read."""
+    wanted = tuple(leading)
     if labels is None:
         raise ValueError(
-            f"labels: got None, want int64 of shape ({batch},): kind {kind!r} needs labels"
+            f"labels: got None, want int64 of shape {wanted}: kind {kind!r} needs labels"
         )
     if not isinstance(labels, Tensor):
         raise TypeError(
-            f"labels: got {type(labels).__name__}, want an int64 tensor of shape ({batch},)"
+            f"labels: got {type(labels).__name__}, want an int64 tensor of shape {wanted}"
         )
     if labels.dtype != torch.int64:
         raise TypeError(f"labels: got dtype {labels.dtype}, want int64")
-    if labels.dim() != 1 or labels.shape[0] != batch:
-        raise ValueError(f"labels: got shape {_shape(labels)}, want ({batch},)")
+    if labels.shape != leading:
+        raise ValueError(f"labels: got shape {_shape(labels)}, want {wanted}")
     check_device("labels", labels, device)
-    return labels
+    return labels if labels.dim() == 1 else labels.reshape(-1)
+
+
+# The ignored label of margins, as of torch's losses.
+IGNORED = -100
+# Stands for an ignored label that is a class too: nobody's label by accident.
+_IGNORED_CLASS = -(1 << 63)
+
+
+def resolve_ignored(labels: Tensor, ignore_index: object, classes: int) -> tuple[Tensor, int]:
+    """Labels whose ignored ones are outside [0, C), so that kernels need not know them, and the label that means so."""
+    if type(ignore_index) is not int:
+        raise TypeError(f"ignore_index: got {type(ignore_index).__name__}, want an int")
+    if not 0 <= ignore_index < classes:
+        return labels, ignore_index
+    return labels.masked_fill(labels == ignore_index, _IGNORED_CLASS), _IGNORED_CLASS
 
 
 def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
@@ -143,7 +164,7 @@ def resolve_widths(width: object, columns: int) -> list[int]:
 def check_linear(
     features: object, weight: object, bias: object, width: object
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The slim head: features (B, w), the first w columns of the weight as a view, the bias (C,).
+    """The slim head: features (..., w), the first w columns of the weight as a view, the bias (C,).
 
     Of several widths (a list or tuple) w is the largest.
     """
@@ -152,12 +173,12 @@ def check_linear(
     check_classes("weight", classes)
     if columns < 1:
         raise ValueError(f"weight: got shape {_shape(weight)}, want (C, D) with D >= 1")
-    features = check_float("features", features, 2, f"(B, {columns})")
+    features = check_float("features", features, None, f"(..., {columns})")
     check_device("weight", weight, features.device)
     slim = columns if width is None else max(resolve_widths(width, columns))
-    given = features.shape[1]
+    given = features.shape[-1]
     if given != columns and given != slim:
-        wanted = f"(B, {columns})" if slim == columns else f"(B, {columns}) or (B, {slim})"
+        wanted = f"(..., {columns})" if slim == columns else f"(..., {columns}) or (..., {slim})"
         raise ValueError(f"features: got shape {_shape(features)}, want {wanted}")
     if bias is not None:
         bias = check_float("bias", bias, 1, f"({classes},)")
@@ -165,7 +186,7 @@ def check_linear(
             raise ValueError(f"bias: got shape {_shape(bias)}, want ({classes},)")
         check_device("bias", bias, features.device)
     # A view of everything costs as much as a check of everything.
-    slim_features = features if given == slim else features[:, :slim]
+    slim_features = features if given == slim else features[..., :slim]
     return slim_features, weight if slim == columns else weight[:, :slim], bias
 
 
@@ -178,15 +199,16 @@ def check_same_dtype(features: Tensor, weight: Tensor, bias: Tensor | None) -> N
         raise TypeError(f"bias: got dtype {bias.dtype}, want the features' {dtype}")
 
 
-def check_label_range(labels: Tensor, classes: int) -> None:
-    """Labels in [0, C), where reading them costs no device synchronisation."""
+def check_label_range(labels: Tensor, classes: int, ignored: int) -> None:
+    """Labels in [0, C) or ignored, where reading them costs no device synchronisation."""
     if labels.numel() == 0:
         return
-    lowest, highest = (int(bound) for bound in torch.aminmax(labels))
+    others = labels.masked_fill(labels == ignored, 0)
+    lowest, highest = (int(bound) for bound in torch.aminmax(others))
     if lowest < 0 or highest >= classes:
         raise label_error(lowest if lowest < 0 else highest, classes)
 
 
 def label_error(wrong: int, classes: int) -> ValueError:
-    """What is said of a label outside [0, C)."""
+    """What is said of a label outside [0, C) that is not the ignored one."""
     return ValueError(f"labels: got {wrong}, want every label in [0, {classes})")

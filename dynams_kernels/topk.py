@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from dynams_kernels import _checks
+from dynams_kernels._kinds import MarginKind, Order
 from dynams_kernels._ops.selection import smallest_k
 from dynams_kernels.linear import linear_margin
 from dynams_kernels.logits import margin
@@ -15,10 +16,10 @@ def margin_topk(
     logits: Tensor,
     k: int,
     *,
-    kind: str = "gap",
+    kind: MarginKind = "gap",
     labels: Tensor | None = None,
     class_distances: Tensor | None = None,
-    order: str = "index",
+    order: Order = "index",
 ) -> SmallestK:
     """The k samples nearest the decision boundary: :func:`margin`, then :func:`smallest_k`.
 
@@ -27,7 +28,7 @@ def margin_topk(
     Returns:
         SmallestK(margins (k,) float32 (float64 for float64 logits), sample indices (k,) int64).
     """
-    logits = _checks.check_logits(logits)
+    logits = _checks.check_logits(logits, 2)
     k = _checks.check_k(k, logits.shape[0])
     by_value = _checks.check_order(order)
     margins = margin(logits, kind=kind, labels=labels, class_distances=class_distances)
@@ -41,10 +42,10 @@ def linear_margin_topk(
     bias: Tensor | None = None,
     *,
     width: int | float | None = None,
-    kind: str = "gap",
+    kind: MarginKind = "gap",
     labels: Tensor | None = None,
     class_distances: Tensor | None = None,
-    order: str = "index",
+    order: Order = "index",
 ) -> SmallestK:
     """The k samples nearest the decision boundary of a linear head: :func:`linear_margin`, then :func:`smallest_k`.
 

@@ -53,8 +53,9 @@ DType dtype_numbered(int32_t number) {
 
 int64_t element_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
 
-// A label outside [0, classes): the lowest where it is negative, else the highest. 0, which is inside, where all are.
-int64_t label_outside(uintptr_t address, int64_t count, int64_t classes) {
+// A label outside [0, classes) but the ignored one, which is outside: the lowest where it is negative, else the highest.
+// 0, which is inside, where there is none.
+int64_t label_outside(uintptr_t address, int64_t count, int64_t classes, int64_t ignored) {
   const int64_t* labels = pointer<const int64_t>(address);
   std::optional<py::gil_scoped_release> release;
   if (count >= kFewLabels) release.emplace();
@@ -62,12 +63,17 @@ int64_t label_outside(uintptr_t address, int64_t count, int64_t classes) {
   const uint64_t last = static_cast<uint64_t>(classes - 1);
   uint64_t signs = 0;
   for (int64_t i = 0; i < count; ++i) {
-    const uint64_t label = static_cast<uint64_t>(labels[i]);
+    const uint64_t label = labels[i] == ignored ? 0 : static_cast<uint64_t>(labels[i]);
     signs |= label | (last - label);
   }
   if (signs >> 63 == 0) return 0;
-  const auto [lowest, highest] = std::minmax_element(labels, labels + count);
-  return *lowest < 0 ? *lowest : *highest;
+  int64_t lowest = 0, highest = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if (labels[i] == ignored) continue;
+    lowest = std::min(lowest, labels[i]);
+    highest = std::max(highest, labels[i]);
+  }
+  return lowest < 0 ? lowest : highest;
 }
 
 void row_scores(int isa, uintptr_t logits, int32_t dtype, int64_t rows, int64_t classes, int64_t row_stride,

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from dynams_kernels._backends.order import comparable
 from dynams_kernels._backends.products import apart
-from dynams_kernels._checks import check_label_range
-from dynams_kernels._kinds import BIT, kinds_of, mask_of
+from dynams_kernels._kinds import BIT, LABELLED_KINDS, LOGSUMEXP, kinds_of, mask_of
 
 # Rows are scored in blocks of about this many logits, so that a linear score never holds all of them.
 TILE_ELEMENTS = 1 << 22
 
-_SOFTMAX_KINDS = mask_of(("probability", "loss", "el2n", "entropy", "confidence"))
+_SOFTMAX_KINDS = mask_of(("probability", "loss", "el2n", "entropy", "confidence", LOGSUMEXP))
 
 
 _OWN_SCORES = frozenset({torch.float32, torch.float64})
@@ -88,8 +87,6 @@ def row_scores(
     """The scores of logits (B, C) named by the bits of `kinds`: a row of (n, B) for each, in bit order."""
     batch, classes = logits.shape
     dtype = score_dtype(logits.dtype)
-    if labels is not None and labels.device.type == "cpu":
-        check_label_range(labels, classes)
     wanted = kinds_of(kinds)
     if batch == 0:
         return logits.new_empty((len(wanted), 0), dtype=dtype)
@@ -118,6 +115,7 @@ def row_scores(
         # p1 - p2 = p1 (1 - exp(-gap)): no cancellation where the two are close.
         out["probability"] = -torch.expm1(-gap) / total
         out["confidence"] = (total - 1) / total
+        out[LOGSUMEXP] = top[:, 0] + total.log()
         terms = torch.where(softmax > 0, softmax * log_softmax, torch.zeros_like(softmax))
         out["entropy"] = -terms.sum(1)
         if labels is not None and own is not None:
@@ -130,7 +128,7 @@ def row_scores(
     nan = torch.full_like(gap, torch.nan)
     rows = []
     for kind in wanted:
-        unknown = label_missing if kind in ("label", "loss", "el2n") else missing
+        unknown = label_missing if kind in LABELLED_KINDS else missing
         rows.append(torch.where(unknown, nan, out[kind]))
     return torch.stack(rows)
 
@@ -157,31 +155,19 @@ def class_pairs(
     return torch.stack((first, second), 1)
 
 
-def linear_row_score(
+def linear_scores(
     features: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     labels: Tensor | None,
     class_distances: Tensor | None,
-    kind: int,
-) -> Tensor:
-    """One kind of score (B,) of `features @ weight.T + bias`."""
-    return linear_row_scores(features, weight, bias, labels, class_distances, kind, False)[0]
-
-
-def linear_row_scores(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    labels: Tensor | None,
-    class_distances: Tensor | None,
-    kind: int,
+    widths: Sequence[int],
+    kinds: int,
     pairs: bool,
 ) -> tuple[Tensor, Tensor]:
-    """One kind of score (B,) of `features @ weight.T + bias`, block of rows by block of rows; the class pairs where asked for."""
-    return linear_by_blocks(
-        row_scores, features, weight, bias, labels, class_distances, kind, pairs
-    )
+    """The scores (n, w, B) of `features @ weight.T + bias` at w widths, a product each; the class pairs where asked for."""
+    operands = (features, weight, bias, labels, class_distances)
+    return linear_by_blocks(row_scores, *operands, widths, kinds, pairs)
 
 
 def linear_by_blocks(
@@ -191,40 +177,25 @@ def linear_by_blocks(
     bias: Tensor | None,
     labels: Tensor | None,
     class_distances: Tensor | None,
-    kind: int,
+    widths: Sequence[int],
+    kinds: int,
     pairs: bool,
 ) -> tuple[Tensor, Tensor]:
-    """`linear_row_scores` through a backend's `row_scores`."""
+    """`linear_scores` through a backend's `row_scores`, block of rows by block of rows."""
     batch, classes = features.shape[0], weight.shape[0]
-    if labels is not None and labels.device.type == "cpu":
-        check_label_range(labels, classes)
-    scores = empty_scores(features, batch)
+    scores = empty_scores(features, kinds.bit_count(), len(widths), batch)
     pair_rows = torch.empty((batch if pairs else 0, 2), dtype=torch.int64, device=features.device)
     step = max(1, TILE_ELEMENTS // classes)
     for begin in range(0, batch, step):
         block = slice(begin, begin + step)
-        logits = torch.nn.functional.linear(apart(features[block]), weight, bias)
         block_labels = None if labels is None else labels[block]
-        scores[block] = score(logits, block_labels, class_distances, kind)[0]
+        for place, width in enumerate(widths):
+            slim = apart(features[block, :width])
+            logits = torch.nn.functional.linear(slim, weight[:, :width], bias)
+            scores[:, place, block] = score(logits, block_labels, class_distances, kinds)
         if pairs:
-            pair_rows[block] = class_pairs(logits, block_labels, class_distances, kind)
+            pair_rows[block] = class_pairs(logits, block_labels, class_distances, kinds)
     return scores, pair_rows
-
-
-def linear_width_scores(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    labels: Tensor | None,
-    widths: Sequence[int],
-    kind: int,
-) -> Tensor:
-    """One kind of score (n, B) at each of n widths, one product a width."""
-    rows = [
-        linear_row_scores(features[:, :w], weight[:, :w], bias, labels, None, kind, False)[0]
-        for w in widths
-    ]
-    return torch.stack(rows)
 
 
 def smallest_k(values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,7 @@ class Served:
         """The backend's name for each primitive."""
         fallback = "triton" if self.triton else "eager"
         rows = "native_cuda" if self.native else fallback
-        return {"row_scores": rows, "linear_row_scores": fallback, "smallest_k": rows}
+        return {"row_scores": rows, "linear_scores": fallback, "smallest_k": rows}
 
 
 class Gpu:
@@ -126,53 +126,23 @@ class Gpu:
         scores: Tensor = self._of(logits).rows.row_score(logits, labels, class_distances, kind)
         return scores
 
-    def linear_row_score(
+    def linear_scores(
         self,
         features: Tensor,
         weight: Tensor,
         bias: Tensor | None,
         labels: Tensor | None,
         class_distances: Tensor | None,
-        kind: int,
-    ) -> Tensor:
-        """See `registry.Backend`."""
-        triton = self._of(features).triton
-        operands = (features, weight, bias, labels, class_distances, kind)
-        if triton is None or features.dtype == torch.float64:
-            return self.linear_row_scores(*operands, False)[0]
-        return triton.linear_row_score(*operands)
-
-    def linear_row_scores(
-        self,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor | None,
-        class_distances: Tensor | None,
-        kind: int,
+        widths: Sequence[int],
+        kinds: int,
         pairs: bool,
     ) -> tuple[Tensor, Tensor]:
         """See `registry.Backend`. Float64 has no tensor-core tile worth writing: torch's product, block by block."""
         triton = self._of(features).triton
-        operands = (features, weight, bias, labels, class_distances, kind, pairs)
+        operands = (features, weight, bias, labels, class_distances, widths, kinds, pairs)
         if triton is None or features.dtype == torch.float64:
             return eager.linear_by_blocks(self.row_scores, *operands)
-        return triton.linear_row_scores(*operands)
-
-    def linear_width_scores(
-        self,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor | None,
-        widths: Sequence[int],
-        kind: int,
-    ) -> Tensor:
-        """See `registry.Backend`."""
-        triton = self._of(features).triton
-        if triton is None or features.dtype == torch.float64:
-            return eager.linear_width_scores(features, weight, bias, labels, widths, kind)
-        return triton.linear_width_scores(features, weight, bias, labels, widths, kind)
+        return triton.linear_scores(*operands)
 
     def smallest_k(self, values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:
         """See `registry.Backend`."""

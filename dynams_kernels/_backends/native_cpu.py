@@ -52,9 +52,8 @@ class NativeCpu:
         self, logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kinds: int
     ) -> Tensor:
         """See `registry.Backend`."""
-        if labels is not None:
-            labels = self._checked_labels(labels, logits.shape[1])
         batch = logits.shape[0]
+        labels = None if labels is None else labels.contiguous()
         scores = empty_scores(logits, kinds.bit_count(), batch)
         self._score_block(logits, None, labels, class_distances, kinds, scores, batch, None)
         return scores
@@ -63,53 +62,38 @@ class NativeCpu:
         self, logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kind: int
     ) -> Tensor:
         """See `registry.Backend`."""
-        if labels is not None:
-            labels = self._checked_labels(labels, logits.shape[1])
         batch = logits.shape[0]
+        labels = None if labels is None else labels.contiguous()
         scores = empty_scores(logits, batch)
         self._score_block(logits, None, labels, class_distances, kind, scores, batch, None)
         return scores
 
-    def linear_row_score(
+    def linear_scores(
         self,
         features: Tensor,
         weight: Tensor,
         bias: Tensor | None,
         labels: Tensor | None,
         class_distances: Tensor | None,
-        kind: int,
-        pairs: Tensor | None = None,
-    ) -> Tensor:
-        """See `registry.Backend`. Where wanted, `pairs` (B, 2) takes the class pairs."""
-        batch, classes = features.shape[0], weight.shape[0]
-        if not self._is_one_tile(batch, classes, features.element_size()):
-            widths = [features.shape[1]]
-            return self._linear_scores(
-                features, weight, bias, labels, class_distances, widths, kind, pairs
-            )[0]
-        if labels is not None:
-            labels = self._checked_labels(labels, classes)
-        scores = empty_scores(features, batch)
-        bias = None if bias is None else bias.contiguous()
-        logits, kernel_bias = _multiply(apart(features), weight, bias)
-        self._score_block(logits, kernel_bias, labels, class_distances, kind, scores, batch, pairs)
-        return scores
-
-    def linear_row_scores(
-        self,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor | None,
-        class_distances: Tensor | None,
-        kind: int,
+        widths: Sequence[int],
+        kinds: int,
         pairs: bool,
     ) -> tuple[Tensor, Tensor]:
         """See `registry.Backend`."""
-        pair_rows = features.new_empty(features.shape[0] if pairs else 0, 2, dtype=torch.int64)
+        batch, classes = features.shape[0], weight.shape[0]
+        bias = None if bias is None else bias.contiguous()
+        labels = None if labels is None else labels.contiguous()
+        scores = empty_scores(features, kinds.bit_count(), len(widths), batch)
+        pair_rows = features.new_empty(batch if pairs else 0, 2, dtype=torch.int64)
         wanted = pair_rows if pairs else None
-        scores = self.linear_row_score(
-            features, weight, bias, labels, class_distances, kind, wanted
+        if len(widths) == 1 and self._is_one_tile(batch, classes, features.element_size()):
+            logits, kernel_bias = _multiply(apart(features), weight, bias)
+            self._score_block(
+                logits, kernel_bias, labels, class_distances, kinds, scores, batch, wanted
+            )
+            return scores, pair_rows
+        self._score_tiles(
+            features, weight, bias, labels, class_distances, widths, kinds, scores, wanted
         )
         return scores, pair_rows
 
@@ -117,19 +101,7 @@ class NativeCpu:
     def _is_one_tile(batch: int, classes: int, element_size: int) -> bool:
         return classes <= _TILE_CLASSES and batch * classes * element_size <= _TILE_BYTES
 
-    def linear_width_scores(
-        self,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor | None,
-        widths: Sequence[int],
-        kind: int,
-    ) -> Tensor:
-        """See `registry.Backend`."""
-        return self._linear_scores(features, weight, bias, labels, None, widths, kind, None)
-
-    def _linear_scores(
+    def _score_tiles(
         self,
         features: Tensor,
         weight: Tensor,
@@ -137,17 +109,14 @@ class NativeCpu:
         labels: Tensor | None,
         class_distances: Tensor | None,
         widths: Sequence[int],
-        kind: int,
+        kinds: int,
+        scores: Tensor,
         pairs: Tensor | None,
-    ) -> Tensor:
-        """Scores (n, B) at n ascending widths. Logits exist as one tile, which every step of the loop overwrites."""
+    ) -> None:
+        """Writes scores (n, w, B) at w ascending widths. Logits exist as one tile, which every step of the loop overwrites."""
         batch, classes = features.shape[0], weight.shape[0]
-        bias = None if bias is None else bias.contiguous()
-        if labels is not None:
-            labels = self._checked_labels(labels, classes)
-        scores = empty_scores(features, len(widths), batch)
         # The nearest boundary is known only once the whole row's largest is: `distance` takes whole rows.
-        whole_rows = kind == BIT["distance"] or classes <= _TILE_CLASSES
+        whole_rows = kinds & BIT["distance"] != 0 or classes <= _TILE_CLASSES
         tile_classes = classes if whole_rows else _TILE_CLASSES
         tile_rows = max(1, min(batch, _TILE_BYTES // (tile_classes * features.element_size())))
         tile = features.new_empty(tile_rows * tile_classes)
@@ -174,23 +143,23 @@ class NativeCpu:
                         kernel_bias,
                         None if labels is None else labels[rows],
                         class_distances,
-                        kind,
-                        scores[place, rows],
-                        batch,
+                        kinds,
+                        scores[:, place, rows],
+                        len(widths) * batch,
                         None if pairs is None else pairs[rows],
                         None if states is None else states[place],
                         first,
                         last == classes,
                     )
-        return scores
 
-    def _checked_labels(self, labels: Tensor, classes: int) -> Tensor:
-        """The labels, contiguous and in [0, C)."""
+    def check_labels(self, labels: Tensor, classes: int, ignored: int) -> None:
+        """See `registry.check_labels`."""
         labels = labels.contiguous()
-        outside: int = self._module.label_outside(labels.data_ptr(), labels.shape[0], classes)
+        outside: int = self._module.label_outside(
+            labels.data_ptr(), labels.numel(), classes, ignored
+        )
         if outside != 0:
             raise label_error(outside, classes)
-        return labels
 
     def _score_block(
         self,

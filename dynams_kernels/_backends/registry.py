@@ -22,8 +22,10 @@ from torch import Tensor
 
 from dynams_kernels._backends import eager
 from dynams_kernels._backends.gpu import Gpu
+from dynams_kernels._checks import check_label_range
 
 if TYPE_CHECKING:
+    from dynams_kernels._backends.native_cpu import NativeCpu
     from dynams_kernels._backends.triton import Triton
 
 _BACKEND_CHOICES = ("auto", "native", "triton", "eager")
@@ -31,7 +33,10 @@ _ISA_CHOICES = ("avx512", "avx2", "baseline")
 
 
 class Backend(Protocol):
-    """What a backend offers: the primitives, on checked arguments."""
+    """What a backend offers: the primitives, on checked arguments.
+
+    A label outside [0, C) makes the label-based scores of its row NaN.
+    """
 
     def row_scores(
         self, logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kinds: int
@@ -41,36 +46,17 @@ class Backend(Protocol):
         self, logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kind: int
     ) -> Tensor: ...
 
-    def linear_row_score(
+    def linear_scores(
         self,
         features: Tensor,
         weight: Tensor,
         bias: Tensor | None,
         labels: Tensor | None,
         class_distances: Tensor | None,
-        kind: int,
-    ) -> Tensor: ...
-
-    def linear_row_scores(
-        self,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor | None,
-        class_distances: Tensor | None,
-        kind: int,
+        widths: Sequence[int],
+        kinds: int,
         pairs: bool,
     ) -> tuple[Tensor, Tensor]: ...
-
-    def linear_width_scores(
-        self,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor | None,
-        widths: Sequence[int],
-        kind: int,
-    ) -> Tensor: ...
 
     def smallest_k(self, values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]: ...
 
@@ -104,7 +90,7 @@ def _from_environment(variable: str, choices: tuple[str, ...]) -> str | None:
 _choice = _from_environment("DYNAMS_KERNELS_BACKEND", _BACKEND_CHOICES) or "auto"
 
 
-def _load_native_cpu() -> tuple[Backend | None, Status]:
+def _load_native_cpu() -> tuple[NativeCpu | None, Status]:
     isa = _from_environment("DYNAMS_KERNELS_ISA", _ISA_CHOICES)
     try:
         module: ModuleType = importlib.import_module("dynams_kernels._cpu")
@@ -182,6 +168,20 @@ def serving(tensor: Tensor) -> Backend:
     if tensor.is_cpu:
         return cpu
     return gpu if tensor.is_cuda else eager
+
+
+def check_labels(labels: Tensor, classes: int, ignored: int) -> None:
+    """Labels in [0, C) or ignored, where they can be read without waiting for a device.
+
+    Raises:
+        ValueError: naming the lowest label if it is negative, else the highest.
+    """
+    if not labels.is_cpu:
+        return
+    if _native_cpu is None:
+        check_label_range(labels, classes, ignored)
+    else:
+        _native_cpu.check_labels(labels, classes, ignored)
 
 
 def _gpu_status(compiled: bool, why_absent: str | None, why_not: str, details: Any) -> Status:

@@ -12,12 +12,20 @@ from dynams_kernels._backends import eager, registry
 LIBRARY = torch.library.Library("dynams_kernels", "DEF")
 
 
-def define(name: str, signature: str) -> Callable[..., Any]:
-    """The operator `dynams_kernels::name`, each backend's method of that name behind it."""
+def define(
+    name: str, signature: str, served: Callable[[Any], Callable[..., Any]] | None = None
+) -> Callable[..., Any]:
+    """The operator `dynams_kernels::name`.
+
+    `served` gives what a backend computes it with; None: its method of that name.
+    """
     LIBRARY.define(f"{name}{signature}")
-    LIBRARY.impl(name, getattr(eager, name), "CompositeExplicitAutograd")
-    LIBRARY.impl(name, getattr(registry.gpu, name), "CUDA")
-    if registry.cpu is not eager:
-        LIBRARY.impl(name, getattr(registry.cpu, name), "CPU")
+    for backend, key in (
+        (eager, "CompositeExplicitAutograd"),
+        (registry.gpu, "CUDA"),
+        (registry.cpu, "CPU"),
+    ):
+        if key != "CPU" or backend is not eager:
+            LIBRARY.impl(name, served(backend) if served else getattr(backend, name), key)
     operator: Callable[..., Any] = getattr(torch.ops.dynams_kernels, name).default
     return operator

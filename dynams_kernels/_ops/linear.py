@@ -2,122 +2,125 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dynams_kernels._backends import eager, registry
-from dynams_kernels._gradients import linear_score_gradients
+from dynams_kernels._gradients.linear import linear_score_gradients
+from dynams_kernels._kinds import BIT, LOGSUMEXP, mask_of
 from dynams_kernels._ops.library import define
 from dynams_kernels._plain import is_plain
 
-_linear_row_scores = define(
-    "linear_row_scores",
-    "(Tensor features, Tensor weight, Tensor? bias, Tensor? labels, "
-    "Tensor? class_distances, int kind, bool pairs) -> (Tensor, Tensor)",
-)
-_linear_width_scores = define(
-    "linear_width_scores",
-    "(Tensor features, Tensor weight, Tensor? bias, Tensor? labels, "
-    "SymInt[] widths, int kind) -> Tensor",
+# Their gradients need no more of the logits than two of a row.
+_PAIR_BITS = frozenset({BIT["gap"], BIT["label"], BIT["distance"]})
+_TILED_KINDS = mask_of(("loss", "entropy"))
+
+
+def _served(backend: registry.Backend) -> Callable[..., tuple[Tensor, Tensor]]:
+    def linear_scores(
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor | None,
+        class_distances: Tensor | None,
+        widths: Sequence[int],
+        kinds: int,
+        ignored: int,
+        pairs: bool,
+    ) -> tuple[Tensor, Tensor]:
+        if labels is not None:
+            registry.check_labels(labels, weight.shape[0], ignored)
+        operands = (features, weight, bias, labels, class_distances)
+        return backend.linear_scores(*operands, widths, kinds, pairs)
+
+    return linear_scores
+
+
+_linear_scores = define(
+    "linear_scores",
+    "(Tensor features, Tensor weight, Tensor? bias, Tensor? labels, Tensor? class_distances, "
+    "SymInt[] widths, int kinds, int ignored, bool pairs) -> (Tensor, Tensor)",
+    _served,
 )
 
 
-def linear_row_score(
+def linear_scores(
     features: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     labels: Tensor | None,
     class_distances: Tensor | None,
-    kind: int,
-    with_gradient: bool,
+    widths: Sequence[int],
+    kinds: int,
+    ignored: int,
 ) -> Tensor:
-    """One kind of score (B,) of `features @ weight.T + bias`."""
+    """The scores (n, w, B) of `features @ weight.T + bias` named by the n bits of `kinds`, in bit order, at w ascending widths.
+
+    Differentiable at a single width, which is then that of the features and the weight.
+    """
     operands = (features, weight, bias, labels, class_distances)
     if is_plain(*operands):
-        return registry.serving(features).linear_row_score(*operands, kind)
-    # The gradient is of the logits' pairs that the operator returns beside.
-    scores: Tensor = _linear_row_scores(*operands, kind, with_gradient)[0]
-    return scores
+        if labels is not None:
+            registry.check_labels(labels, weight.shape[0], ignored)
+        return registry.serving(features).linear_scores(*operands, widths, kinds, False)[0]
+    if not needs_gradient(features, weight, bias):
+        scores: Tensor = _linear_scores(*operands, widths, kinds, ignored, False)[0]
+        return scores
+    # The gradient is of the logits' pairs that the operator returns beside, or of each row's logsumexp.
+    asked = kinds | BIT[LOGSUMEXP] if kinds & _TILED_KINDS else kinds
+    scores = _linear_scores(*operands, widths, asked, ignored, kinds in _PAIR_BITS)[0]
+    return scores if asked == kinds else scores[:-1]
 
 
-def linear_width_scores(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    labels: Tensor | None,
-    widths: Sequence[int],
-    kind: int,
-) -> Tensor:
-    """One kind of score (n, B) at each of n ascending widths."""
-    operands = (features, weight, bias, labels)
-    if is_plain(*operands):
-        return registry.serving(features).linear_width_scores(*operands, widths, kind)
-    scores: Tensor = _linear_width_scores(*operands, widths, kind)
-    return scores
+def needs_gradient(features: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether a gradient is wanted of any of the head's operands."""
+    return torch.is_grad_enabled() and (
+        features.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    )
 
 
-@torch.library.register_fake("dynams_kernels::linear_row_scores")
-def _linear_row_scores_shape(
+@torch.library.register_fake("dynams_kernels::linear_scores")
+def _linear_scores_shape(
     features: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     labels: Tensor | None,
     class_distances: Tensor | None,
-    kind: int,
+    widths: Sequence[int],
+    kinds: int,
+    ignored: int,
     pairs: bool,
 ) -> tuple[Tensor, Tensor]:
     batch = features.shape[0]
-    scores = features.new_empty(batch, dtype=eager.score_dtype(features.dtype))
+    shape = (kinds.bit_count(), len(widths), batch)
+    scores = features.new_empty(shape, dtype=eager.score_dtype(features.dtype))
     return scores, features.new_empty((batch if pairs else 0, 2), dtype=torch.int64)
 
 
-@torch.library.register_fake("dynams_kernels::linear_width_scores")
-def _linear_width_scores_shape(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    labels: Tensor | None,
-    widths: Sequence[int],
-    kind: int,
-) -> Tensor:
-    shape = (len(widths), features.shape[0])
-    return features.new_empty(shape, dtype=eager.score_dtype(features.dtype))
-
-
-def _save_linear_row_scores(
-    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
-) -> None:
-    features, weight, bias, _labels, class_distances, ctx.kind, with_pairs = inputs
-    _scores, pairs = output
+def _save_linear_scores(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    features, weight, bias, labels, class_distances, widths, ctx.kinds, _ignored, _pairs = inputs
+    scores, pairs = output
     ctx.mark_non_differentiable(pairs)
-    ctx.with_pairs = with_pairs
-    ctx.save_for_backward(features, weight, bias, class_distances, pairs)
+    ctx.one_width = len(widths) == 1 and widths[0] == features.shape[1] == weight.shape[1]
+    ctx.save_for_backward(features, weight, bias, labels, class_distances, scores, pairs)
 
 
-def _linear_row_scores_backward(
+def _linear_scores_backward(
     ctx: Any, grad: Tensor, _pairs_grad: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    if not ctx.with_pairs:
-        raise RuntimeError("linear_row_scores: a gradient needs pairs=True")
-    features, weight, bias, class_distances, pairs = ctx.saved_tensors
+    if not ctx.one_width:
+        raise RuntimeError("linear_scores: a gradient needs one width, that of the operands")
+    *operands, scores, pairs = ctx.saved_tensors
+    needed = ctx.needs_input_grad[:3]
     grads = linear_score_gradients(
-        grad, features, weight, bias, class_distances, pairs, ctx.kind, ctx.needs_input_grad[:3]
+        grad[:, 0], scores[:, 0], *operands, pairs, kinds=ctx.kinds, needed=needed
     )
-    return (*grads, None, None, None, None)
-
-
-def _linear_width_scores_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    raise RuntimeError("linear_width_scores: a gradient needs linear_row_scores, width by width")
+    return (*grads, None, None, None, None, None, None)
 
 
 torch.library.register_autograd(
-    "dynams_kernels::linear_width_scores", _linear_width_scores_backward
-)
-torch.library.register_autograd(
-    "dynams_kernels::linear_row_scores",
-    _linear_row_scores_backward,
-    setup_context=_save_linear_row_scores,
+    "dynams_kernels::linear_scores", _linear_scores_backward, setup_context=_save_linear_scores
 )

@@ -238,7 +238,7 @@ def every_op_case(device: str) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
         grad = {k: v.clone().requires_grad_(k in "xfwb") for k, v in t.items()}
         x, y, apart = t["x"], t["y"], t["apart"]
         rows, linear, smallest = (
-            getattr(OPS, op).default for op in ("row_scores", "linear_row_scores", "smallest_k")
+            getattr(OPS, op).default for op in ("row_scores", "linear_scores", "smallest_k")
         )
         yield f"rows {name}", rows, (x, None, None, GAP)
         yield f"rows {name} columns", rows, (x.t().contiguous().t(), None, None, PROBABILITY)

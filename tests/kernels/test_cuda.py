@@ -74,7 +74,7 @@ def test_the_backend_asked_for_is_the_one_that_serves() -> None:
     if asked in rows:
         assert serves["row_scores"] == serves["smallest_k"] == rows[asked]
     if asked in ("native", "triton"):
-        assert serves["linear_row_scores"] == "triton"
+        assert serves["linear_scores"] == "triton"
 
 
 @pytest.mark.parametrize("name", CALLS)

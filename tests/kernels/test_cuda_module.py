@@ -19,7 +19,7 @@ import cuda_build
 import dynams_kernels as dk
 
 MODULE = cuda_build.installed_module()
-PRIMITIVES = {"row_scores", "linear_row_scores", "smallest_k"}
+PRIMITIVES = {"row_scores", "linear_scores", "smallest_k"}
 
 installed = pytest.mark.skipif(MODULE is None, reason="the CUDA module is not built")
 needs_cuobjdump = pytest.mark.skipif(aot.cuobjdump() is None, reason="cuobjdump is not installed")

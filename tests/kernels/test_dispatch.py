@@ -21,7 +21,7 @@ from kernel_inputs import labels_for, random_logits
 
 X, F, W = random_logits(12, 7), random_logits(12, 5, seed=1), random_logits(7, 5, seed=2)
 Y = labels_for(X)
-OPERATORS = ("row_scores", "linear_row_scores", "linear_width_scores", "smallest_k")
+OPERATORS = ("row_scores", "linear_scores", "smallest_k")
 
 Call = Callable[[Tensor, Tensor, Tensor], Any]
 # Each primitive through the public functions, and the operator that it is.
@@ -32,8 +32,8 @@ CALLS: dict[str, tuple[Call, str]] = {
         "row_scores",
     ),
     "scores": (lambda x, f, w: dk.scores(x, ["entropy", "gap"]), "row_scores"),
-    "linear_margin": (lambda x, f, w: dk.linear_margin(f, w), "linear_row_scores"),
-    "widths": (lambda x, f, w: dk.linear_margin(f, w, width=[5, 2]), "linear_width_scores"),
+    "linear_margin": (lambda x, f, w: dk.linear_margin(f, w), "linear_scores"),
+    "widths": (lambda x, f, w: dk.linear_margin(f, w, width=[5, 2]), "linear_scores"),
     "smallest_k": (lambda x, f, w: dk.smallest_k(x[:, 0], 4), "smallest_k"),
 }
 every_call = pytest.mark.parametrize("name", CALLS)

@@ -154,7 +154,7 @@ def gpu_head(
 def test_on_a_gpu_a_linear_margin_takes_memory_for_its_rows_alone(
     kind: str, dtype: torch.dtype
 ) -> None:
-    need_gpu_kernel("linear_row_scores")
+    need_gpu_kernel("linear_scores")
     rows, classes = 65_536, 4096  # logits: 1024 MiB in float32
     f, w, b = gpu_head(rows, classes, 4, dtype)
     y = torch.zeros(rows, dtype=torch.int64, device="cuda")
@@ -166,7 +166,7 @@ def test_on_a_gpu_a_linear_margin_takes_memory_for_its_rows_alone(
 
 @pytest.mark.gpu
 def test_on_a_gpu_so_do_its_gradients() -> None:
-    need_gpu_kernel("linear_row_scores")
+    need_gpu_kernel("linear_scores")
     f, w, _ = gpu_head(65_536, 4096, 4, torch.float32)
     f.requires_grad_()
     w.requires_grad_()
@@ -181,7 +181,7 @@ def test_on_a_gpu_so_do_its_gradients() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("width", [512, [256, 512]], ids=str)
 def test_on_a_gpu_a_slim_width_copies_no_weight(width: Any, dtype: torch.dtype) -> None:
-    need_gpu_kernel("linear_row_scores")
+    need_gpu_kernel("linear_scores")
     f, w, _ = gpu_head(4, 65_536, 1024, dtype)
     grown = allocated(lambda: dk.linear_margin(f, w, width=width))
     assert grown < MIB, f"the slim part of the weight has {w.nbytes // 2 // MIB} MiB"

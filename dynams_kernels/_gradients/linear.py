@@ -1,0 +1,204 @@
+"""The gradient of scores of a linear head with respect to features, weight and bias.
+
+The logits are formed again, tile by tile, in the precision of torch's product; only the gradients themselves are as large as
+what they belong to.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from dynams_kernels._backends.products import apart
+from dynams_kernels._gradients.rows import (
+    PAIR_KINDS,
+    of_labelled,
+    pair_amount,
+    row_score_gradients,
+)
+from dynams_kernels._kinds import BIT, LOGSUMEXP, kinds_of, row_of
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+# What a tile of logits holds: on a GPU enough to fill it, on a CPU no more than stays in cache.
+_TILE_ELEMENTS = {"cpu": 1 << 22}
+_TILE_ELEMENTS_ELSEWHERE = 1 << 26
+# A tile of fewer rows would make the weight's gradient, read and written by each, the slower part.
+_TILE_ROWS = 4096
+_LOSS, _ENTROPY, _LOGSUMEXP = BIT["loss"], BIT["entropy"], BIT[LOGSUMEXP]
+
+
+def linear_score_gradients(
+    grad: Tensor,
+    scores: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor | None,
+    class_distances: Tensor | None,
+    pairs: Tensor,
+    kinds: int,
+    needed: tuple[bool, bool, bool],
+) -> Gradients:
+    """Gradients with respect to features (B, D), weight (C, D) and bias (C,), those of them that are needed.
+
+    A margin between two classes touches two rows of the weight a sample: they are gathered and added, without logits. Loss and
+    entropy know the probability of a class from its logit and the row's logsumexp, so that tiles may be of any classes. The
+    other kinds need whole rows of logits.
+
+    `grad` is the gradient (n, B) of each of the scores (n, B), of which one is the logsumexp where there is a loss or an entropy;
+    `pairs` are the classes (B, 2) between which a margin is, where it is the only score, else (0, 2).
+    """
+    head = (features, weight, bias, labels, class_distances)
+    names = kinds_of(kinds)
+    if len(names) == 1 and names[0] in PAIR_KINDS and pairs.shape[0] == features.shape[0]:
+        return _pair_gradients(grad[0], *head, pairs, names[0], needed)
+    sums = _Sums(features, weight, bias, grad.dtype, needed)
+    if kinds & _LOGSUMEXP:
+        _add_tiles(sums, grad, scores, features, weight, bias, labels, kinds)
+        kinds_left = kinds & ~(_LOSS | _ENTROPY | _LOGSUMEXP)
+    else:
+        kinds_left = kinds
+    if kinds_left:
+        rest = grad[[row_of(kind, kinds) for kind in kinds_of(kinds_left)]]
+        _add_whole_rows(sums, rest, *head, kinds_left)
+    return sums.as_given()
+
+
+class _Sums:
+    """The gradients as they add up over tiles, in the scores' dtype."""
+
+    def __init__(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype,
+        needed: tuple[bool, bool, bool],
+    ) -> None:
+        self._operands = (features, weight, bias)
+        self._sums = [
+            torch.zeros_like(operand, dtype=dtype) if wanted and operand is not None else None
+            for operand, wanted in zip(self._operands, needed, strict=True)
+        ]
+
+    def add(self, logits_grad: Tensor, rows: slice, classes: slice) -> None:
+        """What a tile's gradient (rows, classes) adds; products are in the operands' dtype, as torch's own backward forms them."""
+        features, weight, _ = self._operands
+        of_features, of_weight, of_bias = self._sums
+        narrow = logits_grad.to(features.dtype)
+        if of_features is not None:
+            of_features[rows] += narrow @ weight[classes]
+        if of_weight is not None:
+            of_weight[classes] += narrow.T @ features[rows]
+        if of_bias is not None:
+            of_bias[classes] += logits_grad.sum(0)
+
+    def as_given(self) -> Gradients:
+        """The gradients in their operands' dtypes."""
+        features, weight, bias = (
+            None if total is None or operand is None else total.to(operand.dtype)
+            for total, operand in zip(self._sums, self._operands, strict=True)
+        )
+        return features, weight, bias
+
+
+def _tile_elements(features: Tensor) -> int:
+    return _TILE_ELEMENTS.get(features.device.type, _TILE_ELEMENTS_ELSEWHERE)
+
+
+def _add_tiles(
+    sums: _Sums,
+    grad: Tensor,
+    scores: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor | None,
+    kinds: int,
+) -> None:
+    """Adds the gradients of loss, p - onehot(y), and of entropy, -p (log p + entropy), with log p = z - logsumexp."""
+    batch, classes = features.shape[0], weight.shape[0]
+    step = min(batch, _TILE_ROWS)
+    width = max(1, _tile_elements(features) // max(1, step))
+    nothing = torch.zeros_like(grad[0])
+    logsumexp = scores[row_of(LOGSUMEXP, kinds)]
+    of_loss = of_entropy = nothing
+    entropy = nothing
+    if kinds & _LOSS:
+        of_loss = of_labelled(grad[row_of("loss", kinds)], labels, classes)
+    if kinds & _ENTROPY:
+        of_entropy, entropy = grad[row_of("entropy", kinds)], scores[row_of("entropy", kinds)]
+    for begin in range(0, batch, max(1, step)):
+        rows = slice(begin, begin + step)
+        block = apart(features[rows])
+        numbers = torch.arange(block.shape[0], device=features.device)
+        for first in range(0, classes, width):
+            columns = slice(first, min(first + width, classes))
+            tile_bias = None if bias is None else bias[columns]
+            tile = linear(block, weight[columns], tile_bias).to(grad.dtype)
+            log_p = tile - logsumexp[rows].unsqueeze(1)
+            p = log_p.exp()
+            logits_grad = of_loss[rows].unsqueeze(1) * p
+            if kinds & _ENTROPY:
+                information = torch.where(p > 0, log_p, torch.zeros_like(log_p))
+                term = p * (information + entropy[rows].unsqueeze(1))
+                logits_grad = logits_grad - of_entropy[rows].unsqueeze(1) * term
+            if labels is not None and kinds & _LOSS:
+                place = labels[rows] - first
+                here = (place >= 0) & (place < tile.shape[1])
+                pull = torch.where(here, of_loss[rows], torch.zeros_like(of_loss[rows]))
+                place = place.clamp(0, tile.shape[1] - 1)
+                logits_grad.index_put_((numbers, place), -pull, accumulate=True)
+            sums.add(logits_grad, rows, columns)
+
+
+def _add_whole_rows(
+    sums: _Sums,
+    grad: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor | None,
+    class_distances: Tensor | None,
+    kinds: int,
+) -> None:
+    step = max(1, _tile_elements(features) // weight.shape[0])
+    for begin in range(0, features.shape[0], step):
+        rows = slice(begin, begin + step)
+        logits = linear(apart(features[rows]), weight, bias)
+        block_labels = None if labels is None else labels[rows]
+        logits_grad = row_score_gradients(
+            grad[:, rows], logits, block_labels, class_distances, kinds
+        )
+        sums.add(logits_grad, rows, slice(None))
+
+
+def _pair_gradients(
+    grad: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor | None,
+    class_distances: Tensor | None,
+    pairs: Tensor,
+    kind: str,
+    needed: tuple[bool, bool, bool],
+) -> Gradients:
+    if kind == "label":
+        grad = of_labelled(grad, labels, weight.shape[0])
+    amount = pair_amount(grad, pairs, class_distances, kind)
+    first, second = pairs[:, 0], pairs[:, 1]
+    features_grad = weight_grad = bias_grad = None
+    if needed[0]:
+        difference = weight[first].to(amount.dtype) - weight[second].to(amount.dtype)
+        features_grad = (amount.unsqueeze(1) * difference).to(features.dtype)
+    if needed[1]:
+        pull = amount.unsqueeze(1) * features.to(amount.dtype)
+        total = torch.zeros(weight.shape, dtype=amount.dtype, device=weight.device)
+        weight_grad = total.index_add(0, first, pull).index_add(0, second, -pull).to(weight.dtype)
+    if needed[2] and bias is not None:
+        total = torch.zeros(bias.shape, dtype=amount.dtype, device=bias.device)
+        bias_grad = total.index_add(0, first, amount).index_add(0, second, -amount).to(bias.dtype)
+    return features_grad, weight_grad, bias_grad
