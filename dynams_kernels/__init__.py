@@ -3,6 +3,7 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from dynams_kernels._backends.registry import describe as backends
+from dynams_kernels._kinds import MarginKind, Order, ScoreKind
 from dynams_kernels.distances import class_distances
 from dynams_kernels.linear import linear_margin, linear_scores
 from dynams_kernels.logits import margin, scores
@@ -16,7 +17,10 @@ except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0.0.0+unknown"
 
 __all__ = [
+    "MarginKind",
     "MarginSelector",
+    "Order",
+    "ScoreKind",
     "SmallestK",
     "backends",
     "class_distances",

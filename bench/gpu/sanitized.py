@@ -63,6 +63,8 @@ class Case:
 def row_cases() -> Iterator[Case]:
     """Row scores: each path alone, all kinds together, and rows that start anywhere."""
 
+    every = mask_of(SCORE_KINDS) & ~BIT["distance"]
+
     def inputs(classes: int, dtype: torch.dtype, mask: int) -> tuple[Any, ...]:
         logits = torch.randn(5, classes + 1, device="cuda").to(dtype)[:, 1:]
         labels = torch.randint(classes, (5,), device="cuda") if mask != BIT["gap"] else None
@@ -81,7 +83,7 @@ def row_cases() -> Iterator[Case]:
 
     for classes in CLASSES:
         for dtype in DTYPES:
-            for mask in (BIT["gap"], mask_of(SCORE_KINDS)):
+            for mask in (BIT["gap"], every):
                 yield Case(
                     f"row_scores {classes} {dtype} kinds {mask}",
                     lambda c=classes, d=dtype, m=mask: inputs(c, d, m),
@@ -144,47 +146,56 @@ def linear_cases() -> Iterator[Case]:
         bias = torch.randn(classes, device="cuda").to(dtype)
         return features, weight.to(dtype)[:, :width], bias
 
-    def inputs(shape: tuple[int, int, int], dtype: torch.dtype, kind: str) -> tuple[Any, ...]:
-        batch, _width, classes = shape
+    def inputs(
+        shape: tuple[int, int, int], dtype: torch.dtype, kinds: tuple[str, ...], pairs: bool
+    ) -> tuple[Any, ...]:
+        batch, width, classes = shape
         labels = torch.randint(classes, (batch,), device="cuda")
-        used = labels if kind in LABELLED_KINDS else None
-        return (*head(*shape, dtype), used, None, BIT[kind], True)
+        used = labels if LABELLED_KINDS & set(kinds) else None
+        return (*head(*shape, dtype), used, None, [width], mask_of(kinds), pairs)
 
     def widths(shape: tuple[int, int, int], dtype: torch.dtype) -> tuple[Any, ...]:
         features, weight, _bias = head(*shape, dtype)
         width = shape[1]
-        return features, weight, None, None, [width // 3, width // 2, width], BIT["gap"]
+        some = [width // 3, width // 2, width]
+        return features, weight, None, None, None, some, mask_of(("gap", "entropy")), False
 
     def distance() -> tuple[Any, ...]:
         features, weight = torch.randn(40, 24, device="cuda"), torch.randn(50, 24, device="cuda")
         distances = torch.cdist(weight, weight)
-        return features, weight, None, None, distances, BIT["distance"], True
+        return features, weight, None, None, distances, [24], BIT["distance"], True
 
     def call(backend: Any, *arguments: Any) -> Results:
-        return (backend.linear_row_scores(*arguments)[0],)
+        return (backend.linear_scores(*arguments)[0],)
 
     def want(*arguments: Any) -> Results:
-        return (eager.linear_row_scores(*arguments)[0],)
+        return (eager.linear_scores(*arguments)[0],)
 
+    asked: dict[tuple[str, ...], bool] = {
+        ("gap",): True,
+        ("probability",): False,
+        ("label",): True,
+        ("gap", "loss", "el2n", "entropy", "confidence"): False,
+    }
     for shape in ((70, 40, 10), (133, 72, 100), (130, 65, 301), (3, 48, 20_011)):
         said = "{}x{}-{}".format(*shape)
         for dtype in (torch.float32, torch.bfloat16):
-            for kind in ("gap", "probability", "label"):
+            for kinds, pairs in asked.items():
                 yield Case(
-                    f"linear_row_scores {said} {dtype} {kind}",
-                    lambda s=shape, d=dtype, k=kind: inputs(s, d, k),
+                    f"linear_scores {said} {dtype} {' '.join(kinds)}",
+                    lambda s=shape, d=dtype, k=kinds, p=pairs: inputs(s, d, k, p),
                     call,
                     want,
                     tolerance=0.1,  # plain torch rounds logits to half precision
                 )
             yield Case(
-                f"linear_width_scores {said} {dtype}",
+                f"linear_scores {said} {dtype} at three widths",
                 lambda s=shape, d=dtype: widths(s, d),
-                lambda backend, *arguments: (backend.linear_width_scores(*arguments),),
-                lambda *arguments: (eager.linear_width_scores(*arguments),),
+                call,
+                want,
                 tolerance=0.1,
             )
-    yield Case("linear_row_scores distance", distance, call, want, tolerance=0.1)
+    yield Case("linear_scores distance", distance, call, want, tolerance=0.1)
 
 
 def plan(backends: dict[str, Any]) -> Iterator[tuple[str, Any, Case]]:

@@ -18,7 +18,8 @@ from dynams_kernels._kinds import BIT, LABELLED_KINDS, LOGSUMEXP, kinds_of, mask
 # Rows are scored in blocks of about this many logits, so that a linear score never holds all of them.
 TILE_ELEMENTS = 1 << 22
 
-_SOFTMAX_KINDS = mask_of(("probability", "loss", "el2n", "entropy", "confidence", LOGSUMEXP))
+_SOFTMAX_KINDS = mask_of(("probability", "loss", "el2n", "entropy", "confidence"))
+_LOGSUMEXP = BIT[LOGSUMEXP]
 
 
 _OWN_SCORES = frozenset({torch.float32, torch.float64})
@@ -115,7 +116,6 @@ def row_scores(
         # p1 - p2 = p1 (1 - exp(-gap)): no cancellation where the two are close.
         out["probability"] = -torch.expm1(-gap) / total
         out["confidence"] = (total - 1) / total
-        out[LOGSUMEXP] = top[:, 0] + total.log()
         terms = torch.where(softmax > 0, softmax * log_softmax, torch.zeros_like(softmax))
         out["entropy"] = -terms.sum(1)
         if labels is not None and own is not None:
@@ -181,7 +181,10 @@ def linear_by_blocks(
     kinds: int,
     pairs: bool,
 ) -> tuple[Tensor, Tensor]:
-    """`linear_scores` through a backend's `row_scores`, block of rows by block of rows."""
+    """`linear_scores` through a backend's `row_scores`, block of rows by block of rows.
+
+    The logsumexp, of the highest bit, is no score of rows.
+    """
     batch, classes = features.shape[0], weight.shape[0]
     scores = empty_scores(features, kinds.bit_count(), len(widths), batch)
     pair_rows = torch.empty((batch if pairs else 0, 2), dtype=torch.int64, device=features.device)
@@ -192,7 +195,11 @@ def linear_by_blocks(
         for place, width in enumerate(widths):
             slim = apart(features[block, :width])
             logits = torch.nn.functional.linear(slim, weight[:, :width], bias)
-            scores[:, place, block] = score(logits, block_labels, class_distances, kinds)
+            own = scores[:, place, block]
+            if kinds & _LOGSUMEXP:
+                own[-1] = logits.to(own.dtype).logsumexp(1)
+                own = own[:-1]
+            own.copy_(score(logits, block_labels, class_distances, kinds & ~_LOGSUMEXP))
         if pairs:
             pair_rows[block] = class_pairs(logits, block_labels, class_distances, kinds)
     return scores, pair_rows

@@ -19,6 +19,8 @@ from dynams_kernels._gradients.rows import (
 )
 from dynams_kernels._kinds import BIT, LOGSUMEXP, kinds_of, row_of
 
+# Features (B, D), weight (C, D) and bias (C,), and their gradients.
+Operands = tuple[Tensor, Tensor, Tensor | None]
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 # What a tile of logits holds: on a GPU enough to fill it, on a CPU no more than stays in cache.
@@ -32,9 +34,7 @@ _LOSS, _ENTROPY, _LOGSUMEXP = BIT["loss"], BIT["entropy"], BIT[LOGSUMEXP]
 def linear_score_gradients(
     grad: Tensor,
     scores: Tensor,
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
+    operands: Operands,
     labels: Tensor | None,
     class_distances: Tensor | None,
     pairs: Tensor,
@@ -50,19 +50,18 @@ def linear_score_gradients(
     `grad` is the gradient (n, B) of each of the scores (n, B), of which one is the logsumexp where there is a loss or an entropy;
     `pairs` are the classes (B, 2) between which a margin is, where it is the only score, else (0, 2).
     """
-    head = (features, weight, bias, labels, class_distances)
     names = kinds_of(kinds)
-    if len(names) == 1 and names[0] in PAIR_KINDS and pairs.shape[0] == features.shape[0]:
-        return _pair_gradients(grad[0], *head, pairs, names[0], needed)
-    sums = _Sums(features, weight, bias, grad.dtype, needed)
+    if len(names) == 1 and names[0] in PAIR_KINDS and pairs.shape[0] == grad.shape[1]:
+        return _pair_gradients(grad[0], operands, labels, class_distances, pairs, names[0], needed)
+    sums = _Sums(operands, grad.dtype, needed)
     if kinds & _LOGSUMEXP:
-        _add_tiles(sums, grad, scores, features, weight, bias, labels, kinds)
+        _add_tiles(sums, grad, scores, operands, labels, kinds)
         kinds_left = kinds & ~(_LOSS | _ENTROPY | _LOGSUMEXP)
     else:
         kinds_left = kinds
     if kinds_left:
         rest = grad[[row_of(kind, kinds) for kind in kinds_of(kinds_left)]]
-        _add_whole_rows(sums, rest, *head, kinds_left)
+        _add_whole_rows(sums, rest, operands, labels, class_distances, kinds_left)
     return sums.as_given()
 
 
@@ -71,13 +70,11 @@ class _Sums:
 
     def __init__(
         self,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
+        operands: Operands,
         dtype: torch.dtype,
         needed: tuple[bool, bool, bool],
     ) -> None:
-        self._operands = (features, weight, bias)
+        self._operands = operands
         self._sums = [
             torch.zeros_like(operand, dtype=dtype) if wanted and operand is not None else None
             for operand, wanted in zip(self._operands, needed, strict=True)
@@ -112,13 +109,12 @@ def _add_tiles(
     sums: _Sums,
     grad: Tensor,
     scores: Tensor,
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
+    operands: Operands,
     labels: Tensor | None,
     kinds: int,
 ) -> None:
     """Adds the gradients of loss, p - onehot(y), and of entropy, -p (log p + entropy), with log p = z - logsumexp."""
+    features, weight, bias = operands
     batch, classes = features.shape[0], weight.shape[0]
     step = min(batch, _TILE_ROWS)
     width = max(1, _tile_elements(features) // max(1, step))
@@ -157,13 +153,12 @@ def _add_tiles(
 def _add_whole_rows(
     sums: _Sums,
     grad: Tensor,
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
+    operands: Operands,
     labels: Tensor | None,
     class_distances: Tensor | None,
     kinds: int,
 ) -> None:
+    features, weight, bias = operands
     step = max(1, _tile_elements(features) // weight.shape[0])
     for begin in range(0, features.shape[0], step):
         rows = slice(begin, begin + step)
@@ -177,15 +172,14 @@ def _add_whole_rows(
 
 def _pair_gradients(
     grad: Tensor,
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
+    operands: Operands,
     labels: Tensor | None,
     class_distances: Tensor | None,
     pairs: Tensor,
     kind: str,
     needed: tuple[bool, bool, bool],
 ) -> Gradients:
+    features, weight, bias = operands
     if kind == "label":
         grad = of_labelled(grad, labels, weight.shape[0])
     amount = pair_amount(grad, pairs, class_distances, kind)

@@ -113,10 +113,16 @@ def _linear_scores_backward(
 ) -> tuple[Tensor | None, ...]:
     if not ctx.one_width:
         raise RuntimeError("linear_scores: a gradient needs one width, that of the operands")
-    *operands, scores, pairs = ctx.saved_tensors
-    needed = ctx.needs_input_grad[:3]
+    features, weight, bias, labels, class_distances, scores, pairs = ctx.saved_tensors
     grads = linear_score_gradients(
-        grad[:, 0], scores[:, 0], *operands, pairs, kinds=ctx.kinds, needed=needed
+        grad[:, 0],
+        scores[:, 0],
+        (features, weight, bias),
+        labels,
+        class_distances,
+        pairs,
+        ctx.kinds,
+        ctx.needs_input_grad[:3],
     )
     return (*grads, None, None, None, None, None, None)
 

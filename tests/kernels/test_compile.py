@@ -26,7 +26,12 @@ def fresh_dynamo() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def inputs(rows: int, device: str = "cpu", *, classes: int = 9, size: int = 8) -> dict[str, Tensor]:
+SIZE = 8
+
+
+def inputs(
+    rows: int, device: str = "cpu", *, classes: int = 9, size: int = SIZE
+) -> dict[str, Tensor]:
     x = random_logits(rows, classes, seed=rows)
     weight = random_logits(classes, size, seed=2, scale=0.4)
     made = {
@@ -49,6 +54,7 @@ Call = Callable[[dict[str, Tensor]], Any]
 CALLS: dict[str, Call] = {
     "margin": lambda t: dk.margin(t["x"] * 2),
     "margin probability": lambda t: dk.margin(t["x"], kind="probability") + 1,
+    "margin of leading dimensions": lambda t: dk.margin(t["x"].view(-1, 1, t["x"].shape[1])),
     "margin label": lambda t: dk.margin(t["x"], kind="label", labels=t["y"]),
     "margin distance": lambda t: dk.margin(t["x"], kind="distance", class_distances=t["apart"]),
     "scores": lambda t: dk.scores(t["x"], ["loss", "gap", "el2n", "entropy"], labels=t["y"]),
@@ -56,6 +62,12 @@ CALLS: dict[str, Call] = {
     "linear_margin slim": lambda t: dk.linear_margin(t["f"], t["w"], t["b"], width=0.5),
     "linear_margin distance": lambda t: dk.linear_margin(t["f"], t["w"], kind="distance", width=5),
     "linear_margin label": lambda t: dk.linear_margin(t["f"], t["w"], kind="label", labels=t["y"]),
+    "linear_scores": lambda t: dk.linear_scores(
+        t["f"], t["w"], ["loss", "entropy", "distance"], t["b"], labels=t["y"]
+    ),
+    "linear_scores widths": lambda t: dk.linear_scores(
+        t["f"], t["w"], ["label", "el2n"], width=[0.5, 3], labels=t["y"], ignore_index=1
+    ),
     "smallest_k": lambda t: dk.smallest_k(t["x"][:, 0], 3),
     "smallest_k by value": lambda t: dk.smallest_k(t["x"].sum(1), 2, order="value"),
     "margin_topk": lambda t: dk.margin_topk(t["x"], 3),
@@ -221,7 +233,7 @@ def test_fake_tensors_tell_the_true_shapes_dtypes_and_strides(
 # ------------------------------------------------------------------------------------ opcheck
 
 OPS = torch.ops.dynams_kernels
-GAP, PROBABILITY, DISTANCE, LABEL = 1, 2, 4, 8  # the bits of a request
+GAP, PROBABILITY, DISTANCE, LABEL, LOSS, LOGSUMEXP = 1, 2, 4, 8, 16, 256  # the bits of a request
 EVERY_SCORE = 255
 OpCase = tuple[Any, tuple[Any, ...]]
 
@@ -240,23 +252,24 @@ def every_op_case(device: str) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
         rows, linear, smallest = (
             getattr(OPS, op).default for op in ("row_scores", "linear_scores", "smallest_k")
         )
-        yield f"rows {name}", rows, (x, None, None, GAP)
-        yield f"rows {name} columns", rows, (x.t().contiguous().t(), None, None, PROBABILITY)
-        yield f"rows {name} every score", rows, (x, y, apart, EVERY_SCORE)
+        yield f"rows {name}", rows, (x, None, None, GAP, -100)
+        yield f"rows {name} columns", rows, (x.t().contiguous().t(), None, None, PROBABILITY, -100)
+        yield f"rows {name} every score", rows, (x, y, apart, EVERY_SCORE, -100)
         for kind in (GAP, PROBABILITY, LABEL, DISTANCE):
-            more = (y if kind == LABEL else None, apart if kind == DISTANCE else None, kind)
-            yield f"rows {name} {kind} grad", rows, (grad["x"], *more)
-            for pairs in (False, True):
-                yield (
-                    f"linear {name} {kind} {pairs}",
-                    linear,
-                    (t["f"], t["w"], t["b"], *more, pairs),
-                )
+            more = (y if kind == LABEL else None, apart if kind == DISTANCE else None)
+            yield f"rows {name} {kind} grad", rows, (grad["x"], *more, kind, -100)
             yield (
                 f"linear {name} {kind} grad",
                 linear,
-                (grad["f"], grad["w"], grad["b"], *more, True),
+                (grad["f"], grad["w"], grad["b"], *more, [SIZE], kind, -100, kind != PROBABILITY),
             )
+        head = (t["f"], t["w"], t["b"], y, apart)
+        yield f"linear {name} pairs", linear, (*head, [SIZE], GAP, -100, True)
+        yield f"linear {name} every score", linear, (*head, [SIZE], EVERY_SCORE, -100, False)
+        widths = (t["f"], t["w"], None, y, None, [2, SIZE], GAP + LABEL, -100, False)
+        yield f"linear {name} widths", linear, widths
+        losses = (grad["f"], grad["w"], grad["b"], y, None, [SIZE], LOSS + LOGSUMEXP, -100, False)
+        yield f"linear {name} loss grad", linear, losses
         for by_value in (False, True):
             yield f"smallest {name} {by_value}", smallest, (t["b"], 4, by_value)
         yield f"smallest {name} step", smallest, (x[:, 1], 4, False)

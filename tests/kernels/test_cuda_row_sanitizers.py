@@ -15,7 +15,7 @@ import cuda_on_host
 import oracle
 import row_sanitizers
 from cuda_on_host import Plan, check_scores, distances_for, split, tiles, whole
-from dynams_kernels._kinds import KINDS, mask_of
+from dynams_kernels._kinds import SCORE_KINDS, mask_of
 from kernel_inputs import labels_for, random_logits, with_specials
 from row_sanitizers import RowCase
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
     cuda_on_host.compiler() is None, reason="needs a C++ compiler on Linux"
 )
 
-ALL = mask_of(KINDS)
+ALL = mask_of(SCORE_KINDS)
 DISTANCE = mask_of(("distance",))
 GAP = mask_of(("gap",))
 ONE_SUM = mask_of(("probability", "loss"))

@@ -15,7 +15,7 @@ from torch import Tensor
 import cuda_on_host
 import oracle
 from cuda_on_host import HostKernels, Plan, check_scores, distances_for, split, tiles, whole
-from dynams_kernels._kinds import KINDS, LABELLED_KINDS, kinds_of, mask_of
+from dynams_kernels._kinds import LABELLED_KINDS, SCORE_KINDS, kinds_of, mask_of
 from kernel_inputs import RAGGED_C, labels_for, logits, random_logits, with_specials
 
 pytestmark = pytest.mark.skipif(
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 INF, NAN = math.inf, math.nan
-ALL = mask_of(KINDS)
+ALL = mask_of(SCORE_KINDS)
 DISTANCE = mask_of(("distance",))
 MARGINS = mask_of(("gap", "distance", "label"))
 
@@ -207,7 +207,7 @@ def test_scores_do_not_depend_on_company(
         together = kernels.row_scores(x, y, apart, ALL, plan=plan)
         some = kernels.row_scores(x, y, apart, company, plan=plan)
         for row, kind in zip(some, kinds_of(company), strict=True):
-            assert oracle.same_answer(row, together[KINDS.index(kind)]), kind
+            assert oracle.same_answer(row, together[SCORE_KINDS.index(kind)]), kind
 
 
 def test_labels_out_of_range_make_only_their_scores_nan(kernels: HostKernels) -> None:
@@ -216,7 +216,7 @@ def test_labels_out_of_range_make_only_their_scores_nan(kernels: HostKernels) ->
         y = torch.tensor([0, 9, -1, 8, 2**40, -(2**40), 3, 1])
         wrong = (y < 0) | (y >= 9)
         got = kernels.row_scores(x, y, distances_for(9), ALL, plan=plan)
-        for row, kind in zip(got, KINDS, strict=True):
+        for row, kind in zip(got, SCORE_KINDS, strict=True):
             assert torch.equal(row.isnan(), wrong & (kind in LABELLED_KINDS)), kind
 
 

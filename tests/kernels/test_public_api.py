@@ -22,16 +22,29 @@ PLAIN, NAMED = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWOR
 
 # (name, kind, default) of every parameter.
 _MARGIN = [("kind", NAMED, "gap"), ("labels", NAMED, None), ("class_distances", NAMED, None)]
+_SCORES = [
+    ("labels", NAMED, None),
+    ("class_distances", NAMED, None),
+    ("ignore_index", NAMED, -100),
+]
 _ORDER = ("order", NAMED, "index")
 SIGNATURES: dict[str, list[tuple[str, Any, Any]]] = {
     "margin": [("logits", PLAIN, REQUIRED), *_MARGIN],
-    "scores": [("logits", PLAIN, REQUIRED), ("kinds", PLAIN, REQUIRED), ("labels", NAMED, None)],
+    "scores": [("logits", PLAIN, REQUIRED), ("kinds", PLAIN, REQUIRED), *_SCORES],
     "linear_margin": [
         ("features", PLAIN, REQUIRED),
         ("weight", PLAIN, REQUIRED),
         ("bias", PLAIN, None),
         ("width", NAMED, None),
         *_MARGIN,
+    ],
+    "linear_scores": [
+        ("features", PLAIN, REQUIRED),
+        ("weight", PLAIN, REQUIRED),
+        ("kinds", PLAIN, REQUIRED),
+        ("bias", PLAIN, None),
+        ("width", NAMED, None),
+        *_SCORES,
     ],
     "smallest_k": [("values", PLAIN, REQUIRED), ("k", PLAIN, REQUIRED), _ORDER],
     "margin_topk": [("logits", PLAIN, REQUIRED), ("k", PLAIN, REQUIRED), *_MARGIN, _ORDER],

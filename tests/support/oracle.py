@@ -108,13 +108,23 @@ def loss(logits: Array, labels: Indices) -> Array:
     return out
 
 
-def scores(logits: Array, kinds: Sequence[str], labels: Indices | None = None) -> dict[str, Array]:
-    """Every score asked for, in the order asked for."""
+def scores(
+    logits: Array,
+    kinds: Sequence[str],
+    labels: Indices | None = None,
+    class_distances: Array | None = None,
+    largest: float = math.inf,
+) -> dict[str, Array]:
+    """Every score asked for, in the order asked for; a label outside the classes makes its row's label-based scores NaN."""
     p = softmax(logits)
+    ignored = np.zeros(len(logits), dtype=bool)
+    if labels is not None:
+        ignored = (labels < 0) | (labels >= logits.shape[1])
+        labels = np.where(ignored, 0, labels)
     out: dict[str, Array] = {}
     for kind in kinds:
         if kind in MARGIN_KINDS:
-            out[kind] = margin(logits, kind, labels)
+            out[kind] = margin(logits, kind, labels, class_distances, largest)
         elif kind == "loss":
             assert labels is not None
             out[kind] = loss(logits, labels)
@@ -130,6 +140,8 @@ def scores(logits: Array, kinds: Sequence[str], labels: Indices | None = None) -
             out[kind] = np.sort(p, axis=1)[:, :-1].sum(axis=1)
         else:
             raise AssertionError(kind)
+        if kind in LABEL_KINDS:
+            out[kind] = np.where(ignored, np.nan, out[kind])
     return out
 
 
