@@ -25,7 +25,7 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 # What a tile of logits holds: on a GPU enough to fill it, on a CPU no more than stays in cache.
 _TILE_ELEMENTS = {"cpu": 1 << 22}
-_TILE_ELEMENTS_ELSEWHERE = 1 << 26
+_TILE_ELEMENTS_ELSEWHERE = 1 << 24
 # A tile of fewer rows would make the weight's gradient, read and written by each, the slower part.
 _TILE_ROWS = 4096
 _LOSS, _ENTROPY, _LOGSUMEXP = BIT["loss"], BIT["entropy"], BIT[LOGSUMEXP]
@@ -113,41 +113,44 @@ def _add_tiles(
     labels: Tensor | None,
     kinds: int,
 ) -> None:
-    """Adds the gradients of loss, p - onehot(y), and of entropy, -p (log p + entropy), with log p = z - logsumexp."""
+    """Adds the gradients of logsumexp, p; of loss, p - onehot(y); of entropy, -p (log p + entropy); log p = z - logsumexp.
+
+    That of the logsumexp itself is zero but in second derivatives.
+    """
     features, weight, bias = operands
     batch, classes = features.shape[0], weight.shape[0]
-    step = min(batch, _TILE_ROWS)
-    width = max(1, _tile_elements(features) // max(1, step))
-    nothing = torch.zeros_like(grad[0])
-    logsumexp = scores[row_of(LOGSUMEXP, kinds)]
-    of_loss = of_entropy = nothing
-    entropy = nothing
+    pull, logsumexp = grad[row_of(LOGSUMEXP, kinds)], scores[row_of(LOGSUMEXP, kinds)]
+    of_label = None
     if kinds & _LOSS:
-        of_loss = of_labelled(grad[row_of("loss", kinds)], labels, classes)
-    if kinds & _ENTROPY:
-        of_entropy, entropy = grad[row_of("entropy", kinds)], scores[row_of("entropy", kinds)]
-    for begin in range(0, batch, max(1, step)):
+        of_label = of_labelled(grad[row_of("loss", kinds)], labels, classes)
+        pull = pull + of_label
+    step = max(1, min(batch, _TILE_ROWS))
+    width = max(1, _tile_elements(features) // step)
+    for begin in range(0, batch, step):
         rows = slice(begin, begin + step)
         block = apart(features[rows])
-        numbers = torch.arange(block.shape[0], device=features.device)
         for first in range(0, classes, width):
-            columns = slice(first, min(first + width, classes))
-            tile_bias = None if bias is None else bias[columns]
-            tile = linear(block, weight[columns], tile_bias).to(grad.dtype)
-            log_p = tile - logsumexp[rows].unsqueeze(1)
+            columns = slice(first, first + width)
+            tile = linear(block, weight[columns], None if bias is None else bias[columns])
+            log_p = tile.to(grad.dtype) - logsumexp[rows].unsqueeze(1)
             p = log_p.exp()
-            logits_grad = of_loss[rows].unsqueeze(1) * p
+            of_p = pull[rows].unsqueeze(1)
             if kinds & _ENTROPY:
+                row = row_of("entropy", kinds)
                 information = torch.where(p > 0, log_p, torch.zeros_like(log_p))
-                term = p * (information + entropy[rows].unsqueeze(1))
-                logits_grad = logits_grad - of_entropy[rows].unsqueeze(1) * term
-            if labels is not None and kinds & _LOSS:
-                place = labels[rows] - first
-                here = (place >= 0) & (place < tile.shape[1])
-                pull = torch.where(here, of_loss[rows], torch.zeros_like(of_loss[rows]))
-                place = place.clamp(0, tile.shape[1] - 1)
-                logits_grad.index_put_((numbers, place), -pull, accumulate=True)
+                surprise = information + scores[row, rows].unsqueeze(1)
+                of_p = of_p - grad[row, rows].unsqueeze(1) * surprise
+            logits_grad = of_p * p
+            if of_label is not None and labels is not None:
+                logits_grad = _less_at(logits_grad, labels[rows] - first, of_label[rows])
             sums.add(logits_grad, rows, columns)
+
+
+def _less_at(tile: Tensor, place: Tensor, amount: Tensor) -> Tensor:
+    """The tile (rows, columns) less an amount a row at one column, where that column is in the tile."""
+    inside = (place >= 0) & (place < tile.shape[1])
+    taken = torch.where(inside, -amount, torch.zeros_like(amount))
+    return tile.scatter_add(1, place.clamp(0, tile.shape[1] - 1).unsqueeze(1), taken.unsqueeze(1))
 
 
 def _add_whole_rows(

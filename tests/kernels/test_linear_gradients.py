@@ -100,6 +100,18 @@ def test_gradcheck(kinds: tuple[dk.ScoreKind, ...], biased: bool, device: str) -
     assert torch.autograd.gradcheck(call, operands if biased else operands[:2])
 
 
+@pytest.mark.parametrize("kinds", [("loss",), ("loss", "entropy"), ("el2n",)], ids=str)
+def test_second_derivatives(kinds: tuple[dk.ScoreKind, ...], device: str) -> None:
+    operands = head(4, 5, 6, device=device)
+    y = torch.tensor([3, 0, -100, 5], device=device)
+
+    def call(*some: Tensor) -> tuple[Tensor, ...]:
+        found = dk.linear_scores(some[0], some[1], kinds, some[2], labels=y)
+        return tuple(score[y >= 0] for score in found.values())
+
+    assert torch.autograd.gradgradcheck(call, operands)
+
+
 def test_the_mean_loss_trains_as_cross_entropy_does(device: str) -> None:
     """Ignored samples are NaN to the selection, and no part of `nanmean` nor of its gradient."""
     operands = head(40, 8, 11, device=device)
