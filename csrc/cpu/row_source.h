@@ -1,4 +1,4 @@
-// A row of logits of any element type as vectors of float or double, with an optional bias added.
+// Rows of logits of any element type as vectors of float or double, with an optional bias added.
 #pragma once
 
 #include <limits>
@@ -109,6 +109,15 @@ struct Row {
     if constexpr (kBias) return value + load_first(bias + end - count, count, T(0));
     else return value;
   }
+};
+
+template <class Element, class T, bool kBias>
+struct Rows {
+  const Element* logits;
+  int64_t stride;
+  const T* bias;
+
+  Row<Element, T, kBias> operator[](int64_t index) const { return {logits + index * stride, bias}; }
 };
 
 }  // namespace

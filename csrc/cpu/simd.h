@@ -4,6 +4,7 @@
 // name and has no other linkage, so that the linker can never put one set's code into another's.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <utility>
@@ -102,7 +103,21 @@ inline Vec<T> multiply_add(Vec<T> a, Vec<T> b, Vec<T> c) {
 #endif
 }
 
-// Remembers whether any lane seen was NaN.
+template <class T>
+inline Vec<T> square_root(Vec<T> value) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm512_sqrt_ps((__m512)value);
+  else return (Vec<T>)_mm512_sqrt_pd((__m512d)value);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm256_sqrt_ps((__m256)value);
+  else return (Vec<T>)_mm256_sqrt_pd((__m256d)value);
+#else
+  for (int lane = 0; lane < kLanes<T>; ++lane) value[lane] = std::sqrt(value[lane]);
+  return value;
+#endif
+}
+
+// Remembers which lanes have seen a NaN.
 template <class T>
 struct NanSeen {
 #if defined(__AVX512F__)
@@ -112,10 +127,15 @@ struct NanSeen {
     else mask |= _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_UNORD_Q);
   }
   bool any() const { return mask != 0; }
+  Mask<T> lanes() const {
+    if constexpr (sizeof(T) == 4) return (Mask<T>)_mm512_movm_epi32(static_cast<__mmask16>(mask));
+    else return (Mask<T>)_mm512_movm_epi64(static_cast<__mmask8>(mask));
+  }
 #else
   Mask<T> mask{};
   void note(Vec<T> a, Vec<T> b) { mask |= (a != a) | (b != b); }
   bool any() const;
+  Mask<T> lanes() const { return mask; }
 #endif
 };
 
@@ -132,6 +152,30 @@ inline Vec<T> exchange_lanes(Vec<T> value, std::integer_sequence<int, kLane...>)
 template <class T, int kStep>
 inline Vec<T> exchange(Vec<T> value) {
   return exchange_lanes<T, kStep>(value, std::make_integer_sequence<int, kLanes<T>>{});
+}
+
+// Exchanges the lanes of `low` whose number has bit kStep with those of `high`, kStep lower, that have not.
+template <class T, int kStep, int... kLane>
+inline void exchange_halves(Vec<T>& low, Vec<T>& high, std::integer_sequence<int, kLane...>) {
+  const Vec<T> a = low, b = high;
+#if defined(__clang__)
+  low = __builtin_shufflevector(a, b, ((kLane & kStep) ? kLanes<T> + (kLane ^ kStep) : kLane)...);
+  high = __builtin_shufflevector(a, b, ((kLane & kStep) ? kLanes<T> + kLane : (kLane ^ kStep))...);
+#else
+  low = __builtin_shuffle(a, b, Mask<T>{((kLane & kStep) ? kLanes<T> + (kLane ^ kStep) : kLane)...});
+  high = __builtin_shuffle(a, b, Mask<T>{((kLane & kStep) ? kLanes<T> + kLane : (kLane ^ kStep))...});
+#endif
+}
+
+// Lane j of vector i becomes lane i of vector j: blocks of kStep lanes change places, then those within them.
+template <class T, int kStep = kLanes<T> / 2>
+inline void transpose(Vec<T> (&square)[kLanes<T>]) {
+  if constexpr (kStep > 0) {
+    constexpr auto kEach = std::make_integer_sequence<int, kLanes<T>>{};
+    for (int i = 0; i < kLanes<T>; ++i)
+      if (!(i & kStep)) exchange_halves<T, kStep>(square[i], square[i + kStep], kEach);
+    transpose<T, kStep / 2>(square);
+  }
 }
 
 template <class T, int kStep = kLanes<T> / 2>
@@ -177,61 +221,6 @@ inline Vec<T> keep_last(Vec<T> value, int count, T fill) {
   const Mask<T> lane = lane_numbers<T>(std::make_integer_sequence<int, kLanes<T>>{});
   const Mask<T> kept = lane >= static_cast<typename Lanes<T>::Int>(kLanes<T> - count);
   return kept ? value : broadcast<T>(fill);
-}
-
-// exp(d) for kLeast <= d < 0, and 0 for d >= 0. Range reduction d = n ln 2 + r with |r| <= ln(2)/2, a polynomial in r,
-// and n added to the exponent.
-template <class T>
-struct ExpConstants;
-template <>
-struct ExpConstants<float> {
-  static constexpr float kLeast = -87.0f;  // the result stays a normal number
-  static constexpr float kLog2e = 1.44269504088896341f;
-  // The error of this ln 2, 1.9e-9, enters as n * 1.9e-9: below a float's rounding where exp(d) matters to a sum
-  // with 1.
-  static constexpr float kLn2 = 0.693147180559945309f, kLn2Rest = 0;
-  static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  static constexpr int kMantissaBits = 23;
-  // The polynomial of least relative error with constant term 1: 9.5e-8.
-  static constexpr float kCoefficients[] = {0.008290314f, 0.04189793f, 0.16667636f, 0.4999915f, 0.9999997f, 1.0f};
-};
-template <>
-struct ExpConstants<double> {
-  static constexpr double kLeast = -708.0;
-  static constexpr double kLog2e = 1.4426950408889634074;
-  // The first part has 21 trailing zero bits: n times it is exact.
-  static constexpr double kLn2 = 6.93147180369123816490e-01, kLn2Rest = 1.90821492927058770002e-10;
-  static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
-  static constexpr int kMantissaBits = 52;
-  // 1/n! down to r^13: truncation below 4.2e-18 relative.
-  static constexpr double kCoefficients[] = {
-      1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040,
-      1.0 / 720,        1.0 / 120,       1.0 / 24,       1.0 / 6,       0.5,          1.0,         1.0};
-};
-
-template <class T>
-inline Vec<T> exp_negative(Vec<T> d) {
-  using C = ExpConstants<T>;
-  const Vec<T> shifted = multiply_add<T>(d, broadcast<T>(C::kLog2e), broadcast<T>(C::kRound));
-  const Vec<T> n = shifted - C::kRound;
-  Vec<T> r = multiply_add<T>(n, broadcast<T>(-C::kLn2), d);
-  if constexpr (C::kLn2Rest != 0) r = multiply_add<T>(n, broadcast<T>(-C::kLn2Rest), r);
-  Vec<T> sum = broadcast<T>(C::kCoefficients[0]);
-  constexpr int kTerms = sizeof(C::kCoefficients) / sizeof(T);
-  for (int term = 1; term < kTerms; ++term) sum = multiply_add<T>(sum, r, broadcast<T>(C::kCoefficients[term]));
-  // The low bits of `shifted` hold n: moved up they add to the exponent of the sum.
-  const Mask<T> exponent = (Mask<T>)shifted << C::kMantissaBits;
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4) {
-    const __mmask16 negative = _mm512_cmp_ps_mask((__m512)d, _mm512_setzero_ps(), _CMP_LT_OQ);
-    return (Vec<T>)_mm512_maskz_add_epi32(negative, (__m512i)sum, (__m512i)exponent);
-  } else {
-    const __mmask8 negative = _mm512_cmp_pd_mask((__m512d)d, _mm512_setzero_pd(), _CMP_LT_OQ);
-    return (Vec<T>)_mm512_maskz_add_epi64(negative, (__m512i)sum, (__m512i)exponent);
-  }
-#else
-  return (Vec<T>)((d < Vec<T>{}) & ((Mask<T>)sum + exponent));
-#endif
 }
 
 }  // namespace
