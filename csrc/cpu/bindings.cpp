@@ -76,6 +76,14 @@ int64_t label_outside(uintptr_t address, int64_t count, int64_t classes, int64_t
   return lowest < 0 ? lowest : highest;
 }
 
+// How many rows a thread takes at a time: some 50 microseconds of work, against which taking them is nothing; less where
+// there would be too few blocks to even out a team's shares; whole vectors of rows of any instruction set.
+int64_t rows_per_block(int64_t rows, int64_t row_bytes, int team) {
+  constexpr int64_t kBlockBytes = 1 << 19, kBlocksPerThread = 4, kMostLanes = 16;
+  const int64_t block = std::min(kBlockBytes / row_bytes, rows / (team * kBlocksPerThread));
+  return std::max<int64_t>(1, block < kMostLanes ? block : block / kMostLanes * kMostLanes);
+}
+
 void row_scores(int isa, uintptr_t logits, int32_t dtype, int64_t rows, int64_t classes, int64_t row_stride,
                 uintptr_t bias, uintptr_t labels, uintptr_t class_distances, int64_t distances_stride, uint32_t kinds,
                 uintptr_t scores, int64_t scores_stride, uintptr_t pairs, uintptr_t states, int64_t class_offset,
@@ -110,7 +118,12 @@ void row_scores(int isa, uintptr_t logits, int32_t dtype, int64_t rows, int64_t 
   const int team = threads_for(rows * row_bytes, kBytesPerThread, threads);
   if (team == 1 && rows * row_bytes < kBytesPerThread) return kernels.row_scores(task, 0, rows);
   const py::gil_scoped_release release;
-  run_team(team, [&](const Member& member) { kernels.row_scores(task, member.begin(rows), member.end(rows)); });
+  if (team == 1) return kernels.row_scores(task, 0, rows);
+  Handout handout(rows, rows_per_block(rows, row_bytes, team));
+  run_team(team, [&](const Member&) {
+    for (Handout::Block block = handout.next(); block.begin < block.end; block = handout.next())
+      kernels.row_scores(task, block.begin, block.end);
+  });
 }
 
 void select_smallest(int isa, uintptr_t values, int32_t dtype, int64_t count, int64_t k, bool by_value,

@@ -82,8 +82,9 @@ void score_rows(const RowScoresTask& task, int64_t begin, int64_t end) {
   const Rows<Element, T, kBias> rows{static_cast<const Element*>(task.logits), task.row_stride,
                                      static_cast<const T*>(task.bias)};
   const bool is_whole = task.is_first && task.is_last;
-  const bool is_short = is_whole && task.classes <= kShortClasses;
-  if (!is_short && is_whole && task.kinds == kGap && !task.pairs) return gap_of_rows<T>(rows, task, begin, end);
+  const bool is_gap = task.kinds == kGap && !task.pairs;
+  const bool is_short = is_whole && task.classes <= (is_gap ? kShortGapClasses : kShortClasses);
+  if (!is_short && is_whole && is_gap) return gap_of_rows<T>(rows, task, begin, end);
   for (int64_t index = begin; index < end; index += kLanes<T>) {
     const int count = static_cast<int>(end - index < kLanes<T> ? end - index : kLanes<T>);
     VectorOfRows<T> vector;

@@ -12,16 +12,21 @@
 namespace dynams::DYNAMS_ISA {
 namespace {
 
-// Up to this many classes, transposing rows costs less than combining the lanes of each.
-constexpr int64_t kShortClasses = 128;
+// Up to so many classes, transposing rows costs less than combining the lanes of each: where sums of exponentials are
+// wanted, and where only the two largest are.
+constexpr int64_t kShortClasses = 64, kShortGapClasses = 32;
 
 // Transposes classes [place, place + lanes) of the `count` rows from `index` on, or all classes where a row has fewer;
 // past the rows' end, the last is repeated.
 template <class T, class R>
 inline void transpose_classes(const R& rows, int64_t index, int count, int64_t place, int64_t classes, T* to) {
   Vec<T> square[kLanes<T>];
+  // Where rows are adjacent these are the lines two vectors of rows ahead, in the order they lie in: read across rows,
+  // memory is not foreseen by the hardware. They may lie past the end, where a prefetch does nothing.
+  const auto* ahead = rows[index + 2 * kLanes<T>].logits + place * kLanes<T>;
   for (int lane = 0; lane < kLanes<T>; ++lane) {
     const auto row = rows[index + (lane < count ? lane : count - 1)];
+    __builtin_prefetch(ahead + lane * kLanes<T>);
     square[lane] = classes >= kLanes<T> ? row.whole(place) : row.partial(classes, static_cast<int>(classes));
   }
   transpose<T>(square);
