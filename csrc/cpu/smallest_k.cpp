@@ -2,10 +2,11 @@
 //
 // A sample of the keys gives two bounds that enclose the k-th smallest almost surely. The first read counts the keys
 // below the bounds and keeps the few between them; a radix select over those, with digits fitted to what range is left,
-// finds the k-th smallest key exactly. Every thread then knows how many it selects in its own part, hence where it
-// writes: the second read writes values and indices in index order, ties to the lowest index. Where the sample misleads
-// (an adversary, or bad luck), the bounds are widened to all keys and the same steps run again, still in linear time.
-// The answer depends on the keys alone, never on the sample or on the threads.
+// finds the k-th smallest key exactly. Values are read in blocks, by whichever thread comes for one. It is then known
+// how many each block selects, hence where it writes: the second read writes values and indices in index order, ties to
+// the lowest index. Where the sample misleads (an adversary, or bad luck), the bounds are widened to all keys and the
+// same steps run again, still in linear time. The answer depends on the keys alone, never on the sample, the blocks or
+// the threads.
 #include "smallest_k.h"
 
 #include <algorithm>
@@ -13,19 +14,19 @@
 #include <memory>
 #include <vector>
 
-#include "../common/order_key.h"
+#include "fresh_memory.h"
+#include "handout.h"
 #include "parallel.h"
-#include "sort_pairs.h"
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "selection_values.h"
 
 namespace dynams {
 namespace {
 
 // A thread's part must be worth calling it: a few microseconds, at about half a nanosecond a value.
 constexpr int64_t kGrain = 1 << 15;
+// Small enough that the last blocks end together, and that one stays in cache; large enough that what is done once for
+// each is nothing.
+constexpr int64_t kBlock = 1 << 15;
 // Below this a sample saves nothing: every key is kept by the first read.
 constexpr int64_t kSampledFrom = 1 << 14;
 constexpr int kDigitBits = 11;
@@ -40,40 +41,13 @@ struct Bounds {
   Key low, high;
 };
 
-template <class Key>
-Key key_at(DType dtype, const void* values, int64_t place) {
-  switch (dtype) {
-    case DType::kFloat64:
-      return static_cast<Key>(key_of(static_cast<const double*>(values)[place]));
-    case DType::kFloat16:
-      return static_cast<Key>(key_of(static_cast<const Half*>(values)[place]));
-    case DType::kBFloat16:
-      return static_cast<Key>(key_of(static_cast<const BFloat*>(values)[place]));
-    default:
-      return static_cast<Key>(key_of(static_cast<const float*>(values)[place]));
-  }
-}
-
-constexpr int64_t element_size(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
-
-const void* advance(DType dtype, const void* values, int64_t count) {
-  return static_cast<const char*>(values) + count * element_size(dtype);
-}
-
 // Bounds that enclose the k-th smallest (k >= 1) unless the sample is unlucky by 3.5 standard deviations.
 template <class Key>
 Bounds<Key> sampled_bounds(DType dtype, const void* values, int64_t count, int64_t k) {
   Bounds<Key> bounds{0, static_cast<Key>(~Key(0))};
   if (count < kSampledFrom) return bounds;
-  const int64_t size = std::min<int64_t>(65536, static_cast<int64_t>(4 * std::sqrt(static_cast<double>(count))));
-  std::vector<Key> sample(static_cast<size_t>(size));
-  const int64_t stride = count / size;
-  uint64_t state = 0x9e3779b97f4a7c15ull;  // a fixed seed: places jittered within their stride, the same at every run
-  for (int64_t i = 0; i < size; ++i) {
-    state = state * 6364136223846793005ull + 1442695040888963407ull;
-    const int64_t jitter = static_cast<int64_t>((state >> 33) % static_cast<uint64_t>(stride));
-    sample[static_cast<size_t>(i)] = key_at<Key>(dtype, values, i * stride + jitter);
-  }
+  std::vector<Key> sample = sampled_keys<Key>(dtype, values, count);
+  const int64_t size = static_cast<int64_t>(sample.size());
   const double fraction = static_cast<double>(k) / static_cast<double>(count);
   const double rank = fraction * static_cast<double>(size);
   const double spread = 3.5 * std::sqrt(static_cast<double>(size) * fraction * (1 - fraction)) + 2;
@@ -91,12 +65,11 @@ Bounds<Key> sampled_bounds(DType dtype, const void* values, int64_t count, int64
   return bounds;
 }
 
-template <class Key>
-struct Part {
-  Key* keys = nullptr;  // those in question, in no particular order
+// What one block of values adds.
+struct Block {
   int64_t in_question = 0;
   int64_t below = 0;  // certainly selected
-  std::vector<int64_t> histogram;
+  int64_t place = 0;  // where it writes
 };
 
 template <class Key>
@@ -107,92 +80,17 @@ int digit_shift(Bounds<Key> bounds, int digit_bits) {
   return std::max(0, bits - digit_bits);
 }
 
+// Keeps the keys within the bounds; those before become certain.
 template <class Key>
-void count_digits(Part<Key>& part, Bounds<Key> bounds, int shift) {
-  std::fill(part.histogram.begin(), part.histogram.end(), 0);
-  int64_t* histogram = part.histogram.data();
-  for (int64_t i = 0; i < part.in_question; ++i)
-    ++histogram[static_cast<size_t>(static_cast<Key>(part.keys[i] - bounds.low) >> shift)];
-}
-
-// Keeps the keys of one digit; those of lesser digits become certain.
-template <class Key>
-void keep_bounds(Part<Key>& part, Bounds<Key> bounds) {
-  Key* keys = part.keys;
+void keep(Block& block, Key* keys, Bounds<Key> bounds) {
   int64_t kept = 0;
-  for (int64_t i = 0; i < part.in_question; ++i) {
+  for (int64_t i = 0; i < block.in_question; ++i) {
     const Key key = keys[i];
-    part.below += key < bounds.low;
+    block.below += key < bounds.low;
     keys[kept] = key;
     kept += (key >= bounds.low) & (key <= bounds.high);
   }
-  part.in_question = kept;
-}
-
-// The same at once, by ordering the few keys of an only part: the bounds become the threshold.
-template <class Key>
-void rank(Part<Key>& part, Bounds<Key>& bounds, int64_t& needed) {
-  Key* const end = part.keys + part.in_question;
-  std::nth_element(part.keys, part.keys + needed - 1, end);
-  const Key threshold = part.keys[needed - 1];
-  const int64_t below = std::count_if(part.keys, end, [threshold](Key key) { return key < threshold; });
-  part.in_question = std::count(part.keys, end, threshold);
-  part.below += below;
-  needed -= below;
-  bounds = {threshold, threshold};
-}
-
-// Makes the pages of a large output present before it is written: one call, where each page's first touch would trap.
-// Only above 32 MB, from which on glibc always returns freshly mapped memory, is it sure to find pages that are not
-// there yet.
-void populate(void* data, int64_t bytes) {
-#if defined(__linux__) && defined(MADV_POPULATE_WRITE)
-  constexpr uintptr_t kPage = 4096;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) & ~(kPage - 1);
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) & ~(kPage - 1);
-  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_WRITE);
-#else
-  (void)data;
-  (void)bytes;
-#endif
-}
-constexpr int64_t kSurelyFresh = 32 << 20;
-
-// Everything the team shares. Written by rank 0 alone, between two barriers.
-template <class Key>
-struct Selection {
-  Bounds<Key> bounds;
-  int shift = 0;
-  int64_t needed = 0;  // how many of the keys in question are selected, >= 1
-  bool again = false;
-  std::vector<Part<Key>> parts;
-};
-
-template <class Key>
-int64_t total_below(const std::vector<Part<Key>>& parts) {
-  int64_t total = 0;
-  for (const Part<Key>& part : parts) total += part.below;
-  return total;
-}
-
-// Narrows the bounds to the digit that holds the needed-th key in question.
-template <class Key>
-void choose_digit(Selection<Key>& selection) {
-  int64_t before = 0;
-  const size_t digits = selection.parts.front().histogram.size();
-  for (size_t digit = 0; digit < digits; ++digit) {
-    int64_t here = 0;
-    for (const Part<Key>& part : selection.parts) here += part.histogram[digit];
-    if (before + here >= selection.needed) {
-      const Key low = static_cast<Key>(selection.bounds.low + (static_cast<Key>(digit) << selection.shift));
-      const Key last = static_cast<Key>(low + ((Key(1) << selection.shift) - 1));
-      // The top digit may reach past the largest key.
-      selection.bounds = {low, last < low || last > selection.bounds.high ? selection.bounds.high : last};
-      selection.needed -= before;
-      return;
-    }
-    before += here;
-  }
+  block.in_question = kept;
 }
 
 template <class Key>
@@ -206,90 +104,149 @@ class Selector {
         count_(count),
         k_(k),
         out_values_(out_values),
-        out_indices_(out_indices) {}
+        out_indices_(out_indices),
+        blocks_(static_cast<size_t>((count + kBlock - 1) / kBlock)),
+        handout_(static_cast<int64_t>(blocks_.size())) {}
 
   void run(int threads) {
-    shared_.bounds = sampled_bounds<Key>(dtype_, values_, count_, k_);
-    shared_.parts.resize(static_cast<size_t>(threads));
-    for (Part<Key>& part : shared_.parts) part.histogram.resize(size_t(1) << digit_bits_);
+    bounds_ = sampled_bounds<Key>(dtype_, values_, count_, k_);
+    histograms_.resize(static_cast<size_t>(threads));
+    for (std::vector<int64_t>& histogram : histograms_) histogram.resize(size_t(1) << digit_bits_);
     // Room for every key, allocated here because a thread of a team must not throw. Pages never written cost nothing.
-    keys_.reset(new Key[static_cast<size_t>(count_ + kPadding * threads)]);
+    keys_.reset(new Key[blocks_.size() * static_cast<size_t>(kBlock + kPadding)]);
     run_team(threads, [this](const Member& member) { select(member); });
   }
 
  private:
-  Part<Key>& part_of(const Member& member) { return shared_.parts[static_cast<size_t>(member.rank)]; }
-
   void select(const Member& member) {
-    Part<Key>& part = part_of(member);
     do {
-      read(member, part);
-      member.wait();
-      if (member.rank == 0) judge_bounds();
-      member.wait();
-    } while (shared_.again);
-    while (shared_.bounds.low != shared_.bounds.high) {
-      if (member.size == 1 && part.in_question <= kRankedAtOnce) {
-        rank(part, shared_.bounds, shared_.needed);
+      each_block(member, [this](int64_t place) { read(place); });
+      alone(member, [this] { judge_bounds(); });
+    } while (again_);
+    while (bounds_.low != bounds_.high) {
+      if (blocks_.size() == 1 && blocks_[0].in_question <= kRankedAtOnce) {
+        rank();
         break;
       }
-      count_digits(part, shared_.bounds, shared_.shift);
-      member.wait();
-      if (member.rank == 0) {
-        choose_digit(shared_);
-        shared_.shift = digit_shift(shared_.bounds, digit_bits_);
-      }
-      member.wait();
-      keep_bounds(part, shared_.bounds);
+      std::vector<int64_t>& histogram = histograms_[static_cast<size_t>(member.rank)];
+      std::fill(histogram.begin(), histogram.end(), 0);
+      each_block(member, [&](int64_t place) { count_digits(place, histogram.data()); });
+      alone(member, [this] { choose_digit(); });
+      each_block(member, [this](int64_t place) { keep(block(place), keys_of(place), bounds_); });
+      alone(member, [] {});
     }
-    member.wait();
-    write(member);
+    alone(member, [this] { give_places(); });
+    each_block(member, [this](int64_t place) { write(place); });
   }
 
-  // The first read: what is certain, what is in question.
-  void read(const Member& member, Part<Key>& part) {
-    const int64_t begin = member.begin(count_), size = member.end(count_) - begin;
-    const void* values = advance(dtype_, values_, begin);
-    const Bounds<Key> bounds = shared_.bounds;
-    KeyCounts counts;
-    if (bounds.low == bounds.high) {
-      counts = kernels_.count(dtype_, values, size, bounds.low);
-    } else {
-      part.keys = keys_.get() + begin + kPadding * member.rank;
-      counts = kernels_.collect(dtype_, values, size, bounds.low, bounds.high, part.keys);
+  // work(place) for every block, by whichever thread comes for it; `alone` ends it.
+  template <class Work>
+  void each_block(const Member&, Work work) {
+    for (int64_t place = handout_.next(); place >= 0; place = handout_.next()) work(place);
+  }
+
+  // By rank 0, while no other thread is at work.
+  template <class Work>
+  void alone(const Member& member, Work work) {
+    member.wait();
+    if (member.rank == 0) {
+      work();
+      handout_.restart();
     }
-    part.below = counts.below;
-    part.in_question = counts.collected;
+    member.wait();
+  }
+
+  Block& block(int64_t place) { return blocks_[static_cast<size_t>(place)]; }
+  int64_t begin(int64_t place) const { return place * kBlock; }
+  int64_t size(int64_t place) const { return std::min(kBlock, count_ - begin(place)); }
+  // A block's keys in question, in no particular order.
+  Key* keys_of(int64_t place) { return keys_.get() + place * (kBlock + kPadding); }
+
+  // The first read: what is certain, what is in question.
+  void read(int64_t place) {
+    const void* values = advance(dtype_, values_, begin(place));
+    const KeyCounts counts =
+        bounds_.low == bounds_.high
+            ? kernels_.count(dtype_, values, size(place), bounds_.low)
+            : kernels_.collect(dtype_, values, size(place), bounds_.low, bounds_.high, keys_of(place));
+    block(place).below = counts.below;
+    block(place).in_question = counts.collected;
   }
 
   void judge_bounds() {
-    int64_t in_question = 0;
-    for (const Part<Key>& part : shared_.parts) in_question += part.in_question;
-    shared_.needed = k_ - total_below(shared_.parts);
-    shared_.again = shared_.needed < 1 || shared_.needed > in_question;
-    if (shared_.again) shared_.bounds = {0, static_cast<Key>(~Key(0))};
-    shared_.shift = digit_shift(shared_.bounds, digit_bits_);
+    int64_t in_question = 0, below = 0;
+    for (const Block& block : blocks_) {
+      in_question += block.in_question;
+      below += block.below;
+    }
+    needed_ = k_ - below;
+    again_ = needed_ < 1 || needed_ > in_question;
+    if (again_) bounds_ = {0, static_cast<Key>(~Key(0))};
+    shift_ = digit_shift(bounds_, digit_bits_);
   }
 
-  // The second read. What is in question now equals the threshold: ties go to the lowest indices, so to the first
-  // parts.
-  void write(const Member& member) {
-    int64_t place = 0, ties_left = shared_.needed, ties = 0;
-    for (int rank = 0; rank <= member.rank; ++rank) {
-      const Part<Key>& part = shared_.parts[static_cast<size_t>(rank)];
-      ties = std::min(part.in_question, ties_left);
-      if (rank == member.rank) break;
-      ties_left -= ties;
-      place += part.below + ties;
+  void count_digits(int64_t place, int64_t* histogram) {
+    const Key* keys = keys_of(place);
+    const int64_t count = block(place).in_question;
+    for (int64_t i = 0; i < count; ++i)
+      ++histogram[static_cast<size_t>(static_cast<Key>(keys[i] - bounds_.low) >> shift_)];
+  }
+
+  // Narrows the bounds to the digit that holds the needed-th key in question.
+  void choose_digit() {
+    int64_t before = 0;
+    const size_t digits = histograms_.front().size();
+    for (size_t digit = 0; digit < digits; ++digit) {
+      int64_t here = 0;
+      for (const std::vector<int64_t>& histogram : histograms_) here += histogram[digit];
+      if (before + here >= needed_) {
+        const Key low = static_cast<Key>(bounds_.low + (static_cast<Key>(digit) << shift_));
+        const Key last = static_cast<Key>(low + ((Key(1) << shift_) - 1));
+        // The top digit may reach past the largest key.
+        bounds_ = {low, last < low || last > bounds_.high ? bounds_.high : last};
+        needed_ -= before;
+        break;
+      }
+      before += here;
     }
-    const int64_t begin = member.begin(count_), size = member.end(count_) - begin;
-    const WriteTask task{ties, begin, part_of(member).below + ties};
-    char* values = static_cast<char*>(out_values_) + place * element_size(dtype_);
-    int64_t* indices = out_indices_ + place;
+    shift_ = digit_shift(bounds_, digit_bits_);
+  }
+
+  // The same at once, by ordering the few keys of an only block: the bounds become the threshold.
+  void rank() {
+    Block& only = blocks_[0];
+    Key *const keys = keys_of(0), *const end = keys + only.in_question;
+    std::nth_element(keys, keys + needed_ - 1, end);
+    const Key threshold = keys[needed_ - 1];
+    const int64_t below = std::count_if(keys, end, [threshold](Key key) { return key < threshold; });
+    only.in_question = std::count(keys, end, threshold);
+    only.below += below;
+    needed_ -= below;
+    bounds_ = {threshold, threshold};
+  }
+
+  // What is in question now equals the threshold: ties go to the lowest indices, so to the first blocks.
+  void give_places() {
+    int64_t place = 0, ties_left = needed_;
+    for (Block& block : blocks_) {
+      block.in_question = std::min(block.in_question, ties_left);
+      block.place = place;
+      ties_left -= block.in_question;
+      place += block.below + block.in_question;
+    }
+  }
+
+  // The second read.
+  void write(int64_t place) {
+    const Block& own = block(place);
+    const WriteTask task{own.in_question, begin(place), own.below + own.in_question};
+    void* values = advance(dtype_, out_values_, own.place);
+    int64_t* indices = out_indices_ + own.place;
+    constexpr int64_t kIndex = sizeof(int64_t);
     if (k_ * element_size(dtype_) >= kSurelyFresh) populate(values, task.capacity * element_size(dtype_));
-    if (k_ * static_cast<int64_t>(sizeof(int64_t)) >= kSurelyFresh)
-      populate(indices, task.capacity * static_cast<int64_t>(sizeof(int64_t)));
-    kernels_.write_selected(dtype_, advance(dtype_, values_, begin), size, shared_.bounds.low, task, values, indices);
+    if (k_ * kIndex >= kSurelyFresh) populate(indices, task.capacity * kIndex);
+    kernels_.write_selected(dtype_, advance(dtype_, values_, begin(place)), size(place), bounds_.low, task, values,
+                            indices);
   }
 
   const Kernels& kernels_;
@@ -299,7 +256,15 @@ class Selector {
   const int digit_bits_ = count_ <= kFew ? kDigitBitsOfFew : kDigitBits;
   void* out_values_;
   int64_t* out_indices_;
-  Selection<Key> shared_;
+
+  // Written by one thread while no other is at work; a block, by the thread that has it.
+  std::vector<Block> blocks_;
+  Handout handout_;
+  Bounds<Key> bounds_{};
+  int shift_ = 0;
+  int64_t needed_ = 0;  // how many of the keys in question are selected, >= 1
+  bool again_ = false;
+  std::vector<std::vector<int64_t>> histograms_;  // one a thread
   std::unique_ptr<Key[]> keys_;
 };
 
@@ -307,17 +272,7 @@ template <class Key>
 void select_and_order(const Kernels& kernels, DType dtype, const void* values, int64_t count, int64_t k, bool by_value,
                       void* out_values, int64_t* out_indices, int threads) {
   Selector<Key>(kernels, dtype, values, count, k, out_values, out_indices).run(threads);
-  if (!by_value) return;
-  // Keys are taken from the selection, which is in index order: a stable sort by key leaves ties by index.
-  std::vector<KeyedIndex<Key>> pairs(static_cast<size_t>(k));
-  for (int64_t i = 0; i < k; ++i) pairs[static_cast<size_t>(i)] = {key_at<Key>(dtype, out_values, i), out_indices[i]};
-  sort_by_key(pairs);
-  const int64_t size = element_size(dtype);
-  for (int64_t i = 0; i < k; ++i) {
-    const int64_t index = pairs[static_cast<size_t>(i)].index;
-    out_indices[i] = index;
-    std::copy_n(static_cast<const char*>(values) + index * size, size, static_cast<char*>(out_values) + i * size);
-  }
+  if (by_value) order_by_value<Key>(dtype, values, k, out_values, out_indices);
 }
 
 }  // namespace
