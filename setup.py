@@ -52,10 +52,16 @@ COMMON_FLAGS = (
     "-Wno-maybe-uninitialized",
 )
 
-ISA_SOURCES = ("csrc/cpu/isa.cpp", "csrc/cpu/row_scores.cpp", "csrc/cpu/select.cpp")
+ISA_SOURCES = (
+    "csrc/cpu/group_passes.cpp",
+    "csrc/cpu/isa.cpp",
+    "csrc/cpu/row_scores.cpp",
+    "csrc/cpu/select.cpp",
+)
 BASE_SOURCES = (
     "csrc/cpu/bindings.cpp",
     "csrc/cpu/dispatch.cpp",
+    "csrc/cpu/grouped.cpp",
     "csrc/cpu/parallel.cpp",
     "csrc/cpu/smallest_k.cpp",
 )

@@ -7,7 +7,7 @@ from dynams_kernels._kinds import MarginKind, Order, ScoreKind
 from dynams_kernels.distances import class_distances
 from dynams_kernels.linear import linear_margin, linear_scores
 from dynams_kernels.logits import margin, scores
-from dynams_kernels.selection import SmallestK, smallest_k
+from dynams_kernels.selection import SmallestK, smallest_k, smallest_k_grouped
 from dynams_kernels.selector import MarginSelector
 from dynams_kernels.topk import linear_margin_topk, margin_topk
 
@@ -31,4 +31,5 @@ __all__ = [
     "margin_topk",
     "scores",
     "smallest_k",
+    "smallest_k_grouped",
 ]

@@ -111,22 +111,6 @@ def check_class_distances(class_distances: object, classes: int, device: torch.d
     return class_distances
 
 
-def check_k(k: object, size: int) -> int:
-    """How many to select: an int in [0, N]."""
-    if type(k) is not int and (isinstance(k, bool) or not isinstance(k, (int, torch.SymInt))):
-        raise TypeError(f"k: got {type(k).__name__}, want an int in [0, {size}]")
-    if k < 0 or k > size:
-        raise ValueError(f"k: got {k}, want 0 <= k <= {size}, the number of samples")
-    return k  # type: ignore[return-value]
-
-
-def check_order(order: object) -> bool:
-    """True where the selection is wanted by value, False where by index."""
-    if order not in ("index", "value"):
-        raise ValueError(f"order: got {order!r}, want 'index' or 'value'")
-    return order == "value"
-
-
 def resolve_width(width: object, columns: int) -> int:
     """How many leading input features take part: an int in [1, D], or a fraction of D in (0, 1].
 

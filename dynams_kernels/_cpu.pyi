@@ -34,6 +34,33 @@ def smallest_k(
     by_value: bool,
     out_values: int,
     out_indices: int,
+    fresh: bool,
+    threads: int,
+    /,
+) -> None: ...
+def mark_smallest_grouped(
+    isa: int,
+    values: int,
+    dtype: int,
+    groups: int,
+    count: int,
+    group_count: int,
+    each: int,
+    fraction: float,
+    words: int,
+    threads: int,
+    /,
+) -> int: ...
+def write_marked(
+    isa: int,
+    values: int,
+    dtype: int,
+    count: int,
+    words: int,
+    marked: int,
+    by_value: bool,
+    out_values: int,
+    out_indices: int,
     threads: int,
     /,
 ) -> None: ...

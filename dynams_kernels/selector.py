@@ -38,6 +38,8 @@ class MarginSelector:
             self._margins = torch.full(
                 (num_samples + 1,), self._NEVER, dtype=torch.float32, device=device
             )
+        # On the CPU it is known, at a look at each update; a GPU would have to be waited for.
+        self._may_hold_minus_infinity = self._margins.device.type != "cpu"
 
     @property
     def num_samples(self) -> int:
@@ -99,15 +101,27 @@ class MarginSelector:
         self._margins.index_fill_(0, torch.where(is_nan, places, nowhere), torch.nan)
         places = torch.where(is_nan, nowhere, places)
         self._margins.scatter_reduce_(0, places, stored, "amin", include_self=False)
+        self._look_for_minus_infinity(stored)
 
-    def smallest(self, k: int) -> SmallestK:
+    def _look_for_minus_infinity(self, stored: Tensor) -> None:
+        if not self._may_hold_minus_infinity:
+            self._may_hold_minus_infinity = bool((stored == self._MINUS_INFINITY).any())
+
+    def smallest(self, k: int | float, *, out: tuple[Tensor, Tensor] | None = None) -> SmallestK:
         """The k samples of smallest margin, never-scored ones first: SmallestK(values, indices ascending).
 
+        Args:
+            k: how many, in [0, num_samples], or a fraction in (0, 1]; see :func:`smallest_k`.
+            out: (values (k,) float32, indices (k,) int64) to write into, see there; without it the result is new memory.
+
         Raises:
-            TypeError, ValueError: k is not an int in [0, num_samples].
+            TypeError, ValueError: k or out is not of these.
         """
-        values, indices = smallest_k(self._stored, k)
-        return SmallestK(self._as_given(values), indices)
+        selected = smallest_k(self._stored, k, out=out)
+        if self._may_hold_minus_infinity:
+            # In place: -inf for what is not above the lowest, NaN stays.
+            torch.threshold_(selected.values, self._MINUS_INFINITY, self._NEVER)
+        return selected
 
     def state_dict(self) -> dict[str, Any]:
         """The margins (a copy), for a checkpoint."""
@@ -131,3 +145,4 @@ class MarginSelector:
         if margins.dtype != torch.float32:
             raise TypeError(f"margins: got dtype {margins.dtype}, want float32")
         self._stored.copy_(margins)
+        self._look_for_minus_infinity(self._stored)

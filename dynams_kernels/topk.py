@@ -7,6 +7,7 @@ from torch import Tensor
 from dynams_kernels import _checks
 from dynams_kernels._kinds import MarginKind, Order
 from dynams_kernels._ops.selection import smallest_k
+from dynams_kernels._selection_checks import check_k, check_order
 from dynams_kernels.linear import linear_margin
 from dynams_kernels.logits import margin
 from dynams_kernels.selection import SmallestK
@@ -14,7 +15,7 @@ from dynams_kernels.selection import SmallestK
 
 def margin_topk(
     logits: Tensor,
-    k: int,
+    k: int | float,
     *,
     kind: MarginKind = "gap",
     labels: Tensor | None = None,
@@ -29,8 +30,8 @@ def margin_topk(
         SmallestK(margins (k,) float32 (float64 for float64 logits), sample indices (k,) int64).
     """
     logits = _checks.check_logits(logits, 2)
-    k = _checks.check_k(k, logits.shape[0])
-    by_value = _checks.check_order(order)
+    k = check_k(k, logits.shape[0])
+    by_value = check_order(order)
     margins = margin(logits, kind=kind, labels=labels, class_distances=class_distances)
     return SmallestK(*smallest_k(margins, k, by_value))
 
@@ -38,7 +39,7 @@ def margin_topk(
 def linear_margin_topk(
     features: Tensor,
     weight: Tensor,
-    k: int,
+    k: int | float,
     bias: Tensor | None = None,
     *,
     width: int | float | None = None,
@@ -56,8 +57,8 @@ def linear_margin_topk(
     """
     _checks.check_float("features", features, 2, "(B, D)")
     _checks.resolve_width(width, _checks.check_float("weight", weight, 2, "(C, D)").shape[1])
-    k = _checks.check_k(k, features.shape[0])
-    by_value = _checks.check_order(order)
+    k = check_k(k, features.shape[0])
+    by_value = check_order(order)
     margins = linear_margin(
         features,
         weight,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../common/integer_call.h"
+#include "grouped.h"
 #include "kernels.h"
 #include "parallel.h"
 #include "smallest_k.h"
@@ -127,18 +128,43 @@ void row_scores(int isa, uintptr_t logits, int32_t dtype, int64_t rows, int64_t 
 }
 
 void select_smallest(int isa, uintptr_t values, int32_t dtype, int64_t count, int64_t k, bool by_value,
-                     uintptr_t out_values, uintptr_t out_indices, int threads) {
+                     uintptr_t out_values, uintptr_t out_indices, bool fresh, int threads) {
   if (k < 0 || k > count)
     throw py::value_error("k: got " + std::to_string(k) + ", want 0 <= k <= " + std::to_string(count));
   const Kernels& kernels = kernels_at(isa);
   const DType type = dtype_numbered(dtype);
   const auto select = [&] {
     smallest_k(kernels, type, pointer<const void>(values), count, k, by_value, pointer<void>(out_values),
-               pointer<int64_t>(out_indices), threads);
+               pointer<int64_t>(out_indices), fresh, threads);
   };
   if (count < kFewValues) return select();
   const py::gil_scoped_release release;
   select();
+}
+
+int64_t mark_smallest_grouped(int isa, uintptr_t values, int32_t dtype, uintptr_t groups, int64_t count,
+                              int64_t group_count, uintptr_t each, PyObject* fraction, uintptr_t words, int threads) {
+  if (count < 0 || count >= kMostGrouped) throw py::value_error("count: got " + std::to_string(count));
+  if (group_count < 1) throw py::value_error("group_count: got " + std::to_string(group_count));
+  const double share = PyFloat_AsDouble(fraction);
+  if (share == -1.0 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  const Kernels& kernels = kernels_at(isa);
+  const DType type = dtype_numbered(dtype);
+  const GroupQuotas quotas{group_count, pointer<const int64_t>(each), share};
+  std::optional<py::gil_scoped_release> release;
+  if (count >= kFewValues || group_count >= kFewValues) release.emplace();
+  return mark_smallest(kernels, type, pointer<const void>(values), pointer<const int64_t>(groups), count, quotas,
+                       pointer<uint64_t>(words), threads);
+}
+
+void write_marked_values(int isa, uintptr_t values, int32_t dtype, int64_t count, uintptr_t words, int64_t marked,
+                         bool by_value, uintptr_t out_values, uintptr_t out_indices, int threads) {
+  const Kernels& kernels = kernels_at(isa);
+  const DType type = dtype_numbered(dtype);
+  std::optional<py::gil_scoped_release> release;
+  if (count >= kFewValues) release.emplace();
+  write_marked(kernels, type, pointer<const void>(values), count, pointer<const uint64_t>(words), marked, by_value,
+               pointer<void>(out_values), pointer<int64_t>(out_indices), threads);
 }
 
 }  // namespace
@@ -150,9 +176,9 @@ PYBIND11_MODULE(_cpu, module) {
   module.attr("ROW_STATE_BYTES") = sizeof(RowState);
   module.def("supported_isas", &supported_isas, "Instruction sets this CPU can run, best first.");
   module.def("team_kind", &team_kind, "What a call's threads are: \"openmp\" (torch's own) or \"std::thread\".");
-  static PyMethodDef calls[] = {integer_call<&label_outside>("label_outside"),
-                                integer_call<&row_scores>("row_scores"),
-                                integer_call<&select_smallest>("smallest_k"),
-                                {}};
+  static PyMethodDef calls[] = {
+      integer_call<&label_outside>("label_outside"),      integer_call<&row_scores>("row_scores"),
+      integer_call<&select_smallest>("smallest_k"),       integer_call<&mark_smallest_grouped>("mark_smallest_grouped"),
+      integer_call<&write_marked_values>("write_marked"), {}};
   if (PyModule_AddFunctions(module.ptr(), calls) < 0) throw py::error_already_set();
 }

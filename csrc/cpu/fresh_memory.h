@@ -12,25 +12,63 @@ namespace dynams {
 // An allocation from this size on is freshly mapped by glibc, always.
 constexpr int64_t kSurelyFresh = 32 << 20;
 
-// The whole pages of `page` bytes within a range; empty where there are none.
-struct Pages {
-  uintptr_t begin, end;
+#if defined(__linux__)
+inline void advise(void* data, int64_t bytes, int advice) {
+  constexpr uintptr_t kPage = 4096;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) & ~(kPage - 1);
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) & ~(kPage - 1);
+  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, advice);
+}
+#endif
 
-  Pages(const void* data, int64_t bytes, uintptr_t page)
-      : begin((reinterpret_cast<uintptr_t>(data) + page - 1) & ~(page - 1)),
-        end((reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) & ~(page - 1)) {}
-};
-
-// Makes the pages of a range present before it is written: one call, where each page's first touch would trap.
-inline void populate(void* data, int64_t bytes) {
-#if defined(__linux__) && defined(MADV_POPULATE_WRITE)
-  const Pages pages(data, bytes, 4096);
-  if (pages.end > pages.begin)
-    madvise(reinterpret_cast<void*>(pages.begin), pages.end - pages.begin, MADV_POPULATE_WRITE);
+// Asks for huge pages, where the system leaves the choice to us: to touch them takes half the time.
+inline void ask_for_huge_pages(void* data, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  advise(data, bytes, MADV_HUGEPAGE);
 #else
   (void)data;
   (void)bytes;
 #endif
 }
+
+// Makes a part of an allocation present before it is written: one call, where each page's first touch would trap.
+inline void populate(void* data, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_POPULATE_WRITE)
+  advise(data, bytes, MADV_POPULATE_WRITE);
+#else
+  (void)data;
+  (void)bytes;
+#endif
+}
+
+// What a selection of k values is written into.
+struct SelectionOutput {
+  void* values;
+  int64_t* indices;
+  int64_t value_size;
+  bool fresh_values, fresh_indices;
+
+  // `fresh`: allocated for this call.
+  SelectionOutput(void* values, int64_t* indices, int64_t value_size, int64_t k, bool fresh)
+      : values(values),
+        indices(indices),
+        value_size(value_size),
+        fresh_values(fresh && k * value_size >= kSurelyFresh),
+        fresh_indices(fresh && k * kIndexSize >= kSurelyFresh) {
+    if (fresh_values) ask_for_huge_pages(values, k * value_size);
+    if (fresh_indices) ask_for_huge_pages(indices, k * kIndexSize);
+  }
+
+  // Before `count` are written from `place` on.
+  void prepare(int64_t place, int64_t count) const {
+    if (fresh_values) populate(values_at(place), count * value_size);
+    if (fresh_indices) populate(indices + place, count * kIndexSize);
+  }
+
+  void* values_at(int64_t place) const { return static_cast<char*>(values) + place * value_size; }
+
+ private:
+  static constexpr int64_t kIndexSize = sizeof(int64_t);
+};
 
 }  // namespace dynams

@@ -1,5 +1,5 @@
-// Blocks of work, handed to threads as they come for them: a thread on a busy core takes fewer, and nobody waits for its
-// share.
+// Blocks of work, handed to threads as they come for them: a thread on a busy core takes fewer, and nobody waits for
+// its share.
 #pragma once
 
 #include <atomic>

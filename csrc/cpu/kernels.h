@@ -51,6 +51,21 @@ struct WriteTask {
   int64_t capacity;        // how many will be written: nothing is stored beyond them
 };
 
+// Bins of keys, ascending: bin_of_cell[(key, brought within [low, high], less low) >> shift], of `count` bins. With one
+// bin, all keys are in it.
+struct KeyBins {
+  uint64_t low, high;
+  int shift;
+  const uint16_t* bin_of_cell;
+  int64_t count;
+};
+
+// Of a group, keys below `low` are selected, keys in [low, low + span] in question.
+template <class Key>
+struct GroupBounds {
+  Key low, span;
+};
+
 struct Kernels {
   const char* isa;
   // Scores of rows [begin, end).
@@ -63,6 +78,17 @@ struct Kernels {
   // Writes values and indices whose key is below the threshold, and the first ties.
   void (*write_selected)(DType dtype, const void* values, int64_t count, uint64_t threshold, const WriteTask& task,
                          void* out_values, int64_t* out_indices);
+  // Adds to counts[group * bins.count + bin] of every value, atomically where others add to them too (`shared`). False
+  // where a group is outside [0, group_count).
+  bool (*count_groups)(DType dtype, const void* values, const int64_t* groups, int64_t count, int64_t group_count,
+                       const KeyBins& bins, uint32_t* counts, bool shared);
+  // Sets a bit of `words` for every value selected by its group's bounds, clears the others, and lists the places of
+  // those in question (room for count). Bounds are GroupBounds of the keys' type, groups as `count_groups` accepts.
+  KeyCounts (*mark_groups)(DType dtype, const void* values, const int64_t* groups, int64_t count, const void* bounds,
+                           uint64_t* words, uint32_t* places);
+  // Writes values and indices whose bit is set, task.capacity of them.
+  void (*write_marked)(DType dtype, const void* values, int64_t count, const uint64_t* words, const WriteTask& task,
+                       void* out_values, int64_t* out_indices);
 };
 
 // All sets this CPU can run, best first; ends with null.

@@ -120,6 +120,20 @@ struct Writer {
     scalar(from, i, count);
   }
 #endif
+
+  void marked(const E* from, int64_t count, const uint64_t* words) {
+    int64_t i = 0;
+#ifdef DYNAMS_PACKED_STORES
+    static_assert(64 % kWidth == 0);
+    for (; i + kWidth <= count && written + 2 * kWidth <= task.capacity; i += kWidth)
+      store(from, i, static_cast<uint32_t>(words[i / 64] >> (i % 64)) & ((1u << kWidth) - 1));
+#endif
+    for (; i < count && written < task.capacity; ++i) {
+      values[written] = from[i];
+      indices[written] = task.first_index + i;
+      written += words[i / 64] >> (i % 64) & 1;
+    }
+  }
 };
 
 #ifdef DYNAMS_PACKED_STORES
@@ -200,6 +214,13 @@ void write_as(const void* from, int64_t count, uint64_t threshold, const WriteTa
   writer.scalar(values, 0, count);
 }
 
+template <class E>
+void write_marked_as(const void* from, int64_t count, const uint64_t* words, const WriteTask& task, void* out_values,
+                     int64_t* out_indices) {
+  Writer<E> writer{task, 0, static_cast<E*>(out_values), out_indices};
+  writer.marked(static_cast<const E*>(from), count, words);
+}
+
 }  // namespace
 
 KeyCounts collect(DType dtype, const void* values, int64_t count, uint64_t low, uint64_t high, void* keys) {
@@ -242,6 +263,20 @@ void write_selected(DType dtype, const void* values, int64_t count, uint64_t thr
       return write_as<BFloat>(values, count, threshold, task, out_values, out_indices);
     default:
       return write_as<float>(values, count, threshold, task, out_values, out_indices);
+  }
+}
+
+void write_marked(DType dtype, const void* values, int64_t count, const uint64_t* words, const WriteTask& task,
+                  void* out_values, int64_t* out_indices) {
+  switch (dtype) {
+    case DType::kFloat64:
+      return write_marked_as<double>(values, count, words, task, out_values, out_indices);
+    case DType::kFloat16:
+      return write_marked_as<Half>(values, count, words, task, out_values, out_indices);
+    case DType::kBFloat16:
+      return write_marked_as<BFloat>(values, count, words, task, out_values, out_indices);
+    default:
+      return write_marked_as<float>(values, count, words, task, out_values, out_indices);
   }
 }
 

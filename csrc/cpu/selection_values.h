@@ -17,9 +17,6 @@ constexpr int64_t element_size(DType dtype) { return dtype == DType::kFloat64 ? 
 inline const void* advance(DType dtype, const void* values, int64_t count) {
   return static_cast<const char*>(values) + count * element_size(dtype);
 }
-inline void* advance(DType dtype, void* values, int64_t count) {
-  return static_cast<char*>(values) + count * element_size(dtype);
-}
 
 // Keys are 64 bits for doubles, else 32.
 template <class Key>

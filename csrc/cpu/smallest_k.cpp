@@ -96,15 +96,14 @@ void keep(Block& block, Key* keys, Bounds<Key> bounds) {
 template <class Key>
 class Selector {
  public:
-  Selector(const Kernels& kernels, DType dtype, const void* values, int64_t count, int64_t k, void* out_values,
-           int64_t* out_indices)
+  Selector(const Kernels& kernels, DType dtype, const void* values, int64_t count, int64_t k,
+           const SelectionOutput& out)
       : kernels_(kernels),
         dtype_(dtype),
         values_(values),
         count_(count),
         k_(k),
-        out_values_(out_values),
-        out_indices_(out_indices),
+        out_(out),
         blocks_(static_cast<size_t>((count + kBlock - 1) / kBlock)),
         handout_(static_cast<int64_t>(blocks_.size())) {}
 
@@ -165,10 +164,9 @@ class Selector {
   // The first read: what is certain, what is in question.
   void read(int64_t place) {
     const void* values = advance(dtype_, values_, begin(place));
-    const KeyCounts counts =
-        bounds_.low == bounds_.high
-            ? kernels_.count(dtype_, values, size(place), bounds_.low)
-            : kernels_.collect(dtype_, values, size(place), bounds_.low, bounds_.high, keys_of(place));
+    const KeyCounts counts = bounds_.low == bounds_.high ? kernels_.count(dtype_, values, size(place), bounds_.low)
+                                                         : kernels_.collect(dtype_, values, size(place), bounds_.low,
+                                                                            bounds_.high, keys_of(place));
     block(place).below = counts.below;
     block(place).in_question = counts.collected;
   }
@@ -240,13 +238,9 @@ class Selector {
   void write(int64_t place) {
     const Block& own = block(place);
     const WriteTask task{own.in_question, begin(place), own.below + own.in_question};
-    void* values = advance(dtype_, out_values_, own.place);
-    int64_t* indices = out_indices_ + own.place;
-    constexpr int64_t kIndex = sizeof(int64_t);
-    if (k_ * element_size(dtype_) >= kSurelyFresh) populate(values, task.capacity * element_size(dtype_));
-    if (k_ * kIndex >= kSurelyFresh) populate(indices, task.capacity * kIndex);
-    kernels_.write_selected(dtype_, advance(dtype_, values_, begin(place)), size(place), bounds_.low, task, values,
-                            indices);
+    out_.prepare(own.place, task.capacity);
+    kernels_.write_selected(dtype_, advance(dtype_, values_, begin(place)), size(place), bounds_.low, task,
+                            out_.values_at(own.place), out_.indices + own.place);
   }
 
   const Kernels& kernels_;
@@ -254,8 +248,7 @@ class Selector {
   const void* values_;
   const int64_t count_, k_;
   const int digit_bits_ = count_ <= kFew ? kDigitBitsOfFew : kDigitBits;
-  void* out_values_;
-  int64_t* out_indices_;
+  const SelectionOutput& out_;
 
   // Written by one thread while no other is at work; a block, by the thread that has it.
   std::vector<Block> blocks_;
@@ -270,20 +263,20 @@ class Selector {
 
 template <class Key>
 void select_and_order(const Kernels& kernels, DType dtype, const void* values, int64_t count, int64_t k, bool by_value,
-                      void* out_values, int64_t* out_indices, int threads) {
-  Selector<Key>(kernels, dtype, values, count, k, out_values, out_indices).run(threads);
-  if (by_value) order_by_value<Key>(dtype, values, k, out_values, out_indices);
+                      const SelectionOutput& out, int threads) {
+  Selector<Key>(kernels, dtype, values, count, k, out).run(threads);
+  if (by_value) order_by_value<Key>(dtype, values, k, out.values, out.indices);
 }
 
 }  // namespace
 
 void smallest_k(const Kernels& kernels, DType dtype, const void* values, int64_t count, int64_t k, bool by_value,
-                void* out_values, int64_t* out_indices, int threads) {
+                void* out_values, int64_t* out_indices, bool fresh, int threads) {
   if (k == 0) return;
   const int team = threads_for(count, kGrain, threads);
-  if (dtype == DType::kFloat64)
-    select_and_order<uint64_t>(kernels, dtype, values, count, k, by_value, out_values, out_indices, team);
-  else select_and_order<uint32_t>(kernels, dtype, values, count, k, by_value, out_values, out_indices, team);
+  const SelectionOutput out(out_values, out_indices, element_size(dtype), k, fresh);
+  if (dtype == DType::kFloat64) select_and_order<uint64_t>(kernels, dtype, values, count, k, by_value, out, team);
+  else select_and_order<uint32_t>(kernels, dtype, values, count, k, by_value, out, team);
 }
 
 }  // namespace dynams

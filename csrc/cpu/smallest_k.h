@@ -8,7 +8,8 @@
 namespace dynams {
 
 // Writes the k selected values (of the input's type) and their indices, in index order, or sorted by (value, index).
+// `fresh`: the output was allocated for this call.
 void smallest_k(const Kernels& kernels, DType dtype, const void* values, int64_t count, int64_t k, bool by_value,
-                void* out_values, int64_t* out_indices, int threads);
+                void* out_values, int64_t* out_indices, bool fresh, int threads);
 
 }  // namespace dynams

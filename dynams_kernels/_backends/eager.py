@@ -14,6 +14,7 @@ from torch import Tensor
 from dynams_kernels._backends.order import comparable
 from dynams_kernels._backends.products import apart
 from dynams_kernels._kinds import BIT, LABELLED_KINDS, LOGSUMEXP, kinds_of, mask_of
+from dynams_kernels._selection_checks import check_group_range, check_group_sizes
 
 # Rows are scored in blocks of about this many logits, so that a linear score never holds all of them.
 TILE_ELEMENTS = 1 << 22
@@ -210,3 +211,48 @@ def smallest_k(values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:
     order = torch.sort(comparable(values), stable=True).indices[:k]
     indices = order if by_value else order.sort().values
     return values[indices], indices
+
+
+def smallest_k_into(
+    values: Tensor, by_value: bool, out_values: Tensor, out_indices: Tensor
+) -> None:
+    """`smallest_k`, written into tensors of k values and k indices."""
+    found, indices = smallest_k(values, out_values.shape[0], by_value)
+    out_values.copy_(found)
+    out_indices.copy_(indices)
+
+
+def smallest_k_grouped(
+    values: Tensor,
+    groups: Tensor,
+    k: Tensor | None,
+    fraction: float,
+    total: int,
+    by_value: bool,
+) -> tuple[Tensor, Tensor]:
+    """The k smallest of every group of values (N,), through stable sorts. Waits for a GPU, as sizes must be known."""
+    groups = groups if k is not None else dense_groups(groups)
+    group_count = check_group_range(groups, None if k is None else k.shape[0])
+    sizes = torch.bincount(groups, minlength=group_count)
+    if k is None:
+        quotas = (sizes.double() * fraction + 0.5).floor().long().clamp(min=1)
+        quotas = torch.where(sizes == 0, sizes, quotas)
+    else:
+        quotas = k.to(values.device)
+        check_group_sizes(quotas, sizes)
+    ranked = torch.sort(comparable(values), stable=True).indices
+    by_group = ranked[torch.sort(groups[ranked], stable=True).indices]
+    own = groups[by_group]
+    rank = torch.arange(len(own), device=own.device) - (sizes.cumsum(0) - sizes)[own]
+    chosen = torch.zeros_like(groups, dtype=torch.bool)
+    chosen[by_group] = rank < quotas[own]
+    indices = ranked[chosen[ranked]] if by_value else chosen.nonzero().flatten()
+    return values[indices], indices
+
+
+def dense_groups(groups: Tensor) -> Tensor:
+    """The same groups, renumbered where their numbers are far apart: memory is wanted for each number."""
+    if groups.numel() == 0 or int(groups.max()) <= 4 * groups.numel() + 1024:
+        return groups
+    check_group_range(groups, None)
+    return torch.unique(groups, return_inverse=True)[1]

@@ -148,3 +148,21 @@ class Gpu:
         """See `registry.Backend`."""
         selected: tuple[Tensor, Tensor] = self._of(values).rows.smallest_k(values, k, by_value)
         return selected
+
+    def smallest_k_into(
+        self, values: Tensor, by_value: bool, out_values: Tensor, out_indices: Tensor
+    ) -> None:
+        """See `registry.Backend`."""
+        self._of(values).rows.smallest_k_into(values, by_value, out_values, out_indices)
+
+    def smallest_k_grouped(
+        self,
+        values: Tensor,
+        groups: Tensor,
+        k: Tensor | None,
+        fraction: float,
+        total: int,
+        by_value: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """See `registry.Backend`. Sorts of torch's: the host waits for the groups' sizes in any case."""
+        return eager.smallest_k_grouped(values, groups, k, fraction, total, by_value)

@@ -8,10 +8,12 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from dynams_kernels._backends import eager
 from dynams_kernels._backends.eager import empty_scores
 from dynams_kernels._backends.products import apart
 from dynams_kernels._checks import label_error
 from dynams_kernels._kinds import BIT
+from dynams_kernels._selection_checks import check_group_range, check_group_sizes
 
 # As csrc/common/kinds.h numbers them.
 DTYPE_NUMBER = {
@@ -29,6 +31,10 @@ _TILE_BYTES = 16 << 20
 
 # `new_empty` of a tensor of the right dtype is the quickest that torch makes a tensor.
 _AN_INDEX = torch.empty(0, dtype=torch.int64, device="cpu")
+
+
+# As csrc/cpu/grouped.h: places are 32 bits there.
+_MOST_GROUPED = 1 << 32
 
 
 class NativeCpu:
@@ -213,19 +219,88 @@ class NativeCpu:
 
     def smallest_k(self, values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:
         """See `registry.Backend`."""
-        values = values.contiguous()
         out_values = values.new_empty(k)
         out_indices = _AN_INDEX.new_empty(k)
+        self._select(values, by_value, out_values, out_indices, True)
+        return out_values, out_indices
+
+    def smallest_k_into(
+        self, values: Tensor, by_value: bool, out_values: Tensor, out_indices: Tensor
+    ) -> None:
+        """See `registry.Backend`."""
+        self._select(values, by_value, out_values, out_indices, False)
+
+    def _select(
+        self,
+        values: Tensor,
+        by_value: bool,
+        out_values: Tensor,
+        out_indices: Tensor,
+        fresh: bool,
+    ) -> None:
+        values = values.contiguous()
         self._module.smallest_k(
             self._isa_place,
             values.data_ptr(),
             DTYPE_NUMBER[values.dtype],
-            values.numel(),
-            k,
+            values.shape[0],
+            out_values.shape[0],
             by_value,
             out_values.data_ptr(),
             out_indices.data_ptr(),
+            fresh,
             torch.get_num_threads(),
+        )
+
+    def smallest_k_grouped(
+        self,
+        values: Tensor,
+        groups: Tensor,
+        k: Tensor | None,
+        fraction: float,
+        total: int,
+        by_value: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """See `registry.Backend`."""
+        count = values.shape[0]
+        if count == 0 or count >= _MOST_GROUPED:
+            return eager.smallest_k_grouped(values, groups, k, fraction, total, by_value)
+        if k is None:
+            groups = eager.dense_groups(groups)
+        # The given k are checked with the sizes, which the kernel counts; of a fraction the groups tell how many there are.
+        group_count = check_group_range(groups, None) if k is None else k.shape[0]
+        values, groups = values.contiguous(), groups.contiguous()
+        quotas = None if k is None else k.cpu().contiguous()
+        marks = groups.new_empty((count + 63) // 64)
+        where = (self._isa_place, values.data_ptr(), DTYPE_NUMBER[values.dtype])
+        threads = torch.get_num_threads()
+        marked = -1
+        if group_count > 0:
+            marked = self._module.mark_smallest_grouped(
+                *where,
+                groups.data_ptr(),
+                count,
+                group_count,
+                0 if quotas is None else quotas.data_ptr(),
+                fraction,
+                marks.data_ptr(),
+                threads,
+            )
+        if marked < 0:
+            check_group_range(groups, group_count)
+            assert quotas is not None, "a fraction of a group is never more than it has"
+            check_group_sizes(quotas, torch.bincount(groups, minlength=group_count))
+        out_values = values.new_empty(marked)
+        out_indices = _AN_INDEX.new_empty(marked)
+        self._module.write_marked(
+            *where,
+            count,
+            marks.data_ptr(),
+            marked,
+            by_value,
+            out_values.data_ptr(),
+            out_indices.data_ptr(),
+            threads,
         )
         return out_values, out_indices
 

@@ -92,9 +92,20 @@ class NativeCuda:
         """See `registry.Backend`."""
         out_values = values.new_empty(k)
         out_indices = values.new_empty(k, dtype=torch.int64)
+        self.smallest_k_into(values, False, out_values, out_indices)
+        return in_order(out_values, out_indices, by_value)
+
+    def smallest_k_into(
+        self, values: Tensor, by_value: bool, out_values: Tensor, out_indices: Tensor
+    ) -> None:
+        """See `registry.Backend`."""
+        k = out_values.shape[0]
         if k > 0:
             self._select(values, k, out_values, out_indices, None)
-        return in_order(out_values, out_indices, by_value)
+        if by_value:
+            found, indices = in_order(out_values, out_indices, by_value)
+            out_values.copy_(found)
+            out_indices.copy_(indices)
 
     def smallest_mask(self, values: Tensor, k: int) -> Tensor:
         """Which of values (N,) are among the k smallest: (N,) bool, from one launch."""

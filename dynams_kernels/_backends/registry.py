@@ -60,6 +60,20 @@ class Backend(Protocol):
 
     def smallest_k(self, values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]: ...
 
+    def smallest_k_into(
+        self, values: Tensor, by_value: bool, out_values: Tensor, out_indices: Tensor
+    ) -> None: ...
+
+    def smallest_k_grouped(
+        self,
+        values: Tensor,
+        groups: Tensor,
+        k: Tensor | None,
+        fraction: float,
+        total: int,
+        by_value: bool,
+    ) -> tuple[Tensor, Tensor]: ...
+
 
 @dataclass(frozen=True)
 class Status:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from dynams_kernels._backends import eager
 from dynams_kernels._backends.order import in_order
 from dynams_kernels._triton import linear, row_scores, smallest_k
 
@@ -70,3 +71,23 @@ class Triton:
     def smallest_k(self, values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:
         """See `registry.Backend`."""
         return in_order(*smallest_k.smallest_k(values, k), by_value)
+
+    def smallest_k_into(
+        self, values: Tensor, by_value: bool, out_values: Tensor, out_indices: Tensor
+    ) -> None:
+        """See `registry.Backend`."""
+        found, indices = self.smallest_k(values, out_values.shape[0], by_value)
+        out_values.copy_(found)
+        out_indices.copy_(indices)
+
+    def smallest_k_grouped(
+        self,
+        values: Tensor,
+        groups: Tensor,
+        k: Tensor | None,
+        fraction: float,
+        total: int,
+        by_value: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """See `registry.Backend`."""
+        return eager.smallest_k_grouped(values, groups, k, fraction, total, by_value)
