@@ -29,44 +29,21 @@ class Triton:
         """See `registry.Backend`."""
         return row_scores.row_scores(logits, labels, class_distances, kind)[0]
 
-    def linear_row_score(
+    def linear_scores(
         self,
         features: Tensor,
         weight: Tensor,
         bias: Tensor | None,
         labels: Tensor | None,
         class_distances: Tensor | None,
-        kind: int,
-    ) -> Tensor:
-        """See `registry.Backend`."""
-        return linear.linear_row_score(features, weight, bias, labels, class_distances, kind)
-
-    def linear_row_scores(
-        self,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor | None,
-        class_distances: Tensor | None,
-        kind: int,
+        widths: Sequence[int],
+        kinds: int,
         pairs: bool,
     ) -> tuple[Tensor, Tensor]:
         """See `registry.Backend`."""
-        return linear.linear_row_scores(
-            features, weight, bias, labels, class_distances, kind, pairs
+        return linear.linear_scores(
+            features, weight, bias, labels, class_distances, widths, kinds, pairs
         )
-
-    def linear_width_scores(
-        self,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor | None,
-        widths: Sequence[int],
-        kind: int,
-    ) -> Tensor:
-        """See `registry.Backend`."""
-        return linear.linear_width_scores(features, weight, bias, labels, widths, kind)
 
     def smallest_k(self, values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:
         """See `registry.Backend`."""

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from dynams_kernels import _device
-from dynams_kernels._kinds import BIT, KINDS
+from dynams_kernels._kinds import BIT, KINDS, LABELLED_KINDS, MARGIN_KINDS, mask_of
 from dynams_kernels._triton.linear_configuration import (
     MAX_WIDTHS,
     MERGE_WARPS,
     OPTIONS,
+    Burden,
     Configuration,
     Shares,
     burden,
+    compiler_options,
     configuration,
     float32_precision,
     merge_tile,
@@ -31,96 +33,67 @@ from dynams_kernels._triton.linear_merge import merge_kernel
 from dynams_kernels._triton.linear_shipped import shipped
 from dynams_kernels._triton.linear_widths_kernel import widths_kernel
 
-__all__ = ["linear_row_score", "linear_row_scores", "linear_width_scores", "shipped"]
+__all__ = ["linear_scores", "shipped"]
+
+_DISTANCE = BIT["distance"]
+_LABELLED = mask_of(LABELLED_KINDS)
+_SOFTMAX = mask_of(kind for kind in KINDS if kind not in MARGIN_KINDS or kind == "probability")
+# As `linear_states` has them: the first sweep of `distance`, and the kinds that are made of the two largest.
+_LARGEST = 256
+_RANKED = mask_of(set(KINDS) - {"distance", "label"})
 
 
-_NAMES = {BIT[kind]: kind for kind in KINDS}
-
-
-def linear_row_scores(
+def linear_scores(
     features: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     labels: Tensor | None,
     class_distances: Tensor | None,
-    kind: int,
+    widths: Sequence[int],
+    kinds: int,
     pairs: bool,
     *,
     chosen: Configuration | None = None,
     splits: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One kind of score (B,) float32, and the class pairs (B, 2) int64 where asked for, else (0, 2).
+    """Scores (kinds, widths, B) float32, kinds in bit order, and class pairs (B, 2) int64 where asked for, else (0, 2).
 
-    Arguments are taken as checked; float64 is not served. `chosen` and `splits` replace the configuration's and the shares'
-    own choice.
+    One sweep serves all kinds at up to MAX_WIDTHS widths, which ascend; `distance` takes one or two of its own. It, and pairs,
+    are asked for at one width only; pairs of one kind of `gap`, `label`, `distance`. Arguments are taken as checked; float64
+    is not served. `chosen` and `splits` replace the configuration's and the shares' own choice.
     """
-    pair_rows = features.new_empty(features.shape[0] if pairs else 0, 2, dtype=torch.int64)
-    operands = (features, weight, bias, labels, class_distances)
+    batch = features.shape[0]
+    scores = features.new_empty(kinds.bit_count(), len(widths), batch, dtype=torch.float32)
+    pair_rows = features.new_empty(batch if pairs else 0, 2, dtype=torch.int64)
+    if scores.numel() == 0:
+        return scores, pair_rows
+    if not kinds & _LABELLED:
+        labels = None
     wanted = pair_rows if pairs else None
-    scores = linear_row_score(*operands, kind, wanted, chosen=chosen, splits=splits)
-    return scores, pair_rows
-
-
-def linear_row_score(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    labels: Tensor | None,
-    class_distances: Tensor | None,
-    kind: int,
-    pairs: Tensor | None = None,
-    *,
-    chosen: Configuration | None = None,
-    splits: int | None = None,
-) -> Tensor:
-    """The score alone; `pairs` (B, 2) takes the class pairs where they are wanted."""
-    name = _NAMES[kind]
-    batch = features.shape[0]
-    scores = features.new_empty(batch, dtype=torch.float32)
-    if batch == 0:
-        return scores
-    load = burden(name, pairs is not None, 1)
-    call = _Call(features, weight, bias, labels, (features.shape[1],), chosen, splits, load)
-    with _device.on_device(features.get_device()):
-        if kind != BIT["distance"]:
-            call.sweep(name, scores, pairs)
-            return scores
-        if call.tiling.class_tiles == 1:
-            call.sweep(name, scores, pairs, class_distances)
-            return scores
-        # The largest logit of the row must be known before any quotient; both sweeps compute the same bits of it.
-        largest = torch.empty_like(scores)
-        known = features.new_empty(batch, 2, dtype=torch.int64)
-        call.sweep("largest", largest, known)
-        call.sweep(name, scores, pairs, class_distances, largest, known)
-    return scores
-
-
-def linear_width_scores(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    labels: Tensor | None,
-    widths: Sequence[int],
-    kind: int,
-    *,
-    chosen: Configuration | None = None,
-    splits: int | None = None,
-) -> Tensor:
-    """One kind of score at every width (len(widths), B) float32; widths ascend; `gap`, `probability` and `label`."""
-    name = _NAMES[kind]
-    batch = features.shape[0]
-    scores = features.new_empty(len(widths), batch, dtype=torch.float32)
-    if batch == 0:
-        return scores
     with _device.on_device(features.get_device()):
         for begin in range(0, len(widths), MAX_WIDTHS):
             some = tuple(widths[begin : begin + MAX_WIDTHS])
-            load = burden(name, False, len(some))
-            slim = features[:, : some[-1]], weight[:, : some[-1]]
-            call = _Call(*slim, bias, labels, some, chosen, splits, load)
-            call.sweep_widths(name, scores[begin : begin + len(some)])
-    return scores
+            operands = features[:, : some[-1]], weight[:, : some[-1]], bias
+            if kinds & _DISTANCE:
+                call = _Call(*operands, None, some, chosen, splits, burden(_DISTANCE, pairs, 1))
+                place = (kinds & (_DISTANCE - 1)).bit_count()
+                call.sweep_distance(scores[place, 0], wanted, class_distances)
+            if kinds & ~_DISTANCE:
+                call = _Call(
+                    *operands, labels, some, chosen, splits, burden(kinds, pairs, len(some))
+                )
+                if len(widths) == 1:
+                    call.sweep(kinds, scores, wanted)
+                else:
+                    call.sweep_widths(kinds, scores[:, begin : begin + len(some)])
+    return scores, pair_rows
+
+
+def _state_floats(kinds: int) -> int:
+    """How many floats of a row's state are kept, see `linear_states.store_state`."""
+    sums = [_SOFTMAX, BIT["el2n"], BIT["entropy"]]
+    own = bool(kinds & _LABELLED and kinds & _RANKED)
+    return 2 + sum(bool(kinds & mask) for mask in sums) + own
 
 
 class _Tiling:
@@ -136,7 +109,7 @@ class _Tiling:
         widths: tuple[int, ...],
         element_size: int,
         precision: str,
-        load: int,
+        load: Burden,
         features_strides: tuple[int, int],
         weight_strides: tuple[int, int],
         labels_step: int,
@@ -194,40 +167,38 @@ class _Tiling:
             "BLOCK_FEATURES": self.chosen.block_features,
             "num_warps": self.chosen.num_warps,
             "num_stages": self.chosen.num_stages,
-            **OPTIONS,
+            **compiler_options(self.chosen, load),
         }
         self._sweeps: dict[Any, tuple[tuple[int, ...], dict[str, Any]]] = {}
 
     def sweep(
-        self, name: str, pairs: bool, one_tile: bool
+        self, kinds: int, pairs: bool, one_tile: bool
     ) -> tuple[tuple[int, ...], dict[str, Any]]:
-        """What `linear_kernel` is given after its tensors, but for the distances' strides, and its constants."""
-        key = name, pairs, one_tile
+        """What `linear_kernel` is given after its tensors, but for the last strides, and its constants."""
+        key = kinds, pairs, one_tile
         if key not in self._sweeps:
             (width,) = self._widths
             sliced = slicing(width, self.chosen.block_features, self._element_size)
             units = width // sliced["WIDTH_UNIT"]
-            asked = {"KIND": name, "PAIRS": pairs, "ONE_TILE": one_tile}
+            asked = {"KINDS": kinds, "PAIRS": pairs, "ONE_TILE": one_tile}
             self._sweeps[key] = (
                 (*self.sizes, units, *self.shares, *self.strides),
                 {**asked, **sliced, **self._constants},
             )
         return self._sweeps[key]
 
-    def sweep_widths(self, name: str) -> tuple[tuple[int, ...], dict[str, Any]]:
-        """What `widths_kernel` is given after its tensors, and its constants."""
-        if name not in self._sweeps:
+    def sweep_widths(self, kinds: int) -> tuple[tuple[int, ...], dict[str, Any]]:
+        """What `widths_kernel` is given after its tensors, but for the last stride, and its constants."""
+        if kinds not in self._sweeps:
             widths = self._widths
             sliced = slicing_widths(widths, self.chosen.block_features)
             units = [width // sliced["WIDTH_UNIT"] for width in widths]
             unused = (0,) * (MAX_WIDTHS - len(widths))
-            # Left to itself the compiler may aim at more programs than there is room for, and spill to get there.
-            limit = {"maxnreg": self.chosen.registers}
-            self._sweeps[name] = (
+            self._sweeps[kinds] = (
                 (*self.sizes, *self.shares, *units, *unused, *self.strides),
-                {"KIND": name, **sliced, **self._constants, **limit},
+                {"KINDS": kinds, **sliced, **self._constants},
             )
-        return self._sweeps[name]
+        return self._sweeps[kinds]
 
 
 _tiling = lru_cache(maxsize=1024)(_Tiling)
@@ -245,7 +216,7 @@ class _Call:
         widths: tuple[int, ...],
         chosen: Configuration | None,
         splits: int | None,
-        load: int,
+        load: Burden,
     ) -> None:
         # A view whose sign is flipped when it is read has other bits in memory.
         features, weight = features.resolve_neg(), weight.resolve_neg()
@@ -269,65 +240,80 @@ class _Call:
             splits,
         )
 
+    def sweep_distance(
+        self, scores: Tensor, pairs: Tensor | None, class_distances: Tensor | None
+    ) -> None:
+        """Writes the `distance` margins (rows,), and the pairs unless None."""
+        known = None
+        if self.tiling.class_tiles > 1:
+            # The largest logit of the row must be known before any quotient; both sweeps compute the same bits of it.
+            known = torch.empty_like(scores), scores.new_empty(len(scores), 2, dtype=torch.int64)
+            self.sweep(_LARGEST, *known)
+        self.sweep(_DISTANCE, scores, pairs, class_distances, known)
+
     def sweep(
         self,
-        name: str,
+        kinds: int,
         scores: Tensor,
         pairs: Tensor | None,
         class_distances: Tensor | None = None,
-        known_largest: Tensor | None = None,
-        known_classes: Tensor | None = None,
+        known: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """Writes one kind of score, and the pairs unless None."""
+        """Writes scores (kinds, ..., rows), and the pairs unless None; `known`: the largest logits and their classes (rows, 2)."""
         tiling = self.tiling
         distances = None
         distances_strides: tuple[int, ...] = (0, 0)
         if class_distances is not None:
             distances = class_distances.resolve_neg()
             distances_strides = distances.stride()
+        rows = scores.shape[-1]
         state_floats = state_classes = None
         if tiling.splits > 1:
-            rows = scores.shape[0]
-            state_floats = scores.new_empty(3, tiling.splits, rows)
+            state_floats = scores.new_empty(_state_floats(kinds), tiling.splits, rows)
             if pairs is not None:
                 state_classes = scores.new_empty(2, tiling.splits, rows, dtype=torch.int32)
-        numbers, constants = tiling.sweep(name, pairs is not None, known_largest is None)
+        numbers, constants = tiling.sweep(kinds, pairs is not None, known is None)
         linear_kernel[tiling.grid](
             *self.operands,
             distances,
-            known_largest,
-            known_classes,
+            *(known or (None, None)),
             scores,
             pairs,
             state_floats,
             state_classes,
             *numbers,
+            rows,
             *distances_strides,
             **constants,
         )
         if state_floats is not None:
-            self._merge(name, state_floats, state_classes, scores, pairs)
+            self._merge(kinds, state_floats, state_classes, scores, pairs, rows, rows)
 
-    def sweep_widths(self, name: str, scores: Tensor) -> None:
-        """Writes one kind of score at every width, scores (widths, rows) contiguous."""
+    def sweep_widths(self, kinds: int, scores: Tensor) -> None:
+        """Writes scores (kinds, widths, rows), of which each kind's are contiguous."""
         tiling = self.tiling
+        rows = scores[0].numel()
+        step = scores.stride(0)
         state_floats = None
         if tiling.splits > 1:
-            state_floats = scores.new_empty(3, tiling.splits, scores.numel())
-        numbers, constants = tiling.sweep_widths(name)
-        widths_kernel[tiling.grid](*self.operands, scores, state_floats, *numbers, **constants)
+            state_floats = scores.new_empty(_state_floats(kinds), tiling.splits, rows)
+        numbers, constants = tiling.sweep_widths(kinds)
+        widths_kernel[tiling.grid](
+            *self.operands, scores, state_floats, *numbers, step, **constants
+        )
         if state_floats is not None:
-            self._merge(name, state_floats, None, scores, None)
+            self._merge(kinds, state_floats, None, scores, None, rows, step)
 
     def _merge(
         self,
-        name: str,
+        kinds: int,
         state_floats: Tensor,
         state_classes: Tensor | None,
         scores: Tensor,
         pairs: Tensor | None,
+        rows: int,
+        scores_step: int,
     ) -> None:
-        rows = scores.numel()
         _, classes = self.tiling.sizes
         splits = self.tiling.splits
         block_rows, block_splits = merge_tile(splits)
@@ -339,7 +325,8 @@ class _Call:
             rows,
             classes,
             splits,
-            KIND=name,
+            scores_step,
+            KINDS=kinds,
             PAIRS=pairs is not None,
             BLOCK_ROWS=block_rows,
             BLOCK_SPLITS=block_splits,

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from functools import lru_cache
 from typing import Any
 
 import torch
 
 from dynams_kernels._device import INTERPRETED
+from dynams_kernels._kinds import BIT
 
 # Shared memory a block can have, less what reductions along a row take: bytes, by compute capability.
 _SHARED_BYTES = {(8, 0): 160 << 10, (8, 7): 160 << 10}
@@ -106,17 +108,37 @@ def shared_limit(capability: tuple[int, int]) -> int:
     return _SHARED_BYTES.get(capability, of_major)
 
 
-def burden(kind: str, pairs: bool, widths: int) -> int:
-    """How many registers the reduction of a tile takes beside the logits, in four steps.
+class Burden(IntEnum):
+    """What the reduction of a tile keeps beside the logits, which decides how many of them a thread can have."""
 
-    0: the two largest. 1: a sum, a label or class numbers too. 2: states of several widths beside them. 3: a matrix of
-    distances beside the logits.
-    """
-    if kind == "distance":
-        return 3
+    TOP_TWO = 0
+    SUMS = 1  # of exponentials; the label's logit too
+    LABEL = 2  # the label's margin alone, or class numbers
+    WIDTHS = 3  # states of several widths
+    WIDTHS_SUMS = 4  # the same with sums
+    DISTANCES = 5  # a matrix of class distances
+
+
+def burden(kinds: int, pairs: bool, widths: int) -> Burden:
+    """The burden of one sweep."""
+    if kinds == BIT["distance"]:
+        return Burden.DISTANCES
+    kinds &= ~BIT["distance"]
     if widths > 1:
-        return 2
-    return 1 if pairs or kind != "gap" else 0
+        return Burden.WIDTHS if kinds in (BIT["gap"], BIT["label"]) else Burden.WIDTHS_SUMS
+    if pairs or kinds == BIT["label"]:
+        return Burden.LABEL
+    return Burden.TOP_TWO if kinds == BIT["gap"] else Burden.SUMS
+
+
+def compiler_options(chosen: Configuration, load: Burden) -> dict[str, Any]:
+    """The options of a sweep's launch, beside warps and stages.
+
+    Left to itself the compiler may aim at more programs than there is room for, and spill to get there.
+    """
+    if load in (Burden.SUMS, Burden.WIDTHS, Burden.WIDTHS_SUMS):
+        return {**OPTIONS, "maxnreg": chosen.registers}
+    return OPTIONS
 
 
 @lru_cache(maxsize=1024)
@@ -126,7 +148,7 @@ def configuration(
     width: int,
     element_size: int,
     precision: str,
-    load: int,
+    load: Burden,
     scattered: bool,
     capability: tuple[int, int],
 ) -> Configuration:
@@ -138,7 +160,7 @@ def configuration(
         width: features that take part.
         element_size: bytes of an input element, 2 or 4.
         precision: "ieee" or "tf32"; tells for 4 bytes whether the tensor cores are used.
-        load: what the reduction of a tile takes, see `burden`.
+        load: what the reduction of a tile keeps.
         scattered: whether operands must be loaded element by element (transposed, or rows at odd places).
         capability: compute capability of the device.
     """
@@ -151,7 +173,7 @@ def configuration(
         if scattered:
             # Single elements pass through registers on their way to shared memory: few of them a thread, and one program
             # where the states of several widths take registers too.
-            programs = 1 if load == 2 else 2
+            programs = 1 if load >= Burden.WIDTHS else 2
             chosen = Configuration(64, min(64, chosen.block_classes), 32, 8, 2, programs)
         if element_size == 4:
             chosen = replace(chosen, block_features=chosen.block_features // 2)
@@ -163,17 +185,18 @@ def configuration(
     return chosen
 
 
-def _plain_tile(classes: int, load: int) -> Configuration:
+def _plain_tile(classes: int, load: Burden) -> Configuration:
     """The tile for products without tensor cores: 8 to 32 sums a thread, so that what is read of shared memory serves several."""
     if classes <= 16:
         return Configuration(128, 16, 32, 8, 4, programs=2)
-    # With the states of several widths a thread takes more than the registers that three programs leave it.
-    programs = 2 if load == 2 else 3
-    return Configuration(64, 32 if classes <= 32 or load == 3 else 64, 16, 4, 4, programs)
+    # With sums, or the states of several widths, a thread takes more than the registers that three programs leave it.
+    programs = 2 if load in (Burden.SUMS, Burden.WIDTHS, Burden.WIDTHS_SUMS) else 3
+    narrow = classes <= 32 or load >= Burden.WIDTHS_SUMS
+    return Configuration(64, 32 if narrow else 64, 16, 4, 4, programs)
 
 
 def _tensor_core_tile(
-    rows: int, classes: int, load: int, capability: tuple[int, int]
+    rows: int, classes: int, load: Burden, capability: tuple[int, int]
 ) -> Configuration:
     """The tile for 2-byte elements on a device whose shared memory holds it."""
     few_rows = rows <= 64
@@ -181,17 +204,19 @@ def _tensor_core_tile(
         # The features stream past once: deep, long steps, and two programs so that one's last step hides in the other's.
         return Configuration(64, 16 if classes <= 16 else 32, 128, 4, 4, programs=2)
     newer = capability[0] in (9, 10, 11)
-    if load >= 2:
+    if load >= Burden.WIDTHS:
         # `distance` takes one sweep where a tile holds all classes; the second of two has more to keep.
-        wide_tile = classes > 64 and (classes <= 128 if load == 3 else newer)
+        wide_tile = classes > 64 and (classes <= 128 if load == Burden.DISTANCES else newer)
         return Configuration(64, 128 if wide_tile else 64, 64, 8, 4)
     if classes <= 64:
         return Configuration(64 if few_rows else 128, 64, 64, 4, 4, programs=2)
     if few_rows:
         return Configuration(64, 128, 64, 4, 4, programs=2)
     # One program of these has the registers of a multiprocessor for itself.
-    if load == 1:
+    if load == Burden.LABEL:
         return Configuration(128, 128, 64, 8, 5)
+    if load == Burden.SUMS and capability[0] != 9:
+        return Configuration(128, 128, 64, 8, 5) if newer else Configuration(128, 128, 32, 8, 5)
     narrow = -(-classes // 128) * 128
     wide = -(-classes // 256) * 256
     # 128 x 256 reads the fewest bytes for an operation (85 operations a byte; 128 x 128: 64), but is waste where most of
@@ -199,7 +224,7 @@ def _tensor_core_tile(
     if not newer:
         return Configuration(128, 128, 64, 8, 4)
     if classes <= 128 or narrow * 6 <= wide * 5:
-        if capability[0] == 9:
+        if capability[0] == 9 and load == Burden.TOP_TWO:
             # With 4 warps (a warpgroup) two programs fit in the registers: one multiplies while the other reduces.
             return Configuration(128, 128, 64, 4, 3, programs=2)
         return Configuration(128, 128, 64, 8, 5)

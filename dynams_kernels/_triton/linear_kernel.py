@@ -10,16 +10,22 @@ fixed order.
 import triton
 import triton.language as tl
 
-from dynams_kernels._triton.linear_tiles import (
-    difference,
+from dynams_kernels._triton.linear_states import (
+    LARGEST,
+    RANKED,
     empty_state,
-    finished_score,
-    lowest,
     merge_states,
+    relative_to_top,
+    store_state,
+)
+from dynams_kernels._triton.linear_tiles import (
+    holds_a_label,
+    lowest,
     row_largest,
     row_smallest,
     tile_state,
 )
+from dynams_kernels._triton.row_states import DISTANCE, LABELLED, difference, store_scores
 
 
 @triton.jit
@@ -67,6 +73,24 @@ def distance_state(
     if PAIRS:
         nearest_class = lowest(quotient == nearest[:, None], columns[None, :])
     return nearest, nearest_class
+
+
+@triton.jit
+def store_finished(KINDS: tl.constexpr, state, classes, scores, scores_step, place, live):
+    """Writes the scores of whole rows' states."""
+    if KINDS == DISTANCE or KINDS == LARGEST:
+        tl.store(scores + place, state[0], mask=live)
+    else:
+        relative, own = relative_to_top(KINDS, state, classes)
+        store_scores(relative, own, None, scores, scores_step, place, live, KINDS)
+
+
+@triton.jit
+def store_pairs(first_class, second_class, classes, pairs, row, live):
+    """Writes class pairs. Rows with NaN have no largest class: any number inside the range will do."""
+    last = classes - 1
+    tl.store(pairs + row * 2, tl.minimum(first_class, last).to(tl.int64), mask=live)
+    tl.store(pairs + row * 2 + 1, tl.minimum(second_class, last).to(tl.int64), mask=live)
 
 
 @triton.jit
@@ -121,25 +145,27 @@ def add_products(
 @triton.jit(
     do_not_specialize=[
         "rows", "classes", "width_units", "splits", "tiles_per_split", "group_blocks",
-        "features_row", "weight_row", "labels_step",
+        "features_row", "weight_row", "labels_step", "scores_step",
     ]
 )  # fmt: skip
 def linear_kernel(
     features, weight, bias, labels, distances, known_largest, known_class,
     scores, pairs, state_floats, state_classes,
     rows, classes, width_units, splits, tiles_per_split, group_blocks,
-    features_row, features_step, weight_row, weight_step, labels_step, distances_row, distances_step,
-    KIND: tl.constexpr, PAIRS: tl.constexpr, HAS_BIAS: tl.constexpr, SPLIT: tl.constexpr,
+    features_row, features_step, weight_row, weight_step, labels_step, scores_step,
+    distances_row, distances_step,
+    KINDS: tl.constexpr, PAIRS: tl.constexpr, HAS_BIAS: tl.constexpr, SPLIT: tl.constexpr,
     ONE_TILE: tl.constexpr, MASKED: tl.constexpr, PEELED: tl.constexpr, PIPELINED: tl.constexpr,
     PRECISION: tl.constexpr, WIDTH_UNIT: tl.constexpr, ROW_UNIT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_CLASSES: tl.constexpr, BLOCK_FEATURES: tl.constexpr,
 ):  # fmt: skip
-    """Scores (rows,) and pairs (rows, 2); with SPLIT the states instead: floats (3, splits, rows), classes (2, splits, rows).
+    """Scores (kinds, rows) and pairs (rows, 2); with SPLIT the states instead: floats (n, splits, rows), classes (2, splits, rows).
 
-    KIND: see `linear_tiles`. `distance` knows each row's largest logit and its class from a sweep before, unless ONE_TILE
-    holds all classes. MASKED: the width is no multiple of BLOCK_FEATURES; PEELED: the ragged rest is a step of its own, for
-    widths whose mask would forbid wide loads in all steps. PIPELINED: not interpreted. The width comes in units of
-    WIDTH_UNIT elements, rows of features and weight are as many ROW_UNITs apart: that is what makes loads wide.
+    KINDS: see `linear_states`. DISTANCE knows each row's largest logit and its class from a sweep of LARGEST, unless ONE_TILE
+    holds all classes. Kinds lie `scores_step` elements apart. MASKED: the width is no multiple of BLOCK_FEATURES; PEELED: the
+    ragged rest is a step of its own, for widths whose mask would forbid wide loads in all steps. PIPELINED: not interpreted.
+    The width comes in units of WIDTH_UNIT elements, rows of features and weight are as many ROW_UNITs apart: that is what
+    makes loads wide.
     """
     row_block, split = program_place(rows, splits, group_blocks, BLOCK_ROWS)
     row = row_block.to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -150,17 +176,18 @@ def linear_kernel(
     features_block += k[None, :] * features_step
 
     label = tl.zeros((BLOCK_ROWS,), tl.int32)
-    if KIND == "label":
+    if LABELLED & KINDS:
         label, label_inside = load_labels(labels, safe_row, labels_step, classes)
-    if KIND == "distance" and not ONE_TILE:
+    if KINDS == DISTANCE and not ONE_TILE:
         largest = tl.load(known_largest + safe_row)
         largest_class = tl.load(known_class + safe_row * 2).to(tl.int32)
 
-    first, second, total, first_class, second_class = empty_state(KIND, (BLOCK_ROWS,))
+    state = empty_state(KINDS, (BLOCK_ROWS,))
     end = tl.minimum((split + 1) * tiles_per_split, tl.cdiv(classes, BLOCK_CLASSES))
     tile = split * tiles_per_split
     while tile < end:
-        column = tile * BLOCK_CLASSES + tl.arange(0, BLOCK_CLASSES)
+        start = tile * BLOCK_CLASSES
+        column = start + tl.arange(0, BLOCK_CLASSES)
         safe_column = tl.minimum(column, classes - 1).to(tl.int64)
         weight_block = weight + row_starts(safe_column, weight_row, ROW_UNIT)[None, :]
         weight_block += k[:, None] * weight_step
@@ -172,9 +199,9 @@ def linear_kernel(
         if HAS_BIAS:
             x += tl.load(bias + column, mask=column < classes, other=0.0).to(tl.float32)[None, :]
         # Replaced, not added to: an infinite feature may have made NaN of a column that is no class.
-        if tile * BLOCK_CLASSES + BLOCK_CLASSES > classes:
+        if start + BLOCK_CLASSES > classes:
             x = tl.where((column < classes)[None, :], x, float("-inf"))
-        if KIND == "distance":
+        if KINDS == DISTANCE:
             if ONE_TILE:
                 largest = row_largest(x)
                 largest_class = lowest(x == largest[:, None], column[None, :])
@@ -182,36 +209,33 @@ def linear_kernel(
                 PAIRS, x, column, classes, largest, largest_class,
                 distances, distances_row, distances_step,
             )  # fmt: skip
-            first, second, total, first_class, second_class = merge_states(
-                KIND, PAIRS, first, second, total, largest_class, second_class,
-                nearest, nearest, total, largest_class, nearest_class,
+            unused = nearest
+            found = (
+                nearest, unused, unused, unused, unused, unused, largest_class, nearest_class,
             )  # fmt: skip
         else:
-            one, two, mass, one_class, two_class = tile_state(KIND, PAIRS, x, column, label)
-            first, second, total, first_class, second_class = merge_states(
-                KIND, PAIRS, first, second, total, first_class, second_class,
-                one, two, mass, one_class, two_class,
-            )  # fmt: skip
+            has_label = holds_a_label(KINDS, label, start, BLOCK_CLASSES)
+            found = tile_state(KINDS, PAIRS, x, column, label, has_label)
+        state = merge_states(KINDS, PAIRS, state, found)
         tile += 1
 
     live = row < rows
-    if KIND == "label":
-        first = tl.where(label_inside, first, float("nan"))
-        first_class = label
+    first, second, rest, squares, shifted, own, first_class, second_class = state
+    if LABELLED & KINDS:
+        if RANKED & KINDS:
+            own = tl.where(label_inside, own, float("nan"))
+        else:
+            first = tl.where(label_inside, first, float("nan"))
+            first_class = label
+    state = first, second, rest, squares, shifted, own, first_class, second_class
     if SPLIT:
         place = split.to(tl.int64) * rows + row
         component = splits.to(tl.int64) * rows
-        tl.store(state_floats + place, first, mask=live)
-        tl.store(state_floats + component + place, second, mask=live)
-        if KIND == "probability":
-            tl.store(state_floats + 2 * component + place, total, mask=live)
+        store_state(KINDS, state, state_floats + place, component, live)
         if PAIRS:
             tl.store(state_classes + place, first_class, mask=live)
             tl.store(state_classes + component + place, second_class, mask=live)
     else:
-        tl.store(scores + row, finished_score(KIND, first, second, total), mask=live)
+        store_finished(KINDS, state, classes, scores, scores_step, row, live)
         if PAIRS:
-            # Rows with NaN have no largest class: any number inside the range will do.
-            last = classes - 1
-            tl.store(pairs + row * 2, tl.minimum(first_class, last).to(tl.int64), mask=live)
-            tl.store(pairs + row * 2 + 1, tl.minimum(second_class, last).to(tl.int64), mask=live)
+            store_pairs(first_class, second_class, classes, pairs, row, live)

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dynams_kernels._kinds import BIT, LABELLED_KINDS, SCORE_KINDS, mask_of
 from dynams_kernels._triton.linear_configuration import (
     MERGE_SPLITS,
     MERGE_WARPS,
     OPTIONS,
     burden,
+    compiler_options,
     configuration,
     merge_tile,
     slicing,
@@ -18,6 +20,7 @@ from dynams_kernels._triton.linear_configuration import (
 )
 from dynams_kernels._triton.linear_kernel import linear_kernel
 from dynams_kernels._triton.linear_merge import merge_kernel
+from dynams_kernels._triton.linear_states import LARGEST
 from dynams_kernels._triton.linear_widths_kernel import widths_kernel
 from dynams_kernels._triton.shipped import Shipped
 
@@ -41,7 +44,7 @@ _UNIT_STEPS = ("features_step", "weight_step")
 class Head:
     """A linear head and what is asked of it."""
 
-    kind: str
+    kinds: str
     classes: int
     dtype: str = "bf16"
     precision: str = "ieee"
@@ -55,12 +58,17 @@ class Head:
     widths: tuple[int, ...] = ()
 
     @property
-    def reduced_as(self) -> str:
-        """The kind whose tiles these are: both sweeps of `distance` cut the classes in the same way."""
-        return "distance" if self.kind == "largest" else self.kind
+    def mask(self) -> int:
+        """The kinds as the kernels are told of them."""
+        return LARGEST.value if self.kinds == "largest" else mask_of(self.kinds.split("+"))
+
+    @property
+    def tiled_as(self) -> int:
+        """The kinds whose tiles these are: both sweeps of `distance` cut the classes in the same way."""
+        return BIT["distance"] if self.kinds == "largest" else self.mask
 
     def __str__(self) -> str:
-        parts = [self.kind, self.dtype, f"{self.rows} x {self.width} -> {self.classes}"]
+        parts = [self.kinds, self.dtype, f"{self.rows} x {self.width} -> {self.classes}"]
         parts += [self.precision] if self.dtype == "fp32" else []
         parts += [name for name in ("pairs", "split", "known", "scattered") if getattr(self, name)]
         parts += ["no bias"] if not self.bias else []
@@ -68,6 +76,7 @@ class Head:
         return ", ".join(parts)
 
 
+EVERY = "+".join(SCORE_KINDS)
 _HEADS = (
     Head("gap", 10),
     Head("gap", 10, bias=False, width=512),
@@ -104,6 +113,12 @@ _HEADS = (
     Head("gap", 10, widths=(128, 256)),
     Head("probability", 1000, widths=(100, 200, 300, 400, 500, 600, 700, 800)),
     Head("label", 100, "fp32", "ieee", widths=(256, 512)),
+    Head("loss", 128_256, rows=8192, width=4096, bias=False, split=True),
+    Head("gap+loss+entropy", 128_256, rows=8192, width=4096, bias=False, split=True),
+    Head("loss", 1000),
+    Head("gap+loss+entropy", 1000),
+    Head(EVERY, 1000),
+    Head(EVERY, 10),
 )
 
 
@@ -134,18 +149,19 @@ def _suffix(architectures: tuple[int, ...]) -> str:
 
 def _linear(head: Head, architecture: int) -> Shipped:
     fn = widths_kernel if head.widths else linear_kernel
+    load = burden(head.tiled_as, head.pairs, len(head.widths))
     chosen = configuration(
         head.rows,
         head.classes,
         head.width,
         _ELEMENT_SIZE[head.dtype],
         head.precision,
-        burden(head.reduced_as, head.pairs, len(head.widths)),
+        load,
         head.scattered,
         divmod(architecture, 10),
     )
     constants: dict[str, Any] = {
-        "KIND": head.kind,
+        "KINDS": head.mask,
         "HAS_BIAS": head.bias,
         "SPLIT": head.split,
         "PIPELINED": True,
@@ -169,7 +185,7 @@ def _linear(head: Head, architecture: int) -> Shipped:
         constants,
         missing,
         (chosen.num_warps, chosen.num_stages),
-        options={**OPTIONS, "maxnreg": chosen.registers} if head.widths else OPTIONS,
+        options=compiler_options(chosen, load),
         architectures=(architecture,),
         scattered=head.scattered,
         divisible=("distances_row",) if head.classes % 16 == 0 else (),
@@ -184,8 +200,8 @@ def _missing(head: Head) -> set[str]:
     """The arguments that a call of this kind leaves out."""
     missing = {
         "bias": not head.bias,
-        "labels": head.kind != "label",
-        "distances": head.kind != "distance",
+        "labels": not head.mask & mask_of(LABELLED_KINDS),
+        "distances": head.kinds != "distance",
         "known_largest": not head.known,
         "known_class": not head.known,
         "pairs": not head.pairs,
@@ -196,18 +212,18 @@ def _missing(head: Head) -> set[str]:
 
 
 def _merges() -> Iterator[Shipped]:
-    for kind in ("gap", "probability", "label", "distance"):
+    for kinds in ("gap", "probability", "label", "distance", "loss", "gap+loss+entropy"):
         for pairs in (False, True):
             for most in MERGE_SPLITS:
                 rows, splits = merge_tile(most)
                 constants = {
-                    "KIND": kind,
+                    "KINDS": mask_of(kinds.split("+")),
                     "PAIRS": pairs,
                     "BLOCK_ROWS": rows,
                     "BLOCK_SPLITS": splits,
                 }
                 yield _shipped(
-                    f"merge {kind}{', pairs' if pairs else ''}, to {most} splits",
+                    f"merge {kinds}{', pairs' if pairs else ''}, to {most} splits",
                     merge_kernel,
                     "fp32",
                     constants,

@@ -17,13 +17,16 @@ from dynams_kernels._triton.linear_kernel import (
     load_labels,
     program_place,
     row_starts,
+    store_finished,
 )
-from dynams_kernels._triton.linear_tiles import (
+from dynams_kernels._triton.linear_states import (
+    RANKED,
     empty_state,
-    finished_score,
     merge_states,
-    tile_state,
+    store_state,
 )
+from dynams_kernels._triton.linear_tiles import holds_a_label, tile_state
+from dynams_kernels._triton.row_states import LABELLED
 
 
 @triton.jit
@@ -42,10 +45,22 @@ def chosen_width(number, width_0, width_1, width_2, width_3, width_4, width_5, w
     return tl.where(number < 0, 0, tl.where(number < 4, low, high))
 
 
+@triton.jit
+def chosen_state(here, grown, before):
+    """The floats of `grown` where `here` holds, of `before` elsewhere. Class numbers are not kept."""
+    first, second, rest, squares, shifted, own, _, _ = grown
+    old_first, old_second, old_rest, old_squares, old_shifted, old_own, no_class, _ = before
+    return (
+        tl.where(here, first, old_first), tl.where(here, second, old_second),
+        tl.where(here, rest, old_rest), tl.where(here, squares, old_squares),
+        tl.where(here, shifted, old_shifted), tl.where(here, own, old_own), no_class, no_class,
+    )  # fmt: skip
+
+
 @triton.jit(
     do_not_specialize=[
         "rows", "classes", "splits", "tiles_per_split", "group_blocks",
-        "features_row", "weight_row", "labels_step",
+        "features_row", "weight_row", "labels_step", "scores_step",
         "width_0", "width_1", "width_2", "width_3", "width_4", "width_5", "width_6", "width_7",
     ]
 )  # fmt: skip
@@ -53,16 +68,16 @@ def widths_kernel(
     features, weight, bias, labels, scores, state_floats,
     rows, classes, splits, tiles_per_split, group_blocks,
     width_0, width_1, width_2, width_3, width_4, width_5, width_6, width_7,
-    features_row, features_step, weight_row, weight_step, labels_step,
-    KIND: tl.constexpr, HAS_BIAS: tl.constexpr, SPLIT: tl.constexpr, MASKED: tl.constexpr,
+    features_row, features_step, weight_row, weight_step, labels_step, scores_step,
+    KINDS: tl.constexpr, HAS_BIAS: tl.constexpr, SPLIT: tl.constexpr, MASKED: tl.constexpr,
     PIPELINED: tl.constexpr, PRECISION: tl.constexpr, WIDTH_UNIT: tl.constexpr,
     ROW_UNIT: tl.constexpr, WIDTHS: tl.constexpr, BLOCK_WIDTHS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_CLASSES: tl.constexpr, BLOCK_FEATURES: tl.constexpr,
 ):  # fmt: skip
-    """Scores (WIDTHS, rows); with SPLIT the states' floats (3, splits, WIDTHS, rows) instead.
+    """Scores (kinds, WIDTHS, rows); with SPLIT the states' floats (n, splits, WIDTHS, rows) instead.
 
     MASKED: not every segment is a whole number of BLOCK_FEATURES. Widths come in units of WIDTH_UNIT elements, see
-    `linear_kernel`.
+    `linear_kernel`; kinds lie `scores_step` elements apart.
     """
     row_block, split = program_place(rows, splits, group_blocks, BLOCK_ROWS)
     row = row_block.to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -71,18 +86,20 @@ def widths_kernel(
     features_block = features + row_starts(safe_row, features_row, ROW_UNIT)[:, None]
     features_block += k[None, :] * features_step
     label = tl.zeros((BLOCK_ROWS,), tl.int32)
-    if KIND == "label":
+    if LABELLED & KINDS:
         label, label_inside = load_labels(labels, safe_row, labels_step, classes)
 
     number = tl.arange(0, BLOCK_WIDTHS)[:, None]
-    first, second, total, first_class, second_class = empty_state(KIND, (BLOCK_WIDTHS, BLOCK_ROWS))
+    state = empty_state(KINDS, (BLOCK_WIDTHS, BLOCK_ROWS))
     end = tl.minimum((split + 1) * tiles_per_split, tl.cdiv(classes, BLOCK_CLASSES))
     tile = split * tiles_per_split
     while tile < end:
-        column = tile * BLOCK_CLASSES + tl.arange(0, BLOCK_CLASSES)
+        start = tile * BLOCK_CLASSES
+        column = start + tl.arange(0, BLOCK_CLASSES)
         safe_column = tl.minimum(column, classes - 1).to(tl.int64)
         weight_block = weight + row_starts(safe_column, weight_row, ROW_UNIT)[None, :]
         weight_block += k[:, None] * weight_step
+        has_label = holds_a_label(KINDS, label, start, BLOCK_CLASSES)
         sums = tl.zeros((BLOCK_ROWS, BLOCK_CLASSES), tl.float32)
         for segment in range(WIDTHS):
             begin = WIDTH_UNIT * chosen_width(
@@ -103,29 +120,30 @@ def widths_kernel(
             if HAS_BIAS:
                 biases = tl.load(bias + column, mask=column < classes, other=0.0)
                 x += biases.to(tl.float32)[None, :]
-            if tile * BLOCK_CLASSES + BLOCK_CLASSES > classes:
+            if start + BLOCK_CLASSES > classes:
                 x = tl.where((column < classes)[None, :], x, float("-inf"))
-            one, two, mass, one_class, two_class = tile_state(KIND, False, x, column, label)
-            grown_first, grown_second, grown_total, _, _ = merge_states(
-                KIND, False, first, second, total, first_class, second_class,
-                one[None, :], two[None, :], mass[None, :], one_class[None, :], two_class[None, :],
+            first, second, rest, squares, shifted, own, first_class, second_class = tile_state(
+                KINDS, False, x, column, label, has_label
+            )
+            found = (
+                first[None, :], second[None, :], rest[None, :], squares[None, :],
+                shifted[None, :], own[None, :], first_class[None, :], second_class[None, :],
             )  # fmt: skip
-            here = number == segment
-            first = tl.where(here, grown_first, first)
-            second = tl.where(here, grown_second, second)
-            total = tl.where(here, grown_total, total)
+            state = chosen_state(number == segment, merge_states(KINDS, False, state, found), state)
         tile += 1
 
     live = (row < rows)[None, :] & (number < WIDTHS)
-    if KIND == "label":
-        first = tl.where(label_inside[None, :], first, float("nan"))
+    first, second, rest, squares, shifted, own, first_class, second_class = state
+    if LABELLED & KINDS:
+        if RANKED & KINDS:
+            own = tl.where(label_inside[None, :], own, float("nan"))
+        else:
+            first = tl.where(label_inside[None, :], first, float("nan"))
+    state = first, second, rest, squares, shifted, own, first_class, second_class
     if SPLIT:
         place = (split.to(tl.int64) * WIDTHS + number) * rows + row[None, :]
         component = splits.to(tl.int64) * WIDTHS * rows
-        tl.store(state_floats + place, first, mask=live)
-        tl.store(state_floats + component + place, second, mask=live)
-        if KIND == "probability":
-            tl.store(state_floats + 2 * component + place, total, mask=live)
+        store_state(KINDS, state, state_floats + place, component, live)
     else:
         place = number.to(tl.int64) * rows + row[None, :]
-        tl.store(scores + place, finished_score(KIND, first, second, total), mask=live)
+        store_finished(KINDS, state, classes, scores, scores_step, place, live)

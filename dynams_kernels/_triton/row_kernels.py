@@ -18,10 +18,12 @@ from dynams_kernels._triton.row_states import (
     DISTANCE,
     EL2N,
     ENTROPY,
+    LABELLED,
     SOFTMAX,
     add_logits,
     difference,
     merge_lanes,
+    own_logit,
     store_scores,
 )
 
@@ -176,19 +178,10 @@ def row_scores_kernel(
             GROUP,
             wide,
         )
-    store_scores(
-        state,
-        nearest,
-        scores,
-        scores_stride,
-        row,
-        inside,
-        logits,
-        row_stride,
-        labels,
-        classes,
-        KINDS,
-    )
+    own = state[0]
+    if LABELLED & KINDS:
+        own = own_logit(logits, row_stride, labels, row, inside, classes, wide)
+    store_scores(state, own, nearest, scores, scores_stride, row, inside, KINDS)
 
 
 @triton.jit(do_not_specialize=["rows", "class_vectors", "stride_vectors", "span"])
@@ -260,16 +253,9 @@ def merge_parts_kernel(
     if ENTROPY & KINDS:
         shifted = tl.load(source + 4 * field, mask=mask, other=0.0)
     state = merge_lanes((top, runner, top, rest, squares, shifted), classes, KINDS)
-    store_scores(
-        state,
-        state[0],
-        scores,
-        scores_stride,
-        row,
-        row < rows,
-        logits,
-        row_stride.to(tl.int64),
-        labels,
-        classes,
-        KINDS,
-    )
+    own = state[0]
+    if LABELLED & KINDS:
+        wide: tl.constexpr = scores.dtype.element_ty
+        stride = row_stride.to(tl.int64)
+        own = own_logit(logits, stride, labels, row, row < rows, classes, wide)
+    store_scores(state, own, None, scores, scores_stride, row, row < rows, KINDS)

@@ -161,35 +161,35 @@ def merge_lanes(state, classes, KINDS: tl.constexpr):
 
 
 @triton.jit
+def own_logit(logits, row_stride, labels, rows, inside, classes, WIDE: tl.constexpr):
+    """The logit of each row's label; NaN for a label outside the classes, which reads nothing."""
+    label = tl.load(labels + rows, mask=inside, other=0)
+    known = (label >= 0) & (label < classes)
+    own = tl.load(logits + rows * row_stride + label, mask=inside & known, other=0.0).to(WIDE)
+    return tl.where(known, own, float("nan"))
+
+
+@triton.jit
 def store_scores(
     state,
+    own,
     nearest,
     scores,
     scores_stride,
     rows,
     inside,
-    logits,
-    row_stride,
-    labels,
-    classes,
     KINDS: tl.constexpr,
 ):
-    """Writes every score of KINDS of rows (rows,), in bit order, `scores_stride` elements apart.
+    """Writes every score of KINDS of rows (of any shape), in bit order, `scores_stride` elements apart.
 
-    `nearest` is the distance margin, `inside` which rows exist. Labels outside the classes read nothing and give NaN.
+    `own` is the label's logit, NaN where there is none; `nearest` the distance margin, None to leave its place as it is;
+    `inside` which rows exist.
     """
     top, runner, _, rest, squares, shifted = state
     nan = float("nan")
     has_nan = top != top
+    unlabelled = has_nan | (own != own)
     out = scores + rows
-    unlabelled = has_nan
-    own = top
-    if LABELLED & KINDS:
-        label = tl.load(labels + rows, mask=inside, other=0)
-        known = (label >= 0) & (label < classes)
-        unlabelled = has_nan | (known == 0)
-        own = tl.load(logits + rows * row_stride + label, mask=inside & known, other=0.0)
-        own = own.to(top.dtype)
     own_is_top = own == top
     total = 1.0 + rest
     log_total = total
@@ -204,7 +204,8 @@ def store_scores(
         tl.store(out, tl.where(has_nan, nan, probability), mask=inside)
         out += scores_stride
     if DISTANCE & KINDS:
-        tl.store(out, tl.where(has_nan, nan, nearest), mask=inside)
+        if nearest is not None:
+            tl.store(out, tl.where(has_nan, nan, nearest), mask=inside)
         out += scores_stride
     if LABEL & KINDS:
         label_margin = difference(own, tl.where(own_is_top, runner, top))

@@ -61,7 +61,7 @@ def ask_linear(
     depth: int,
     classes: int,
     dtype: torch.dtype,
-    kind: str = "gap",
+    kinds: str = "gap",
     *,
     bias: bool = False,
     pairs: bool = False,
@@ -69,24 +69,29 @@ def ask_linear(
 ) -> Callable[[], object]:
     width = depth if width is None else width
     features, weight = (tensor(rows, depth, dtype=dtype)[:, :width] for rows in (batch, classes))
-    return lambda: linear.linear_row_scores(
+    mask = mask_of(kinds.split("+"))
+    return lambda: linear.linear_scores(
         features,
         weight,
         tensor(classes, dtype=dtype) if bias else None,
-        tensor(batch, dtype=torch.int64) if kind == "label" else None,
-        tensor(classes, classes) if kind == "distance" else None,
-        BIT[kind],
+        tensor(batch, dtype=torch.int64),
+        tensor(classes, classes) if mask & BIT["distance"] else None,
+        [width],
+        mask,
         pairs,
     )
 
 
-def ask_widths(depth: int, classes: int, dtype: torch.dtype, kind: str) -> Callable[[], object]:
+def ask_widths(depth: int, classes: int, dtype: torch.dtype, kinds: str) -> Callable[[], object]:
     features, weight = tensor(4096, depth, dtype=dtype), tensor(classes, depth, dtype=dtype)
-    labels = tensor(4096, dtype=torch.int64) if kind == "label" else None
+    labels = tensor(4096, dtype=torch.int64)
     widths = [depth // 4, depth // 2, depth]
-    return lambda: linear.linear_width_scores(features, weight, None, labels, widths, BIT[kind])
+    mask = mask_of(kinds.split("+"))
+    return lambda: linear.linear_scores(features, weight, None, labels, None, widths, mask, False)
 
 
+EVERY = "+".join(KINDS)
+SCORES = "+".join(kind for kind in KINDS if kind != "distance")
 CALLS: dict[str, Callable[[], object]] = {
     "row scores, one row": ask_rows(tensor(1, 10), ALL),
     "row scores, two classes": ask_rows(tensor(65536, 2, dtype=BF16), BIT["gap"]),
@@ -110,6 +115,16 @@ CALLS: dict[str, Callable[[], object]] = {
     "linear, width": ask_linear(4096, 1024, 1000, BF16, width=100),
     "linear, language model": ask_linear(8192, 4096, 128_256, BF16),
     "linear, language model, few rows": ask_linear(8, 4096, 128_256, BF16, "probability"),
+    "linear, loss of a language model": ask_linear(8192, 4096, 128_256, BF16, "loss"),
+    "linear, training of a language model": ask_linear(
+        8192, 4096, 128_256, BF16, "gap+loss+entropy"
+    ),
+    "linear, training": ask_linear(4096, 1024, 1000, BF16, "gap+loss+entropy"),
+    "linear, every kind": ask_linear(65536, 1024, 1000, BF16, EVERY, bias=True),
+    "linear, every kind, few classes": ask_linear(65536, 512, 100, FP16, EVERY),
+    "linear, every kind, fp32": ask_linear(4096, 768, 1000, FP32, EVERY, bias=True),
+    "widths, every kind": ask_widths(1024, 1000, BF16, SCORES),
+    "widths, loss, fp32": ask_widths(512, 100, FP32, "loss"),
     "widths, gap": ask_widths(512, 10, BF16, "gap"),
     "widths, probability": ask_widths(1024, 1000, BF16, "probability"),
     "widths, gap, fp32": ask_widths(512, 100, FP32, "gap"),
@@ -176,6 +191,9 @@ STOOD_FOR = (
     "row scores, 1000 classes, fp64",
     "linear, skinny head",
     "linear, language model",
+    "linear, loss of a language model",
+    "linear, training of a language model",
+    "linear, training",
     "smallest, ImageNet",
     "smallest, bf16",
 )

@@ -1,4 +1,4 @@
-"""The Triton kernels of linear margins, interpreted on the CPU: every kind and path against the oracle, on small ragged heads."""
+"""The Triton kernels of linear scores, interpreted on the CPU: every kind and path against the oracle, on small ragged heads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import oracle
-from dynams_kernels._kinds import BIT
+from dynams_kernels._kinds import BIT, KINDS, LABELLED_KINDS, kinds_of, mask_of
 from kernel_inputs import LAYOUTS, labels_for, random_logits
 
 if find_spec("triton") is None:
@@ -24,7 +24,9 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 from dynams_kernels._triton import linear
 from dynams_kernels._triton.linear_configuration import (
+    Burden,
     Configuration,
+    burden,
     configuration,
     float32_precision,
     shared_limit,
@@ -38,7 +40,16 @@ from dynams_kernels._triton.linear_configuration import (
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 INF, NAN = math.inf, math.nan
-KINDS = oracle.MARGIN_KINDS
+# What one sweep is asked for: each kind alone, those of a label, those without, a few of both, and all of them with the sweeps
+# that `distance` takes for itself.
+ALONE = [(kind,) for kind in KINDS]
+LABELLED = ("label", "loss", "el2n")
+UNLABELLED = ("gap", "probability", "entropy", "confidence")
+TRAINING = ("gap", "loss", "entropy")
+TOGETHER = [LABELLED, UNLABELLED, TRAINING, KINDS]
+SUMS = ("probability", "loss", "el2n", "entropy", "confidence")
+WITH_PAIRS = ("gap", "distance", "label")
+MARGINS = ("gap", "distance", "label")  # differences of logits: the same bits in any order of reduction
 SMALL = Configuration(16, 16, 16, num_warps=4, num_stages=1)
 WIDE = Configuration(16, 64, 32, num_warps=4, num_stages=1)
 
@@ -75,11 +86,28 @@ def pairs_of(
     return out
 
 
+def want_of(
+    z: oracle.Array, kind: str, labels: oracle.Indices | None, apart: oracle.Array | None
+) -> oracle.Array:
+    """The oracle's score of one kind; NaN where the label names no class."""
+    with np.errstate(invalid="ignore"):
+        if kind not in LABELLED_KINDS:
+            return (
+                oracle.margin(z, kind, None, apart)
+                if kind == "distance"
+                else oracle.scores(z, (kind,))[kind]
+            )
+        assert labels is not None
+        named = (labels >= 0) & (labels < z.shape[1])
+        want = oracle.scores(z, (kind,), np.where(named, labels, 0))[kind]
+        return np.where(named, want, np.nan)
+
+
 def check(
     features: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    kind: str,
+    kinds: str | Sequence[str],
     *,
     ulps: float = 64,
     labels: Tensor | None = None,
@@ -87,103 +115,204 @@ def check(
     pairs: bool = False,
     **how: Any,
 ) -> Tensor:
-    """Scores, and pairs where asked for, against the oracle's; logits near one."""
+    """Scores (kinds, B), and pairs where asked for, against the oracle's; logits near one."""
+    mask = mask_of((kinds,) if isinstance(kinds, str) else kinds)
     wide = oracle.array(weight)
     z = oracle.linear(
         oracle.array(features), wide, None if bias is None else oracle.array(bias), None
     )
-    if kind == "label" and labels is None:
+    if labels is None:
         labels = labels_for(torch.empty(z.shape))
-    if kind == "distance" and apart is None:
+    if apart is None:
         apart = torch.from_numpy(oracle.class_distances(wide)).float()
-    if kind != "distance":
-        apart = None
-    y = None if labels is None else labels.numpy()
-    distances = None if apart is None else oracle.array(apart)
-    got, got_pairs = linear.linear_row_scores(
-        features, weight, bias, labels, apart, BIT[kind], pairs, **how
+    y, distances = labels.numpy(), oracle.array(apart)
+    got, got_pairs = linear.linear_scores(
+        features,
+        weight,
+        bias,
+        labels,
+        apart if mask & BIT["distance"] else None,
+        [weight.shape[1]],
+        mask,
+        pairs,
+        **how,
     )
+    names = kinds_of(mask)
     assert got.dtype == torch.float32
-    with np.errstate(invalid="ignore"):
-        want = oracle.margin(z, kind, y, distances)
-    oracle.check(got, want, ulps=ulps, floor=1.0)
+    assert got.shape == (len(names), 1, len(z))
+    for kind, scores in zip(names, got[:, 0], strict=True):
+        want = want_of(z, kind, y, distances)
+        try:
+            oracle.check(scores, want, ulps=ulps, floor=1.0)
+        except AssertionError as error:
+            raise AssertionError(f"{kind}: {error}") from error
+        assert kind != "entropy" or not (scores < 0).any()
     assert got_pairs.shape == ((len(z) if pairs else 0), 2)
     assert got_pairs.dtype == torch.int64
     if pairs:
+        (kind,) = names
         whole = ~np.isnan(z).any(axis=1)
         assert np.array_equal(got_pairs.numpy()[whole], pairs_of(z, kind, y, distances)[whole])
         assert ((got_pairs >= 0) & (got_pairs < z.shape[1])).all()
-    return got
+    return got[:, 0]
 
 
 # ------------------------------------------------------------------------------------ values
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("pairs", [False, True])
-@pytest.mark.parametrize(
-    ("rows", "size", "classes"), [(1, 1, 2), (17, 16, 16), (19, 33, 21), (3, 50, 37)]
-)
+@pytest.mark.parametrize("kinds", [*ALONE, *TOGETHER], ids="+".join)
+@pytest.mark.parametrize(("rows", "size", "classes"), [(1, 1, 2), (17, 16, 16), (19, 33, 21)])
 def test_ragged_heads(
-    rows: int, size: int, classes: int, pairs: bool, kind: str, dtype: torch.dtype
+    rows: int, size: int, classes: int, kinds: Sequence[str], dtype: torch.dtype
 ) -> None:
     features, weight, bias = head(rows, size, classes, dtype)
-    check(features, weight, bias, kind, pairs=pairs)
+    check(features, weight, bias, kinds)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("splits", [1, 2, 3, 5])
-def test_splits_of_the_classes_join_to_the_same_scores(splits: int, kind: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", WITH_PAIRS)
+@pytest.mark.parametrize(("rows", "size", "classes"), [(1, 1, 2), (19, 33, 21), (3, 50, 37)])
+def test_pairs_of_ragged_heads(
+    rows: int, size: int, classes: int, kind: str, dtype: torch.dtype
+) -> None:
+    check(*head(rows, size, classes, dtype), kind, pairs=True)
+
+
+@pytest.mark.parametrize("mask", sorted({*range(3, 256, 17), 0b10000101, 0b01110000, 0b10000010}))
+def test_any_kinds_together(mask: int) -> None:
+    check(*head(5, 9, 37), kinds_of(mask), chosen=SMALL, splits=1 + mask % 3)
+
+
+@pytest.mark.parametrize("kinds", [*ALONE, *TOGETHER], ids="+".join)
+@pytest.mark.parametrize("splits", [2, 5])
+def test_splits_of_the_classes_join_to_the_same_scores(splits: int, kinds: Sequence[str]) -> None:
     features, weight, bias = head(7, 20, 70)
-    whole = check(features, weight, bias, kind, pairs=True, chosen=SMALL, splits=1)
-    split = check(features, weight, bias, kind, pairs=True, chosen=SMALL, splits=splits)
-    assert kind == "probability" or oracle.same_bits(whole, split)
-    check(features[:3, :5], weight[:40, :5], None, kind, chosen=SMALL, splits=splits)
+    whole = check(features, weight, bias, kinds, chosen=SMALL, splits=1)
+    split = check(features, weight, bias, kinds, chosen=SMALL, splits=splits)
+    for kind, one, other in zip(kinds_of(mask_of(kinds)), whole, split, strict=True):
+        assert kind not in MARGINS or oracle.same_bits(one, other)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_many_row_blocks_in_several_groups(kind: str) -> None:
-    features, weight, bias = head(150, 6, 40)
-    check(features, weight, bias, kind, pairs=True)
+@pytest.mark.parametrize("kind", WITH_PAIRS)
+@pytest.mark.parametrize("splits", [1, 3])
+def test_pairs_join_over_splits(splits: int, kind: str) -> None:
+    check(*head(7, 20, 70), kind, pairs=True, chosen=SMALL, splits=splits)
+    check(*head(150, 6, 40), kind, pairs=True, chosen=SMALL)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_one_tile_and_two_tiles_agree(kind: str) -> None:
+def test_many_row_blocks_in_several_groups() -> None:
+    check(*head(150, 6, 40), KINDS)
+
+
+@pytest.mark.parametrize("kinds", [("label",), ("distance",), LABELLED, TRAINING], ids="+".join)
+def test_one_tile_and_two_tiles_agree(kinds: Sequence[str]) -> None:
     features, weight, bias = head(9, 12, 30)
-    one = check(features, weight, bias, kind, pairs=True, chosen=WIDE)
-    two = check(features, weight, bias, kind, pairs=True, chosen=SMALL)
+    one = check(features, weight, bias, kinds, chosen=WIDE)
+    two = check(features, weight, bias, kinds, chosen=SMALL)
     oracle.check(one, oracle.array(two), ulps=16, floor=1.0)
 
 
 def test_without_bias() -> None:
     features, weight, _ = head(18, 20, 5)
-    for kind in KINDS:
+    check(features, weight, None, KINDS)
+    for kind in WITH_PAIRS:
         check(features, weight, None, kind, pairs=True)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_empty_batch(kind: str) -> None:
+def test_nothing_to_score() -> None:
     features, weight, bias = head(0, 6, 5)
-    for pairs in (False, True):
-        check(features, weight, bias, kind, pairs=pairs)
-    if kind != "distance":
-        labels = torch.empty(0, dtype=torch.int64)
-        got = linear.linear_width_scores(features, weight, bias, labels, [2, 6], BIT[kind])
-        assert got.shape == (2, 0)
+    labels = torch.empty(0, dtype=torch.int64)
+    for kind in WITH_PAIRS:
+        check(features, weight, bias, kind, pairs=True)
+    check(features, weight, bias, KINDS)
+    got, _ = linear.linear_scores(features, weight, bias, labels, None, [2, 6], 3, False)
+    assert got.shape == (2, 2, 0)
+    got, _ = linear.linear_scores(*head(3, 6, 5), None, None, [6], 0, False)
+    assert got.shape == (0, 1, 3)
 
 
 @pytest.mark.parametrize("size", [1, 5, 16, 24, 31, 33, 47, 50])
 def test_every_way_to_meet_a_ragged_width(size: int) -> None:
     features, weight, bias = head(5, size, 18)
     check(features, weight, bias, "label", pairs=True, chosen=SMALL)
-    check(features.half(), weight.half(), bias.half(), "gap", pairs=True, chosen=SMALL)
+    check(features.half(), weight.half(), bias.half(), "gap", chosen=SMALL)
+
+
+# ------------------------------------------------------------------------------------ precision
+
+
+def torchs_own(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """The same scores from float32 logits by torch's float32 log_softmax."""
+    logp = logits.log_softmax(1)
+    p = logp.exp()
+    picked = logp.gather(1, labels[:, None])[:, 0]
+    onehot = torch.nn.functional.one_hot(labels, p.shape[1])
+    return {
+        "loss": -picked,
+        "el2n": (p - onehot).norm(dim=1),
+        "entropy": -(p * logp).sum(1),
+        "confidence": 1 - p.amax(1),
+        "probability": p.topk(2, 1).values.diff(dim=1).neg()[:, 0],
+    }
+
+
+@pytest.mark.parametrize("kinds", [("loss", "el2n"), SUMS], ids="+".join)
+@pytest.mark.parametrize("splits", [1, 63])
+def test_the_error_over_many_tiles_is_torchs_own(splits: int, kinds: Sequence[str]) -> None:
+    # No sum over features hides what the reduction does; the states of 63 tiles are merged one by one, or all at once.
+    classes = 1000
+    offsets = torch.tensor([0.0, 30.0, -200.0])
+    features = torch.stack([torch.ones(3), offsets], 1)
+    weight = torch.cat([random_logits(classes, 1, seed=1), torch.ones(classes, 1)], 1)
+    labels = torch.tensor([int(weight[:, 0].argmax()), 17, 400])
+    logits = torch.nn.functional.linear(features, weight)
+    z, y = oracle.array(logits), labels.numpy()
+    got, _ = linear.linear_scores(
+        features, weight, None, labels, None, [2], mask_of(kinds), False,
+        chosen=SMALL, splits=splits,
+    )  # fmt: skip
+    for kind, scores in zip(kinds_of(mask_of(kinds)), got[:, 0], strict=True):
+        want = oracle.scores(z, (kind,), y)[kind]
+        ours = np.abs(oracle.array(scores) - want)
+        theirs = oracle.worst(torchs_own(logits, labels)[kind], want)
+        # The interpreter rounds a product before it is added to, the GPU does not.
+        rounded = offsets.abs().numpy() * 2.0**-24
+        assert (ours <= theirs + 2e-7 * (1 + np.abs(want)) + rounded).all(), kind
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("kinds", [LABELLED, KINDS], ids="+".join)
+def test_near_certainty_keeps_its_digits(kinds: Sequence[str], splits: int) -> None:
+    # One class has nearly all the mass: what is left is far below the rounding of 1.
+    weight = torch.arange(48.0)[:, None].remainder(7.0)
+    weight[37] = 40.0
+    features = torch.tensor([[0.5], [0.75], [1.0]])
+    kinds = tuple(kind for kind in kinds if kind != "distance")
+    labels = torch.tensor([37, 37, 37])
+    z = oracle.linear(oracle.array(features), oracle.array(weight))
+    got, _ = linear.linear_scores(
+        features, weight, None, labels, None, [1], mask_of(kinds), False,
+        chosen=SMALL, splits=splits,
+    )  # fmt: skip
+    # The oracle takes such probabilities from 1.
+    others = np.delete(np.exp(z - z[:, 37:38]), 37, axis=1)
+    total = 1 + others.sum(axis=1)
+    known = {
+        "loss": np.log1p(others.sum(axis=1)),
+        "el2n": np.sqrt((others**2).sum(axis=1) + others.sum(axis=1) ** 2) / total,
+    }
+    for kind, scores in zip(kinds_of(mask_of(kinds)), got[:, 0], strict=True):
+        want = known.get(kind)
+        if want is None:
+            want = oracle.scores(z, (kind,), labels.numpy())[kind]
+        oracle.check(scores, want, ulps=64)
 
 
 def test_close_probabilities_keep_their_digits() -> None:
     # The gap's own rounding is all the error there is: p1 - p2 is no difference of rounded probabilities.
     weight = torch.tensor([[1.0], [1.0 - 2**-20], [0.0]])
-    got = check(torch.ones(1, 1), weight, None, "probability")
+    (got,) = check(torch.ones(1, 1), weight, None, "probability")
     total = 1 + math.exp(-(2.0**-20)) + math.exp(-1)
     assert got.item() == pytest.approx(-math.expm1(-(2.0**-20)) / total, rel=1e-6)
 
@@ -205,28 +334,52 @@ def exact_head(classes: int, rows: int, seed: int) -> tuple[Tensor, Tensor, Tens
     return torch.eye(rows), weight, bias
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kinds", [LABELLED, UNLABELLED, KINDS], ids="+".join)
 @pytest.mark.parametrize("splits", [1, 2])
 @pytest.mark.parametrize("seed", range(12))
-def test_ties_and_infinities_are_exact(seed: int, splits: int, kind: str) -> None:
+def test_ties_and_infinities_take_their_limits(
+    seed: int, splits: int, kinds: Sequence[str]
+) -> None:
     classes = (2, 15, 16, 17, 40)[seed % 5]
     features, weight, bias = exact_head(classes, 6, seed)
     points = torch.randint(0, 3, (classes, 2), generator=torch.Generator().manual_seed(seed))
     apart = torch.cdist(points.float(), points.float())
-    ulps = {"probability": 16.0, "distance": 2.0}.get(kind, 0.0)
-    check(features, weight, bias, kind, ulps=ulps, apart=apart, pairs=True, splits=splits)
-    if seed < 4:
-        check(features, weight, bias, kind, ulps=ulps, apart=apart, splits=splits)
+    check(features, weight, bias, kinds, ulps=16, apart=apart, splits=splits)
 
 
+@pytest.mark.parametrize("kind", WITH_PAIRS)
 @pytest.mark.parametrize("pairs", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_nan_spoils_only_its_row(kind: str, pairs: bool) -> None:
+@pytest.mark.parametrize("seed", range(0, 12, 2))
+def test_margins_of_ties_and_infinities_are_exact(seed: int, pairs: bool, kind: str) -> None:
+    classes = (2, 15, 16, 17, 40)[seed % 5]
+    features, weight, bias = exact_head(classes, 6, seed)
+    points = torch.randint(0, 3, (classes, 2), generator=torch.Generator().manual_seed(seed))
+    apart = torch.cdist(points.float(), points.float())
+    ulps = 2.0 if kind == "distance" else 0.0
+    check(
+        features, weight, bias, kind, ulps=ulps, apart=apart, pairs=pairs, splits=1 + seed // 2 % 2
+    )
+
+
+@pytest.mark.parametrize("kinds", [LABELLED, UNLABELLED], ids="+".join)
+def test_logits_at_the_end_of_the_range(kinds: Sequence[str]) -> None:
+    # Times log2(e) they overflow, though they are finite themselves.
+    most = torch.finfo(torch.float32).max
+    weight = torch.tensor([-most, most, -most, most, 1.0, -most / 2]).repeat(3)[:, None]
+    for features in (torch.tensor([[1.0], [-1.0], [0.25]]), torch.tensor([[1.0]])):
+        for some in (weight, -weight.abs(), weight[:2]):
+            check(features, some, None, kinds, splits=2)
+
+
+@pytest.mark.parametrize("kinds", [*ALONE, KINDS], ids="+".join)
+def test_a_nan_spoils_only_its_row(kinds: Sequence[str]) -> None:
     features, weight, bias = head(20, 19, 17)
     bad = torch.arange(20) % 5 == 3
     features[bad, torch.arange(20)[bad] % 19] = NAN
-    got = check(features, weight, bias, kind, pairs=pairs, splits=2)
-    assert torch.equal(got.isnan(), bad)
+    got = check(features, weight, bias, kinds, splits=2)
+    assert torch.equal(got.isnan(), bad.expand(len(kinds), 20))
+    for kind in set(kinds) & set(WITH_PAIRS):
+        check(features, weight, bias, kind, pairs=True, splits=1)
 
 
 @pytest.mark.parametrize("pairs", [False, True])
@@ -235,45 +388,59 @@ def test_an_infinite_feature_gives_what_the_product_gives(pairs: bool) -> None:
     features, weight, bias = head(18, 8, 17)
     features[4, 1] = INF
     weight[:, 1] = -weight[:, 1].abs()
-    got = check(features, weight, bias, "gap", pairs=pairs)
+    (got,) = check(features, weight, bias, "gap", pairs=pairs)
     assert got[4] == 0.0
     weight[3, 1] = 1.0
-    got = check(features, weight, bias, "gap", pairs=pairs)
+    (got,) = check(features, weight, bias, "gap", pairs=pairs)
     assert got[4] == INF
     weight[3, 1] = 0.0
-    got = check(features, weight, bias, "gap", pairs=pairs)
+    (got,) = check(features, weight, bias, "gap", pairs=pairs)
     assert got.isnan().tolist() == [row == 4 for row in range(18)]
 
 
+@pytest.mark.parametrize("kinds", [LABELLED, KINDS], ids="+".join)
 @pytest.mark.parametrize("splits", [1, 2])
-def test_labels_out_of_range_make_only_their_rows_nan(splits: int) -> None:
+def test_labels_out_of_range_make_only_their_rows_nan(splits: int, kinds: Sequence[str]) -> None:
     features, weight, bias = head(20, 8, 20)
     labels = labels_for(torch.empty(20, 20))
-    want, want_pairs = linear.linear_row_scores(
-        features, weight, bias, labels, None, BIT["label"], True, splits=splits
-    )
+    want = check(features, weight, bias, kinds, labels=labels, splits=splits)
     bad = torch.tensor([3, 11, 19])
+    labels[bad] = torch.tensor([20, -100, 2**40])
+    got = check(features, weight, bias, kinds, labels=labels, splits=splits)
+    for kind, one, other in zip(kinds_of(mask_of(kinds)), got, want, strict=True):
+        if kind in LABELLED_KINDS:
+            assert one[bad].isnan().all()
+            one[bad] = other[bad]
+        assert oracle.same_bits(one, other)
+    every = mask_of(set(kinds) - {"distance"})
+    widths, _ = linear.linear_scores(
+        features, weight, bias, labels, None, [3, 8], every, False, splits=splits
+    )
+    for kind, scores in zip(kinds_of(every), widths, strict=True):
+        rows = torch.isin(torch.arange(20), bad) & (kind in LABELLED_KINDS)
+        assert torch.equal(scores.isnan(), rows.expand(2, 20))
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+def test_pairs_of_labels_out_of_range_name_a_class(splits: int) -> None:
+    features, weight, bias = head(20, 8, 20)
+    labels = labels_for(torch.empty(20, 20))
+    bad = torch.tensor([3, 11, 19])
+    operands = None, [8], BIT["label"], True
+    _, want = linear.linear_scores(features, weight, bias, labels, *operands, splits=splits)
     wrong = labels.clone()
     wrong[bad] = torch.tensor([20, -1, 2**40])
-    got, pairs = linear.linear_row_scores(
-        features, weight, bias, wrong, None, BIT["label"], True, splits=splits
-    )
-    assert got[bad].isnan().all()
+    _, pairs = linear.linear_scores(features, weight, bias, wrong, *operands, splits=splits)
     assert pairs[bad, 0].tolist() == [19, 0, 19]
-    kept = torch.ones(20, dtype=torch.bool)
-    kept[bad] = False
-    assert oracle.same_bits(got[kept], want[kept])
-    assert torch.equal(pairs[kept], want_pairs[kept])
-    widths = linear.linear_width_scores(
-        features, weight, bias, wrong, [3, 8], BIT["label"], splits=splits
-    )
-    assert torch.equal(widths.isnan(), (~kept).expand(2, 20))
+    kept = ~torch.isin(torch.arange(20), bad)
+    assert torch.equal(pairs[kept], want[kept])
 
 
 def test_labels_with_a_stride() -> None:
     features, weight, bias = head(12, 8, 9)
     labels = torch.stack([torch.full((12,), -1), labels_for(torch.empty(12, 9))], 1)[:, 1]
     check(features, weight, bias, "label", labels=labels, pairs=True)
+    check(features, weight, bias, TRAINING, labels=labels)
 
 
 # ------------------------------------------------------------------------------------ layouts
@@ -296,27 +463,29 @@ def test_a_slim_head_reads_nothing_past_its_width() -> None:
     for width in (1, 16, 17, 40):
         slim, narrow = weight.clone(), features.clone()
         slim[:, width:], narrow[:, width:] = NAN, INF
-        for kind in KINDS:
-            got = check(narrow[:, :width], slim[:, :width], bias, kind, pairs=True)
+        for kinds in ("label", KINDS):
+            got = check(narrow[:, :width], slim[:, :width], bias, kinds, pairs=kinds == "label")
             assert not got.isnan().any()
+        operands = narrow, slim, bias, labels_for(torch.empty(18, 20)), None, [width]
+        got, _ = linear.linear_scores(*operands, mask_of(TRAINING), False)
+        assert not got.isnan().any()
 
 
 def test_expanded_operands() -> None:
     features, weight, bias = head(9, 6, 5)
     check(features[:1].expand(9, 6), weight, bias[:1].expand(5), "label", pairs=True)
     check(features, weight[:, :1].expand(5, 6), bias, "label", pairs=True)
-    got = check(features, weight[:1].expand(5, 6), None, "gap", pairs=True)
+    (got,) = check(features, weight[:1].expand(5, 6), None, "gap", pairs=True)
     assert got.tolist() == [0.0] * 9
 
 
 # ------------------------------------------------------------------------------------ several widths
 
 
-@pytest.mark.parametrize("kind", ["gap", "probability", "label"])
+@pytest.mark.parametrize("kinds", [("gap",), LABELLED, LABELLED + UNLABELLED], ids="+".join)
 @pytest.mark.parametrize(
     ("widths", "splits", "dtype"),
     [
-        ([33], 1, torch.float16),
         ([16, 32], 2, torch.float16),
         ([1, 5, 33], 1, torch.float32),
         (list(range(6, 33, 3)), 1, torch.float32),
@@ -324,26 +493,32 @@ def test_expanded_operands() -> None:
     ids=str,
 )
 def test_each_width_scores_as_a_head_of_that_width(
-    widths: Sequence[int], splits: int, kind: str, dtype: torch.dtype
+    widths: Sequence[int], splits: int, kinds: Sequence[str], dtype: torch.dtype
 ) -> None:
     features, weight, bias = head(5, 33, 18 if splits > 1 else 13, dtype)
     labels = labels_for(torch.empty(5, len(weight)))
-    got = linear.linear_width_scores(
-        features, weight, bias, labels, widths, BIT[kind], chosen=SMALL, splits=splits
+    mask = mask_of(kinds)
+    got, pairs = linear.linear_scores(
+        features, weight, bias, labels, None, widths, mask, False, chosen=SMALL, splits=splits
     )
-    assert got.shape == (len(widths), 5)
-    for row, width in zip(got, widths, strict=True):
+    assert got.shape == (len(kinds), len(widths), 5)
+    assert pairs.shape == (0, 2)
+    for place, width in enumerate(widths):
         z = oracle.linear(oracle.array(features), oracle.array(weight), oracle.array(bias), width)
-        oracle.check(row, oracle.margin(z, kind, labels.numpy()), ulps=64, floor=1.0)
+        for kind, scores in zip(kinds_of(mask), got[:, place], strict=True):
+            oracle.check(scores, want_of(z, kind, labels.numpy(), None), ulps=64, floor=1.0)
 
 
-def test_a_nan_past_a_width_spoils_only_the_wider() -> None:
+@pytest.mark.parametrize("kinds", [("label",), LABELLED + UNLABELLED], ids="+".join)
+def test_a_nan_past_a_width_spoils_only_the_wider(kinds: Sequence[str]) -> None:
     features, weight, bias = head(17, 30, 20)
     features[:, 20] = NAN
     labels = labels_for(torch.empty(17, 20))
-    got = linear.linear_width_scores(features, weight, bias, labels, [10, 20, 21, 30], BIT["label"])
-    assert got.isnan().all(1).tolist() == [False, False, True, True]
-    assert not got[:2].isnan().any()
+    got, _ = linear.linear_scores(
+        features, weight, bias, labels, None, [10, 20, 21, 30], mask_of(kinds), False
+    )
+    assert got.isnan().all(2).tolist() == [[False, False, True, True]] * len(kinds)
+    assert not got[:, :2].isnan().any()
 
 
 # ------------------------------------------------------------------------------------ configurations
@@ -358,22 +533,39 @@ SHAPES = (
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize(("size", "precision"), [(2, "ieee"), (4, "tf32"), (4, "ieee")])
-@pytest.mark.parametrize("burden", [0, 1, 2, 3])
+@pytest.mark.parametrize("load", Burden)
 def test_a_tile_fits_the_device(
-    burden: int, size: int, precision: str, capability: tuple[int, int]
+    load: Burden, size: int, precision: str, capability: tuple[int, int]
 ) -> None:
     for rows, width, classes in SHAPES:
-        chosen = configuration(rows, classes, width, size, precision, burden, False, capability)
+        chosen = configuration(rows, classes, width, size, precision, load, False, capability)
         assert chosen.shared_bytes(size) * chosen.programs <= shared_limit(capability)
         assert chosen.num_stages >= 2
         assert chosen.block_features >= 16
         assert chosen.block_classes >= 16
 
 
+def test_the_burden_is_that_of_what_a_sweep_keeps() -> None:
+    loads = {
+        "gap": Burden.TOP_TWO,
+        "gap+distance": Burden.TOP_TWO,
+        "probability": Burden.SUMS,
+        "gap+loss+entropy": Burden.SUMS,
+        "gap+label": Burden.SUMS,
+        "label": Burden.LABEL,
+        "distance": Burden.DISTANCES,
+    }
+    for kinds, load in loads.items():
+        assert burden(mask_of(kinds.split("+")), False, 1) == load, kinds
+    assert burden(BIT["gap"], True, 1) == Burden.LABEL
+    assert burden(BIT["label"], False, 2) == Burden.WIDTHS
+    assert burden(BIT["loss"], False, 2) == Burden.WIDTHS_SUMS
+
+
 @pytest.mark.parametrize("multiprocessors", [1, 108, 132])
 def test_every_class_tile_has_one_program_a_row_block(multiprocessors: int) -> None:
     for rows, width, classes in SHAPES:
-        chosen = configuration(rows, classes, width, 2, "ieee", 0, False, (9, 0))
+        chosen = configuration(rows, classes, width, 2, "ieee", Burden.TOP_TWO, False, (9, 0))
         blocks, tiles = -(-rows // chosen.block_rows), -(-classes // chosen.block_classes)
         dealt = shares(blocks, tiles, chosen, width, 2, multiprocessors)
         assert (dealt.splits - 1) * dealt.tiles_per_split < tiles
@@ -382,7 +574,7 @@ def test_every_class_tile_has_one_program_a_row_block(multiprocessors: int) -> N
 
 
 def test_few_rows_are_split_over_the_device() -> None:
-    chosen = configuration(128, 128_256, 4096, 2, "ieee", 0, False, (9, 0))
+    chosen = configuration(128, 128_256, 4096, 2, "ieee", Burden.TOP_TWO, False, (9, 0))
     dealt = shares(1, -(-128_256 // chosen.block_classes), chosen, 4096, 2, 132)
     assert dealt.splits >= 100
 
@@ -390,7 +582,7 @@ def test_few_rows_are_split_over_the_device() -> None:
 def test_a_large_weight_is_read_few_times() -> None:
     # The row blocks of a group walk it together; their features must stay in the cache meanwhile.
     for rows, classes in [(8192, 128_256), (65_536, 32_000)]:
-        chosen = configuration(rows, classes, 4096, 2, "ieee", 0, False, (9, 0))
+        chosen = configuration(rows, classes, 4096, 2, "ieee", Burden.TOP_TWO, False, (9, 0))
         blocks, tiles = -(-rows // chosen.block_rows), -(-classes // chosen.block_classes)
         dealt = shares(blocks, tiles, chosen, 4096, 2, 132)
         assert 12 <= dealt.group_blocks <= 36
@@ -398,8 +590,8 @@ def test_a_large_weight_is_read_few_times() -> None:
 
 def test_a_small_change_of_shape_is_no_other_kernel() -> None:
     for classes in (900, 1000):
-        chosen = configuration(60_000, classes, 1000, 2, "ieee", 0, False, (9, 0))
-        assert chosen == configuration(65_536, 1000, 1024, 2, "ieee", 0, False, (9, 0))
+        chosen = configuration(60_000, classes, 1000, 2, "ieee", Burden.TOP_TWO, False, (9, 0))
+        assert chosen == configuration(65_536, 1000, 1024, 2, "ieee", Burden.TOP_TWO, False, (9, 0))
 
 
 def test_units_are_powers_of_two() -> None:
