@@ -62,7 +62,9 @@ BASE_SOURCES = (
     "csrc/cpu/bindings.cpp",
     "csrc/cpu/dispatch.cpp",
     "csrc/cpu/grouped.cpp",
+    "csrc/cpu/merge_states.cpp",
     "csrc/cpu/parallel.cpp",
+    "csrc/cpu/python_team.cpp",
     "csrc/cpu/smallest_k.cpp",
 )
 X86_ISA_FLAGS = {

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 ROW_STATE_BYTES: int
 
 def supported_isas() -> list[str]: ...
@@ -25,6 +27,23 @@ def row_scores(
     threads: int,
     /,
 ) -> None: ...
+def finish_rows(
+    isa: int,
+    dtype: int,
+    rows: int,
+    classes: int,
+    labels: int,
+    kinds: int,
+    scores: int,
+    scores_stride: int,
+    pairs: int,
+    states: int,
+    runs: int,
+    run_stride: int,
+    run_classes: int,
+    /,
+) -> None: ...
+def call_in_team(function: Callable[[], object], threads: int, /) -> None: ...
 def smallest_k(
     isa: int,
     values: int,

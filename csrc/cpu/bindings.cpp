@@ -11,7 +11,9 @@
 #include "../common/integer_call.h"
 #include "grouped.h"
 #include "kernels.h"
+#include "merge_states.h"
 #include "parallel.h"
+#include "python_team.h"
 #include "smallest_k.h"
 
 namespace py = pybind11;
@@ -127,6 +129,32 @@ void row_scores(int isa, uintptr_t logits, int32_t dtype, int64_t rows, int64_t 
   });
 }
 
+// Scores of rows whose classes were read in several runs: see merge_row_states.
+void finish_rows(int isa, int32_t dtype, int64_t rows, int64_t classes, uintptr_t labels, uint32_t kinds,
+                 uintptr_t scores, int64_t scores_stride, uintptr_t pairs, uintptr_t states, int64_t runs,
+                 int64_t run_stride, int64_t run_classes) {
+  RowScoresTask task{};
+  task.dtype = dtype_numbered(dtype);
+  task.rows = rows;
+  task.labels = pointer<const int64_t>(labels);
+  task.kinds = kinds;
+  task.scores = pointer<void>(scores);
+  task.scores_stride = scores_stride;
+  task.pairs = pointer<int64_t>(pairs);
+  task.states = pointer<RowState>(states);
+  // A last block of no classes.
+  task.class_offset = classes;
+  task.is_last = true;
+  if (states == 0) throw py::value_error("states: got null");
+  if (runs < 1 || run_classes < 1) throw py::value_error("runs: want some, of at least one class each");
+  if ((kinds & ~kAllKinds) != 0 || kinds == 0 || (kinds & kDistance)) throw py::value_error("kinds: unknown bits");
+  if ((kinds & kLabelledKinds) && labels == 0) throw py::value_error("labels: wanted by kinds, got null");
+  const Kernels& kernels = kernels_at(isa);
+  const py::gil_scoped_release release;
+  merge_row_states(task.states, rows, runs, run_stride, run_classes, task.labels);
+  kernels.row_scores(task, 0, rows);
+}
+
 void select_smallest(int isa, uintptr_t values, int32_t dtype, int64_t count, int64_t k, bool by_value,
                      uintptr_t out_values, uintptr_t out_indices, bool fresh, int threads) {
   if (k < 0 || k > count)
@@ -176,9 +204,13 @@ PYBIND11_MODULE(_cpu, module) {
   module.attr("ROW_STATE_BYTES") = sizeof(RowState);
   module.def("supported_isas", &supported_isas, "Instruction sets this CPU can run, best first.");
   module.def("team_kind", &team_kind, "What a call's threads are: \"openmp\" (torch's own) or \"std::thread\".");
-  static PyMethodDef calls[] = {
-      integer_call<&label_outside>("label_outside"),      integer_call<&row_scores>("row_scores"),
-      integer_call<&select_smallest>("smallest_k"),       integer_call<&mark_smallest_grouped>("mark_smallest_grouped"),
-      integer_call<&write_marked_values>("write_marked"), {}};
+  static PyMethodDef calls[] = {integer_call<&label_outside>("label_outside"),
+                                integer_call<&row_scores>("row_scores"),
+                                integer_call<&finish_rows>("finish_rows"),
+                                integer_call<&call_in_team>("call_in_team"),
+                                integer_call<&select_smallest>("smallest_k"),
+                                integer_call<&mark_smallest_grouped>("mark_smallest_grouped"),
+                                integer_call<&write_marked_values>("write_marked"),
+                                {}};
   if (PyModule_AddFunctions(module.ptr(), calls) < 0) throw py::error_already_set();
 }

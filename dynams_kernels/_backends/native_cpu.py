@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import torch
@@ -10,7 +10,14 @@ from torch import Tensor
 
 from dynams_kernels._backends import eager
 from dynams_kernels._backends.eager import empty_scores
+from dynams_kernels._backends.native_cpu_linear import (
+    LinearSweep,
+    LinearTask,
+    multiply,
+    product_columns,
+)
 from dynams_kernels._backends.products import apart
+from dynams_kernels._backends.tile_plan import plan_tiles
 from dynams_kernels._checks import label_error
 from dynams_kernels._kinds import BIT
 from dynams_kernels._selection_checks import check_group_range, check_group_sizes
@@ -22,12 +29,6 @@ DTYPE_NUMBER = {
     torch.float16: 2,
     torch.bfloat16: 3,
 }
-
-# A tile of logits: large enough for the matrix product to run at its full rate, small enough to stay in cache until it
-# is reduced.
-_TILE_CLASSES = 1024
-_TILE_BYTES = 16 << 20
-
 
 # `new_empty` of a tensor of the right dtype is the quickest that torch makes a tensor.
 _AN_INDEX = torch.empty(0, dtype=torch.int64, device="cpu")
@@ -53,6 +54,7 @@ class NativeCpu:
         self.isa: str = supported[0] if isa is None else isa
         self._module = module
         self._isa_place: int = supported.index(self.isa)
+        self.row_state_bytes: int = module.ROW_STATE_BYTES
 
     def row_scores(
         self, logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kinds: int
@@ -61,7 +63,7 @@ class NativeCpu:
         batch = logits.shape[0]
         labels = None if labels is None else labels.contiguous()
         scores = empty_scores(logits, kinds.bit_count(), batch)
-        self._score_block(logits, None, labels, class_distances, kinds, scores, batch, None)
+        self.score_block(logits, None, labels, class_distances, kinds, scores)
         return scores
 
     def row_score(
@@ -71,7 +73,7 @@ class NativeCpu:
         batch = logits.shape[0]
         labels = None if labels is None else labels.contiguous()
         scores = empty_scores(logits, batch)
-        self._score_block(logits, None, labels, class_distances, kind, scores, batch, None)
+        self.score_block(logits, None, labels, class_distances, kind, scores)
         return scores
 
     def linear_scores(
@@ -92,71 +94,23 @@ class NativeCpu:
         scores = empty_scores(features, kinds.bit_count(), len(widths), batch)
         pair_rows = features.new_empty(batch if pairs else 0, 2, dtype=torch.int64)
         wanted = pair_rows if pairs else None
-        if len(widths) == 1 and self._is_one_tile(batch, classes, features.element_size()):
-            logits, kernel_bias = _multiply(apart(features), weight, bias)
-            self._score_block(
-                logits, kernel_bias, labels, class_distances, kinds, scores, batch, wanted
+        plan = plan_tiles(batch, classes, features.shape[1], kinds & BIT["distance"] != 0)
+        if plan is not None:
+            task = LinearTask(
+                features, weight, bias, labels, class_distances, widths, kinds, scores, wanted
             )
+            LinearSweep(self, task, plan).run()
             return scores, pair_rows
-        self._score_tiles(
-            features, weight, bias, labels, class_distances, widths, kinds, scores, wanted
-        )
+        logits = None
+        for nth, columns in enumerate(product_columns(widths, features.element_size() == 2)):
+            slim, slim_weight = features, weight
+            if len(widths) > 1:
+                slim, slim_weight = features[:, columns], weight[:, columns]
+            logits, rest = multiply(
+                apart(slim), slim_weight.T, bias, logits, adds=columns.start != 0
+            )
+            self.score_block(logits, rest, labels, class_distances, kinds, scores[:, nth], wanted)
         return scores, pair_rows
-
-    @staticmethod
-    def _is_one_tile(batch: int, classes: int, element_size: int) -> bool:
-        return classes <= _TILE_CLASSES and batch * classes * element_size <= _TILE_BYTES
-
-    def _score_tiles(
-        self,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor | None,
-        class_distances: Tensor | None,
-        widths: Sequence[int],
-        kinds: int,
-        scores: Tensor,
-        pairs: Tensor | None,
-    ) -> None:
-        """Writes scores (n, w, B) at w ascending widths. Logits exist as one tile, which every step of the loop overwrites."""
-        batch, classes = features.shape[0], weight.shape[0]
-        # The nearest boundary is known only once the whole row's largest is: `distance` takes whole rows.
-        whole_rows = kinds & BIT["distance"] != 0 or classes <= _TILE_CLASSES
-        tile_classes = classes if whole_rows else _TILE_CLASSES
-        tile_rows = max(1, min(batch, _TILE_BYTES // (tile_classes * features.element_size())))
-        tile = features.new_empty(tile_rows * tile_classes)
-        states = None
-        if not whole_rows:
-            state_bytes = self._module.ROW_STATE_BYTES
-            states = features.new_empty(len(widths), tile_rows, state_bytes, dtype=torch.uint8)
-        for begin in range(0, batch, tile_rows):
-            rows = slice(begin, min(begin + tile_rows, batch))
-            count = rows.stop - begin
-            slim = [apart(features[rows, :width]) for width in widths]
-            for first in range(0, classes, tile_classes):
-                last = min(first + tile_classes, classes)
-                block = tile[: count * (last - first)].view(count, last - first)
-                block_bias = None if bias is None else bias[first:last]
-                known = 0
-                for place, width in enumerate(widths):
-                    logits, kernel_bias = _multiply(
-                        slim[place], weight[first:last, :width], block_bias, block, known
-                    )
-                    known = width
-                    self._score_block(
-                        logits,
-                        kernel_bias,
-                        None if labels is None else labels[rows],
-                        class_distances,
-                        kinds,
-                        scores[:, place, rows],
-                        len(widths) * batch,
-                        None if pairs is None else pairs[rows],
-                        None if states is None else states[place],
-                        first,
-                        last == classes,
-                    )
 
     def check_labels(self, labels: Tensor, classes: int, ignored: int) -> None:
         """See `registry.check_labels`."""
@@ -167,7 +121,7 @@ class NativeCpu:
         if outside != 0:
             raise label_error(outside, classes)
 
-    def _score_block(
+    def score_block(
         self,
         logits: Tensor,
         bias: Tensor | None,
@@ -175,13 +129,14 @@ class NativeCpu:
         class_distances: Tensor | None,
         kinds: int,
         scores: Tensor,
-        scores_stride: int,
-        pairs: Tensor | None,
+        pairs: Tensor | None = None,
         states: Tensor | None = None,
         first_class: int = 0,
+        is_first: bool = True,
         is_last: bool = True,
+        threads: int | None = None,
     ) -> None:
-        """Scores of a block of rows and classes; labels, bias and pairs are contiguous."""
+        """Scores of a block of rows and classes; labels, bias and pairs are contiguous. None: torch's number of threads."""
         rows, classes = logits.shape
         if rows == 0:
             return
@@ -208,14 +163,53 @@ class NativeCpu:
             distances_stride,
             kinds,
             scores.data_ptr(),
-            scores_stride,
+            scores.stride(0),
             0 if pairs is None else pairs.data_ptr(),
             0 if states is None else states.data_ptr(),
             first_class,
-            first_class == 0,
+            is_first,
             is_last,
-            torch.get_num_threads(),
+            torch.get_num_threads() if threads is None else threads,
         )
+
+    def finish_block(
+        self,
+        states: Tensor,
+        run_classes: int,
+        classes: int,
+        dtype: torch.dtype,
+        labels: Tensor | None,
+        kinds: int,
+        scores: Tensor,
+        pairs: Tensor | None,
+    ) -> None:
+        """Scores of rows whose states (runs, rows, bytes) come from runs of so many classes."""
+        self._module.finish_rows(
+            self._isa_place,
+            DTYPE_NUMBER[dtype],
+            states.shape[1],
+            classes,
+            0 if labels is None else labels.data_ptr(),
+            kinds,
+            scores.data_ptr(),
+            scores.stride(0),
+            0 if pairs is None else pairs.data_ptr(),
+            states.data_ptr(),
+            states.shape[0],
+            states.stride(0) // self.row_state_bytes,
+            run_classes,
+        )
+
+    def call_in_team(self, function: Callable[[], None], threads: int) -> bool:
+        """Calls the function in so many of torch's own threads, within which torch's operators run on one.
+
+        Returns:
+            False where it was not called: it is for one thread, or torch's are not to be had.
+        """
+        if threads <= 1 or self._module.team_kind() != "openmp":
+            return False
+        self._module.call_in_team(function, threads)
+        return True
 
     def smallest_k(self, values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:
         """See `registry.Backend`."""
@@ -303,23 +297,3 @@ class NativeCpu:
             threads,
         )
         return out_values, out_indices
-
-
-def _multiply(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    tile: Tensor | None = None,
-    known: int = 0,
-) -> tuple[Tensor, Tensor | None]:
-    """The logits of these features, and the bias still to be added to them.
-
-    A `tile` takes the logits; it may hold those of the first `known` features.
-    """
-    is_half = features.element_size() == 2
-    # Half-precision products are rounded, with their bias, as F.linear rounds them: none is built on another.
-    if is_half and bias is not None:
-        return torch.addmm(bias, features, weight.T, out=tile), None
-    if tile is None or known == 0 or is_half:
-        return torch.mm(features, weight.T, out=tile), bias
-    return tile.addmm_(features[:, known:], weight[:, known:].T), bias
