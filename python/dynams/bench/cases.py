@@ -16,7 +16,15 @@ from dynams.bench.config import BenchConfig
 
 Call = Callable[[], Any]
 
-SIX_KINDS = ("gap", "probability", "loss", "el2n", "entropy", "confidence")
+SIX_KINDS: tuple[dk.ScoreKind, ...] = (
+    "gap",
+    "probability",
+    "loss",
+    "el2n",
+    "entropy",
+    "confidence",
+)
+THREE_KINDS: tuple[dk.ScoreKind, ...] = ("loss", "entropy", "gap")
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ def cases(config: BenchConfig, device: torch.device) -> Iterator[Case]:
         "smallest_k": _smallest_k,
         "margin_topk": _margin_topk,
         "linear_margin": _linear_margins,
+        "linear_scores": _linear_scores,
         "linear_margin_topk": _linear_margin_topk,
     }
     for kernel in config.kernels:
@@ -192,6 +201,29 @@ def _linear_margins(inputs: _Inputs) -> Iterator[Case]:
             },
             flops=2 * rows * classes * slim,
         )
+
+
+def _linear_scores(inputs: _Inputs) -> Iterator[Case]:
+    features, weight, bias = inputs.head()
+    labels = inputs.labels()
+
+    def plain() -> list[Tensor]:
+        logits = linear(features, weight, bias)
+        z = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        log_softmax = z.log_softmax(1)
+        own = log_softmax.gather(1, labels[:, None]).squeeze(1)
+        return [-own, -(log_softmax.exp() * log_softmax).sum(1), _gap(z)]
+
+    yield Case(
+        "linear_scores, three kinds",
+        f"{_words(features)}, {len(weight):,} classes",
+        lambda: dk.linear_scores(features, weight, THREE_KINDS, bias, labels=labels),
+        {
+            "linear, the same three in torch": plain,
+            "linear alone": lambda: linear(features, weight, bias),
+        },
+        flops=2 * features.numel() * len(weight),
+    )
 
 
 def _linear_margin_topk(inputs: _Inputs) -> Iterator[Case]:

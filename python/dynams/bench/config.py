@@ -16,6 +16,7 @@ Kernel = Literal[
     "smallest_k",
     "margin_topk",
     "linear_margin",
+    "linear_scores",
     "linear_margin_topk",
 ]
 Dtype = Literal["float32", "bfloat16", "float16", "float64"]
@@ -28,7 +29,8 @@ class BenchConfig:
 
     Args:
         kernel: margin, scores (six kinds from one read), smallest_k, margin_topk, linear_margin (at
-            full width and at width), linear_margin_topk, or all of them.
+            full width and at width), linear_scores (loss, entropy and gap from one sweep),
+            linear_margin_topk, or all of them.
         rows: samples in one call: rows of the logits and of the features (B).
         classes: classes (C), at least 2.
         features: features of a sample, for the linear kernels (D).

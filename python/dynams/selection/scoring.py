@@ -15,7 +15,7 @@ def score_batches(
     model_fn: Callable[[Tensor], Tensor],
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
-    kind: str = "gap",
+    kind: dk.MarginKind = "gap",
     class_distances: Tensor | None = None,
     device: torch.device | str | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,11 +1,10 @@
 """Scoring: what a strategy wants to know of every candidate, by the proxy, as cheaply as the hardware allows.
 
 The proxy is frozen once (see `dynams.training.frozen`) and reads the images once, in order, in large
-batches, without gradients or augmentation. Where one margin is all that is wanted it comes from
-`dynams_kernels.linear_margin`, which never stores logits; several scores come from one read of a
-batch's logits. The head is computed in float32 also where the network runs in bfloat16: eight bits
-would put whole crowds of samples at one margin, to be told apart by their index. Each process scores
-its share; all get everything.
+batches, without gradients or augmentation. Scores come from `dynams_kernels.linear_scores`, which never
+stores logits; only residuals, which are as large, need them. The head is computed in float32 also where
+the network runs in bfloat16: eight bits would put whole crowds of samples at one margin, to be told
+apart by their index. Each process scores its share; all get everything.
 
 Memory: 4 bytes a sample and score; features and residuals 4 (D + C) bytes a sample.
 """
@@ -13,6 +12,7 @@ Memory: 4 bytes a sample and score; features and residuals 4 (D + C) bytes a sam
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import cast, get_args
 
 import torch
 from lightning_fabric import Fabric
@@ -22,12 +22,11 @@ import dynams_kernels as dk
 from dynams.data import ImageSet
 from dynams.selection.strategies.base import Signals
 from dynams.selection.strategies.difficulty import last_layer_gradient_norm
-from dynams.selection.strategies.margin import MARGINS
 from dynams.training.batches import Batches, share
-from dynams.training.choosing import ROW_SCORES
 from dynams.training.distributed import gather_shares
 from dynams.training.frozen import Slimmable, frozen
 
+_KINDS: tuple[dk.ScoreKind, ...] = get_args(dk.ScoreKind)
 _TENSORS = frozenset({"features", "residuals"})
 
 
@@ -51,8 +50,8 @@ def score_signals(
         module: the network; its state is left as it is.
         images: the candidates.
         batches: makes float batches of them.
-        needs: names of scores (all of `dynams_kernels.scores`, "distance", "grand"), "labels",
-            "features" and "residuals".
+        needs: names of scores (all of `dynams_kernels.linear_scores`, "grand"), "labels", "features"
+            and "residuals".
         width: width to score at.
         batch_size: candidates at a time.
         indices: (n,) int64, the candidates to score, in this order; None: all.
@@ -108,7 +107,7 @@ def score_candidates(
     batches: Batches,
     *,
     width: float = 1.0,
-    kind: str = "gap",
+    kind: dk.MarginKind = "gap",
     batch_size: int = 512,
     stop: Callable[[], bool] | None = None,
     advance: Callable[[int], None] | None = None,
@@ -134,8 +133,28 @@ def score_candidates(
 
 def row_scores(logits: Tensor, labels: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
     """Return scores (B,) float32 of a batch's logits (B, C), all from one read of them."""
-    wanted = sorted(names)
-    return dk.scores(logits, wanted, labels=labels) if wanted else {}
+    return dk.scores(logits, _named(names), labels=labels)
+
+
+@torch.no_grad()
+def head_scores(
+    head: nn.Module, features: Tensor, labels: Tensor, names: Iterable[str]
+) -> dict[str, Tensor]:
+    """Return scores (B,) float32 of a batch's features (B, D), whose logits by ``head`` are never stored."""
+    weight, bias = _parameters(head)
+    return dk.linear_scores(features.float(), weight, _named(names), bias, labels=labels)
+
+
+def _named(names: Iterable[str]) -> list[dk.ScoreKind]:
+    # The call that gets them refuses a name that it does not know.
+    return cast(list[dk.ScoreKind], sorted(names))
+
+
+def _parameters(head: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a linear layer in float32."""
+    weight, bias = head.get_parameter("weight"), head.bias
+    assert bias is None or isinstance(bias, Tensor)
+    return weight.float(), None if bias is None else bias.float()
 
 
 def _read(
@@ -154,24 +173,14 @@ class _Reader:
     """
 
     def __init__(self, head: nn.Module, needs: frozenset[str]) -> None:
-        weight, bias = head.get_parameter("weight"), head.bias
-        assert bias is None or isinstance(bias, Tensor)
-        self._weight, self._bias = weight.float(), None if bias is None else bias.float()
-        names = needs - {"labels"}
-        if unknown := names - ROW_SCORES - _TENSORS - {"distance", "grand"}:
+        self._names = needs - {"labels"}
+        if unknown := self._names - _TENSORS - {*_KINDS, "grand"}:
             raise ValueError(f"needs: no network gives {', '.join(sorted(unknown))}")
-        rows = names & ROW_SCORES
-        from_logits = names - {"distance"}
-        # A lone margin needs no logits; two reads of the weight would cost more than the logits.
-        self._linear = sorted(names & {"distance"})
-        if len(from_logits) == 1 and from_logits <= set(MARGINS):
-            self._linear += sorted(from_logits)
-            rows, from_logits = frozenset(), frozenset()
-        self._tensors = from_logits & _TENSORS
-        self._grand = "grand" in from_logits
-        self._rows = rows | ({"el2n"} if self._grand else set())
-        self._names = names
-        self._distances = dk.class_distances(self._weight) if "distance" in names else None
+        self._weight, self._bias = _parameters(head)
+        wanted = self._names | ({"el2n"} if "grand" in self._names else set())
+        self._kinds = [kind for kind in _KINDS if kind in wanted]
+        # Once, not in every batch: it takes C^2 D operations.
+        self._distances = dk.class_distances(self._weight) if "distance" in wanted else None
 
     def room(self, count: int, device: torch.device) -> dict[str, Tensor]:
         classes, width = self._weight.shape
@@ -182,27 +191,20 @@ class _Reader:
         }
 
     def __call__(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        found = {
-            kind: dk.linear_margin(
-                features,
-                self._weight,
-                self._bias,
-                kind=kind,
-                labels=labels if kind == "label" else None,
-                class_distances=self._distances if kind == "distance" else None,
+        weight, bias, distances = self._weight, self._bias, self._distances
+        if "residuals" in self._names:
+            logits = nn.functional.linear(features, weight, bias)
+            found = dk.scores(logits, self._kinds, labels=labels, class_distances=distances)
+            residuals = logits.softmax(1)
+            residuals[torch.arange(len(labels), device=labels.device), labels] -= 1.0
+            found["residuals"] = residuals
+        else:
+            found = dk.linear_scores(
+                features, weight, self._kinds, bias, labels=labels, class_distances=distances
             )
-            for kind in self._linear
-        }
-        if self._rows or "residuals" in self._tensors:
-            logits = nn.functional.linear(features, self._weight, self._bias)
-            found |= row_scores(logits, labels, self._rows)
-            if "residuals" in self._tensors:
-                residuals = logits.softmax(1)
-                residuals[torch.arange(len(labels), device=labels.device), labels] -= 1.0
-                found["residuals"] = residuals
-        if self._grand:
+        if "grand" in self._names:
             norms = torch.linalg.vector_norm(features, dim=1)
             found["grand"] = last_layer_gradient_norm(found["el2n"], norms)
-        if "features" in self._tensors:
+        if "features" in self._names:
             found["features"] = features
         return {name: values for name, values in found.items() if name in self._names}

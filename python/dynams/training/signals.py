@@ -17,7 +17,7 @@ from dynams.data import ImageSet
 from dynams.selection.strategies.base import VALIDATION, BatchChoice, BatchStrategy, Signals
 from dynams.training.distributed import average_buffers
 from dynams.training.proxy_norms import reestimate_norms
-from dynams.training.scoring import row_scores, score_signals
+from dynams.training.scoring import head_scores, score_signals
 from dynams.training.seeds import generator
 
 if TYPE_CHECKING:
@@ -108,24 +108,24 @@ def collect_signals(
 def choose_of_batch(
     session: Session,
     strategy: BatchStrategy,
-    logits: Tensor,
+    features: Tensor,
     labels: Tensor,
     indices: Tensor,
     progress: float,
 ) -> BatchChoice:
-    """Let ``strategy`` choose of a batch from its logits (B, C).
+    """Let ``strategy`` choose of a batch from what its head takes.
 
     Args:
         session: the run; its position seeds the draw.
         strategy: what chooses.
-        logits: (B, C).
+        features: (B, D).
         labels: (B,) int64.
         indices: (B,) int64, the samples, on the device.
         progress: of the training, in [0, 1].
     """
     at = session.position
     given = {name: values[indices] for name, values in session.given.items()}
-    scores = row_scores(logits, labels, strategy.needs - given.keys())
+    scores = head_scores(session.module.head, features, labels, strategy.needs - given.keys())
     return strategy.keep(
         Signals(len(labels), {**scores, **given}, labels),
         progress=progress,

@@ -171,7 +171,7 @@ class Step:
             proxy: train the proxy in this step too.
             scale: factor of the whole loss: evens out unequal shares of several processes.
             weights: (B,) of the samples' losses; None: all 1.
-            choose: from the logits (B, C) of a first look at the batch, which of it to train on. The
+            choose: from the features (B, D) of a first look at the batch, which of it to train on. The
                 look is a forward pass in evaluation mode, so that batch-norms see only what is trained
                 on; it counts as scoring.
         """
@@ -231,10 +231,10 @@ class Step:
         self._module.eval()
         try:
             with self._fabric.autocast():
-                logits: Tensor = self._module(images)
+                features = self._module.features(images)
         finally:
             self._module.train()
-        return logits
+        return features
 
     def _head_done(self, head: nn.Module, args: object, logits: Tensor) -> None:
         if not self._joint:

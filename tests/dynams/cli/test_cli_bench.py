@@ -65,6 +65,7 @@ def test_the_table_has_a_line_for_each_kernel_and_for_what_it_is_beside(capsys):
         "margin_topk",
         "linear_margin",
         "linear_margin, width 0.5",
+        "linear_scores, three kinds",
         "linear_margin_topk",
     ]
     assert "60 of 100" in text

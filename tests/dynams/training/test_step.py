@@ -204,14 +204,14 @@ def test_a_choice_inside_the_step_trains_on_the_kept_alone_with_their_weights():
     weights = torch.tensor([2.0, 0.0, 0.5, 1.0, 0.0, 0.0])
     seen: list[torch.Tensor] = []
 
-    def choose(logits: torch.Tensor) -> BatchChoice:
-        seen.append(logits)
+    def choose(features: torch.Tensor) -> BatchChoice:
+        seen.append(features)
         return BatchChoice(mask, weights)
 
     output = step(images, labels, proxy=False, choose=choose)
     plain = network()
     with torch.no_grad():
-        torch.testing.assert_close(seen[0], plain.eval()(images))
+        torch.testing.assert_close(seen[0], plain.eval().features(images))
     logits = plain.train()(images[mask])
     each = cross_entropy(logits, labels[mask], reduction="none")
     ((weights[mask] * each).sum() / 3).backward()
