@@ -56,8 +56,8 @@ DType dtype_numbered(int32_t number) {
 
 int64_t element_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
 
-// A label outside [0, classes) but the ignored one, which is outside: the lowest where it is negative, else the highest.
-// 0, which is inside, where there is none.
+// A label outside [0, classes) but the ignored one, which is outside: the lowest where it is negative, else the
+// highest. 0, which is inside, where there is none.
 int64_t label_outside(uintptr_t address, int64_t count, int64_t classes, int64_t ignored) {
   const int64_t* labels = pointer<const int64_t>(address);
   std::optional<py::gil_scoped_release> release;
@@ -79,8 +79,8 @@ int64_t label_outside(uintptr_t address, int64_t count, int64_t classes, int64_t
   return lowest < 0 ? lowest : highest;
 }
 
-// How many rows a thread takes at a time: some 50 microseconds of work, against which taking them is nothing; less where
-// there would be too few blocks to even out a team's shares; whole vectors of rows of any instruction set.
+// How many rows a thread takes at a time: some 50 microseconds of work, against which taking them is nothing; less
+// where there would be too few blocks to even out a team's shares; whole vectors of rows of any instruction set.
 int64_t rows_per_block(int64_t rows, int64_t row_bytes, int team) {
   constexpr int64_t kBlockBytes = 1 << 19, kBlocksPerThread = 4, kMostLanes = 16;
   const int64_t block = std::min(kBlockBytes / row_bytes, rows / (team * kBlocksPerThread));
@@ -204,13 +204,10 @@ PYBIND11_MODULE(_cpu, module) {
   module.attr("ROW_STATE_BYTES") = sizeof(RowState);
   module.def("supported_isas", &supported_isas, "Instruction sets this CPU can run, best first.");
   module.def("team_kind", &team_kind, "What a call's threads are: \"openmp\" (torch's own) or \"std::thread\".");
-  static PyMethodDef calls[] = {integer_call<&label_outside>("label_outside"),
-                                integer_call<&row_scores>("row_scores"),
-                                integer_call<&finish_rows>("finish_rows"),
-                                integer_call<&call_in_team>("call_in_team"),
-                                integer_call<&select_smallest>("smallest_k"),
-                                integer_call<&mark_smallest_grouped>("mark_smallest_grouped"),
-                                integer_call<&write_marked_values>("write_marked"),
-                                {}};
+  static PyMethodDef calls[] = {
+      integer_call<&label_outside>("label_outside"),      integer_call<&row_scores>("row_scores"),
+      integer_call<&finish_rows>("finish_rows"),          integer_call<&call_in_team>("call_in_team"),
+      integer_call<&select_smallest>("smallest_k"),       integer_call<&mark_smallest_grouped>("mark_smallest_grouped"),
+      integer_call<&write_marked_values>("write_marked"), {}};
   if (PyModule_AddFunctions(module.ptr(), calls) < 0) throw py::error_already_set();
 }

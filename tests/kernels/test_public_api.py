@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -22,11 +22,7 @@ PLAIN, NAMED = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWOR
 
 # (name, kind, default) of every parameter.
 _MARGIN = [("kind", NAMED, "gap"), ("labels", NAMED, None), ("class_distances", NAMED, None)]
-_SCORES = [
-    ("labels", NAMED, None),
-    ("class_distances", NAMED, None),
-    ("ignore_index", NAMED, -100),
-]
+_SCORES = [*_MARGIN[1:], ("ignore_index", NAMED, -100)]
 _ORDER = ("order", NAMED, "index")
 SIGNATURES: dict[str, list[tuple[str, Any, Any]]] = {
     "margin": [("logits", PLAIN, REQUIRED), *_MARGIN],
@@ -92,6 +88,12 @@ def test_everything_public_is_listed_typed_and_documented() -> None:
         assert signature.return_annotation is not inspect.Signature.empty
         for parameter in signature.parameters.values():
             assert parameter.annotation is not REQUIRED, (name, parameter.name)
+
+
+def test_the_types_of_kinds_and_order_list_what_is_taken() -> None:
+    assert set(get_args(dk.MarginKind)) == set(oracle.MARGIN_KINDS)
+    assert set(get_args(dk.ScoreKind)) == {*oracle.MARGIN_KINDS, *oracle.SCORE_KINDS}
+    assert set(get_args(dk.Order)) == {"index", "value"}
 
 
 def test_backends_says_what_is_compiled_usable_and_why_not() -> None:

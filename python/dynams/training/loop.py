@@ -261,6 +261,8 @@ class _Loop:
             at.global_step += 1
             # Of other processes' choices nothing is known here: taken to keep as much.
             at.samples += round((stop - start) * output.samples / (last - first))
+            # Else its logits would stay beside those of the next step.
+            del output
             loss = None
             if (now := time.perf_counter()) >= next_read:
                 next_read = now + _LOSS_READ_SECONDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 from pathlib import Path
 
@@ -218,6 +219,28 @@ def test_a_run_on_cuda_finishes_and_resumes(tmp_path, precision):
     summary = train(config, DATA, resume=stopped.run_dir)
     assert summary.completed
     assert {name for name, seconds in summary.seconds.items() if not seconds} == {"holdout model"}
+
+
+class Leftovers(Interrupt):
+    """Never stops; counts the logits that are still there after each step."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.shape = shape
+        self.seen: list[int] = []
+
+    @property
+    def requested(self) -> bool:
+        tensors = (each for each in gc.get_objects() if type(each) is torch.Tensor)
+        self.seen.append(sum(tuple(each.shape) == self.shape for each in tensors))
+        return False
+
+
+def test_no_step_s_logits_stay_beside_the_next_ones(tmp_path):
+    watch = Leftovers((16, 3))
+    config = small_config(tmp_path, optim={"epochs": 1}, selection={"strategy": "infobatch"})
+    train(config, made_up_data(train=48, test=12), interrupt=watch)
+    assert watch.seen == [0] * 3
 
 
 class Threads(Interrupt):

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 from training_runs import made_up_images
 
+import oracle
 from dynams.data import Augmentation
 from dynams.models import SlimmableResNet, build_model
 from dynams.training.batches import Batches
 from dynams.training.evaluation import evaluate
 from dynams.training.frozen import frozen
-from dynams.training.scoring import score_candidates, score_signals
+from dynams.training.scoring import head_scores, score_candidates, score_signals
 
 FABRIC = Fabric(accelerator="cpu")
 BATCHES = Batches(torch.device("cpu"), (0.4,), (0.3,), Augmentation(crop_padding=2, flip=True))
@@ -56,28 +58,9 @@ def frozen_never(network: SlimmableResNet) -> SlimmableResNet:
 
 
 def margins(network: SlimmableResNet, width: float, kind: str) -> np.ndarray:
-    z = logits(network, width)
-    rows = np.arange(len(z))
-    if kind == "probability":
-        z = np.exp(z - z.max(1, keepdims=True))
-        z = z / z.sum(1, keepdims=True)
-    if kind in ("gap", "probability"):
-        ordered = np.sort(z, axis=1)
-        return ordered[:, -1] - ordered[:, -2]
-    if kind == "label":
-        labels = IMAGES.labels.numpy()
-        others = z.copy()
-        others[rows, labels] = -np.inf
-        return z[rows, labels] - others.max(1)
-    head = network.head.weight.detach().double().numpy()
-    head = head[:, : frozen(network, width).head.weight.shape[1]]
-    distance = np.linalg.norm(head[:, None] - head[None], axis=2)
-    predicted = z.argmax(1)
-    gaps = z[rows, predicted][:, None] - z
-    with np.errstate(divide="ignore", invalid="ignore"):
-        each = gaps / distance[predicted]
-    each[rows, predicted] = np.inf
-    return each.min(1)
+    head = oracle.array(frozen(network, width).head.weight)
+    distances = oracle.class_distances(head)
+    return oracle.margin(logits(network, width), kind, IMAGES.labels.numpy(), distances)
 
 
 @pytest.mark.parametrize("kind", ["gap", "probability", "distance", "label"])
@@ -159,39 +142,28 @@ def test_half_precision_does_not_put_crowds_at_one_margin(network):
     assert len(margins.unique()) > 0.9 * len(images)
 
 
-SIGNALS = (
-    "gap", "probability", "distance", "label", "loss", "el2n", "entropy", "confidence", "grand",
-    "features", "residuals", "labels",
-)  # fmt: skip
+SCORES = ("loss", "el2n", "entropy", "confidence")
+SIGNALS = (*oracle.MARGIN_KINDS, *SCORES, "grand", "features", "labels", "residuals")
 
 
 def expected(network: SlimmableResNet, width: float) -> dict[str, np.ndarray]:
     """All signals from float64 features and logits."""
-    known = {kind: margins(network, width, kind) for kind in SIGNALS[:4]}
+    known = {kind: margins(network, width, kind) for kind in oracle.MARGIN_KINDS}
     z, labels = logits(network, width), IMAGES.labels.numpy()
-    p = np.exp(z - z.max(1, keepdims=True))
-    p /= p.sum(1, keepdims=True)
-    truth = np.eye(3)[labels]
+    known |= oracle.scores(z, SCORES, labels)
     images = (IMAGES.images.double() / 255 - 0.4) / 0.3
     with torch.no_grad():
         h = frozen_never(network).features(images, width).numpy()
-    el2n = np.linalg.norm(p - truth, axis=1)
     return known | {
-        "loss": -np.log(p[np.arange(len(z)), labels]),
-        "el2n": el2n,
-        "entropy": -(p * np.log(p)).sum(1),
-        "confidence": 1 - p.max(1),
-        "grand": el2n * np.sqrt((h**2).sum(1) + 1),
+        "grand": known["el2n"] * np.sqrt((h**2).sum(1) + 1),
         "features": h,
-        "residuals": p - truth,
+        "residuals": oracle.softmax(z) - np.eye(3)[labels],
         "labels": labels,
     }
 
 
 @pytest.mark.parametrize("width", [0.5, 1.0])
-@pytest.mark.parametrize(
-    "needs", [*((name,) for name in SIGNALS), SIGNALS, ("gap", "label"), ("loss", "distance")]
-)
+@pytest.mark.parametrize("needs", [*((name,) for name in SIGNALS), SIGNALS, SIGNALS[:-1]])
 def test_signals_are_those_of_the_evaluating_network_alone_or_together(network, needs, width):
     some = torch.tensor([7, 3, 44, 0, 12])
     wanted = expected(network, width)
@@ -211,3 +183,19 @@ def test_signals_are_those_of_the_evaluating_network_alone_or_together(network, 
 def test_what_no_network_gives_is_refused(network):
     with pytest.raises(ValueError, match="no network gives forgetting"):
         score_signals(FABRIC, network, IMAGES, BATCHES, {"gap", "forgetting"})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_scores_of_a_head_are_those_of_its_float32_logits_and_have_no_gradient(dtype, bias):
+    torch.manual_seed(8)
+    head, labels = nn.Linear(20, 7, bias), torch.randint(7, (30,))
+    features = torch.randn(30, 20).to(dtype)
+    z = oracle.linear(*map(oracle.array, (features, *head.parameters())))
+    kinds = ("gap", "label", *SCORES)
+    found = head_scores(head, features, labels, kinds)
+    for kind, wanted in oracle.scores(z, kinds, labels.numpy()).items():
+        np.testing.assert_allclose(found[kind].numpy(), wanted, rtol=1e-4, atol=1e-5)
+        assert not found[kind].requires_grad
+    with pytest.raises(ValueError, match="kind: got 'luck'"):
+        head_scores(head, features, labels, {"luck"})
