@@ -44,6 +44,9 @@ CALLS: dict[str, Callable[[], list[Tensor]]] = {
     "margin of few classes": lambda: [dk.margin(SMALL)],
     "margin of columns": lambda: [dk.margin(SMALL.t().contiguous().t(), kind="probability")],
     "scores": lambda: list(dk.scores(X[:1500], oracle.SCORE_KINDS, labels=Y[:1500]).values()),
+    "scores of few classes": lambda: list(
+        dk.scores(SMALL, oracle.SCORE_KINDS, labels=labels_for(SMALL)).values()
+    ),
     "smallest_k": lambda: [t for k in (5, 100_000, 200_000) for t in dk.smallest_k(V, k)],
     "smallest_k of ties": lambda: [t for k in (5, 156_001) for t in dk.smallest_k(TIED, k)],
     "smallest_k with nan": lambda: [t for k in (5, 250_001) for t in dk.smallest_k(HOLED, k)],
