@@ -47,7 +47,8 @@ class ScoreWriter {
   void next(Vec<T> scores, Mask<T> is_known) {
     const Vec<T> value = is_known ? scores : broadcast<T>(std::numeric_limits<T>::quiet_NaN());
     if (count_ == kLanes<T>) std::memcpy(to_, &value, sizeof(value));
-    else for (int lane = 0; lane < count_; ++lane) to_[lane] = value[lane];
+    else
+      for (int lane = 0; lane < count_; ++lane) to_[lane] = value[lane];
     to_ += stride_;
   }
 

@@ -1,7 +1,7 @@
 // Passes over a stretch of a row: its two largest, whether it holds a NaN, its sums of exponentials, where a value is.
 //
-// The first two keep a result for each lane of a vector. Of one row they are then combined; where every lane is a row of
-// its own (see short_rows.h) they are the answer.
+// The first two keep a result for each lane of a vector. Of one row they are then combined; where every lane is a row
+// of its own (see short_rows.h) they are the answer.
 #pragma once
 
 #include "../common/kinds.h"
@@ -105,8 +105,7 @@ inline ExpSumLanes<T> add_exp_lanes(const R& row, int64_t begin, int64_t end, Ve
     odd.template add<kSquares, kShifted>(row.whole(place + kWidth), largest);
   }
   for (; place + kWidth <= end; place += kWidth) even.template add<kSquares, kShifted>(row.whole(place), largest);
-  if (place < end)
-    odd.template add<kSquares, kShifted>(row.partial(end, static_cast<int>(end - place)), largest);
+  if (place < end) odd.template add<kSquares, kShifted>(row.partial(end, static_cast<int>(end - place)), largest);
   return {even.sum + odd.sum, even.squares + odd.squares, even.shifted + odd.shifted};
 }
 

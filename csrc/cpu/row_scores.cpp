@@ -2,8 +2,8 @@
 //
 // A row is read from memory once, in chunks that stay in the first-level cache. Of each chunk the first pass keeps the
 // two largest and whether it holds a NaN; where a softmax is asked for, the second pass, from cache, sums exponentials
-// relative to the largest so far. Rows of few classes are read a vector of rows at a time, and all rows are finished so.
-// What shares its vector with a row changes none of its scores' bits.
+// relative to the largest so far. Rows of few classes are read a vector of rows at a time, and all rows are finished
+// so. What shares its vector with a row changes none of its scores' bits.
 #include "kernels.h"
 #include "nearest_boundary.h"
 #include "row_finish.h"
@@ -73,8 +73,7 @@ inline void finish_vector(VectorOfRows<T>& vector, const RowScoresTask& task, in
   finish_rows<T>(vector.lanes, task, index, count);
   if (!task.pairs) return;
   const Mask<T> label_decides = ~vector.lanes.is_nan & vector.lanes.has_label;
-  for (int lane = 0; lane < count; ++lane)
-    write_pair(task, index + lane, vector.pairs[lane], label_decides[lane] != 0);
+  for (int lane = 0; lane < count; ++lane) write_pair(task, index + lane, vector.pairs[lane], label_decides[lane] != 0);
 }
 
 template <class Element, class T, bool kBias>
@@ -83,7 +82,7 @@ void score_rows(const RowScoresTask& task, int64_t begin, int64_t end) {
                                      static_cast<const T*>(task.bias)};
   const bool is_whole = task.is_first && task.is_last;
   const bool is_gap = task.kinds == kGap && !task.pairs;
-  const bool is_short = is_whole && task.classes <= (is_gap ? kShortGapClasses : kShortClasses);
+  const bool is_short = is_whole && task.classes <= (is_gap ? kLanes<T> - 1 : kShortClasses);
   if (!is_short && is_whole && is_gap) return gap_of_rows<T>(rows, task, begin, end);
   for (int64_t index = begin; index < end; index += kLanes<T>) {
     const int count = static_cast<int>(end - index < kLanes<T> ? end - index : kLanes<T>);

@@ -12,9 +12,9 @@
 namespace dynams::DYNAMS_ISA {
 namespace {
 
-// Up to so many classes, transposing rows costs less than combining the lanes of each: where sums of exponentials are
-// wanted, and where only the two largest are.
-constexpr int64_t kShortClasses = 64, kShortGapClasses = 32;
+// Up to so many classes, transposing rows costs less than combining the lanes of each, where sums of exponentials are
+// wanted. Where only the two largest are, it pays for rows that do not fill a vector.
+constexpr int64_t kShortClasses = 64;
 
 // Transposes classes [place, place + lanes) of the `count` rows from `index` on, or all classes where a row has fewer;
 // past the rows' end, the last is repeated.
