@@ -2,6 +2,8 @@
 // the end of a row cost more than reading a hundred classes, one row at a time.
 #pragma once
 
+#include <limits>
+
 #include "kernels.h"
 #include "simd_math.h"
 

@@ -87,13 +87,13 @@ def test_every_kind_of_row_beside_every_other(isa: int, dtype: torch.dtype) -> N
 
 def sub_batches() -> Iterator[slice]:
     for begin in range(18):
-        for size in (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17):
+        for size in (1, 3, 4, 8, 9, 16, 17):
             yield slice(begin, begin + size)
 
 
 @pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)
 def test_a_rows_scores_do_not_depend_on_its_neighbours(isa: int, dtype: torch.dtype) -> None:
-    for classes in (2, 17, 64, 65):
+    for classes in (3, 33, 65):
         x = mixed(37, classes, dtype)
         y = labels_for(x)
         together, gap = score(isa, x, ALL, y), score(isa, x, ("gap",))["gap"]
