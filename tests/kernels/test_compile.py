@@ -70,6 +70,8 @@ CALLS: dict[str, Call] = {
     ),
     "smallest_k": lambda t: dk.smallest_k(t["x"][:, 0], 3),
     "smallest_k by value": lambda t: dk.smallest_k(t["x"].sum(1), 2, order="value"),
+    "smallest_k of a fraction": lambda t: dk.smallest_k(t["x"][:, 0], 0.3),
+    "smallest_k_grouped": lambda t: dk.smallest_k_grouped(t["x"][:, 0], t["y"] % 1, [4]),
     "margin_topk": lambda t: dk.margin_topk(t["x"], 3),
     "linear_margin_topk": lambda t: dk.linear_margin_topk(t["f"], t["w"], 3, t["b"], order="value"),
     "class_distances": lambda t: dk.class_distances(t["w"], width=3),
@@ -128,6 +130,20 @@ def test_k_may_follow_from_the_batch(device: str) -> None:
         x = inputs(rows, device)["x"]
         for left, right in zip(compiled(x), half(x), strict=True):
             assert oracle.same_bits(left, right)
+
+
+def test_a_fraction_of_every_group_has_a_size_of_its_own(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def thirds(x: Tensor, y: Tensor) -> Tensor:
+        chosen: Tensor = x[dk.smallest_k_grouped(x[:, 0], y, 0.3).indices]
+        return chosen
+
+    monkeypatch.setattr(torch._dynamo.config, "capture_dynamic_output_shape_ops", True)
+    compiled = torch.compile(thirds, fullgraph=True, backend="aot_eager", dynamic=True)
+    for rows in (12, 31):
+        tensors = inputs(rows, device)
+        assert torch.equal(compiled(tensors["x"], tensors["y"]), thirds(tensors["x"], tensors["y"]))
 
 
 def test_the_fields_of_a_selection_are_reached_inside_a_graph(device: str) -> None:
@@ -273,6 +289,11 @@ def every_op_case(device: str) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
         for by_value in (False, True):
             yield f"smallest {name} {by_value}", smallest, (t["b"], 4, by_value)
         yield f"smallest {name} step", smallest, (x[:, 1], 4, False)
+        groups = torch.tensor([0, 1, 1, 0, 1, 2, 2, 2, 0], device=device)
+        grouped = OPS.smallest_k_grouped.default
+        quotas = torch.tensor([1, 2, 0], device=device)
+        yield f"grouped {name}", grouped, (t["b"], groups, quotas, 0.0, 3, False)
+        yield f"grouped {name} of unknown size", grouped, (t["b"], groups, None, 0.5, -1, True)
 
 
 @pytest.mark.parametrize("case", op_cases("cpu"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -379,9 +380,20 @@ def test_k_out_of_range_names_both_numbers(call: Callable[..., Any], k: int) -> 
 
 
 @selections
-@pytest.mark.parametrize("k", [True, False, 2.0, "2", None, torch.tensor(2.0)], ids=repr)
+@pytest.mark.parametrize(
+    "k",
+    [True, False, "2", None, torch.tensor(2.0), torch.tensor(True), torch.tensor([2]), np.True_],
+    ids=repr,
+)
 def test_k_of_another_type_is_refused(call: Callable[..., Any], k: Any) -> None:
     with pytest.raises(TypeError, match=r"\bk\b"):
+        call(k)
+
+
+@selections
+@pytest.mark.parametrize("k", [0.0, -0.5, 1.0001, 2.0, math.nan, math.inf])
+def test_a_fraction_outside_0_to_1_is_refused(call: Callable[..., Any], k: float) -> None:
+    with pytest.raises(ValueError, match=rf"k: got {k}, want an int in \[0, 6\] or a float"):
         call(k)
 
 

@@ -42,7 +42,18 @@ SIGNATURES: dict[str, list[tuple[str, Any, Any]]] = {
         ("width", NAMED, None),
         *_SCORES,
     ],
-    "smallest_k": [("values", PLAIN, REQUIRED), ("k", PLAIN, REQUIRED), _ORDER],
+    "smallest_k": [
+        ("values", PLAIN, REQUIRED),
+        ("k", PLAIN, REQUIRED),
+        _ORDER,
+        ("out", NAMED, None),
+    ],
+    "smallest_k_grouped": [
+        ("values", PLAIN, REQUIRED),
+        ("groups", PLAIN, REQUIRED),
+        ("k", PLAIN, REQUIRED),
+        _ORDER,
+    ],
     "margin_topk": [("logits", PLAIN, REQUIRED), ("k", PLAIN, REQUIRED), *_MARGIN, _ORDER],
     "linear_margin_topk": [
         ("features", PLAIN, REQUIRED),
@@ -68,7 +79,7 @@ def test_the_selectors_signatures() -> None:
     assert list(inspect.signature(dk.MarginSelector).parameters) == ["num_samples", "device"]
     for name, expected in {
         "update": ["indices", "margins"],
-        "smallest": ["k"],
+        "smallest": ["k", "out"],
         "state_dict": [],
     }.items():
         parameters = list(inspect.signature(getattr(dk.MarginSelector, name)).parameters)

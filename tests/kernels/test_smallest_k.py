@@ -149,6 +149,28 @@ def test_result_is_a_named_tuple_of_values_and_indices(device: str) -> None:
     assert indices.tolist() == [1]
 
 
+@given(values=keys(), fraction=st.floats(0, 1, exclude_min=True))
+def test_a_fraction_of_the_values(values: Tensor, fraction: float, device: str) -> None:
+    got = dk.smallest_k(values.to(device), fraction)
+    oracle.check_selection(got, values, oracle.share(fraction, len(values)))
+
+
+def test_a_fraction_is_rounded_half_up_and_takes_at_least_one(device: str) -> None:
+    x = torch.arange(5.0, device=device)
+    taken = {0.5: 3, 0.3: 2, 0.29: 1, 0.01: 1, 1.0: 5, np.float64(0.5): 3}
+    for fraction, k in taken.items():
+        assert len(dk.smallest_k(x, fraction).indices) == k
+    assert len(dk.smallest_k(x[:0], 0.5).indices) == 0
+
+
+def test_whatever_stands_for_an_int(device: str) -> None:
+    x = torch.arange(5.0, device=device)
+    for k in (3, np.int64(3), np.uint8(3), torch.tensor(3), torch.tensor(3, dtype=torch.int32)):
+        assert dk.smallest_k(x, k).indices.tolist() == [0, 1, 2]
+    assert len(dk.smallest_k(x, 1).indices) == 1
+    assert len(dk.smallest_k(x, 1.0).indices) == 5
+
+
 # ------------------------------------------------------------- large: threaded and pivoting paths
 
 LARGE = 300_007

@@ -123,3 +123,14 @@ def test_half_precision_margins_are_selected_in_float32(device: str) -> None:
     got = dk.margin_topk(x, 1)
     assert got.values.dtype == torch.float32
     assert got.indices.tolist() == [1]
+
+
+def test_k_may_be_a_fraction_of_the_batch(device: str) -> None:
+    x = random_logits(11, 5).to(device)
+    f, w = random_logits(11, 4, seed=1).to(device), random_logits(5, 4, seed=2).to(device)
+    for fraction, k in ((0.5, 6), (0.01, 1), (1.0, 11)):
+        for order in ("index", "value"):
+            got, want = (dk.margin_topk(x, one, order=order) for one in (fraction, k))
+            assert torch.equal(got.indices, want.indices)
+            got, want = (dk.linear_margin_topk(f, w, one, order=order) for one in (fraction, k))
+            assert torch.equal(got.indices, want.indices)

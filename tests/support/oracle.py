@@ -185,6 +185,30 @@ def smallest_k(values: Array, k: int, order: str = "index") -> Indices:
     return np.sort(ranked) if order == "index" else ranked
 
 
+def share(k: int | float, size: int) -> int:
+    """How many of `size` a k stands for."""
+    if isinstance(k, int) or size == 0:
+        return 0 if isinstance(k, float) else k
+    return max(1, math.floor(k * size + 0.5))
+
+
+def smallest_k_grouped(
+    values: Array, groups: Indices, k: Sequence[int] | float, order: str = "index"
+) -> Indices:
+    """Indices of the k[g] smallest of every group, group by group, then put in order."""
+    chosen = [np.empty(0, dtype=np.int64)]
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
+        quota = share(k, len(members)) if isinstance(k, float) else int(k[group])
+        chosen.append(members[smallest_k(values[members], quota)])
+    together = np.sort(np.concatenate(chosen))
+    return (
+        together
+        if order == "index"
+        else together[smallest_k(values[together], len(together), "value")]
+    )
+
+
 class Selector:
     """A MarginSelector that keeps (was it scored, margin) in the open."""
 
@@ -262,14 +286,21 @@ def worst(actual: Tensor | Array, expected: Array) -> float:
     return float(np.abs(got[finite] - expected[finite]).max(initial=0.0))
 
 
-def check_selection(result: Any, values: Tensor, k: int, order: str = "index") -> None:
-    """Asserts that a SmallestK is the exact selection of `values`, the input's own bits kept."""
-    want = smallest_k(array(values), k, order)
+def check_selection(
+    result: Any, values: Tensor, k: int | Indices, order: str = "index"
+) -> None:
+    """Asserts that a SmallestK is the exact selection of `values`, the input's own bits kept.
+
+    `k`: how many, or the very indices that are wanted, in order.
+    """
+    want = smallest_k(array(values), k, order) if isinstance(k, int) else k
     got = result.indices.cpu().numpy()
     assert result.indices.dtype == torch.int64
-    assert got.shape == (k,), f"{got.shape} indices for k = {k}"
+    assert got.shape == want.shape, f"{len(got)} indices, expected {len(want)}"
     if not np.array_equal(got, want):
         place = int(np.flatnonzero(got != want)[0])
-        raise AssertionError(f"index {place}: got {got[place]}, expected {want[place]} (k={k})")
+        raise AssertionError(
+            f"index {place}: got {got[place]}, expected {want[place]} (k={len(want)})"
+        )
     picked = values.detach().cpu()[torch.from_numpy(want)]
     assert same_bits(result.values, picked), "values are not the input's own bits"
