@@ -30,42 +30,54 @@ def _seconds(call: Call) -> float:
 
 @pytest.fixture
 def versus(benchmark: Any) -> Callable[..., None]:
-    """versus(ours, {"peer": call, ...}, rounds=15): times all of them round by round.
+    """versus(ours, {"peer": call, ...}, rounds=15, floors={"floor": call, ...}): times all of them round by round.
 
     The benchmark's own statistics are ours. `extra_info["peers"]` holds for each peer the median seconds and `speedup`,
-    the median over rounds of peer / ours: above 1 we are faster.
+    the median over rounds of peer / ours: above 1 we are faster. A floor is what the work cannot do without, such as one
+    read of its input: `extra_info["floors"]` holds its median seconds and `ratio`, the median over rounds of ours / floor.
     """
 
-    def compare(ours: Call, peers: Mapping[str, Call], *, rounds: int = 15, **facts: Any) -> None:
+    def compare(
+        ours: Call,
+        peers: Mapping[str, Call],
+        *,
+        rounds: int = 15,
+        floors: Mapping[str, Call] | None = None,
+        **facts: Any,
+    ) -> None:
+        others = {**peers, **(floors or {})}
         benchmark.extra_info["threads"] = torch.get_num_threads()
         benchmark.extra_info.update(facts)
         if benchmark.disabled:
             benchmark(ours)
-            for call in peers.values():
+            for call in others.values():
                 call()
             return
-        for call in (ours, *peers.values()):  # warm-up: code, caches, the allocator's pages
+        for call in (ours, *others.values()):  # warm-up: code, caches, the allocator's pages
             call()
             call()
-        peer_seconds: dict[str, list[float]] = {name: [] for name in peers}
+        seconds: dict[str, list[float]] = {name: [] for name in others}
         our_seconds: list[float] = []
 
-        def peers_round() -> None:
-            for name, call in peers.items():
-                peer_seconds[name].append(_seconds(call))
+        def others_round() -> None:
+            for name, call in others.items():
+                seconds[name].append(_seconds(call))
 
         def timed() -> None:
             our_seconds.append(_seconds(ours))
 
-        benchmark.pedantic(timed, setup=peers_round, rounds=rounds, iterations=1)
+        def ratio(name: str) -> float:
+            rounds = zip(seconds[name], our_seconds, strict=True)
+            return statistics.median(other / our for other, our in rounds)
+
+        benchmark.pedantic(timed, setup=others_round, rounds=rounds, iterations=1)
         benchmark.extra_info["peers"] = {
-            name: {
-                "median_s": statistics.median(seconds),
-                "speedup": statistics.median(
-                    peer / our for peer, our in zip(seconds, our_seconds, strict=True)
-                ),
-            }
-            for name, seconds in peer_seconds.items()
+            name: {"median_s": statistics.median(seconds[name]), "speedup": ratio(name)}
+            for name in peers
+        }
+        benchmark.extra_info["floors"] = {
+            name: {"median_s": statistics.median(seconds[name]), "ratio": 1 / ratio(name)}
+            for name in floors or {}
         }
 
     return compare

@@ -28,16 +28,25 @@ def _name(benchmark: dict[str, Any]) -> str:
 def table(report: dict[str, Any]) -> str:
     """The table, after a line on the machine and the commit."""
     lines = [
-        f"{_machine(report)}. Medians; speed-up is the median of the rounds' ratios peer / ours, above 1 where ours is faster.",
+        f"{_machine(report)}. Medians; speed-up is the median of the rounds' ratios peer / ours, above 1 where ours is faster. "
+        "A floor is work that cannot be spared; over floor is the median of the rounds' ratios ours / floor.",
         "",
-        "| benchmark | ours | rate | peer | peer's time | speed-up |",
-        "|---|--:|--:|---|--:|--:|",
+        "| benchmark | ours | rate | peer or floor | its time | speed-up | over floor |",
+        "|---|--:|--:|---|--:|--:|--:|",
     ]
     for entry in report["benchmarks"]:
         median = entry["stats"]["median"]
         ours = [_name(entry), units.time(median), units.rate(entry["extra_info"], median)]
-        for peer, result in entry["extra_info"].get("peers", {}).items():
-            row = [*ours, peer, units.time(result["median_s"]), f"{result['speedup']:.2f}"]
+        rows = [
+            (peer, result, f"{result['speedup']:.2f}", "")
+            for peer, result in entry["extra_info"].get("peers", {}).items()
+        ]
+        rows += [
+            (floor, result, "", f"{result['ratio']:.2f}")
+            for floor, result in entry["extra_info"].get("floors", {}).items()
+        ]
+        for other, result, speedup, over in rows:
+            row = [*ours, other, units.time(result["median_s"]), speedup, over]
             lines.append("| " + " | ".join(row) + " |")
             ours = ["", "", ""]
     return "\n".join(lines) + "\n"

@@ -29,22 +29,19 @@ def _as_index(number: Any) -> int | None:
         return None
 
 
-def _fraction(k: float, size: int, what: str) -> int:
-    if not 0.0 < k <= 1.0:
-        raise ValueError(f"k: got {k}, want {what}")
-    return max(1, math.floor(k * size + 0.5)) if size else 0
-
-
 def check_k(k: object, size: int) -> int:
     """How many to select: an int in [0, N], or the fraction of N in (0, 1] that max(1, floor(k N + 0.5)) are."""
     number: Any = k
     if type(k) is not int and (isinstance(k, bool) or not isinstance(k, (int, torch.SymInt))):
-        wanted = f"an int in [0, {size}] or a float in (0, 1]"
         if isinstance(k, float):
-            return _fraction(k, size, wanted)
+            if not 0.0 < k <= 1.0:
+                raise ValueError(f"k: got {k}, want an int in [0, {size}] or a float in (0, 1]")
+            return max(1, math.floor(k * size + 0.5)) if size else 0
         number = _as_index(k)
         if number is None:
-            raise TypeError(f"k: got {type(k).__name__}, want {wanted}")
+            raise TypeError(
+                f"k: got {type(k).__name__}, want an int in [0, {size}] or a float in (0, 1]"
+            )
     if number < 0 or number > size:
         raise ValueError(f"k: got {number}, want 0 <= k <= {size}, the number of samples")
     return number  # type: ignore[no-any-return]
@@ -137,7 +134,8 @@ def check_quotas(k: object) -> tuple[Tensor | None, float, int]:
     """
     wanted = "a 1-D sequence or tensor of ints, or a float in (0, 1]"
     if isinstance(k, float):
-        _fraction(k, 1, wanted)
+        if not 0.0 < k <= 1.0:
+            raise ValueError(f"k: got {k}, want {wanted}")
         return None, k, -1
     if isinstance(k, Tensor):
         if k.dtype not in _INTEGERS:

@@ -255,4 +255,5 @@ def dense_groups(groups: Tensor) -> Tensor:
     if groups.numel() == 0 or int(groups.max()) <= 4 * groups.numel() + 1024:
         return groups
     check_group_range(groups, None)
-    return torch.unique(groups, return_inverse=True)[1]
+    dense: Tensor = torch.unique(groups, return_inverse=True)[1]
+    return dense

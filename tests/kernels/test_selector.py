@@ -208,7 +208,9 @@ def test_smallest_writes_into_what_it_is_given(scored_minus_infinity: bool, devi
         assert got.indices.tolist() == indices.tolist()
         assert np.array_equal(got.values.cpu().numpy(), values, equal_nan=True)
     with pytest.raises(ValueError, match="out indices"):
-        selector.smallest(3, out=(torch.zeros(3, device=device), torch.zeros(4, device=device).long()))
+        selector.smallest(
+            3, out=(torch.zeros(3, device=device), torch.zeros(4, device=device).long())
+        )
 
 
 def test_a_result_stays_as_it_is_at_the_next_call(device: str) -> None:

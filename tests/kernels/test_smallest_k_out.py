@@ -37,9 +37,7 @@ def test_what_is_written_is_what_would_be_returned(
         oracle.check_selection(got, x, k, order)
 
 
-def test_nothing_beside_the_output_is_written(
-    threads: Callable[[int], None], device: str
-) -> None:
+def test_nothing_beside_the_output_is_written(threads: Callable[[int], None], device: str) -> None:
     x = torch.randn(200_001, generator=torch.Generator().manual_seed(0)).to(device)
     k = 120_000
     around = room(x, k + 64)

@@ -286,9 +286,7 @@ def worst(actual: Tensor | Array, expected: Array) -> float:
     return float(np.abs(got[finite] - expected[finite]).max(initial=0.0))
 
 
-def check_selection(
-    result: Any, values: Tensor, k: int | Indices, order: str = "index"
-) -> None:
+def check_selection(result: Any, values: Tensor, k: int | Indices, order: str = "index") -> None:
     """Asserts that a SmallestK is the exact selection of `values`, the input's own bits kept.
 
     `k`: how many, or the very indices that are wanted, in order.

@@ -8,6 +8,7 @@ class), so `ties="random"` breaks ties by a random order instead.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -64,6 +65,11 @@ class Ranked:
         """The score it ranks by."""
         return frozenset({self.score})
 
+    @property
+    def is_plain_ranking(self) -> bool:
+        """Whether nothing but the scores, and the index where they are equal, decides."""
+        return self.ties == "index" and type(self).select is Ranked.select
+
     def values(self, signals: Signals) -> Tensor:
         """Return the number that ranks the samples: (N,) floating point."""
         return signals.score(self.score)
@@ -84,3 +90,15 @@ class Ranked:
             order = permutation(signals.count, generator, signals.device)
         keep = largest if self.keeps_largest else smallest
         return Selection(keep(self.values(signals), size, order=order))
+
+    def select_grouped(self, signals: Signals, groups: Tensor, quotas: Sequence[int]) -> Selection:
+        """Keep the extreme samples of every group at once, as many as its quota; equal scores go by index.
+
+        Args:
+            signals: of all samples.
+            groups: (N,) int64 in [0, number of quotas).
+            quotas: how many of each group, at most its size.
+        """
+        values = self.values(signals)
+        ranking = -values if self.keeps_largest else values
+        return Selection(dk.smallest_k_grouped(ranking, groups, quotas).indices)

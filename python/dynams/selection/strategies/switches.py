@@ -38,7 +38,8 @@ class ClassBalanced:
     samples of classes that got a share, so that weighted means remain means over all samples; without
     weights equal shares do rebalance.
 
-    Cost: one call of the strategy for each class. Does not pay: where batches are balanced anyway.
+    Cost: one call of the strategy for each class; of one that ranks by a score, a single selection for all
+    of them. Does not pay: where batches are balanced anyway.
 
     Attributes:
         strategy: what selects within a class; it must keep to a size.
@@ -82,8 +83,13 @@ class ClassBalanced:
     ) -> Selection:
         """Select class by class; see `Strategy.select`."""
         check_size(signals, size)
-        classes = class_members(signals.tensor("labels"))
         share = proportional_quotas if self.shares == "proportional" else equal_quotas
+        labels = signals.tensor("labels")
+        strategy = self.strategy
+        if isinstance(strategy, Ranked) and strategy.is_plain_ranking:
+            _, groups, sizes = torch.unique(labels, return_inverse=True, return_counts=True)
+            return strategy.select_grouped(signals, groups, share(sizes.tolist(), size))
+        classes = class_members(labels)
         quotas = share([members.shape[0] for members in classes], size)
         chosen: list[Selection] = []
         represented = 0

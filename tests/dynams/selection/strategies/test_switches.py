@@ -25,6 +25,7 @@ from dynams.selection.strategies import (
     with_switches,
 )
 from dynams.selection.strategies.quotas import class_parts, equal_quotas, proportional_quotas
+from dynams.selection.strategies.switches import Shares
 from strategy_inputs import generator, signals, tensor
 
 sizes = st.lists(st.integers(0, 30), max_size=8)
@@ -99,6 +100,26 @@ def test_each_class_gives_its_smallest_margins() -> None:
     equal = ClassBalanced(Margin(), "equal")
     assert select(equal, known, 6).indices.tolist() == [0, 1, 4, 5, 6, 7]
     assert equal.needs == {"gap", "labels"}
+
+
+@pytest.mark.parametrize("shares", ["proportional", "equal"])
+def test_of_every_class_the_extreme_scores_ties_by_index_and_nan_last(shares: Shares) -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.choice([-4, 0, 7, 10**9], 200, p=[0.1, 0.2, 0.3, 0.4])
+    scores = rng.integers(0, 9, 200).astype(np.float32)
+    scores[rng.random(200) < 0.2] = np.nan
+    known = Signals(200, {"loss": torch.from_numpy(scores)}, torch.from_numpy(labels))
+    share = proportional_quotas if shares == "proportional" else equal_quotas
+    for size in (0, 1, 77, 200):
+        classes, counts = np.unique(labels, return_counts=True)
+        want = []
+        for label, quota in zip(classes, share(counts.tolist(), size), strict=True):
+            members = np.flatnonzero(labels == label)
+            falling = np.where(np.isnan(scores[members]), np.inf, -scores[members])
+            want += members[np.argsort(falling, kind="stable")[:quota]].tolist()
+        got = select(ClassBalanced(Loss(), shares), known, size)
+        assert got.indices.tolist() == sorted(want)
+        assert got.weights is None
 
 
 def test_equal_shares_leave_weighted_means_unbiased() -> None:
