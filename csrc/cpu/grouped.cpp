@@ -15,6 +15,7 @@
 #include <atomic>
 #include <cmath>
 #include <memory>
+#include <numeric>
 #include <type_traits>
 #include <vector>
 
@@ -168,10 +169,14 @@ class Marker {
     return inside.load();
   }
 
-  int64_t counted(int64_t group, int64_t bin) const {
-    int64_t total = 0;
-    for (int64_t copy = 0; copy < copies_; ++copy)
-      total += counts_[static_cast<size_t>(copy * table() + group * bins_.view.count + bin)];
+  // A group's counts by bin, those of all threads together.
+  const uint32_t* counted(int64_t group) {
+    const int64_t bins = bins_.view.count;
+    uint32_t* const total = counts_.data() + group * bins;
+    for (int64_t copy = 1; copy < copies_; ++copy) {
+      const uint32_t* const more = total + copy * table();
+      for (int64_t bin = 0; bin < bins; ++bin) total[bin] += more[bin];
+    }
     return total;
   }
 
@@ -184,8 +189,8 @@ class Marker {
   bool find_bins() {
     std::atomic<bool> possible{true};
     each_group([&](int64_t group) {
-      int64_t members = 0;
-      for (int64_t bin = 0; bin < bins_.view.count; ++bin) members += counted(group, bin);
+      const uint32_t* const counts = counted(group);
+      const int64_t members = std::accumulate(counts, counts + bins_.view.count, uint32_t(0));
       State& state = states_[static_cast<size_t>(group)];
       state.quota = quota(group, members);
       if (state.quota < 0 || state.quota > members) {
@@ -199,7 +204,7 @@ class Marker {
       state.needed = state.quota;
       int64_t bin = 0;
       for (;; ++bin) {
-        state.in_question = counted(group, bin);
+        state.in_question = counts[bin];
         if (state.in_question >= state.needed) break;
         state.needed -= state.in_question;
       }

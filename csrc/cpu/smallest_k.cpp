@@ -112,14 +112,14 @@ class Selector {
     histograms_.resize(static_cast<size_t>(threads));
     for (std::vector<int64_t>& histogram : histograms_) histogram.resize(size_t(1) << digit_bits_);
     // Room for every key, allocated here because a thread of a team must not throw. Pages never written cost nothing.
-    keys_.reset(new Key[blocks_.size() * static_cast<size_t>(kBlock + kPadding)]);
+    keys_.reset(new Key[static_cast<size_t>(count_) + blocks_.size() * static_cast<size_t>(kPadding)]);
     run_team(threads, [this](const Member& member) { select(member); });
   }
 
  private:
   void select(const Member& member) {
     do {
-      each_block(member, [this](int64_t place) { read(place); });
+      each_block([this](int64_t place) { read(place); });
       alone(member, [this] { judge_bounds(); });
     } while (again_);
     while (bounds_.low != bounds_.high) {
@@ -129,18 +129,18 @@ class Selector {
       }
       std::vector<int64_t>& histogram = histograms_[static_cast<size_t>(member.rank)];
       std::fill(histogram.begin(), histogram.end(), 0);
-      each_block(member, [&](int64_t place) { count_digits(place, histogram.data()); });
+      each_block([&](int64_t place) { count_digits(place, histogram.data()); });
       alone(member, [this] { choose_digit(); });
-      each_block(member, [this](int64_t place) { keep(block(place), keys_of(place), bounds_); });
+      each_block([this](int64_t place) { keep(block(place), keys_of(place), bounds_); });
       alone(member, [] {});
     }
     alone(member, [this] { give_places(); });
-    each_block(member, [this](int64_t place) { write(place); });
+    each_block([this](int64_t place) { write(place); });
   }
 
   // work(place) for every block, by whichever thread comes for it; `alone` ends it.
   template <class Work>
-  void each_block(const Member&, Work work) {
+  void each_block(Work work) {
     for (int64_t place = handout_.next(); place >= 0; place = handout_.next()) work(place);
   }
 
