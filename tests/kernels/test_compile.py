@@ -132,18 +132,17 @@ def test_k_may_follow_from_the_batch(device: str) -> None:
             assert oracle.same_bits(left, right)
 
 
-def test_a_fraction_of_every_group_has_a_size_of_its_own(
-    device: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fraction_of_every_group_has_a_size_of_its_own(device: str) -> None:
     def thirds(x: Tensor, y: Tensor) -> Tensor:
         chosen: Tensor = x[dk.smallest_k_grouped(x[:, 0], y, 0.3).indices]
         return chosen
 
-    monkeypatch.setattr(torch._dynamo.config, "capture_dynamic_output_shape_ops", True)
-    compiled = torch.compile(thirds, fullgraph=True, backend="aot_eager", dynamic=True)
-    for rows in (12, 31):
-        tensors = inputs(rows, device)
-        assert torch.equal(compiled(tensors["x"], tensors["y"]), thirds(tensors["x"], tensors["y"]))
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        compiled = torch.compile(thirds, fullgraph=True, backend="aot_eager", dynamic=True)
+        for rows in (12, 31):
+            tensors = inputs(rows, device)
+            x, y = tensors["x"], tensors["y"]
+            assert torch.equal(compiled(x, y), thirds(x, y))
 
 
 def test_the_fields_of_a_selection_are_reached_inside_a_graph(device: str) -> None:
