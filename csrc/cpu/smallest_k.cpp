@@ -34,6 +34,9 @@ constexpr int kDigitBits = 11;
 constexpr int64_t kFew = 1 << 12;
 constexpr int kDigitBitsOfFew = 8;
 constexpr int64_t kRankedAtOnce = 64;
+// Of so few keys in question, times the threads, one thread finds the threshold while the others wait: to meet at every
+// step takes long where a core is busy, as who meets there has lost its turn.
+constexpr int64_t kNarrowedAlone = 1 << 20;
 constexpr int64_t kPadding = 64;  // kernels store whole vectors of keys
 
 template <class Key>
@@ -122,19 +125,17 @@ class Selector {
       each_block([this](int64_t place) { read(place); });
       alone(member, [this] { judge_bounds(); });
     } while (again_);
-    while (bounds_.low != bounds_.high) {
-      if (blocks_.size() == 1 && blocks_[0].in_question <= kRankedAtOnce) {
-        rank();
-        break;
+    if (!placed_) {
+      while (bounds_.low != bounds_.high) {
+        std::vector<int64_t>& histogram = histograms_[static_cast<size_t>(member.rank)];
+        std::fill(histogram.begin(), histogram.end(), 0);
+        each_block([&](int64_t place) { count_digits(place, histogram.data()); });
+        alone(member, [this] { choose_digit(); });
+        each_block([this](int64_t place) { keep(block(place), keys_of(place), bounds_); });
+        alone(member, [] {});
       }
-      std::vector<int64_t>& histogram = histograms_[static_cast<size_t>(member.rank)];
-      std::fill(histogram.begin(), histogram.end(), 0);
-      each_block([&](int64_t place) { count_digits(place, histogram.data()); });
-      alone(member, [this] { choose_digit(); });
-      each_block([this](int64_t place) { keep(block(place), keys_of(place), bounds_); });
-      alone(member, [] {});
+      alone(member, [this] { give_places(); });
     }
-    alone(member, [this] { give_places(); });
     each_block([this](int64_t place) { write(place); });
   }
 
@@ -181,6 +182,23 @@ class Selector {
     again_ = needed_ < 1 || needed_ > in_question;
     if (again_) bounds_ = {0, static_cast<Key>(~Key(0))};
     shift_ = digit_shift(bounds_, digit_bits_);
+    if (again_ || in_question * static_cast<int64_t>(histograms_.size()) > kNarrowedAlone) return;
+    narrow();
+    give_places();
+    placed_ = true;
+  }
+
+  // From bounds to the threshold, by one thread.
+  void narrow() {
+    const int64_t blocks = static_cast<int64_t>(blocks_.size());
+    std::vector<int64_t>& histogram = histograms_.front();
+    while (bounds_.low != bounds_.high) {
+      if (blocks == 1 && blocks_[0].in_question <= kRankedAtOnce) return rank();
+      std::fill(histogram.begin(), histogram.end(), 0);
+      for (int64_t place = 0; place < blocks; ++place) count_digits(place, histogram.data());
+      choose_digit();
+      for (int64_t place = 0; place < blocks; ++place) keep(block(place), keys_of(place), bounds_);
+    }
   }
 
   void count_digits(int64_t place, int64_t* histogram) {
@@ -256,7 +274,7 @@ class Selector {
   Bounds<Key> bounds_{};
   int shift_ = 0;
   int64_t needed_ = 0;  // how many of the keys in question are selected, >= 1
-  bool again_ = false;
+  bool again_ = false, placed_ = false;
   std::vector<std::vector<int64_t>> histograms_;  // one a thread
   std::unique_ptr<Key[]> keys_;
 };
