@@ -1,4 +1,4 @@
-"""Margins of a linear head on a GPU, against its matrix product alone, which they contain: 1.0 means that the margins are free."""
+"""Scores of a linear head on a GPU, against its matrix product alone, which they contain: 1.0 means that the scores are free."""
 
 from __future__ import annotations
 
@@ -26,7 +26,12 @@ HEADS = {
     "8192x4096-128256": LANGUAGE_MODEL,
     "256x2048-1000": (256, 2048, 1000),
     "64x4096-1000000": (64, 4096, 1_000_000),
+    "4096x1024-1000": (4096, 1024, 1000),
 }
+# What methods of training score samples by, from one sweep.
+TRAINING = ["loss", "entropy", "gap"]
+# Logits that the same by hand stores at once, in float32.
+STORED_LOGITS = 1 << 28
 # Up to so many classes the product is free beside reading the features.
 SKINNY = 128
 Head = tuple[int, int, int]
@@ -53,6 +58,50 @@ def linear_flops(shape: Head) -> int:
 def plain(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     top = linear(features, weight, bias).topk(2, dim=1).values
     return top[:, 0] - top[:, 1]
+
+
+def scored_head(shape: Head) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, weight and labels; no bias, as language models have none."""
+    features, weight, _bias = head(shape, torch.bfloat16)
+    return features, weight, torch.randint(shape[2], (shape[0],), device="cuda")
+
+
+def by_hand(features: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, entropy and gap from logits that are stored, as many rows at a time as memory has room for."""
+    rows = max(1, STORED_LOGITS // len(weight))
+    found = []
+    for some, own in zip(features.split(rows), labels.split(rows), strict=True):
+        logits = linear(some, weight).float()
+        logp = logits.log_softmax(1)
+        loss = -logp.gather(1, own[:, None])[:, 0]
+        entropy = -(logp.exp() * logp).sum(1)
+        top = logits.topk(2, dim=1).values
+        found.append((loss, entropy, top[:, 0] - top[:, 1]))
+    loss, entropy, gap = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return loss, entropy, gap
+
+
+@pytest.mark.parametrize("shape", ["8192x4096-128256", "4096x1024-1000"])
+def bench_linear_scores(against: Callable[..., None], shape: str) -> None:
+    batch, width, classes = HEADS[shape]
+    targets = torch.randint(classes, (batch,), device="cuda")
+    cross_entropies = {
+        name: lambda f, w, y, call=call: call(f, w, None)
+        for name, call in peers.linear_cross_entropies(targets).items()
+    }
+    against(
+        lambda f, w, y: dk.linear_scores(f, w, TRAINING, labels=y),
+        {
+            "F.linear alone": lambda f, w, y: linear(f, w),
+            "F.linear, log_softmax, topk(2), by blocks of rows": by_hand,
+            "linear_margin alone": lambda f, w, y: dk.linear_margin(f, w),
+            **cross_entropies,
+        },
+        lambda: scored_head(HEADS[shape]),
+        bytes=2 * (batch * width + classes * width) + (8 + 4 * len(TRAINING)) * batch,
+        flops=linear_flops(HEADS[shape]),
+        limit="bf16 matmul",
+    )
 
 
 @pytest.mark.parametrize("shape", HEADS)

@@ -41,6 +41,12 @@ PREDICTED: Predicted = {
     "bench_linear_margin[65536x1024-10]": ((US, 46, 52),),
     "bench_linear_margin[65536x1024-100]": ((COPY, 75, 85),),
     "bench_linear_margin[8192x4096-128256]": ((LINEAR, 1.15, 1.25),),
+    "bench_linear_scores[8192x4096-128256]": (
+        (US, 13_500, 15_500),
+        (LINEAR, 1.18, 1.28),
+        (ALONE, 1.01, 1.05),
+    ),
+    "bench_linear_scores[4096x1024-1000]": ((US, 16, 22),),
     "bench_linear_margin_topk[65536x1024-1000]": ((ALONE, 1.04, 1.05),),
     "bench_linear_margin_topk[8192x4096-128256]": ((ALONE, 1.04, 1.05),),
     "bench_host_overhead[margin]": ((US, 5, 8),),

@@ -11,7 +11,6 @@ import triton
 import triton.language as tl
 
 from dynams_kernels._triton.linear_states import (
-    LARGEST,
     RANKED,
     empty_state,
     merge_states,
@@ -25,7 +24,7 @@ from dynams_kernels._triton.linear_tiles import (
     row_smallest,
     tile_state,
 )
-from dynams_kernels._triton.row_states import DISTANCE, LABELLED, difference, store_scores
+from dynams_kernels._triton.row_states import DISTANCE, LABEL, LABELLED, difference, store_scores
 
 
 @triton.jit
@@ -78,11 +77,11 @@ def distance_state(
 @triton.jit
 def store_finished(KINDS: tl.constexpr, state, classes, scores, scores_step, place, live):
     """Writes the scores of whole rows' states."""
-    if KINDS == DISTANCE or KINDS == LARGEST:
-        tl.store(scores + place, state[0], mask=live)
-    else:
+    if (RANKED | LABEL) & KINDS:
         relative, own = relative_to_top(KINDS, state, classes)
         store_scores(relative, own, None, scores, scores_step, place, live, KINDS)
+    else:
+        tl.store(scores + place, state[0], mask=live)
 
 
 @triton.jit

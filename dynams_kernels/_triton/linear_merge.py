@@ -29,9 +29,7 @@ def merge_kernel(
     nothing = float("inf") if KINDS == DISTANCE else float("-inf")
     firsts = tl.load(state_floats + place, mask=present, other=nothing)
     seconds = tl.load(state_floats + component + place, mask=present, other=float("-inf"))
-    rests, squares_of, shifted_of, owns = load_sums(
-        KINDS, state_floats + place, component, present
-    )
+    rests, squares_of, shifted_of, owns = load_sums(KINDS, state_floats + place, component, present)
     if PAIRS:
         first_classes = tl.load(state_classes + place, mask=present, other=2147483647)
         second_classes = tl.load(state_classes + component + place, mask=present, other=2147483647)

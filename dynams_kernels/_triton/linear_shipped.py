@@ -95,11 +95,11 @@ _HEADS = (
     Head("gap", 10, "fp32", "ieee"),
     Head("gap", 100, "fp32", "ieee"),
     Head("gap", 1000, scattered=True, width=1001),
-    Head("probability", 1000, "fp32", "tf32", pairs=True, scattered=True),
+    Head("probability", 1000, "fp32", "tf32", scattered=True),
     Head("gap", 1000, pairs=True),
     Head("probability", 10),
     Head("probability", 1000),
-    Head("probability", 1000, pairs=True, split=True),
+    Head("label", 1000, pairs=True, split=True),
     Head("probability", 100, "fp32", "ieee"),
     Head("label", 100),
     Head("label", 1000, pairs=True),
@@ -115,8 +115,7 @@ _HEADS = (
     Head("label", 100, "fp32", "ieee", widths=(256, 512)),
     Head("loss", 128_256, rows=8192, width=4096, bias=False, split=True),
     Head("gap+loss+entropy", 128_256, rows=8192, width=4096, bias=False, split=True),
-    Head("loss", 1000),
-    Head("gap+loss+entropy", 1000),
+    Head("gap+loss+entropy", 1000, rows=4096, bias=False, split=True),
     Head(EVERY, 1000),
     Head(EVERY, 10),
 )
@@ -213,7 +212,7 @@ def _missing(head: Head) -> set[str]:
 
 def _merges() -> Iterator[Shipped]:
     for kinds in ("gap", "probability", "label", "distance", "loss", "gap+loss+entropy"):
-        for pairs in (False, True):
+        for pairs in (False, True) if kinds in ("gap", "label", "distance") else (False,):
             for most in MERGE_SPLITS:
                 rows, splits = merge_tile(most)
                 constants = {

@@ -183,10 +183,9 @@ def store_state(KINDS: tl.constexpr, state, out, component, live):
     if ENTROPY & KINDS:
         out += component
         tl.store(out, shifted, mask=live)
-    if LABELLED & KINDS:
-        if RANKED & KINDS:
-            out += component
-            tl.store(out, own, mask=live)
+    if LABELLED & KINDS and RANKED & KINDS:
+        out += component
+        tl.store(out, own, mask=live)
 
 
 @triton.jit
@@ -207,8 +206,7 @@ def load_sums(KINDS: tl.constexpr, source, component, present):
     if ENTROPY & KINDS:
         source += component
         shifted = tl.load(source, mask=present, other=0.0)
-    if LABELLED & KINDS:
-        if RANKED & KINDS:
-            source += component
-            own = tl.load(source, mask=present, other=0.0)
+    if LABELLED & KINDS and RANKED & KINDS:
+        source += component
+        own = tl.load(source, mask=present, other=0.0)
     return rest, squares, shifted, own

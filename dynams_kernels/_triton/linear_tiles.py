@@ -110,7 +110,8 @@ def tile_state(KINDS: tl.constexpr, PAIRS: tl.constexpr, x, columns, label, has_
         first = row_largest(x)
         first_class = lowest(x == first[:, None], classes)
     elif RANKED & KINDS:
-        if LABELLED & KINDS:
+        if LABELLED & KINDS:  # noqa: SIM102 - this is known to the compiler, the next is not
+            # Before the rest, while the least is kept in registers beside the logits.
             if has_label:
                 own = tl.sum(tl.where(classes == label[:, None], x, 0.0), 1)
         if PAIRS:

@@ -49,7 +49,11 @@ TRAINING = ("gap", "loss", "entropy")
 TOGETHER = [LABELLED, UNLABELLED, TRAINING, KINDS]
 SUMS = ("probability", "loss", "el2n", "entropy", "confidence")
 WITH_PAIRS = ("gap", "distance", "label")
-MARGINS = ("gap", "distance", "label")  # differences of logits: the same bits in any order of reduction
+MARGINS = (
+    "gap",
+    "distance",
+    "label",
+)  # differences of logits: the same bits in any order of reduction
 SMALL = Configuration(16, 16, 16, num_warps=4, num_stages=1)
 WIDE = Configuration(16, 64, 32, num_warps=4, num_stages=1)
 
@@ -160,34 +164,40 @@ def check(
 # ------------------------------------------------------------------------------------ values
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("kinds", [*ALONE, *TOGETHER], ids="+".join)
-@pytest.mark.parametrize(("rows", "size", "classes"), [(1, 1, 2), (17, 16, 16), (19, 33, 21)])
+@pytest.mark.parametrize(
+    ("rows", "size", "classes", "dtype"),
+    [(1, 1, 2, torch.float32), (17, 16, 16, torch.float16), (5, 33, 21, torch.float32)],
+    ids=str,
+)
 def test_ragged_heads(
-    rows: int, size: int, classes: int, kinds: Sequence[str], dtype: torch.dtype
+    rows: int, size: int, classes: int, dtype: torch.dtype, kinds: Sequence[str]
 ) -> None:
     features, weight, bias = head(rows, size, classes, dtype)
     check(features, weight, bias, kinds)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", WITH_PAIRS)
-@pytest.mark.parametrize(("rows", "size", "classes"), [(1, 1, 2), (19, 33, 21), (3, 50, 37)])
+@pytest.mark.parametrize(
+    ("rows", "size", "classes", "dtype"),
+    [(1, 1, 2, torch.float32), (19, 33, 21, torch.float32), (3, 50, 37, torch.float16)],
+    ids=str,
+)
 def test_pairs_of_ragged_heads(
-    rows: int, size: int, classes: int, kind: str, dtype: torch.dtype
+    rows: int, size: int, classes: int, dtype: torch.dtype, kind: str
 ) -> None:
     check(*head(rows, size, classes, dtype), kind, pairs=True)
 
 
 @pytest.mark.parametrize("mask", sorted({*range(3, 256, 17), 0b10000101, 0b01110000, 0b10000010}))
 def test_any_kinds_together(mask: int) -> None:
-    check(*head(5, 9, 37), kinds_of(mask), chosen=SMALL, splits=1 + mask % 3)
+    check(*head(5, 9, 20), kinds_of(mask), chosen=SMALL, splits=1 + mask % 2)
 
 
-@pytest.mark.parametrize("kinds", [*ALONE, *TOGETHER], ids="+".join)
-@pytest.mark.parametrize("splits", [2, 5])
+@pytest.mark.parametrize("kinds", [("gap",), ("label",), ("loss",), KINDS], ids="+".join)
+@pytest.mark.parametrize("splits", [2, 3])
 def test_splits_of_the_classes_join_to_the_same_scores(splits: int, kinds: Sequence[str]) -> None:
-    features, weight, bias = head(7, 20, 70)
+    features, weight, bias = head(7, 20, 40)
     whole = check(features, weight, bias, kinds, chosen=SMALL, splits=1)
     split = check(features, weight, bias, kinds, chosen=SMALL, splits=splits)
     for kind, one, other in zip(kinds_of(mask_of(kinds)), whole, split, strict=True):
@@ -198,11 +208,10 @@ def test_splits_of_the_classes_join_to_the_same_scores(splits: int, kinds: Seque
 @pytest.mark.parametrize("splits", [1, 3])
 def test_pairs_join_over_splits(splits: int, kind: str) -> None:
     check(*head(7, 20, 70), kind, pairs=True, chosen=SMALL, splits=splits)
-    check(*head(150, 6, 40), kind, pairs=True, chosen=SMALL)
 
 
 def test_many_row_blocks_in_several_groups() -> None:
-    check(*head(150, 6, 40), KINDS)
+    check(*head(150, 6, 20), TRAINING)
 
 
 @pytest.mark.parametrize("kinds", [("label",), ("distance",), LABELLED, TRAINING], ids="+".join)
@@ -257,11 +266,10 @@ def torchs_own(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("kinds", [("loss", "el2n"), SUMS], ids="+".join)
-@pytest.mark.parametrize("splits", [1, 63])
-def test_the_error_over_many_tiles_is_torchs_own(splits: int, kinds: Sequence[str]) -> None:
-    # No sum over features hides what the reduction does; the states of 63 tiles are merged one by one, or all at once.
-    classes = 1000
+@pytest.mark.parametrize("splits", [1, 30])
+def test_the_error_over_many_tiles_is_torchs_own(splits: int) -> None:
+    # No sum over features hides what the reduction does; the states of 30 tiles are merged one by one, or all at once.
+    classes, kinds = 480, SUMS
     offsets = torch.tensor([0.0, 30.0, -200.0])
     features = torch.stack([torch.ones(3), offsets], 1)
     weight = torch.cat([random_logits(classes, 1, seed=1), torch.ones(classes, 1)], 1)
@@ -282,24 +290,25 @@ def test_the_error_over_many_tiles_is_torchs_own(splits: int, kinds: Sequence[st
 
 
 @pytest.mark.parametrize("splits", [1, 3])
-@pytest.mark.parametrize("kinds", [LABELLED, KINDS], ids="+".join)
-def test_near_certainty_keeps_its_digits(kinds: Sequence[str], splits: int) -> None:
+def test_near_certainty_keeps_its_digits(splits: int) -> None:
     # One class has nearly all the mass: what is left is far below the rounding of 1.
     weight = torch.arange(48.0)[:, None].remainder(7.0)
     weight[37] = 40.0
     features = torch.tensor([[0.5], [0.75], [1.0]])
-    kinds = tuple(kind for kind in kinds if kind != "distance")
+    kinds = LABELLED + UNLABELLED
     labels = torch.tensor([37, 37, 37])
     z = oracle.linear(oracle.array(features), oracle.array(weight))
     got, _ = linear.linear_scores(
         features, weight, None, labels, None, [1], mask_of(kinds), False,
         chosen=SMALL, splits=splits,
     )  # fmt: skip
-    # The oracle takes such probabilities from 1.
-    others = np.delete(np.exp(z - z[:, 37:38]), 37, axis=1)
+    # Of such probabilities the oracle would need the distance from 1.
+    below = np.delete(z - z[:, 37:38], 37, axis=1)
+    others = np.exp(below)
     total = 1 + others.sum(axis=1)
     known = {
         "loss": np.log1p(others.sum(axis=1)),
+        "entropy": np.log1p(others.sum(axis=1)) - (others * below).sum(axis=1) / total,
         "el2n": np.sqrt((others**2).sum(axis=1) + others.sum(axis=1) ** 2) / total,
     }
     for kind, scores in zip(kinds_of(mask_of(kinds)), got[:, 0], strict=True):
@@ -334,17 +343,14 @@ def exact_head(classes: int, rows: int, seed: int) -> tuple[Tensor, Tensor, Tens
     return torch.eye(rows), weight, bias
 
 
-@pytest.mark.parametrize("kinds", [LABELLED, UNLABELLED, KINDS], ids="+".join)
 @pytest.mark.parametrize("splits", [1, 2])
 @pytest.mark.parametrize("seed", range(12))
-def test_ties_and_infinities_take_their_limits(
-    seed: int, splits: int, kinds: Sequence[str]
-) -> None:
+def test_ties_and_infinities_take_their_limits(seed: int, splits: int) -> None:
     classes = (2, 15, 16, 17, 40)[seed % 5]
     features, weight, bias = exact_head(classes, 6, seed)
     points = torch.randint(0, 3, (classes, 2), generator=torch.Generator().manual_seed(seed))
     apart = torch.cdist(points.float(), points.float())
-    check(features, weight, bias, kinds, ulps=16, apart=apart, splits=splits)
+    check(features, weight, bias, KINDS, ulps=16, apart=apart, splits=splits)
 
 
 @pytest.mark.parametrize("kind", WITH_PAIRS)
@@ -361,17 +367,16 @@ def test_margins_of_ties_and_infinities_are_exact(seed: int, pairs: bool, kind: 
     )
 
 
-@pytest.mark.parametrize("kinds", [LABELLED, UNLABELLED], ids="+".join)
-def test_logits_at_the_end_of_the_range(kinds: Sequence[str]) -> None:
+def test_logits_at_the_end_of_the_range() -> None:
     # Times log2(e) they overflow, though they are finite themselves.
     most = torch.finfo(torch.float32).max
     weight = torch.tensor([-most, most, -most, most, 1.0, -most / 2]).repeat(3)[:, None]
-    for features in (torch.tensor([[1.0], [-1.0], [0.25]]), torch.tensor([[1.0]])):
-        for some in (weight, -weight.abs(), weight[:2]):
-            check(features, some, None, kinds, splits=2)
+    features = torch.tensor([[1.0], [-1.0], [0.25]])
+    for some in (weight, -weight.abs(), weight[:2]):
+        check(features, some, None, LABELLED + UNLABELLED, splits=2)
 
 
-@pytest.mark.parametrize("kinds", [*ALONE, KINDS], ids="+".join)
+@pytest.mark.parametrize("kinds", [("label",), KINDS], ids="+".join)
 def test_a_nan_spoils_only_its_row(kinds: Sequence[str]) -> None:
     features, weight, bias = head(20, 19, 17)
     bad = torch.arange(20) % 5 == 3
@@ -398,13 +403,13 @@ def test_an_infinite_feature_gives_what_the_product_gives(pairs: bool) -> None:
     assert got.isnan().tolist() == [row == 4 for row in range(18)]
 
 
-@pytest.mark.parametrize("kinds", [LABELLED, KINDS], ids="+".join)
+@pytest.mark.parametrize("kinds", [("label",), LABELLED + UNLABELLED], ids="+".join)
 @pytest.mark.parametrize("splits", [1, 2])
 def test_labels_out_of_range_make_only_their_rows_nan(splits: int, kinds: Sequence[str]) -> None:
-    features, weight, bias = head(20, 8, 20)
-    labels = labels_for(torch.empty(20, 20))
+    features, weight, bias = head(12, 8, 20)
+    labels = labels_for(torch.empty(12, 20))
     want = check(features, weight, bias, kinds, labels=labels, splits=splits)
-    bad = torch.tensor([3, 11, 19])
+    bad = torch.tensor([3, 7, 11])
     labels[bad] = torch.tensor([20, -100, 2**40])
     got = check(features, weight, bias, kinds, labels=labels, splits=splits)
     for kind, one, other in zip(kinds_of(mask_of(kinds)), got, want, strict=True):
@@ -412,13 +417,12 @@ def test_labels_out_of_range_make_only_their_rows_nan(splits: int, kinds: Sequen
             assert one[bad].isnan().all()
             one[bad] = other[bad]
         assert oracle.same_bits(one, other)
-    every = mask_of(set(kinds) - {"distance"})
     widths, _ = linear.linear_scores(
-        features, weight, bias, labels, None, [3, 8], every, False, splits=splits
+        features, weight, bias, labels, None, [3, 8], mask_of(kinds), False, splits=splits
     )
-    for kind, scores in zip(kinds_of(every), widths, strict=True):
-        rows = torch.isin(torch.arange(20), bad) & (kind in LABELLED_KINDS)
-        assert torch.equal(scores.isnan(), rows.expand(2, 20))
+    for kind, scores in zip(kinds_of(mask_of(kinds)), widths, strict=True):
+        rows = torch.isin(torch.arange(12), bad) & (kind in LABELLED_KINDS)
+        assert torch.equal(scores.isnan(), rows.expand(2, 12))
 
 
 @pytest.mark.parametrize("splits", [1, 2])
@@ -460,10 +464,10 @@ def test_any_strides(layout: str, size: int) -> None:
 
 def test_a_slim_head_reads_nothing_past_its_width() -> None:
     features, weight, bias = head(18, 48, 20)
-    for width in (1, 16, 17, 40):
+    for width in (1, 17, 40):
         slim, narrow = weight.clone(), features.clone()
         slim[:, width:], narrow[:, width:] = NAN, INF
-        for kinds in ("label", KINDS):
+        for kinds in ("label", TRAINING):
             got = check(narrow[:, :width], slim[:, :width], bias, kinds, pairs=kinds == "label")
             assert not got.isnan().any()
         operands = narrow, slim, bias, labels_for(torch.empty(18, 20)), None, [width]
@@ -482,7 +486,7 @@ def test_expanded_operands() -> None:
 # ------------------------------------------------------------------------------------ several widths
 
 
-@pytest.mark.parametrize("kinds", [("gap",), LABELLED, LABELLED + UNLABELLED], ids="+".join)
+@pytest.mark.parametrize("kinds", [("gap",), LABELLED + UNLABELLED], ids="+".join)
 @pytest.mark.parametrize(
     ("widths", "splits", "dtype"),
     [
