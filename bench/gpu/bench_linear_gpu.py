@@ -66,6 +66,10 @@ def scored_head(shape: Head) -> tuple[Tensor, Tensor, Tensor]:
     return features, weight, torch.randint(shape[2], (shape[0],), device="cuda")
 
 
+def without_bias(cross_entropy: Callable[..., Any]) -> Callable[[Tensor, Tensor, Tensor], Any]:
+    return lambda features, weight, labels: cross_entropy(features, weight, None)
+
+
 def by_hand(features: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, entropy and gap from logits that are stored, as many rows at a time as memory has room for."""
     rows = max(1, STORED_LOGITS // len(weight))
@@ -85,17 +89,14 @@ def by_hand(features: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, T
 def bench_linear_scores(against: Callable[..., None], shape: str) -> None:
     batch, width, classes = HEADS[shape]
     targets = torch.randint(classes, (batch,), device="cuda")
-    cross_entropies = {
-        name: lambda f, w, y, call=call: call(f, w, None)
-        for name, call in peers.linear_cross_entropies(targets).items()
-    }
+    cross_entropies = peers.linear_cross_entropies(targets)
     against(
         lambda f, w, y: dk.linear_scores(f, w, TRAINING, labels=y),
         {
             "F.linear alone": lambda f, w, y: linear(f, w),
             "F.linear, log_softmax, topk(2), by blocks of rows": by_hand,
             "linear_margin alone": lambda f, w, y: dk.linear_margin(f, w),
-            **cross_entropies,
+            **{name: without_bias(call) for name, call in cross_entropies.items()},
         },
         lambda: scored_head(HEADS[shape]),
         bytes=2 * (batch * width + classes * width) + (8 + 4 * len(TRAINING)) * batch,
