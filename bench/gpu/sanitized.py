@@ -18,7 +18,7 @@ import argparse
 import faulthandler
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from gpu.device_guard import DEAD_DEVICE, device_is_dead
 SECONDS_A_CASE = 40.0
 WRONG = 3  # the exit code; 1 is what a process ends with that died or hung
 
+WITHOUT_DISTANCES = tuple(kind for kind in SCORE_KINDS if kind != "distance")
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 # A thread, a warp, a block, several blocks a row; none a multiple of a vector.
 CLASSES = (2, 10, 33, 1000, 5003, 70_001)
@@ -63,8 +64,6 @@ class Case:
 def row_cases() -> Iterator[Case]:
     """Row scores: each path alone, all kinds together, and rows that start anywhere."""
 
-    every = mask_of(SCORE_KINDS) & ~BIT["distance"]
-
     def inputs(classes: int, dtype: torch.dtype, mask: int) -> tuple[Any, ...]:
         logits = torch.randn(5, classes + 1, device="cuda").to(dtype)[:, 1:]
         labels = torch.randint(classes, (5,), device="cuda") if mask != BIT["gap"] else None
@@ -83,7 +82,7 @@ def row_cases() -> Iterator[Case]:
 
     for classes in CLASSES:
         for dtype in DTYPES:
-            for mask in (BIT["gap"], every):
+            for mask in (BIT["gap"], mask_of(WITHOUT_DISTANCES)):
                 yield Case(
                     f"row_scores {classes} {dtype} kinds {mask}",
                     lambda c=classes, d=dtype, m=mask: inputs(c, d, m),
@@ -147,18 +146,14 @@ def linear_cases() -> Iterator[Case]:
         return features, weight.to(dtype)[:, :width], bias
 
     def inputs(
-        shape: tuple[int, int, int], dtype: torch.dtype, kinds: tuple[str, ...], pairs: bool
+        shape: tuple[int, int, int], dtype: torch.dtype, kinds: Sequence[str], widths: int = 1
     ) -> tuple[Any, ...]:
         batch, width, classes = shape
         labels = torch.randint(classes, (batch,), device="cuda")
-        used = labels if LABELLED_KINDS & set(kinds) else None
-        return (*head(*shape, dtype), used, None, [width], mask_of(kinds), pairs)
-
-    def widths(shape: tuple[int, int, int], dtype: torch.dtype) -> tuple[Any, ...]:
-        features, weight, _bias = head(*shape, dtype)
-        width = shape[1]
-        some = [width // 3, width // 2, width]
-        return features, weight, None, None, None, some, mask_of(("gap", "entropy")), False
+        used = labels if LABELLED_KINDS.intersection(kinds) else None
+        several = [width // part for part in range(widths, 0, -1)]
+        pairs = kinds in (("gap",), ("label",)) and widths == 1
+        return (*head(*shape, dtype), used, None, several, mask_of(kinds), pairs)
 
     def distance() -> tuple[Any, ...]:
         features, weight = torch.randn(40, 24, device="cuda"), torch.randn(50, 24, device="cuda")
@@ -171,30 +166,18 @@ def linear_cases() -> Iterator[Case]:
     def want(*arguments: Any) -> Results:
         return (eager.linear_scores(*arguments)[0],)
 
-    asked: dict[tuple[str, ...], bool] = {
-        ("gap",): True,
-        ("probability",): False,
-        ("label",): True,
-        ("gap", "loss", "el2n", "entropy", "confidence"): False,
-    }
     for shape in ((70, 40, 10), (133, 72, 100), (130, 65, 301), (3, 48, 20_011)):
         said = "{}x{}-{}".format(*shape)
         for dtype in (torch.float32, torch.bfloat16):
-            for kinds, pairs in asked.items():
-                yield Case(
-                    f"linear_scores {said} {dtype} {' '.join(kinds)}",
-                    lambda s=shape, d=dtype, k=kinds, p=pairs: inputs(s, d, k, p),
-                    call,
-                    want,
-                    tolerance=0.1,  # plain torch rounds logits to half precision
-                )
-            yield Case(
-                f"linear_scores {said} {dtype} at three widths",
-                lambda s=shape, d=dtype: widths(s, d),
-                call,
-                want,
-                tolerance=0.1,
-            )
+            for kinds in (("gap",), ("label",), WITHOUT_DISTANCES):
+                for widths in (1, 3):
+                    yield Case(
+                        f"linear_scores {said} {dtype} {'+'.join(kinds)} widths {widths}",
+                        lambda s=shape, d=dtype, k=kinds, w=widths: inputs(s, d, k, w),
+                        call,
+                        want,
+                        tolerance=0.1,  # plain torch rounds logits to half precision
+                    )
     yield Case("linear_scores distance", distance, call, want, tolerance=0.1)
 
 
