@@ -79,7 +79,7 @@ def store_finished(KINDS: tl.constexpr, state, classes, scores, scores_step, pla
     """Writes the scores of whole rows' states."""
     if (RANKED | LABEL) & KINDS:
         relative, own = relative_to_top(KINDS, state, classes)
-        store_scores(relative, own, None, scores, scores_step, place, live, KINDS)
+        store_scores(relative, own, own == own, None, scores, scores_step, place, live, KINDS)
     else:
         tl.store(scores + place, state[0], mask=live)
 

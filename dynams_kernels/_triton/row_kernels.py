@@ -179,9 +179,10 @@ def row_scores_kernel(
             wide,
         )
     own = state[0]
+    known = inside
     if LABELLED & KINDS:
-        own = own_logit(logits, row_stride, labels, row, inside, classes, wide)
-    store_scores(state, own, nearest, scores, scores_stride, row, inside, KINDS)
+        own, known = own_logit(logits, row_stride, labels, row, inside, classes, wide)
+    store_scores(state, own, known, nearest, scores, scores_stride, row, inside, KINDS)
 
 
 @triton.jit(do_not_specialize=["rows", "class_vectors", "stride_vectors", "span"])
@@ -254,8 +255,9 @@ def merge_parts_kernel(
         shifted = tl.load(source + 4 * field, mask=mask, other=0.0)
     state = merge_lanes((top, runner, top, rest, squares, shifted), classes, KINDS)
     own = state[0]
+    known = row < rows
     if LABELLED & KINDS:
         wide: tl.constexpr = scores.dtype.element_ty
         stride = row_stride.to(tl.int64)
-        own = own_logit(logits, stride, labels, row, row < rows, classes, wide)
-    store_scores(state, own, None, scores, scores_stride, row, row < rows, KINDS)
+        own, known = own_logit(logits, stride, labels, row, row < rows, classes, wide)
+    store_scores(state, own, known, None, scores, scores_stride, row, row < rows, KINDS)

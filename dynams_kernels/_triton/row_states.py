@@ -162,17 +162,18 @@ def merge_lanes(state, classes, KINDS: tl.constexpr):
 
 @triton.jit
 def own_logit(logits, row_stride, labels, rows, inside, classes, WIDE: tl.constexpr):
-    """The logit of each row's label; NaN for a label outside the classes, which reads nothing."""
+    """The logit of each row's label, and whether the label is a class; one that is not reads nothing."""
     label = tl.load(labels + rows, mask=inside, other=0)
     known = (label >= 0) & (label < classes)
-    own = tl.load(logits + rows * row_stride + label, mask=inside & known, other=0.0).to(WIDE)
-    return tl.where(known, own, float("nan"))
+    own = tl.load(logits + rows * row_stride + label, mask=inside & known, other=0.0)
+    return own.to(WIDE), known
 
 
 @triton.jit
 def store_scores(
     state,
     own,
+    known,
     nearest,
     scores,
     scores_stride,
@@ -182,13 +183,13 @@ def store_scores(
 ):
     """Writes every score of KINDS of rows (of any shape), in bit order, `scores_stride` elements apart.
 
-    `own` is the label's logit, NaN where there is none; `nearest` the distance margin, None to leave its place as it is;
-    `inside` which rows exist.
+    `own` is the label's logit, of meaning where it is `known`; `nearest` the distance margin, None to leave its place as it
+    is; `inside` which rows exist.
     """
     top, runner, _, rest, squares, shifted = state
     nan = float("nan")
     has_nan = top != top
-    unlabelled = has_nan | (own != own)
+    unlabelled = has_nan | (known == 0)
     out = scores + rows
     own_is_top = own == top
     total = 1.0 + rest
