@@ -1,4 +1,4 @@
-"""Margins of a linear head against its matrix product alone, which they contain: 1.0 means that the margins are free."""
+"""Scores of a linear head against its matrix product alone, which they contain: 1.0 means that the scores are free."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from torch.nn.functional import linear
 
 import dynams_kernels as dk
 
-SHAPES = [(4096, 1024, 1000), (2048, 1024, 32000), (8192, 512, 10), (8192, 512, 100)]
+SHAPES = [(4096, 1024, 1000), (2048, 1024, 32000), (8192, 256, 10), (8192, 512, 100)]
+
+
+def head(shape: tuple[int, int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    batch, width, classes = shape
+    features = torch.randn(batch, width).to(dtype)
+    weight = (torch.randn(classes, width) / width**0.5).to(dtype)
+    return features, weight, torch.randn(classes).to(dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -20,9 +27,7 @@ def bench_linear_margin(
     versus: Callable[..., None], shape: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
     batch, width, classes = shape
-    features = torch.randn(batch, width).to(dtype)
-    weight = (torch.randn(classes, width) / width**0.5).to(dtype)
-    bias = torch.randn(classes).to(dtype)
+    features, weight, bias = head(shape, dtype)
 
     def plain() -> Tensor:
         top = linear(features, weight, bias).topk(2, dim=1).values
@@ -33,6 +38,33 @@ def bench_linear_margin(
         {
             "F.linear alone": lambda: linear(features, weight, bias),
             "F.linear, topk(2), subtracted": plain,
+        },
+        rounds=7,
+        flops=2 * batch * width * classes,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
+def bench_linear_scores(
+    versus: Callable[..., None], shape: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    batch, width, classes = shape
+    features, weight, bias = head(shape, dtype)
+    labels = torch.randint(0, classes, (batch,))
+
+    def plain() -> tuple[Tensor, Tensor, Tensor]:
+        logits = linear(features, weight, bias).float()
+        top = logits.topk(2, dim=1).values
+        log_softmax = logits.log_softmax(1)
+        entropy = -(log_softmax.exp() * log_softmax).sum(1)
+        return top[:, 0] - top[:, 1], -log_softmax.gather(1, labels[:, None])[:, 0], entropy
+
+    versus(
+        lambda: dk.linear_scores(features, weight, ["gap", "loss", "entropy"], bias, labels=labels),
+        {
+            "F.linear alone": lambda: linear(features, weight, bias),
+            "F.linear, then the three by hand": plain,
         },
         rounds=7,
         flops=2 * batch * width * classes,
