@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Time the kernels on this machine: each beside torch's way to the same answer, in turn, and beside
-what limits it, a copy or the matrix product alone. Prints a Markdown table on standard output; about
-half a minute on two cores. Every option is also a key of a YAML file for --config; options count
+what limits it, a copy or the matrix product alone. Prints a Markdown table on standard output; less
+than a minute on two cores. Every option is also a key of a YAML file for --config; options count
 before --config."""
 
 _HEAD = ("kernel", "inputs", "ours", "rate", "of a copy", "beside", "its time", "ours is")
