@@ -10,6 +10,7 @@
 
 #include "../common/integer_call.h"
 #include "grouped.h"
+#include "handout.h"
 #include "kernels.h"
 #include "merge_states.h"
 #include "parallel.h"
@@ -110,7 +111,7 @@ void row_scores(int isa, uintptr_t logits, int32_t dtype, int64_t rows, int64_t 
   task.is_first = is_first;
   task.is_last = is_last;
   if (logits == 0) throw py::value_error("logits: got null");
-  if ((kinds & ~kAllKinds) != 0 || kinds == 0) throw py::value_error("kinds: unknown bits");
+  if ((kinds & ~kLinearKinds) != 0 || kinds == 0) throw py::value_error("kinds: unknown bits");
   if ((kinds & kLabelledKinds) && labels == 0) throw py::value_error("labels: wanted by kinds, got null");
   if ((kinds & kDistance) && (class_distances == 0 || !is_first || !is_last))
     throw py::value_error("class_distances: wanted by kinds, with whole rows");
@@ -122,10 +123,11 @@ void row_scores(int isa, uintptr_t logits, int32_t dtype, int64_t rows, int64_t 
   if (team == 1 && rows * row_bytes < kBytesPerThread) return kernels.row_scores(task, 0, rows);
   const py::gil_scoped_release release;
   if (team == 1) return kernels.row_scores(task, 0, rows);
-  Handout handout(rows, rows_per_block(rows, row_bytes, team));
+  const int64_t size = rows_per_block(rows, row_bytes, team);
+  Handout handout((rows + size - 1) / size);
   run_team(team, [&](const Member&) {
-    for (Handout::Block block = handout.next(); block.begin < block.end; block = handout.next())
-      kernels.row_scores(task, block.begin, block.end);
+    for (int64_t block = handout.next(); block >= 0; block = handout.next())
+      kernels.row_scores(task, block * size, std::min(rows, (block + 1) * size));
   });
 }
 
@@ -147,7 +149,7 @@ void finish_rows(int isa, int32_t dtype, int64_t rows, int64_t classes, uintptr_
   task.is_last = true;
   if (states == 0) throw py::value_error("states: got null");
   if (runs < 1 || run_classes < 1) throw py::value_error("runs: want some, of at least one class each");
-  if ((kinds & ~kAllKinds) != 0 || kinds == 0 || (kinds & kDistance)) throw py::value_error("kinds: unknown bits");
+  if ((kinds & ~kLinearKinds) != 0 || kinds == 0 || (kinds & kDistance)) throw py::value_error("kinds: unknown bits");
   if ((kinds & kLabelledKinds) && labels == 0) throw py::value_error("labels: wanted by kinds, got null");
   const Kernels& kernels = kernels_at(isa);
   const py::gil_scoped_release release;
