@@ -94,7 +94,9 @@ class NativeCpu:
         scores = empty_scores(features, kinds.bit_count(), len(widths), batch)
         pair_rows = features.new_empty(batch if pairs else 0, 2, dtype=torch.int64)
         wanted = pair_rows if pairs else None
-        plan = plan_tiles(batch, classes, features.shape[1], kinds & BIT["distance"] != 0)
+        plan = plan_tiles(
+            batch, classes, features.shape[1], features.element_size(), kinds & BIT["distance"] != 0
+        )
         if plan is not None:
             task = LinearTask(
                 features, weight, bias, labels, class_distances, widths, kinds, scores, wanted
