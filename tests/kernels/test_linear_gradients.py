@@ -114,7 +114,7 @@ def test_second_derivatives(kinds: tuple[dk.ScoreKind, ...], device: str) -> Non
 
 def test_the_mean_loss_trains_as_cross_entropy_does(device: str) -> None:
     """Ignored samples are NaN to the selection, and no part of `nanmean` nor of its gradient."""
-    operands = head(40, 8, 11, device=device)
+    operands = head(40, 8, 11, torch.float32, device)
     y = labels_for(torch.empty(40, 11)).to(device)
     y[::3] = 7
     loss = dk.linear_scores(

@@ -108,6 +108,15 @@ def loss(logits: Array, labels: Indices) -> Array:
     return out
 
 
+def logsumexp(logits: Array) -> Array:
+    """log of the sum of exponentials; an infinite largest logit is the sum's logarithm itself."""
+    top = logits.max(axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        finite = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+    out: Array = np.where(np.isinf(top), top, finite)
+    return out
+
+
 def scores(
     logits: Array,
     kinds: Sequence[str],
@@ -138,6 +147,8 @@ def scores(
         elif kind == "confidence":
             # 1 - p_(1) as the sum of the others: no cancellation in the reference.
             out[kind] = np.sort(p, axis=1)[:, :-1].sum(axis=1)
+        elif kind == "logsumexp":
+            out[kind] = logsumexp(logits)
         else:
             raise AssertionError(kind)
         if kind in LABEL_KINDS:
