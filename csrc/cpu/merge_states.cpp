@@ -1,21 +1,9 @@
 #include "merge_states.h"
 
-#include <cmath>
+#include "row_sums.h"
 
 namespace dynams {
 namespace {
-
-// The sums of a row relative to a larger logit than its largest: what was largest joins them.
-void rescale(RowState& state, double largest) {
-  const double shift = state.largest - largest;
-  const double scale = std::exp(shift);
-  const double sum = state.sum + state.ties;
-  state.sum = scale * sum;
-  state.sum_squares = scale * scale * (state.sum_squares + state.ties);
-  // From -inf, or to +inf, nothing of the old sums is left: 0, not 0 * inf.
-  state.sum_shifted = scale == 0 ? 0 : scale * (state.sum_shifted + shift * sum);
-  state.ties = 0;
-}
 
 // The classes of the two largest; the earlier class wins ties.
 void merge_classes(RowState& state, const RowState& later) {
@@ -35,10 +23,10 @@ void merge(RowState& state, RowState later, bool has_label) {
   if (has_label) state.own = later.own;
   const double lesser = later.largest > state.largest ? state.largest : later.largest;
   if (later.largest > state.largest) {
-    rescale(state, later.largest);
+    rescale_sums(state, later.largest);
     state.largest = later.largest;
   } else if (later.largest < state.largest) {
-    rescale(later, state.largest);
+    rescale_sums(later, state.largest);
   }
   const double second = later.second > state.second ? later.second : state.second;
   state.second = lesser > second ? lesser : second;

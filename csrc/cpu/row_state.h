@@ -6,6 +6,7 @@
 
 #include "kernels.h"
 #include "row_reduce.h"
+#include "row_sums.h"
 
 namespace dynams::DYNAMS_ISA {
 namespace {
@@ -43,19 +44,6 @@ inline void merge_classes(RowState& state, const R& row, int64_t begin, int64_t 
     state.second_class = state.first_class;
   }
   state.first_class = offset + first;
-}
-
-// Makes the sums relative to a larger logit: what was largest joins them.
-inline void rescale_sums(RowState& state, double largest) {
-  if (state.ties == 0) return;  // nothing has been summed
-  const double shift = state.largest - largest;
-  const double scale = std::exp(shift);
-  const double sum = state.sum + state.ties;
-  state.sum = scale * sum;
-  state.sum_squares = scale * scale * (state.sum_squares + state.ties);
-  // From -inf, or to +inf, nothing of the old sums is left: 0, not 0 * inf.
-  state.sum_shifted = scale == 0 ? 0 : scale * (state.sum_shifted + shift * sum);
-  state.ties = 0;
 }
 
 template <class T, class R>
