@@ -203,14 +203,13 @@ class _Head:
             if kinds & BIT["distance"]:
                 distances = self._distances(self._widths[0], class_distances)
             found = self._at(self._widths, kinds, distances)
-            leading = self._leading
-            return found[:, 0] if len(leading) == 1 else found.view(found.shape[0], *leading)
+            return found.view(found.shape[0], *self._leading)
         if class_distances is not None and kinds & BIT["distance"]:
             raise ValueError(
                 "class_distances: got a tensor with several widths, want None: each width has its own"
             )
         found = self._at_several(kinds)
-        return found if len(self._leading) == 1 else found.view(*found.shape[:2], *self._leading)
+        return found.view(*found.shape[:2], *self._leading)
 
     def _at_several(self, kinds: int) -> Tensor:
         """Scores (n, w, B) at widths in any order: from one pass over their ascending set, where there is such a pass."""

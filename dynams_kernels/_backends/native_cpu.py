@@ -86,14 +86,13 @@ class NativeCpu:
         widths: Sequence[int],
         kinds: int,
         pairs: bool,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """See `registry.Backend`."""
         batch, classes = features.shape[0], weight.shape[0]
         bias = None if bias is None else bias.contiguous()
         labels = None if labels is None else labels.contiguous()
         scores = empty_scores(features, kinds.bit_count(), len(widths), batch)
-        pair_rows = features.new_empty(batch if pairs else 0, 2, dtype=torch.int64)
-        wanted = pair_rows if pairs else None
+        wanted = features.new_empty(batch, 2, dtype=torch.int64) if pairs else None
         plan = plan_tiles(
             batch, classes, features.shape[1], features.element_size(), kinds & BIT["distance"] != 0
         )
@@ -102,17 +101,18 @@ class NativeCpu:
                 features, weight, bias, labels, class_distances, widths, kinds, scores, wanted
             )
             LinearSweep(self, task, plan).run()
-            return scores, pair_rows
-        logits = None
+            return scores, wanted
+        if len(widths) == 1:
+            logits, rest = multiply(apart(features), weight.T, bias, None, adds=False)
+            self.score_block(logits, rest, labels, class_distances, kinds, scores, wanted)
+            return scores, wanted
+        tile: Tensor | None = None
         for nth, columns in enumerate(product_columns(widths, features.element_size() == 2)):
-            slim, slim_weight = features, weight
-            if len(widths) > 1:
-                slim, slim_weight = features[:, columns], weight[:, columns]
-            logits, rest = multiply(
-                apart(slim), slim_weight.T, bias, logits, adds=columns.start != 0
-            )
-            self.score_block(logits, rest, labels, class_distances, kinds, scores[:, nth], wanted)
-        return scores, pair_rows
+            slim = apart(features[:, columns])
+            adds = columns.start != 0
+            tile, rest = multiply(slim, weight[:, columns].T, bias, tile, adds=adds)
+            self.score_block(tile, rest, labels, class_distances, kinds, scores[:, nth], wanted)
+        return scores, wanted
 
     def check_labels(self, labels: Tensor, classes: int, ignored: int) -> None:
         """See `registry.check_labels`."""

@@ -34,7 +34,10 @@ def _served(backend: registry.Backend) -> Callable[..., tuple[Tensor, Tensor]]:
         if labels is not None:
             registry.check_labels(labels, weight.shape[0], ignored)
         operands = (features, weight, bias, labels, class_distances)
-        return backend.linear_scores(*operands, widths, kinds, pairs)
+        scores, found = backend.linear_scores(*operands, widths, kinds, pairs)
+        if found is None:
+            found = features.new_empty(0, 2, dtype=torch.int64)
+        return scores, found
 
     return linear_scores
 
