@@ -44,28 +44,6 @@ inline int threads_for(int64_t work, int64_t grain, int available) {
   return count < 1 ? 1 : static_cast<int>(count);
 }
 
-// A range of work handed out in blocks as threads come for them: a thread whose core is busy with something else takes
-// fewer, where fixed shares would make the others wait for it.
-class Handout {
- public:
-  Handout(int64_t size, int64_t block) : size_(size), block_(block) {}
-
-  struct Block {
-    int64_t begin, end;
-  };
-
-  // The next block; an empty one where nothing is left.
-  Block next() {
-    const int64_t begin = next_.fetch_add(block_, std::memory_order_relaxed);
-    if (begin >= size_) return {size_, size_};
-    return {begin, size_ - begin < block_ ? size_ : begin + block_};
-  }
-
- private:
-  const int64_t size_, block_;
-  std::atomic<int64_t> next_{0};
-};
-
 using TeamBody = void (*)(const Member& member, void* context);
 
 void run_team(int threads, TeamBody body, void* context);

@@ -80,7 +80,7 @@ inline void finish_rows(const RowLanes<T>& rows, const RowScoresTask& task, int6
   const Mask<T> known = ~rows.is_nan, known_label = known & rows.has_label;
   const Vec<T> gap = difference<T>(rows.largest, rows.second);
   const Vec<T> total = rows.others + T(1);
-  const Vec<T> log_total = kinds & (kLoss | kEntropy) ? log_one_plus<T>(rows.others) : Vec<T>{};
+  const Vec<T> log_total = kinds & (kLoss | kEntropy | kLogsumexp) ? log_one_plus<T>(rows.others) : Vec<T>{};
   const Vec<T> own_shifted = difference<T>(rows.own, rows.largest);
   // In the order of the kinds' bits.
   if (kinds & kGap) writer.next(gap, known);
@@ -95,6 +95,7 @@ inline void finish_rows(const RowLanes<T>& rows, const RowScoresTask& task, int6
     writer.next(entropy > 0 ? entropy : Vec<T>{}, known);
   }
   if (kinds & kConfidence) writer.next(rows.others / total, known);
+  if (kinds & kLogsumexp) writer.next(rows.largest + log_total, known);
 }
 
 }  // namespace

@@ -39,7 +39,7 @@ _DISTANCE = BIT["distance"]
 _LABELLED = mask_of(LABELLED_KINDS)
 _SOFTMAX = mask_of(kind for kind in KINDS if kind not in MARGIN_KINDS or kind == "probability")
 # As `linear_states` has them: the first sweep of `distance`, and the kinds that are made of the two largest.
-_LARGEST = 256
+_LARGEST = 512
 _RANKED = mask_of(set(KINDS) - {"distance", "label"})
 
 

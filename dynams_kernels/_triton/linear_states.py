@@ -34,9 +34,9 @@ from dynams_kernels._triton.row_states import (
 )
 
 # The first sweep of `distance` over many classes; past the bits of dynams_kernels/_kinds.py.
-LARGEST = tl.constexpr(256)
+LARGEST = tl.constexpr(512)
 # The kinds that are made of the two largest; the label's logit is then a float of its own.
-RANKED = tl.constexpr(1 + 2 + 16 + 32 + 64 + 128)
+RANKED = tl.constexpr(1 + 2 + 16 + 32 + 64 + 128 + 256)
 
 LOG2E = tl.constexpr(1.4426950408889634)
 _LN2 = tl.constexpr(0.6931471805599453)

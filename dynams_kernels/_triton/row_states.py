@@ -31,7 +31,8 @@ LOSS = tl.constexpr(16)
 EL2N = tl.constexpr(32)
 ENTROPY = tl.constexpr(64)
 CONFIDENCE = tl.constexpr(128)
-SOFTMAX = tl.constexpr(2 + 16 + 32 + 64 + 128)
+LOGSUMEXP = tl.constexpr(256)
+SOFTMAX = tl.constexpr(2 + 16 + 32 + 64 + 128 + 256)
 LABELLED = tl.constexpr(8 + 16 + 32)
 
 # exp of it is 0 in both precisions; finite, so that 0 * it is 0 where 0 * -inf would be NaN.
@@ -194,7 +195,7 @@ def store_scores(
     own_is_top = own == top
     total = 1.0 + rest
     log_total = total
-    if (LOSS | ENTROPY) & KINDS:
+    if (LOSS | ENTROPY | LOGSUMEXP) & KINDS:
         log_total = _log1p(rest)
     if GAP & KINDS:
         tl.store(out, tl.where(has_nan, nan, difference(top, runner)), mask=inside)
@@ -231,3 +232,6 @@ def store_scores(
         out += scores_stride
     if CONFIDENCE & KINDS:
         tl.store(out, tl.where(has_nan, nan, rest / total), mask=inside)
+        out += scores_stride
+    if LOGSUMEXP & KINDS:
+        tl.store(out, tl.where(has_nan, nan, top + log_total), mask=inside)

@@ -16,12 +16,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import dynams_kernels as dk
 import oracle
-from dynams_kernels import _plain, ops
+from dynams_kernels import _plain
+from dynams_kernels._ops import linear, rows, selection
 from kernel_inputs import labels_for, random_logits
 
 X, F, W = random_logits(12, 7), random_logits(12, 5, seed=1), random_logits(7, 5, seed=2)
 Y = labels_for(X)
-OPERATORS = ("row_scores", "linear_scores", "smallest_k")
+OPERATORS = {"row_scores": rows, "linear_scores": linear, "smallest_k": selection}
 
 Call = Callable[[Tensor, Tensor, Tensor], Any]
 # Each primitive through the public functions, and the operator that it is.
@@ -53,14 +54,14 @@ def same(left: Any, right: Any) -> bool:
 def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The operators called, by name."""
     called: list[str] = []
-    for name in OPERATORS:
-        operator = getattr(ops, f"_{name}")
+    for name, module in OPERATORS.items():
+        operator = getattr(module, f"_{name}")
 
         def noted(*args: Any, _name: str = name, _operator: Any = operator) -> Any:
             called.append(_name)
             return _operator(*args)
 
-        monkeypatch.setattr(ops, f"_{name}", noted)
+        monkeypatch.setattr(module, f"_{name}", noted)
     return called
 
 
@@ -91,7 +92,8 @@ def test_it_is_the_operators_answer(
         tensors = [t.to(dtype) for t in tensors_on(device)]
         straight = call(*tensors)
         with monkeypatch.context() as patch:
-            patch.setattr(ops, "is_plain", lambda *_: False)
+            for module in OPERATORS.values():
+                patch.setattr(module, "is_plain", lambda *_: False)
             through = call(*tensors)
         assert same(straight, through)
         for a, b in zip(flat(straight), flat(through), strict=True):
