@@ -106,8 +106,8 @@ def operations() -> dict[str, tuple[Call, dict[str, Call]]]:
         "linear_margin, 32000 classes",
     ],
 )
-def bench_one_core_busy(versus: Callable[..., None], operation: str) -> None:
+def bench_one_core_busy(benchmark: Any, versus: Callable[..., None], operation: str) -> None:
     ours, peers = operations()[operation]
-    quiet = quiet_seconds({"ours": ours, **peers}, rounds=12)
+    quiet = {} if benchmark.disabled else quiet_seconds({"ours": ours, **peers}, rounds=12)
     with one_core_busy():
         versus(ours, peers, rounds=21, quiet_s=quiet)

@@ -48,7 +48,10 @@ def test_the_kernels_examples_give_what_they_say() -> None:
         "features": torch.randn(batch, width),
         "weight": torch.randn(classes, width),
         "bias": torch.randn(classes),
-        "margins": torch.rand(50),
+        "hidden": torch.randn(batch, width),
+        "lm_head": torch.nn.Linear(width, classes, bias=False),
+        "tokens": torch.randint(0, classes, (batch,)),
+        "margins": torch.rand(batch),
         "k": k,
     }
     exec(python_block("The kernels"), names)

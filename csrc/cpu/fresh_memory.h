@@ -12,29 +12,14 @@ namespace dynams {
 // An allocation from this size on is freshly mapped by glibc, always.
 constexpr int64_t kSurelyFresh = 32 << 20;
 
-#if defined(__linux__)
-inline void advise(void* data, int64_t bytes, int advice) {
+// Makes a part of an allocation present before it is written: one call, where each page's first touch would trap. Huge
+// pages would take half the time once the system has some at hand, and many times as long where it must make them.
+inline void populate(void* data, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_POPULATE_WRITE)
   constexpr uintptr_t kPage = 4096;
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) & ~(kPage - 1);
   const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) & ~(kPage - 1);
-  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, advice);
-}
-#endif
-
-// Asks for huge pages, where the system leaves the choice to us: to touch them takes half the time.
-inline void ask_for_huge_pages(void* data, int64_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  advise(data, bytes, MADV_HUGEPAGE);
-#else
-  (void)data;
-  (void)bytes;
-#endif
-}
-
-// Makes a part of an allocation present before it is written: one call, where each page's first touch would trap.
-inline void populate(void* data, int64_t bytes) {
-#if defined(__linux__) && defined(MADV_POPULATE_WRITE)
-  advise(data, bytes, MADV_POPULATE_WRITE);
+  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_WRITE);
 #else
   (void)data;
   (void)bytes;
@@ -54,10 +39,7 @@ struct SelectionOutput {
         indices(indices),
         value_size(value_size),
         fresh_values(fresh && k * value_size >= kSurelyFresh),
-        fresh_indices(fresh && k * kIndexSize >= kSurelyFresh) {
-    if (fresh_values) ask_for_huge_pages(values, k * value_size);
-    if (fresh_indices) ask_for_huge_pages(indices, k * kIndexSize);
-  }
+        fresh_indices(fresh && k * kIndexSize >= kSurelyFresh) {}
 
   // Before `count` are written from `place` on.
   void prepare(int64_t place, int64_t count) const {

@@ -231,8 +231,10 @@ def smallest_k_grouped(
     by_value: bool,
 ) -> tuple[Tensor, Tensor]:
     """The k smallest of every group of values (N,), through stable sorts. Waits for a GPU, as sizes must be known."""
-    groups = groups if k is not None else dense_groups(groups)
-    group_count = check_group_range(groups, None if k is None else k.shape[0])
+    if k is None:
+        groups, group_count = numbered_groups(groups)
+    else:
+        group_count = check_group_range(groups, k.shape[0])
     sizes = torch.bincount(groups, minlength=group_count)
     if k is None:
         quotas = (sizes.double() * fraction + 0.5).floor().long().clamp(min=1)
@@ -250,10 +252,10 @@ def smallest_k_grouped(
     return values[indices], indices
 
 
-def dense_groups(groups: Tensor) -> Tensor:
-    """The same groups, renumbered where their numbers are far apart: memory is wanted for each number."""
-    if groups.numel() == 0 or int(groups.max()) <= 4 * groups.numel() + 1024:
-        return groups
-    check_group_range(groups, None)
-    dense: Tensor = torch.unique(groups, return_inverse=True)[1]
-    return dense
+def numbered_groups(groups: Tensor) -> tuple[Tensor, int]:
+    """The groups and how many there are; renumbered where their numbers are far apart: memory is wanted for each number."""
+    count = check_group_range(groups, None)
+    if count <= 4 * groups.numel() + 1024:
+        return groups, count
+    numbers, dense = torch.unique(groups, return_inverse=True)
+    return dense, numbers.numel()

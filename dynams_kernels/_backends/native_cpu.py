@@ -261,10 +261,11 @@ class NativeCpu:
         count = values.shape[0]
         if count == 0 or count >= _MOST_GROUPED:
             return eager.smallest_k_grouped(values, groups, k, fraction, total, by_value)
-        if k is None:
-            groups = eager.dense_groups(groups)
         # The given k are checked with the sizes, which the kernel counts; of a fraction the groups tell how many there are.
-        group_count = check_group_range(groups, None) if k is None else k.shape[0]
+        if k is None:
+            groups, group_count = eager.numbered_groups(groups)
+        else:
+            group_count = k.shape[0]
         values, groups = values.contiguous(), groups.contiguous()
         quotas = None if k is None else k.cpu().contiguous()
         marks = groups.new_empty((count + 63) // 64)

@@ -30,7 +30,7 @@ pytestmark = [
 
 def run_interpreted(module: Path, report: Path) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
-    options = ["-q", "-m", "not gpu", "-p", "no:cacheprovider", f"--junit-xml={report}"]
+    options = ["-q", "-n", "2", "-m", "not gpu", "-p", "no:cacheprovider", f"--junit-xml={report}"]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(module)],
         env={**environment, "TRITON_INTERPRET": "1"},
