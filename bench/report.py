@@ -72,7 +72,7 @@ HEADLINES = (
 
 def _machine(report: dict[str, Any]) -> str:
     machine, commit = report["machine_info"], report["commit_info"]
-    threads = min(entry["extra_info"]["threads"] for entry in report["benchmarks"])
+    threads = max(entry["extra_info"]["threads"] for entry in report["benchmarks"])
     return (
         f"{machine['cpu'].get('brand_raw', machine['processor'])}, {threads} threads, "
         f"{machine.get('isa')} kernels, Python {machine['python_version']}, torch {machine.get('torch')}, "
