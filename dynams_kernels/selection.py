@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from dynams_kernels import _checks
+from dynams_kernels._kinds import Order
 from dynams_kernels._ops import selection
 from dynams_kernels._selection_checks import (
     check_groups,
@@ -29,7 +30,7 @@ def smallest_k(
     values: Tensor,
     k: int | float,
     *,
-    order: str = "index",
+    order: Order = "index",
     out: tuple[Tensor, Tensor] | None = None,
 ) -> SmallestK:
     """The k smallest of N values, exactly: a partial selection in linear time.
@@ -68,7 +69,7 @@ def smallest_k_grouped(
     groups: Tensor,
     k: Sequence[int] | Tensor | float,
     *,
-    order: str = "index",
+    order: Order = "index",
 ) -> SmallestK:
     """The k[g] smallest values of every group g, together: one :func:`smallest_k` a group, at the price of about one.
 

@@ -12,16 +12,13 @@ import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from dynams_kernels._backends.native_rows import RowKernels
 from dynams_kernels._backends.products import apart
 from dynams_kernels._backends.tile_plan import TilePlan
-
-if TYPE_CHECKING:
-    from dynams_kernels._backends.native_cpu import NativeCpu
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def multiply(
 class LinearSweep:
     """One call's pieces of work, and the threads that do them."""
 
-    def __init__(self, kernels: NativeCpu, task: LinearTask, plan: TilePlan) -> None:
+    def __init__(self, kernels: RowKernels, task: LinearTask, plan: TilePlan) -> None:
         self._kernels = kernels
         self._task = task
         self._plan = plan

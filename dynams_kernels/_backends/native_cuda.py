@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dynams_kernels._backends.eager import empty_scores
-from dynams_kernels._backends.native_cpu import DTYPE_NUMBER
+from dynams_kernels._backends.native_rows import DTYPE_NUMBER
 from dynams_kernels._backends.order import in_order
 from dynams_kernels._device import is_current, raw_stream
 

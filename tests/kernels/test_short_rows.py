@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import oracle
-from dynams_kernels._backends.native_cpu import DTYPE_NUMBER
+from dynams_kernels._backends.native_rows import DTYPE_NUMBER
 from dynams_kernels._kinds import BIT
 from kernel_inputs import labels_for, random_logits, with_specials
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import dynams_kernels as dk
 from cuda_calls import spoil
-from dynams_kernels._backends.native_cpu import DTYPE_NUMBER
+from dynams_kernels._backends.native_rows import DTYPE_NUMBER
 
 INF, NAN = float("inf"), float("nan")
 
