@@ -21,19 +21,11 @@ class Barrier {
   std::condition_variable opened_;
 };
 
-// Where part `index` of `parts` of a range of `size` begins; parts differ by at most one element.
-inline int64_t part_begin(int64_t size, int64_t index, int64_t parts) {
-  const int64_t quotient = size / parts, remainder = size % parts;
-  return index * quotient + (index < remainder ? index : remainder);
-}
-
 // One thread's place in a team.
 struct Member {
   int rank, size;
   Barrier& barrier;
 
-  int64_t begin(int64_t total) const { return part_begin(total, rank, size); }
-  int64_t end(int64_t total) const { return part_begin(total, rank + 1, size); }
   void wait() const { barrier.wait(size); }
 };
 

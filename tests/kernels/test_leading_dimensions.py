@@ -47,6 +47,15 @@ def test_every_score_of_every_shape(shape: tuple[int, ...]) -> None:
         for kind in ALL:
             assert got[kind].shape == shape
             assert oracle.same_answer(got[kind].reshape(-1), want[kind])
+    logits = (
+        oracle.array(flat),
+        oracle.linear(oracle.array(flat_features), oracle.array(WEIGHT), None, 3),
+    )
+    slim_apart = oracle.class_distances(oracle.array(WEIGHT), 3)
+    for (got, _), z, apart in zip(pairs, logits, (oracle.array(APART), slim_apart), strict=True):
+        exact = oracle.scores(z, ALL, labels.numpy(), apart)
+        for kind in ALL:
+            oracle.check(got[kind].reshape(-1), exact[kind], ulps=64, floor=8)
     for kind in oracle.MARGIN_KINDS:
         own = {"labels": y} if kind == "label" else {}
         far = {"class_distances": APART} if kind == "distance" else {}

@@ -63,11 +63,16 @@ def call(): return {call}
     assert grown < 100
 
 
-def test_nor_do_its_gradients() -> None:
-    grown = extra_mib("""
+@pytest.mark.parametrize(
+    "score", ["dk.linear_margin(f, w)", "dk.linear_scores(f, w, ['loss'], labels=y)['loss']"]
+)
+def test_nor_do_its_gradients(score: str) -> None:
+    grown = extra_mib(f"""
 f, w = torch.randn(65_536, 4, requires_grad=True), torch.randn(4096, 4, requires_grad=True)
-def warm(): dk.linear_margin(f[:64], w).sum().backward()
-def call(): dk.linear_margin(f, w).sum().backward()
+y = torch.zeros(65_536, dtype=torch.int64)
+def of(f, y): return {score}
+def warm(): of(f[:64], y[:64]).sum().backward()
+def call(): of(f, y).sum().backward()
 """)
     assert grown < 150
 

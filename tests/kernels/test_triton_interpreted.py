@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-# Tests of compiled kernels; every other module of Triton's tests is one of interpreted kernels and skips itself elsewhere.
+# Tests of compiled kernels, and of what goes before any; every other module of Triton's tests is one of interpreted kernels and skips itself elsewhere.
 NOT_INTERPRETED = {
     "test_triton_compiled.py",
+    "test_triton_configuration.py",
     "test_triton_interpreted.py",
     "test_triton_launches.py",
 }

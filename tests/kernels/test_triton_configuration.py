@@ -1,0 +1,128 @@
+"""How the linear kernels are cut for a device: tiles, shares of the classes, units of their loads, and what is compiled ahead."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from dynams_kernels._kinds import BIT, mask_of
+
+if find_spec("triton") is None:
+    pytest.skip("Triton is not installed", allow_module_level=True)
+
+from dynams_kernels._triton import linear
+from dynams_kernels._triton.linear_configuration import (
+    Burden,
+    burden,
+    configuration,
+    float32_precision,
+    shared_limit,
+    shares,
+    slicing,
+    slicing_widths,
+    unit_of,
+)
+
+CAPABILITIES = ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
+SHAPES = (
+    [(65_536, 1024, classes) for classes in (2, 10, 17, 33, 65, 100, 129, 300, 1000)]
+    + [(rows, 4096, 128_256) for rows in (1, 64, 128, 8192)]
+    + [(1, 64, 1_000_000), (1000, 1, 10), (1000, 17, 1000)]
+)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize(("size", "precision"), [(2, "ieee"), (4, "tf32"), (4, "ieee")])
+@pytest.mark.parametrize("load", Burden)
+def test_a_tile_fits_the_device(
+    load: Burden, size: int, precision: str, capability: tuple[int, int]
+) -> None:
+    for rows, width, classes in SHAPES:
+        chosen = configuration(rows, classes, width, size, precision, load, False, capability)
+        assert chosen.shared_bytes(size) * chosen.programs <= shared_limit(capability)
+        assert chosen.num_stages >= 2
+        assert chosen.block_features >= 16
+        assert chosen.block_classes >= 16
+
+
+def test_the_burden_is_that_of_what_a_sweep_keeps() -> None:
+    loads = {
+        "gap": Burden.TOP_TWO,
+        "gap+distance": Burden.TOP_TWO,
+        "probability": Burden.SUMS,
+        "gap+loss+entropy": Burden.SUMS,
+        "gap+label": Burden.SUMS,
+        "label": Burden.LABEL,
+        "distance": Burden.DISTANCES,
+    }
+    for kinds, load in loads.items():
+        assert burden(mask_of(kinds.split("+")), False, 1) == load, kinds
+    assert burden(BIT["gap"], True, 1) == Burden.LABEL
+    assert burden(BIT["label"], False, 2) == Burden.WIDTHS
+    assert burden(BIT["loss"], False, 2) == Burden.WIDTHS_SUMS
+
+
+@pytest.mark.parametrize("multiprocessors", [1, 108, 132])
+def test_every_class_tile_has_one_program_a_row_block(multiprocessors: int) -> None:
+    for rows, width, classes in SHAPES:
+        chosen = configuration(rows, classes, width, 2, "ieee", Burden.TOP_TWO, False, (9, 0))
+        blocks, tiles = -(-rows // chosen.block_rows), -(-classes // chosen.block_classes)
+        dealt = shares(blocks, tiles, chosen, width, 2, multiprocessors)
+        assert (dealt.splits - 1) * dealt.tiles_per_split < tiles
+        assert dealt.splits * dealt.tiles_per_split >= tiles
+        assert 1 <= dealt.group_blocks <= blocks
+
+
+def test_few_rows_are_split_over_the_device() -> None:
+    chosen = configuration(128, 128_256, 4096, 2, "ieee", Burden.TOP_TWO, False, (9, 0))
+    dealt = shares(1, -(-128_256 // chosen.block_classes), chosen, 4096, 2, 132)
+    assert dealt.splits >= 100
+
+
+def test_a_large_weight_is_read_few_times() -> None:
+    # The row blocks of a group walk it together; their features must stay in the cache meanwhile.
+    for rows, classes in [(8192, 128_256), (65_536, 32_000)]:
+        chosen = configuration(rows, classes, 4096, 2, "ieee", Burden.TOP_TWO, False, (9, 0))
+        blocks, tiles = -(-rows // chosen.block_rows), -(-classes // chosen.block_classes)
+        dealt = shares(blocks, tiles, chosen, 4096, 2, 132)
+        assert 12 <= dealt.group_blocks <= 36
+
+
+def test_a_small_change_of_shape_is_no_other_kernel() -> None:
+    for classes in (900, 1000):
+        chosen = configuration(60_000, classes, 1000, 2, "ieee", Burden.TOP_TWO, False, (9, 0))
+        assert chosen == configuration(65_536, 1000, 1024, 2, "ieee", Burden.TOP_TWO, False, (9, 0))
+
+
+def test_units_are_powers_of_two() -> None:
+    assert [unit_of(size) for size in (1, 2, 12, 40, 48, 1024)] == [1, 2, 4, 8, 16, 16]
+    assert unit_of(256, 24) == 8
+    assert unit_of(0, 0) == 16
+    assert slicing(96, 32, 2) == {"MASKED": False, "PEELED": False, "WIDTH_UNIT": 16}
+    assert slicing(40, 32, 2) == {"MASKED": True, "PEELED": False, "WIDTH_UNIT": 8}
+    assert slicing(41, 32, 2) == {"MASKED": False, "PEELED": True, "WIDTH_UNIT": 1}
+    assert slicing(31, 32, 2) == {"MASKED": True, "PEELED": False, "WIDTH_UNIT": 1}
+    assert not slicing_widths([64, 128], 64)["MASKED"]
+    assert slicing_widths([60, 128], 64)["MASKED"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "precision"), [("highest", "ieee"), ("high", "tf32"), ("medium", "tf32")]
+)
+def test_float32_products_follow_torchs_setting(setting: str, precision: str) -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(setting)
+        assert float32_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_shipped_kernels_are_told_apart_and_complete() -> None:
+    kernels = linear.shipped()
+    assert len({kernel.name for kernel in kernels}) == len(kernels)
+    for kernel in kernels:
+        constants = {name for name, kind in kernel.signature.items() if kind == "constexpr"}
+        assert constants == set(kernel.constexprs), kernel.name
