@@ -17,7 +17,7 @@ from dynams_kernels._kinds import BIT, LABELLED_KINDS, LOGSUMEXP, kinds_of, mask
 from dynams_kernels._selection_checks import check_group_range, check_group_sizes
 
 # Rows are scored in blocks of about this many logits, so that a linear score never holds all of them.
-TILE_ELEMENTS = 1 << 22
+TILE_ELEMENTS = 1 << 20
 
 _SOFTMAX_KINDS = mask_of(("probability", "loss", "el2n", "entropy", "confidence"))
 _LOGSUMEXP = BIT[LOGSUMEXP]
@@ -117,14 +117,16 @@ def row_scores(
         # p1 - p2 = p1 (1 - exp(-gap)): no cancellation where the two are close.
         out["probability"] = -torch.expm1(-gap) / total
         out["confidence"] = (total - 1) / total
-        terms = torch.where(softmax > 0, softmax * log_softmax, torch.zeros_like(softmax))
-        out["entropy"] = -terms.sum(1)
+        if "entropy" in wanted:
+            terms = torch.where(softmax > 0, softmax * log_softmax, torch.zeros_like(softmax))
+            out["entropy"] = -terms.sum(1)
         if labels is not None and own is not None:
             index = safe.unsqueeze(1)
             out["loss"] = -log_softmax.gather(1, index).squeeze(1)
-            others = softmax.scatter(1, index, 0.0)
-            # ||p - y||^2 = sum of p_c^2 over the others + (1 - p_y)^2, and 1 - p_y is the others' sum.
-            out["el2n"] = (others.square().sum(1) + others.sum(1).square()).sqrt()
+            if "el2n" in wanted:
+                others = softmax.scatter(1, index, 0.0)
+                # ||p - y||^2 = sum of p_c^2 over the others + (1 - p_y)^2, and 1 - p_y is the others' sum.
+                out["el2n"] = (others.square().sum(1) + others.sum(1).square()).sqrt()
 
     nan = torch.full_like(gap, torch.nan)
     rows = []

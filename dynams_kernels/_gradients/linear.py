@@ -24,7 +24,7 @@ Operands = tuple[Tensor, Tensor, Tensor | None]
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 # What a tile of logits holds: on a GPU enough to fill it, on a CPU no more than stays in cache.
-_TILE_ELEMENTS = {"cpu": 1 << 22}
+_TILE_ELEMENTS = {"cpu": 1 << 21}
 _TILE_ELEMENTS_ELSEWHERE = 1 << 24
 # A tile of fewer rows would make the weight's gradient, read and written by each, the slower part.
 _TILE_ROWS = 4096
