@@ -16,8 +16,9 @@ from dynams_kernels._backends.products import apart
 from dynams_kernels._kinds import BIT, LABELLED_KINDS, LOGSUMEXP, kinds_of, mask_of
 from dynams_kernels._selection_checks import check_group_range, check_group_sizes
 
-# Rows are scored in blocks of about this many logits, so that a linear score never holds all of them.
-TILE_ELEMENTS = 1 << 20
+# Rows are scored in blocks of about this many logits, so that a linear score never holds all of them: on a CPU they stay in
+# cache, elsewhere they are worth their launches.
+_BLOCK_ON_CPU, _BLOCK_ELSEWHERE = 1 << 20, 1 << 22
 
 _SOFTMAX_KINDS = mask_of(("probability", "loss", "el2n", "entropy", "confidence"))
 _LOGSUMEXP = BIT[LOGSUMEXP]
@@ -191,7 +192,7 @@ def linear_by_blocks(
     batch, classes = features.shape[0], weight.shape[0]
     scores = empty_scores(features, kinds.bit_count(), len(widths), batch)
     pair_rows = torch.empty((batch if pairs else 0, 2), dtype=torch.int64, device=features.device)
-    step = max(1, TILE_ELEMENTS // classes)
+    step = max(1, (_BLOCK_ON_CPU if features.is_cpu else _BLOCK_ELSEWHERE) // classes)
     for begin in range(0, batch, step):
         block = slice(begin, begin + step)
         block_labels = None if labels is None else labels[block]
