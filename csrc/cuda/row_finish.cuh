@@ -41,7 +41,7 @@ struct RowScorer {
     if (state.largest == -infinity<T>()) state.ties = static_cast<T>(facts.classes);
     total = state.mass + state.ties;
     not_largest = state.mass + (state.ties - T(1));
-    if (kinds & (kLoss | kEntropy)) log_total = state.ties == T(1) ? log1p(not_largest) : log(total);
+    if (kinds & (kLoss | kEntropy | kLogsumexp)) log_total = state.ties == T(1) ? log1p(not_largest) : log(total);
   }
 
   __device__ __forceinline__ T gap() const { return difference(state.largest, state.second); }
@@ -87,6 +87,8 @@ struct RowScorer {
         return el2n();
       case kEntropy:
         return entropy();
+      case kLogsumexp:
+        return state.largest + log_total;
       default:
         return confidence();
     }
@@ -95,17 +97,17 @@ struct RowScorer {
 
 // Writes a score for each kind asked for, `stride` elements apart: NaN where the row holds one, and for kinds that need
 // a label where that is no class.
-template <int kSums, class T>
+template <int kSums, uint32_t kKnown = kAllKinds, class T>
 __device__ __forceinline__ void write_scores(const RowState<T>& state, const RowFacts<T>& facts, uint32_t kinds, T* to,
                                              int64_t stride) {
   // Without sums these are the only kinds: the others' code would only cost registers.
-  constexpr uint32_t kPossible = kSums == kNoSums    ? kAllKinds & ~kSoftmaxKinds
-                                 : kSums == kMassSum ? kAllKinds & ~(kEl2n | kEntropy)
-                                                     : kAllKinds;
+  constexpr uint32_t kPossible = kSums == kNoSums    ? kKnown & ~kSoftmaxKinds
+                                 : kSums == kMassSum ? kKnown & ~(kEl2n | kEntropy)
+                                                     : kKnown;
   const bool unknown = state.largest != state.largest;
   const RowScorer<T> scorer(state, facts, kinds & kPossible);
 #pragma unroll
-  for (uint32_t kind = 1; kind <= kAllKinds; kind <<= 1) {
+  for (uint32_t kind = 1; kind <= kKnown; kind <<= 1) {
     if (!(kPossible & kind) || !(kinds & kind)) continue;
     const bool missing = unknown || ((kind & kLabelledKinds) && !facts.labelled);
     *to = missing ? not_a_number<T>() : scorer.score(kind);

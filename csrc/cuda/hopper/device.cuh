@@ -1,0 +1,43 @@
+// Operations of the Hopper kernels that CUDA C++ has no name for; their memory orders are written out.
+#pragma once
+
+#include "../device.cuh"
+
+#ifdef __CUDACC__
+
+namespace dynams {
+
+// The product clamped to [0, 1]; 0 for NaN.
+__device__ __forceinline__ float saturated_product(float a, float b) {
+  float out;
+  asm("mul.sat.f32 %0, %1, %2;" : "=f"(out) : "f"(a), "f"(b));
+  return out;
+}
+
+// Makes a word of device memory at least `value`; what it was before.
+__device__ __forceinline__ uint32_t raise(uint32_t* word, uint32_t value) { return atomicMax(word, value); }
+
+// Counts an arrival; how many there were before. What the thread, and those it has met, did before is seen by whoever
+// arrives later.
+__device__ __forceinline__ uint32_t arrive(uint32_t* count) {
+  uint32_t before;
+  asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;" : "=r"(before) : "l"(count) : "memory");
+  return before;
+}
+
+// A word that other blocks write: past the first-level cache, which does not hear of it.
+__device__ __forceinline__ uint32_t fresh(const uint32_t* word) {
+  uint32_t value;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
+  return value;
+}
+
+// Waits until the launch before this one in the stream has ended and its writes are seen; for kernels that are launched
+// before it has (programmatic dependent launch).
+__device__ __forceinline__ void wait_for_launch_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
+}  // namespace dynams
+
+#else
+#include "hopper_on_host.h"  // the same names for a CPU, by which the tests run the reductions
+#endif

@@ -1,0 +1,17 @@
+// The kernels of one element type and reduction, in all tilings: declared without CUTLASS, which head_kernel.cuh takes.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "linear_head.h"
+
+namespace dynams {
+
+template <class Element, class Task>
+struct HeadKernels {
+  // Launches the product of `head` with `task` as the end of its tiles.
+  static cudaError_t launch(const HopperHead& head, const Task& task, int multiprocessors, cudaStream_t stream);
+  static cudaError_t preload();
+};
+
+}  // namespace dynams

@@ -1,0 +1,126 @@
+// Scores of a linear head on Hopper: from a request to its launches.
+//
+// The gap alone: one launch, after its 8 bytes a row are zeroed. All else: launches over as many rows as the states of
+// bounded scratch serve, each followed by the merge of their states.
+#include <cuda_runtime.h>
+
+#include <algorithm>
+
+#include "../row_plan.h"
+#include "gap.cuh"
+#include "head_kernels.h"
+#include "linear_head.h"
+#include "merge_states.cuh"
+
+namespace dynams {
+
+extern template struct HeadKernels<BFloat, GapTask>;
+extern template struct HeadKernels<BFloat, StatesTask>;
+extern template struct HeadKernels<Half, GapTask>;
+extern template struct HeadKernels<Half, StatesTask>;
+
+namespace {
+
+constexpr int64_t kMostWarps = 8;  // of those that share a tile
+
+int64_t class_tiles_of(const HopperHead& head) {
+  return quotient_above(head.classes, kHeadTileClasses[static_cast<int>(head.tile)]);
+}
+
+int64_t gap_words(const HopperHead& head) {
+  return 2 * head.rows + kMostWarps * quotient_above(head.rows, kHeadTileRows);
+}
+
+// Bytes of a row's states, and of its label's logit.
+int64_t bytes_of_row(const HopperHead& head) {
+  return (floats_of_state(head.kinds) * class_tiles_of(head) + 1) * static_cast<int64_t>(sizeof(float));
+}
+
+// Whole swizzles of 16 row tiles, if they fit, as the scheduler computes whole ones; else whole clusters of two.
+int64_t rows_at_once(const HopperHead& head) {
+  constexpr int64_t kSwizzle = 16 * kHeadTileRows, kCluster = 2 * kHeadTileRows;
+  const int64_t fitting = kMostStateBytes / bytes_of_row(head);
+  const int64_t unit = fitting >= kSwizzle ? kSwizzle : kCluster;
+  return std::min(head.rows, std::max(fitting / unit, int64_t(1)) * unit);
+}
+
+template <class Task>
+cudaError_t launch(const HopperHead& head, const Task& task, int multiprocessors, cudaStream_t stream) {
+  if (head.dtype == DType::kFloat16) return HeadKernels<Half, Task>::launch(head, task, multiprocessors, stream);
+  return HeadKernels<BFloat, Task>::launch(head, task, multiprocessors, stream);
+}
+
+cudaError_t score_gap(const HopperHead& head, int multiprocessors, cudaStream_t stream) {
+  const cudaError_t error =
+      cudaMemsetAsync(head.scratch, 0, static_cast<size_t>(gap_words(head)) * sizeof(uint32_t), stream);
+  if (error != cudaSuccess) return error;
+  const auto words = static_cast<uint32_t*>(head.scratch);
+  const GapTask task{words, words + head.rows, words + 2 * head.rows, head.scores,
+                     static_cast<uint32_t>(class_tiles_of(head))};
+  return launch(head, task, multiprocessors, stream);
+}
+
+// The merge may be brought up while the last tiles are in work: it waits for them itself.
+cudaError_t launch_merge(const StatesTask& task, cudaStream_t stream) {
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(quotient_above(task.rows, kWarpLanes)));
+  config.blockDim = dim3(kMergeWarps * kWarpLanes);
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, merge_states, task);
+}
+
+cudaError_t score_by_states(const HopperHead& head, int multiprocessors, cudaStream_t stream) {
+  const int64_t at_once = rows_at_once(head);
+  for (int64_t begin = 0; begin < head.rows; begin += at_once) {
+    HopperHead part = head;
+    part.rows = std::min(at_once, head.rows - begin);
+    part.features = static_cast<const uint16_t*>(head.features) + begin * head.features_stride;
+    StatesTask task{};
+    task.labels = head.labels == nullptr ? nullptr : head.labels + begin;
+    task.own = static_cast<float*>(head.scratch);
+    task.states = task.own + at_once;
+    task.kinds = head.kinds;
+    task.rows = part.rows;
+    task.classes = head.classes;
+    task.class_tiles = class_tiles_of(head);
+    task.scores = head.scores + begin;
+    task.scores_stride = head.scores_stride;
+    cudaError_t error = launch(part, task, multiprocessors, stream);
+    if (error == cudaSuccess) error = launch_merge(task, stream);
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
+}  // namespace
+
+int64_t hopper_head_scratch(const HopperHead& head) {
+  if (head.kinds == kGap) return gap_words(head) * static_cast<int64_t>(sizeof(uint32_t));
+  return rows_at_once(head) * bytes_of_row(head);
+}
+
+cudaError_t hopper_head(const HopperHead& head, int multiprocessors, cudaStream_t stream) {
+  return head.kinds == kGap ? score_gap(head, multiprocessors, stream) : score_by_states(head, multiprocessors, stream);
+}
+
+cudaError_t preload_hopper_head() {
+  int device = 0, major = 0, minor = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  if (error != cudaSuccess || major != 9 || minor != 0) return error;
+  cudaFuncAttributes attributes;
+  error = cudaFuncGetAttributes(&attributes, merge_states);
+  if (error == cudaSuccess) error = HeadKernels<BFloat, GapTask>::preload();
+  if (error == cudaSuccess) error = HeadKernels<BFloat, StatesTask>::preload();
+  if (error == cudaSuccess) error = HeadKernels<Half, GapTask>::preload();
+  if (error == cudaSuccess) error = HeadKernels<Half, StatesTask>::preload();
+  return error;
+}
+
+}  // namespace dynams
