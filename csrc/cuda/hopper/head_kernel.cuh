@@ -35,25 +35,9 @@ namespace dynams {
 using Pingpong = cutlass::gemm::KernelTmaWarpSpecializedPingpong;
 using Cooperative = cutlass::gemm::KernelTmaWarpSpecializedCooperative;
 
-// Stages of 64 features each: as many as 227 KB of shared memory hold.
-template <class Schedule_, int kClasses, int kStages_>
-struct Tiling {
-  using Schedule = Schedule_;
-  static constexpr int kStages = kStages_;
-  static constexpr int kGroups = std::is_same_v<Schedule, Cooperative> ? 2 : 1;
-  using Shape = TileShape<kHeadTileRows / 64 / kGroups, kGroups, kClasses>;
-};
-
-template <HeadTile kTile>
-struct TilingOf;
-template <>
-struct TilingOf<HeadTile::k128x128> : Tiling<Pingpong, 128, 7> {};
-template <>
-struct TilingOf<HeadTile::k128x144> : Tiling<Pingpong, 144, 6> {};
-template <>
-struct TilingOf<HeadTile::k128x192> : Tiling<Pingpong, 192, 5> {};
-template <>
-struct TilingOf<HeadTile::k128x256> : Tiling<Cooperative, 256, 4> {};
+// Steps of 64 features that are in shared memory at once: as many as a block's 227 KB hold, but for barriers.
+template <class Shape>
+constexpr int kStages = ((227 << 10) - 1024) / ((Shape::kTileRows + Shape::kColumns) * 64 * 2);
 
 // The logits of a lane by row of its quad and place in the row.
 template <class Accumulators>
@@ -66,7 +50,7 @@ struct WgmmaLogits {
 };
 
 // What CUTLASS calls at the end of every tile, as its epilogue.
-template <class Tiling, class Element, class Task>
+template <class Shape, class Element, class Task>
 class Reduction {
  public:
   struct Arguments {
@@ -95,7 +79,6 @@ class Reduction {
   template <class Problem, class Block, class Place, class Accumulators, class Product, class Residue>
   CUTLASS_DEVICE void operator()(const Problem&, const Block&, const Place& place, Accumulators& accumulators,
                                  const Product&, const Residue& left, int thread, char*) const {
-    using Shape = typename Tiling::Shape;
     const int rows = cute::get<0>(left), classes = cute::get<1>(left);
     // The scheduler rounds the tiles up to whole swizzles and clusters.
     if (rows <= 0 || classes <= 0) return;
@@ -119,23 +102,24 @@ using CutlassElement = std::conditional_t<std::is_same_v<Element, Half>, cutlass
 // The whole kernel of one element type, tiling and reduction.
 template <class Element, HeadTile kTile, class Task>
 struct HeadKernel {
-  using Tiling = TilingOf<kTile>;
+  using Shape = ShapeOf<kTile>;
+  using Schedule = std::conditional_t<Shape::kGroups == 2, Cooperative, Pingpong>;
   using Operand = CutlassElement<Element>;
-  using Tile = cute::Shape<cute::Int<Tiling::Shape::kTileRows>, cute::Int<Tiling::Shape::kColumns>, cute::_64>;
+  using Tile = cute::Shape<cute::Int<Shape::kTileRows>, cute::Int<Shape::kColumns>, cute::_64>;
   using Cluster = cute::Shape<cute::_2, cute::_1, cute::_1>;
   using Stride = cute::Stride<int64_t, cute::_1, int64_t>;
   using Product = decltype(cute::make_tiled_mma(
       cute::GMMA::ss_op_selector<Operand, Operand, float, Tile, cute::GMMA::Major::K, cute::GMMA::Major::K>(),
-      cute::Layout<cute::Shape<cute::Int<Tiling::kGroups>, cute::_1, cute::_1>>{}));
+      cute::Layout<cute::Shape<cute::Int<Shape::kGroups>, cute::_1, cute::_1>>{}));
   using SharedLayout = cute::GMMA::Layout_K_SW128_Atom<Operand>;
   using Mainloop = cutlass::gemm::collective::CollectiveMma<
-      cutlass::gemm::MainloopSm90TmaGmmaWarpSpecialized<Tiling::kStages, Cluster, typename Tiling::Schedule>, Tile,
-      Operand, Stride, Operand, Stride, Product,                         //
+      cutlass::gemm::MainloopSm90TmaGmmaWarpSpecialized<kStages<Shape>, Cluster, Schedule>, Tile, Operand, Stride,
+      Operand, Stride, Product,                                          //
       cute::SM90_TMA_LOAD, SharedLayout, void, cute::identity,           // features
       cute::SM90_TMA_LOAD_MULTICAST, SharedLayout, void, cute::identity  // weight
       >;
   using Epilogue =
-      cutlass::epilogue::collective::detail::Sm90TmaWarpSpecializedAdapter<Reduction<Tiling, Element, Task>>;
+      cutlass::epilogue::collective::detail::Sm90TmaWarpSpecializedAdapter<Reduction<Shape, Element, Task>>;
   using Kernel = cutlass::gemm::kernel::GemmUniversal<cute::Shape<int, int, int, int>, Mainloop, Epilogue,
                                                       cutlass::gemm::PersistentScheduler>;
 
@@ -156,7 +140,7 @@ struct HeadKernel {
     arguments.epilogue = {task, static_cast<const Element*>(head.bias)};
     arguments.hw_info.sm_count = multiprocessors;
     arguments.scheduler.max_swizzle_size =
-        swizzle_of(quotient_above(rows, Tiling::Shape::kTileRows), quotient_above(classes, Tiling::Shape::kColumns));
+        swizzle_of(quotient_above(rows, Shape::kTileRows), quotient_above(classes, Shape::kColumns));
     const typename Kernel::Params params = Kernel::to_underlying_arguments(arguments, nullptr);
 
     cudaLaunchAttribute cluster{};
@@ -172,21 +156,6 @@ struct HeadKernel {
     return cudaLaunchKernelEx(&config, cutlass::device_kernel<Kernel>, params);
   }
 };
-
-// Calls `work` with the tiling of that number, as a constant.
-template <class Work>
-auto for_tile(HeadTile tile, Work work) {
-  switch (tile) {
-    case HeadTile::k128x128:
-      return work(std::integral_constant<HeadTile, HeadTile::k128x128>{});
-    case HeadTile::k128x144:
-      return work(std::integral_constant<HeadTile, HeadTile::k128x144>{});
-    case HeadTile::k128x192:
-      return work(std::integral_constant<HeadTile, HeadTile::k128x192>{});
-    default:
-      return work(std::integral_constant<HeadTile, HeadTile::k128x256>{});
-  }
-}
 
 template <class Element, class Task>
 cudaError_t HeadKernels<Element, Task>::launch(const HopperHead& head, const Task& task, int multiprocessors,

@@ -7,8 +7,11 @@
 // further.
 #pragma once
 
+#include <type_traits>
+
 #include "../row_accumulator.cuh"
 #include "device.cuh"
+#include "linear_head.h"
 
 namespace dynams {
 
@@ -23,6 +26,26 @@ struct TileShape {
   static constexpr int kWarpRows = 8 * kRows;   // of a warp
   static_assert(kRows <= 4 && kColumns % 8 == 0, "a row for a lane");
 };
+
+// Ping-pong: two products of one warpgroup; cooperative: one of each of two.
+template <HeadTile kTile>
+using ShapeOf = TileShape<kTile == HeadTile::k128x256 ? 1 : 2, kTile == HeadTile::k128x256 ? 2 : 1,
+                          kHeadTileClasses[static_cast<int>(kTile)]>;
+
+// Calls `work` with the tiling of that number, as a constant.
+template <class Work>
+auto for_tile(HeadTile tile, Work work) {
+  switch (tile) {
+    case HeadTile::k128x128:
+      return work(std::integral_constant<HeadTile, HeadTile::k128x128>{});
+    case HeadTile::k128x144:
+      return work(std::integral_constant<HeadTile, HeadTile::k128x144>{});
+    case HeadTile::k128x192:
+      return work(std::integral_constant<HeadTile, HeadTile::k128x192>{});
+    default:
+      return work(std::integral_constant<HeadTile, HeadTile::k128x256>{});
+  }
+}
 
 // Where a thread of those that share a tile is, and where what it holds belongs.
 template <class Shape>
