@@ -4,6 +4,8 @@ from torch import Tensor
 
 ARCHITECTURES: list[str]
 CUDA_VERSION: str
+# Why the module lacks the linear head's kernel; empty where it has it.
+HOPPER: str
 
 def why_unusable(device: int, /) -> str: ...
 def row_scores(
@@ -18,6 +20,26 @@ def row_scores(
     kinds: int,
     scores: int,
     scores_stride: int,
+    new_empty: Callable[[int], Tensor],
+    device: int,
+    stream: int,
+    /,
+) -> None: ...
+def linear_scores(
+    features: int,
+    features_stride: int,
+    weight: int,
+    weight_stride: int,
+    bias: int,
+    labels: int,
+    dtype: int,
+    rows: int,
+    classes: int,
+    width: int,
+    kinds: int,
+    scores: int,
+    scores_stride: int,
+    tile: int,
     new_empty: Callable[[int], Tensor],
     device: int,
     stream: int,

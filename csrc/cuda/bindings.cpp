@@ -13,6 +13,7 @@
 
 #include "../common/integer_call.h"
 #include "current_device.h"
+#include "hopper/linear_head.h"
 #include "row_scores.h"
 #include "smallest_k.h"
 
@@ -84,6 +85,9 @@ std::string why_unusable(int device) {
   error = on_device.error();
   if (error == cudaSuccess) error = preload_row_scores();
   if (error == cudaSuccess) error = preload_smallest_k();
+#ifdef DYNAMS_HOPPER
+  if (error == cudaSuccess) error = preload_hopper_head();
+#endif
   if (error == cudaSuccess) return "";
   cudaGetLastError();  // the answer is this text: no later call may meet the error
   return std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error);
@@ -115,6 +119,55 @@ void launch_row_scores(uintptr_t logits, int32_t dtype, int64_t rows, int64_t cl
   task.scratch = scratch.data();
   check(row_scores(task, multiprocessors, pointer<CUstream_st>(stream)), "row_scores");
 }
+
+#ifdef DYNAMS_HOPPER
+constexpr const char* kWithoutHopper = "";
+
+// Whether TMA can describe rows of `width` 2-byte elements, `stride` apart.
+bool is_describable(uintptr_t matrix, int64_t rows, int64_t stride, int64_t width) {
+  constexpr int64_t kAlignment = 16, kElement = 2, kMost = INT32_MAX;
+  const bool strided = rows == 1 || (stride >= width && stride * kElement % kAlignment == 0);
+  return matrix != 0 && matrix % kAlignment == 0 && rows >= 1 && rows <= kMost && width >= 1 && width <= kMost &&
+         strided;
+}
+
+void launch_linear_scores(uintptr_t features, int64_t features_stride, uintptr_t weight, int64_t weight_stride,
+                          uintptr_t bias, uintptr_t labels, int32_t dtype, int64_t rows, int64_t classes, int64_t width,
+                          uint32_t kinds, uintptr_t scores, int64_t scores_stride, int32_t tile, PyObject* new_empty,
+                          int device, uintptr_t stream) {
+  HopperHead head{};
+  head.features = pointer<const void>(features);
+  head.weight = pointer<const void>(weight);
+  head.bias = pointer<const void>(bias);
+  head.labels = pointer<const int64_t>(labels);
+  head.dtype = dtype_numbered(dtype);
+  head.rows = rows;
+  head.classes = classes;
+  head.width = width;
+  head.features_stride = features_stride;
+  head.weight_stride = weight_stride;
+  head.kinds = kinds;
+  head.scores = pointer<float>(scores);
+  head.scores_stride = scores_stride;
+  if (!is_describable(features, rows, features_stride, width)) throw py::value_error("features: no rows for TMA");
+  if (!is_describable(weight, classes, weight_stride, width)) throw py::value_error("weight: no rows for TMA");
+  if (head.dtype != DType::kFloat16 && head.dtype != DType::kBFloat16)
+    throw py::value_error("dtype: got " + std::to_string(dtype) + ", want 2 or 3");
+  if (bias % 4 != 0) throw py::value_error("bias: want 4-byte alignment");
+  if (classes < 2) throw py::value_error("weight: want at least two classes");
+  if ((kinds & ~kHopperKinds) != 0 || kinds == 0) throw py::value_error("kinds: unknown bits");
+  if ((kinds & kLabelledKinds) && labels == 0) throw py::value_error("labels: wanted by kinds, got null");
+  if (tile < 0 || tile >= kHeadTiles) throw py::value_error("tile: got " + std::to_string(tile) + ", want 0 to 3");
+  head.tile = static_cast<HeadTile>(tile);
+  const OnDevice on_device(device);
+  check(on_device.error(), "cudaSetDevice");
+  const Scratch scratch(new_empty, hopper_head_scratch(head), head.dtype);
+  head.scratch = scratch.data();
+  check(hopper_head(head, multiprocessors_of(device), pointer<CUstream_st>(stream)), "linear_scores");
+}
+#else
+constexpr const char* kWithoutHopper = DYNAMS_WITHOUT_HOPPER;
+#endif
 
 // For tests: zeros leave a matter to the plan, see SelectionForce.
 void launch_smallest_k_forced(uintptr_t values, int32_t dtype, int64_t count, int64_t k, uintptr_t out_values,
@@ -155,10 +208,14 @@ PYBIND11_MODULE(_cuda, module) {
   module.doc() = "CUDA kernels on raw pointers; see dynams_kernels for the functions to call.";
   module.attr("ARCHITECTURES") = architectures();
   module.attr("CUDA_VERSION") = version_text(CUDART_VERSION);
+  module.attr("HOPPER") = kWithoutHopper;
   module.def("why_unusable", &why_unusable,
              "Why the kernels cannot run on a device (empty where they can); loads them.");
   static PyMethodDef calls[] = {
       integer_call<&launch_row_scores>("row_scores"),
+#ifdef DYNAMS_HOPPER
+      integer_call<&launch_linear_scores>("linear_scores"),
+#endif
       integer_call<&launch_smallest_k>("smallest_k"),
       integer_call<&launch_smallest_k_forced>("smallest_k_forced"),
       {},

@@ -1,7 +1,8 @@
 """The backends of CUDA tensors together: each primitive by the best one that can run on the tensors' device.
 
-Row scores and selection: the compiled CUDA kernels, else Triton, else plain torch. Linear scores: Triton, else plain torch
-with the row scores of the former. Nothing here touches the driver before the first call.
+Row scores and selection: the compiled CUDA kernels, else Triton, else plain torch. Linear scores: the compiled kernel (on
+Hopper) or one of Triton's, as `linear_choice` has it for the shape, else plain torch with the row scores of the former. Nothing
+here touches the driver before the first call.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dynams_kernels._backends import eager
+from dynams_kernels._backends.linear_choice import HOPPER_TILES, Candidate, choose
 from dynams_kernels._backends.native_cuda import NativeCuda
 from dynams_kernels._device import on_device
 
@@ -33,6 +35,7 @@ class Served:
 
     native: NativeCuda | None
     triton: Triton | None
+    native_linear: bool = False  # whether the native kernels are those of linear heads too
 
     @cached_property
     def rows(self) -> Any:
@@ -43,7 +46,29 @@ class Served:
         """The backend's name for each primitive."""
         fallback = "triton" if self.triton else "eager"
         rows = "native_cuda" if self.native else fallback
-        return {"row_scores": rows, "linear_scores": fallback, "smallest_k": rows}
+        linear = f"native_cuda, {fallback}" if self.native_linear else fallback
+        return {"row_scores": rows, "linear_scores": linear, "smallest_k": rows}
+
+    def linear_candidates(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        widths: Sequence[int],
+        kinds: int,
+        pairs: bool,
+    ) -> tuple[Candidate, ...]:
+        """Those that can serve these operands on this device. Plain torch always can, and is alone where products are in float64."""
+        if features.dtype == torch.float64:
+            return ("eager",)
+        found: list[Candidate] = []
+        operands = (features, weight, widths, kinds, pairs)
+        if self.native_linear and self.native and self.native.serves_linear(*operands):
+            found += HOPPER_TILES
+        if self.triton is not None:
+            if self.triton.describable(*operands):
+                found.append("triton descriptors")
+            found.append("triton pointers")
+        return (*found, "eager")
 
 
 class Gpu:
@@ -106,7 +131,8 @@ class Gpu:
             )
         if not why_not and self._load_triton is not None:
             triton = self._load_triton()
-        return Served(native, triton)
+        native_linear = native is not None and not native.why_no_linear_scores(device)
+        return Served(native, triton, native_linear)
 
     def _of(self, tensor: Tensor) -> Served:
         device = tensor.get_device()
@@ -137,12 +163,49 @@ class Gpu:
         kinds: int,
         pairs: bool,
     ) -> tuple[Tensor, Tensor]:
-        """See `registry.Backend`. Float64 has no tensor-core tile worth writing: torch's product, block by block."""
-        triton = self._of(features).triton
+        """See `registry.Backend`."""
+        candidates = self._of(features).linear_candidates(features, weight, widths, kinds, pairs)
+        chosen = choose(features.shape[0], weight.shape[0], widths[-1], kinds, candidates)
         operands = (features, weight, bias, labels, class_distances, widths, kinds, pairs)
-        if triton is None or features.dtype == torch.float64:
-            return eager.linear_by_blocks(self.row_scores, *operands)
-        return triton.linear_scores(*operands)
+        return self.linear_scores_by(chosen, *operands)
+
+    def linear_candidates(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        widths: Sequence[int],
+        kinds: int,
+        pairs: bool,
+    ) -> tuple[Candidate, ...]:
+        """The kernels that can compute the linear scores of these operands, for `linear_scores_by`."""
+        return self._of(features).linear_candidates(features, weight, widths, kinds, pairs)
+
+    def linear_scores_by(
+        self,
+        candidate: Candidate,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor | None,
+        class_distances: Tensor | None,
+        widths: Sequence[int],
+        kinds: int,
+        pairs: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """`linear_scores` by one of `linear_candidates`."""
+        served = self._of(features)
+        if candidate in HOPPER_TILES and served.native is not None:
+            tile = HOPPER_TILES[candidate]
+            operands = (features, weight, bias, labels)
+            scores = served.native.linear_scores(*operands, widths[0], kinds, tile)
+            return scores, features.new_empty(0, 2, dtype=torch.int64)
+        operands_of_all = (features, weight, bias, labels, class_distances, widths, kinds, pairs)
+        if candidate == "eager" or served.triton is None:
+            return eager.linear_by_blocks(self.row_scores, *operands_of_all)
+        return served.triton.linear_scores(
+            *operands_of_all, descriptors=candidate == "triton descriptors"
+        )
 
     def smallest_k(self, values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:
         """See `registry.Backend`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -12,11 +13,17 @@ from torch import Tensor
 from dynams_kernels._backends.eager import empty_scores
 from dynams_kernels._backends.native_rows import DTYPE_NUMBER
 from dynams_kernels._backends.order import in_order
-from dynams_kernels._device import is_current, raw_stream
+from dynams_kernels._device import capability, is_current, raw_stream
+from dynams_kernels._kinds import BIT, LABELLED_KINDS, mask_of
+
+# Hopper's tensor cores; wgmma is no instruction of any other capability.
+_HOPPER = (9, 0)
+_HALVES = (torch.bfloat16, torch.float16)
+_LABELLED = mask_of(LABELLED_KINDS)
 
 
 class NativeCuda:
-    """Row scores and selection on CUDA tensors; linear scores are not among the compiled kernels.
+    """Row scores and selection on CUDA tensors, and on Hopper the scores of linear heads.
 
     Every launch goes to the current stream of the tensors' device, and its scratch comes from torch's allocator, so that
     it lives as long as the stream needs it and is part of a graph's capture: the module asks for what it needs through a
@@ -88,6 +95,85 @@ class NativeCuda:
             ),
         )
 
+    def why_no_linear_scores(self, device: int) -> str:
+        """Why the linear head's kernel cannot run on a device; empty where it can."""
+        reason: str = self._module.HOPPER
+        found = torch.cuda.get_device_capability(device)
+        if not reason and found != _HOPPER:
+            reason = f"compute capability {found[0]}.{found[1]}, want 9.0"
+        return reason
+
+    def serves_linear(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        widths: Sequence[int],
+        kinds: int,
+        pairs: bool,
+    ) -> bool:
+        """Whether the linear head's kernel can serve these operands: one width of half-precision rows that TMA can describe."""
+        return (
+            not self._module.HOPPER
+            and capability(features) == _HOPPER
+            and features.dtype in _HALVES
+            and len(widths) == 1
+            and not pairs
+            and not kinds & BIT["distance"]
+            and _describable(
+                *features.shape, *features.stride(), features.data_ptr() % 16, widths[0]
+            )
+            and _describable(*weight.shape, *weight.stride(), weight.data_ptr() % 16, widths[0])
+            and not features.is_neg()
+            and not weight.is_neg()
+        )
+
+    def linear_scores(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor | None,
+        width: int,
+        kinds: int,
+        tile: int,
+    ) -> Tensor:
+        """Scores (n, 1, B) of operands that `serves_linear`; `tile`: which of `linear_choice.HOPPER_TILES`."""
+        batch, classes = features.shape[0], weight.shape[0]
+        scores = features.new_empty(kinds.bit_count(), 1, batch, dtype=torch.float32)
+        if batch == 0:
+            return scores
+        if bias is not None:
+            bias = bias.resolve_neg().contiguous()
+            if bias.data_ptr() % 4:
+                bias = bias.clone()  # the kernel reads two at a time
+        if labels is not None:
+            labels = labels.contiguous() if kinds & _LABELLED else None
+        device = features.get_device()
+        _launch(
+            self._module.linear_scores,
+            device,
+            (
+                features.data_ptr(),
+                features.stride(0),
+                weight.data_ptr(),
+                weight.stride(0),
+                0 if bias is None else bias.data_ptr(),
+                0 if labels is None else labels.data_ptr(),
+                DTYPE_NUMBER[features.dtype],
+                batch,
+                classes,
+                width,
+                kinds,
+                scores.data_ptr(),
+                batch,
+                tile,
+                features.new_empty,
+                device,
+                raw_stream(device),
+            ),
+        )
+        return scores
+
     def smallest_k(self, values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:
         """See `registry.Backend`."""
         out_values = values.new_empty(k)
@@ -141,6 +227,17 @@ class NativeCuda:
                 raw_stream(device),
             ),
         )
+
+
+@lru_cache(maxsize=1024)
+def _describable(
+    rows: int, columns: int, row_stride: int, step: int, misaligned: int, width: int
+) -> bool:
+    """Whether TMA can describe the first `width` columns of a matrix of 2-byte elements."""
+    # 32-bit coordinates, 40-bit strides in bytes, all multiples of 16; one row's stride leads nowhere.
+    fits = rows < 1 << 31 and columns < 1 << 31 and row_stride < 1 << 38
+    strided = rows == 1 or (row_stride % 8 == 0 and row_stride >= width)
+    return fits and strided and not misaligned and (step == 1 or width == 1)
 
 
 def _launch(function: Callable[..., None], device: int, arguments: tuple[Any, ...]) -> None:

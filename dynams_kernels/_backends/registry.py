@@ -215,6 +215,7 @@ def describe() -> dict[str, dict[str, Any]]:
         cuda_details = {
             "architectures": list(_cuda_module.ARCHITECTURES),
             "cuda": _cuda_module.CUDA_VERSION,
+            "linear_scores": _cuda_module.HOPPER or "for compute capability 9.0",
         }
     native_cuda = _gpu_status(
         _cuda_module is not None,

@@ -39,11 +39,27 @@ class Triton:
         widths: Sequence[int],
         kinds: int,
         pairs: bool,
+        *,
+        descriptors: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """See `registry.Backend`."""
+        """See `registry.Backend`; with `descriptors`: by TMA, of operands that are `describable`."""
         return linear.linear_scores(
-            features, weight, bias, labels, class_distances, widths, kinds, pairs
+            features,
+            weight,
+            bias,
+            labels,
+            class_distances,
+            widths,
+            kinds,
+            pairs,
+            loads="descriptors" if descriptors else "pointers",
         )
+
+    def describable(
+        self, features: Tensor, weight: Tensor, widths: Sequence[int], kinds: int, pairs: bool
+    ) -> bool:
+        """Whether TMA can load these operands, and the kernel that it loads for can compute these scores."""
+        return linear.describable(features, weight, widths, kinds, pairs)
 
     def smallest_k(self, values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:
         """See `registry.Backend`."""

@@ -1,0 +1,118 @@
+"""Which kernel scores a linear head on a GPU: the one table, by shape of head.
+
+Its costs are predictions until a GPU has measured them: `bench/gpu.sh` times every candidate on every target shape and says
+where this table is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from dynams_kernels._kinds import BIT
+
+Candidate = Literal[
+    "hopper 128x128",
+    "hopper 128x144",
+    "hopper 128x192",
+    "hopper 128x256",
+    "triton descriptors",
+    "triton pointers",
+    "eager",
+]
+CANDIDATES: tuple[Candidate, ...] = get_args(Candidate)
+
+# The compiled Hopper kernel's tilings, as csrc/cuda/hopper/linear_head.h numbers them.
+HOPPER_TILES: Mapping[Candidate, int] = {
+    "hopper 128x128": 0,
+    "hopper 128x144": 1,
+    "hopper 128x192": 2,
+    "hopper 128x256": 3,
+}
+# Classes of a tile: all of a tile's columns are computed, whether they are classes or not.
+_TILE_CLASSES: Mapping[Candidate, int] = {
+    "hopper 128x128": 128,
+    "hopper 128x144": 144,
+    "hopper 128x192": 192,
+    "hopper 128x256": 256,
+    "triton descriptors": 128,
+    "triton pointers": 128,
+}
+
+
+@dataclass(frozen=True)
+class HeadClass:
+    """Heads of at least these sizes, and what a column of their logits costs in each candidate, relative to the cheapest.
+
+    Attributes:
+        logits: rows times classes; too few leave multiprocessors without a tile.
+        rows: of the features.
+        classes: of the head.
+        gap_width: features that take part, for the gap alone: the Hopper kernel hides its reduction behind so long a product.
+        sums_width: the same for all other kinds, whose reduction is longer.
+        costs: by candidate; one that is not named is never chosen.
+    """
+
+    logits: int
+    rows: int
+    classes: int
+    gap_width: int
+    sums_width: int
+    costs: Mapping[Candidate, float]
+
+
+# The first class that a head belongs to decides. Predicted from instruction counts and from bytes of shared memory a cycle,
+# of which 128 can be had: 128x128 wants 160, 128x144 153, 128x192 139, 128x256 128. The reduction of 128x256 is not hidden:
+# 2,200 cycles after every 16 a feature.
+_TABLE = (
+    HeadClass(2 << 20, 256, 256, 2048, 2048, {
+        "hopper 128x192": 1.0,
+        "hopper 128x256": 1.04,
+        "hopper 128x144": 1.07,
+        "hopper 128x128": 1.1,
+        "triton descriptors": 1.2,
+        "triton pointers": 1.3,
+    }),
+    HeadClass(2 << 20, 256, 256, 208, 384, {
+        "hopper 128x192": 1.0,
+        "hopper 128x144": 1.07,
+        "hopper 128x128": 1.1,
+        "hopper 128x256": 1.14,
+        "triton descriptors": 1.2,
+        "triton pointers": 1.3,
+    }),
+    # Too short a product to hide a tile's reduction behind, or bound by reading the features or the weight once.
+    HeadClass(0, 0, 0, 0, 0, {"triton pointers": 1.0, "triton descriptors": 1.05}),
+)  # fmt: skip
+
+
+def choose(
+    rows: int, classes: int, width: int, kinds: int, candidates: Collection[Candidate]
+) -> Candidate:
+    """The cheapest of the candidates that can serve a head; plain torch where the table names none of them.
+
+    Args:
+        rows: of the features.
+        classes: of the head.
+        width: features that take part.
+        kinds: request mask.
+        candidates: those that can serve these operands on their device.
+    """
+    for heads in _TABLE:
+        least_width = heads.gap_width if kinds == BIT["gap"] else heads.sums_width
+        if (
+            rows * classes < heads.logits
+            or rows < heads.rows
+            or classes < heads.classes
+            or width < least_width
+        ):
+            continue
+        costs = {
+            candidate: cost * -(-classes // _TILE_CLASSES[candidate]) * _TILE_CLASSES[candidate]
+            for candidate, cost in heads.costs.items()
+            if candidate in candidates
+        }
+        if costs:
+            return min(costs, key=lambda candidate: costs[candidate])
+    return "eager"
