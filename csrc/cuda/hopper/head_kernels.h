@@ -1,4 +1,4 @@
-// The kernels of one element type and reduction, in all tilings: declared without CUTLASS, which head_kernel.cuh takes.
+// The kernels of one element type and reduction, in all tilings: declared without CUTLASS, which head_kernels.cu takes.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -7,7 +7,11 @@
 // before, so the reduction costs nothing while it is shorter than the product: 1,100 to 3,000 cycles against 8 a
 // feature. Slim weights need no copy: TMA is told the width and the stride of whole rows, and reads zeros past the
 // width.
-#pragma once
+//
+// All kernels are one source: half of its 90 s of compilation are CUTLASS's headers.
+
+// Kernels may be brought up while those before them in the stream still run, and wait for them (launch_merge does).
+#define CUTLASS_ENABLE_GDC_FOR_SM90 1
 
 // The kernel's parts by name, not CUTLASS's lists of all there are, which take as long to compile as the kernels.
 #include <cutlass/cutlass.h>
@@ -23,6 +27,9 @@
 #include <cutlass/gemm/kernel/sm90_gemm_tma_warpspecialized_cooperative.hpp>
 #include <cutlass/gemm/kernel/sm90_gemm_tma_warpspecialized_pingpong.hpp>
 #include <type_traits>
+// After the rest, of which these two make use: products of 144 columns.
+#include <cute/arch/mma_sm90_gmma_ext.hpp>
+#include <cute/atom/mma_traits_sm90_gmma_ext.hpp>
 
 #include "../row_plan.h"
 #include "gap.cuh"
@@ -99,6 +106,22 @@ class Reduction {
 template <class Element>
 using CutlassElement = std::conditional_t<std::is_same_v<Element, Half>, cutlass::half_t, cutlass::bfloat16_t>;
 
+// The tensor cores' instruction for so many columns. 144 is not among the shapes that CUTLASS selects by itself: to
+// enable its extended shapes costs 50 s of compilation, most of it for sparse operands.
+template <class Operand, int kColumns>
+struct InstructionOf {
+  using Tile = cute::Shape<cute::_64, cute::Int<kColumns>, cute::_64>;
+  using Type = decltype(cute::GMMA::ss_op_selector<Operand, Operand, float, Tile>());
+};
+template <>
+struct InstructionOf<cutlass::bfloat16_t, 144> {
+  using Type = cute::SM90::GMMA::MMA_64x144x16_F32BF16BF16_SS<cute::GMMA::Major::K, cute::GMMA::Major::K>;
+};
+template <>
+struct InstructionOf<cutlass::half_t, 144> {
+  using Type = cute::SM90::GMMA::MMA_64x144x16_F32F16F16_SS<cute::GMMA::Major::K, cute::GMMA::Major::K>;
+};
+
 // The whole kernel of one element type, tiling and reduction.
 template <class Element, HeadTile kTile, class Task>
 struct HeadKernel {
@@ -108,9 +131,8 @@ struct HeadKernel {
   using Tile = cute::Shape<cute::Int<Shape::kTileRows>, cute::Int<Shape::kColumns>, cute::_64>;
   using Cluster = cute::Shape<cute::_2, cute::_1, cute::_1>;
   using Stride = cute::Stride<int64_t, cute::_1, int64_t>;
-  using Product = decltype(cute::make_tiled_mma(
-      cute::GMMA::ss_op_selector<Operand, Operand, float, Tile, cute::GMMA::Major::K, cute::GMMA::Major::K>(),
-      cute::Layout<cute::Shape<cute::Int<Shape::kGroups>, cute::_1, cute::_1>>{}));
+  using Product = cute::TiledMMA<cute::MMA_Atom<typename InstructionOf<Operand, Shape::kColumns>::Type>,
+                                 cute::Layout<cute::Shape<cute::Int<Shape::kGroups>, cute::_1, cute::_1>>>;
   using SharedLayout = cute::GMMA::Layout_K_SW128_Atom<Operand>;
   using Mainloop = cutlass::gemm::collective::CollectiveMma<
       cutlass::gemm::MainloopSm90TmaGmmaWarpSpecialized<kStages<Shape>, Cluster, Schedule>, Tile, Operand, Stride,
@@ -176,5 +198,10 @@ cudaError_t HeadKernels<Element, Task>::preload() {
   }
   return first;
 }
+
+template struct HeadKernels<BFloat, GapTask>;
+template struct HeadKernels<BFloat, StatesTask>;
+template struct HeadKernels<Half, GapTask>;
+template struct HeadKernels<Half, StatesTask>;
 
 }  // namespace dynams
