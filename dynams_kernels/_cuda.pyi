@@ -8,6 +8,7 @@ CUDA_VERSION: str
 HOPPER: str
 
 def why_unusable(device: int, /) -> str: ...
+def why_no_linear_scores(device: int, /) -> str: ...
 def row_scores(
     logits: int,
     dtype: int,

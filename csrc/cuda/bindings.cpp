@@ -71,6 +71,12 @@ std::string version_text(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
+// The error in words, for an answer that is this text: no later call may meet the error.
+std::string told(cudaError_t error) {
+  cudaGetLastError();
+  return std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error);
+}
+
 // Why the kernels cannot run on this device; empty where they can. Loads them all, so that none is loaded lazily
 // inside a graph's capture.
 std::string why_unusable(int device) {
@@ -85,12 +91,7 @@ std::string why_unusable(int device) {
   error = on_device.error();
   if (error == cudaSuccess) error = preload_row_scores();
   if (error == cudaSuccess) error = preload_smallest_k();
-#ifdef DYNAMS_HOPPER
-  if (error == cudaSuccess) error = preload_hopper_head();
-#endif
-  if (error == cudaSuccess) return "";
-  cudaGetLastError();  // the answer is this text: no later call may meet the error
-  return std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error);
+  return error == cudaSuccess ? "" : told(error);
 }
 
 void launch_row_scores(uintptr_t logits, int32_t dtype, int64_t rows, int64_t classes, int64_t row_stride,
@@ -123,6 +124,19 @@ void launch_row_scores(uintptr_t logits, int32_t dtype, int64_t rows, int64_t cl
 #ifdef DYNAMS_HOPPER
 constexpr const char* kWithoutHopper = "";
 
+// Why the linear head's kernel cannot run on this device, where the others can; empty where it can. Loads it.
+std::string why_no_linear_scores(int device) {
+  const OnDevice on_device(device);
+  int major = 0, minor = 0;
+  cudaError_t error = on_device.error();
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  if (error == cudaSuccess && (major != 9 || minor != 0))
+    return "compute capability " + std::to_string(major) + "." + std::to_string(minor) + ", want 9.0";
+  if (error == cudaSuccess) error = preload_hopper_head();
+  return error == cudaSuccess ? "" : told(error);
+}
+
 // Whether TMA can describe rows of `width` 2-byte elements, `stride` apart.
 bool is_describable(uintptr_t matrix, int64_t rows, int64_t stride, int64_t width) {
   constexpr int64_t kAlignment = 16, kElement = 2, kMost = INT32_MAX;
@@ -144,7 +158,8 @@ void launch_linear_scores(uintptr_t features, int64_t features_stride, uintptr_t
   head.rows = rows;
   head.classes = classes;
   head.width = width;
-  head.features_stride = features_stride;
+  // A single row's stride leads nowhere, but TMA wants one all the same.
+  head.features_stride = rows == 1 ? (width + 7) / 8 * 8 : features_stride;
   head.weight_stride = weight_stride;
   head.kinds = kinds;
   head.scores = pointer<float>(scores);
@@ -167,6 +182,8 @@ void launch_linear_scores(uintptr_t features, int64_t features_stride, uintptr_t
 }
 #else
 constexpr const char* kWithoutHopper = DYNAMS_WITHOUT_HOPPER;
+
+std::string why_no_linear_scores(int) { return kWithoutHopper; }
 #endif
 
 // For tests: zeros leave a matter to the plan, see SelectionForce.
@@ -211,6 +228,8 @@ PYBIND11_MODULE(_cuda, module) {
   module.attr("HOPPER") = kWithoutHopper;
   module.def("why_unusable", &why_unusable,
              "Why the kernels cannot run on a device (empty where they can); loads them.");
+  module.def("why_no_linear_scores", &why_no_linear_scores,
+             "Why the linear head's kernel cannot run on a device (empty where it can); loads it.");
   static PyMethodDef calls[] = {
       integer_call<&launch_row_scores>("row_scores"),
 #ifdef DYNAMS_HOPPER

@@ -13,11 +13,9 @@ from torch import Tensor
 from dynams_kernels._backends.eager import empty_scores
 from dynams_kernels._backends.native_rows import DTYPE_NUMBER
 from dynams_kernels._backends.order import in_order
-from dynams_kernels._device import capability, is_current, raw_stream
+from dynams_kernels._device import is_current, on_device, raw_stream
 from dynams_kernels._kinds import BIT, LABELLED_KINDS, mask_of
 
-# Hopper's tensor cores; wgmma is no instruction of any other capability.
-_HOPPER = (9, 0)
 _HALVES = (torch.bfloat16, torch.float16)
 _LABELLED = mask_of(LABELLED_KINDS)
 
@@ -97,10 +95,8 @@ class NativeCuda:
 
     def why_no_linear_scores(self, device: int) -> str:
         """Why the linear head's kernel cannot run on a device; empty where it can."""
-        reason: str = self._module.HOPPER
-        found = torch.cuda.get_device_capability(device)
-        if not reason and found != _HOPPER:
-            reason = f"compute capability {found[0]}.{found[1]}, want 9.0"
+        with on_device(device):
+            reason: str = self._module.why_no_linear_scores(device)
         return reason
 
     def serves_linear(
@@ -111,11 +107,9 @@ class NativeCuda:
         kinds: int,
         pairs: bool,
     ) -> bool:
-        """Whether the linear head's kernel can serve these operands: one width of half-precision rows that TMA can describe."""
+        """Whether the linear head's kernel, where it runs, can serve these operands: one width of half-precision rows for TMA."""
         return (
-            not self._module.HOPPER
-            and capability(features) == _HOPPER
-            and features.dtype in _HALVES
+            features.dtype in _HALVES
             and len(widths) == 1
             and not pairs
             and not kinds & BIT["distance"]

@@ -109,13 +109,8 @@ cudaError_t hopper_head(const HopperHead& head, int multiprocessors, cudaStream_
 }
 
 cudaError_t preload_hopper_head() {
-  int device = 0, major = 0, minor = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-  if (error != cudaSuccess || major != 9 || minor != 0) return error;
   cudaFuncAttributes attributes;
-  error = cudaFuncGetAttributes(&attributes, merge_states);
+  cudaError_t error = cudaFuncGetAttributes(&attributes, merge_states);
   if (error == cudaSuccess) error = HeadKernels<BFloat, GapTask>::preload();
   if (error == cudaSuccess) error = HeadKernels<BFloat, StatesTask>::preload();
   if (error == cudaSuccess) error = HeadKernels<Half, GapTask>::preload();

@@ -43,8 +43,8 @@ int64_t hopper_head_scratch(const HopperHead& head);
 // Launches on the current device; the result is that of the launch.
 cudaError_t hopper_head(const HopperHead& head, int multiprocessors, cudaStream_t stream);
 
-// Loads every kernel and sets its limits on the current device, as neither may fall inside a graph's capture. Devices
-// of other capabilities have none of them: nothing is done there.
+// Loads every kernel and sets its limits on the current device, of capability 9.0, as neither may fall inside a graph's
+// capture.
 cudaError_t preload_hopper_head();
 
 }  // namespace dynams
