@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from gpu import backends, ceilings, ledger, outcomes, peers, targets, timing
+from gpu import backends, candidate_table, candidates, ceilings, ledger, outcomes, peers, targets, timing
 
 HERE = Path(__file__).parent
 # Compiling a peer may take this long. Ours has no limit but the test's own.
@@ -29,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--targets-only",
         action="store_true",
-        help="the benchmarks that a target rests on, without peers that torch.compile makes",
+        help="the benchmarks that a target or a choice rests on, without peers that torch.compile makes",
     )
 
 
@@ -40,13 +41,13 @@ def targets_only(config: pytest.Config) -> bool:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without a GPU all are skipped. What a target rests on comes first."""
+    """Without a GPU all are skipped. What a target or a choice rests on comes first."""
     mine = [item for item in items if HERE in item.path.parents]
     if not torch.cuda.is_available():
         for item in mine:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
         return
-    order = {name: place for place, name in enumerate(targets.names())}
+    order = {name: place for place, name in enumerate(candidate_table.before_linear(targets.names()))}
     if targets_only(config):
         mine = [item for item in mine if item.name in order]
     mine.sort(key=lambda item: order.get(item.name, len(order)))
@@ -85,10 +86,12 @@ def backend(request: pytest.FixtureRequest) -> Any:
     return usable[request.param]
 
 
-def prepared(name: str, calls: list[timing.Call]) -> timing.Timed | str:
+def prepared(
+    name: str, calls: list[timing.Call], trial: candidates.Trial = nullcontext
+) -> timing.Timed | str:
     """A peer ready to be timed, or why it is not: a peer's trouble of any kind is a line of the report."""
     try:
-        with timing.time_limit(PEER_SECONDS, name):
+        with timing.time_limit(PEER_SECONDS, name), trial():
             return timing.Timed(calls)
     except Exception as error:
         torch.cuda.synchronize()
@@ -102,7 +105,8 @@ def against(
     """against(ours, {"peer": function}, inputs, bytes=..., flops=...): device times of ours and its peers, round by round.
 
     `inputs()` makes one set of arguments; all functions take the same. `bytes` (inputs once, outputs once) and `flops` are
-    what a call must move and do at least; `limit` names the ceiling that bounds it.
+    what a call must move and do at least; `limit` names the ceiling that bounds it. `untried(first set)` gives further peers,
+    each with the trial that it must pass before it is timed.
     """
 
     def compare(
@@ -114,14 +118,17 @@ def against(
         flops: int = 0,
         limit: str = "copy",
         rounds: int = timing.ROUNDS,
+        untried: Callable[..., Mapping[str, tuple[Callable[..., Any], candidates.Trial]]] | None = None,
     ) -> None:
         cache = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
         sets = [inputs() for _ in range(timing.sets_beyond_cache(bytes, cache))]
         info = benchmark.extra_info
         info.update(bytes=bytes, flops=flops, limit=limit, sets=len(sets), ceilings=limits)
         info.update(threads=torch.get_num_threads())
+        others = {name: (function, nullcontext) for name, function in rivals.items()}
+        others |= untried(*sets[0]) if untried else {}
         if benchmark.disabled:
-            for function in (ours, *rivals.values()):
+            for function in (ours, *(function for function, _trial in others.values())):
                 function(*sets[0])
             benchmark(lambda: torch.cuda.synchronize())
             return
@@ -130,10 +137,10 @@ def against(
             info["launches"] = timing.launches(partial(ours, *sets[0]))
             info["extra_bytes"] = timing.peak_extra_bytes(partial(ours, *sets[0]))
             ready, failed = {}, {}
-            for name, function in rivals.items():
+            for name, (function, trial) in others.items():
                 if name == peers.COMPILED and targets_only(request.config):
                     continue
-                made = prepared(name, [partial(function, *one) for one in sets])
+                made = prepared(name, [partial(function, *one) for one in sets], trial)
                 if isinstance(made, timing.Timed):
                     ready[name] = made
                 else:

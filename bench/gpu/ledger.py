@@ -11,7 +11,8 @@ One JSON object a line, each written by one call that appends, so that several p
 {"suite": s, "finished": true}                      nothing of the suite is left to run
 {"session": {...}}                                  facts of a benchmarks' process
 
-Suites are "cases" (sanitized.py), "native" and "triton" (the tests, by backend), "benchmarks", and the sanitizers by name.
+Suites are "cases" (sanitized.py), "native" and "triton" (the tests, by backend), "benchmarks", "candidates" (what the benchmarks tried
+of a linear head's kernels, see candidates.py), and the sanitizers by name.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ SUITE = "DYNAMS_GPU_SUITE"
 DEADLINE = "DYNAMS_GPU_DEADLINE"
 
 NOT_REACHED = "not reached"
+CASES, CANDIDATES = "cases", "candidates"
 
 
 def path() -> Path | None:
@@ -164,3 +166,22 @@ def read(ledger: Path) -> Ledger:
         elif "environment" in line:
             found.environment, found.plan = line["environment"], line.get("plan", "")
     return found
+
+
+def trial(candidate: str, what: str) -> str:
+    """What a trial of a linear head's kernel, or a case of it, is called."""
+    return f"{candidate}: {what}"
+
+
+def dead_candidates() -> frozenset[str]:
+    """The linear head's kernels in which a process of this run died or hung: called again, they would cost the next one too.
+
+    Of cases only the kernels for Hopper count: one of Triton may have been compiling when the time of the cases ended.
+    """
+    kept = path()
+    if kept is None:
+        return frozenset()
+    found = read(kept)
+    fatal = found.suite(CANDIDATES).running
+    fatal += [case for case in found.suite(CASES).running if case.startswith("hopper")]
+    return frozenset(what.partition(": ")[0] for what in fatal)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import units
-from gpu import predictions, targets
+from gpu import candidate_table, predictions, targets
 from gpu.entries import median
 
 Report = dict[str, Any]
@@ -97,10 +97,12 @@ def _short(test: str) -> str:
 
 
 def benchmarks(report: Report) -> str:
-    """Every benchmark, with its peers."""
+    """Every benchmark, with its peers; but the candidates of a linear head, which have tables of their own."""
     rows = []
     predicted = predictions.of(report)
     for entry in report["benchmarks"]:
+        if entry["name"].startswith(candidate_table.BENCHMARK):
+            continue
         extra, seconds = entry["extra_info"], median(entry)
         count = extra.get("launches")
         ours = [
@@ -155,6 +157,8 @@ def page(report: Report) -> str:
     """The whole report."""
     peers = report["run"].get("peers", {})
     plan = report["run"].get("plan")
+    told = candidate_table.section(report)
+    candidates = [f"## Candidates of a linear head\n\n{told}"] if told else []
     parts = [
         f"{machine(report)}.{f' Plan: {plan}.' if plan else ''}",
         ceilings(report),
@@ -163,6 +167,7 @@ def page(report: Report) -> str:
         f"## Tests, cases, benchmarks\n\n{suites(report)}",
         f"## Targets\n\n{targets.table(report)}",
         f"Predictions: {report['run'].get('predictions', {}).get('made', 'none')}.",
+        *candidates,
         f"## Benchmarks\n\n{benchmarks(report)}",
         "Peers: " + ", ".join(f"{name} {version}" for name, version in peers.items()) + ".",
     ]

@@ -86,3 +86,28 @@ def linear_cross_entropies(labels: Tensor) -> dict[str, Callable[[Tensor, Tensor
             and (lambda f, w, b: liger(f, w, labels, bias=b)),
         }
     )
+
+
+def products() -> dict[str, Callable[..., Any]]:
+    """quack's own product, which stores the logits, and the same with a logsumexp in its epilogue and no logits, which has no bias:
+    the nearest relatives of a margin in the epilogue that are written for Hopper."""
+    gemm = at_hand("quack", "quack.gemm_interface", "gemm")
+    logsumexp = at_hand("quack", "quack.epilogue.library", "lse_epi")
+    return those_at_hand(
+        {
+            "quack gemm": gemm and (lambda f, w, b: gemm(f, w.mT, bias=b, tuned=False)),
+            "quack gemm, logsumexp in the epilogue": logsumexp
+            and (lambda f, w, b: logsumexp(f, w.mT, store_d=False, tuned=False)),
+        }
+    )
+
+
+def loss_of_a_head(labels: Tensor) -> dict[str, Callable[..., Any]]:
+    """The mean loss, of quack: in the product's epilogue where it can, else from logits stored in chunks of rows."""
+    chunked = at_hand("quack", "quack.linear_cross_entropy", "chunked_linear_cross_entropy")
+    return those_at_hand(
+        {
+            "quack linear cross-entropy": chunked
+            and (lambda f, w, b: chunked(f, w, labels, tuned=False))
+        }
+    )

@@ -14,7 +14,8 @@ from gpu.entries import Entry, median, of_ceiling, speed_over, time_over
 # When, for which version, and from what.
 MADE = (
     "2026-11-26, version 0.1.0, never run: from the code as SASS (instructions, barriers, bytes)"
-    " and from host time without a driver"
+    " and from host time without a driver; the linear head's on Hopper from a model of 132"
+    " multiprocessors at 1.755 GHz and the full tensor rate, at most slowed by shared memory's 128 bytes a cycle"
 )
 
 # Measures: "copy": share of the copy of the same run, in percent; "us": microseconds; "time of PEER": so many times the peer's
@@ -37,14 +38,14 @@ PREDICTED: Predicted = {
     "bench_smallest_k[native-1.28M-normal]": ((US, 10, 13),),
     "bench_smallest_k[triton-1.28M-normal]": ((US, 25, 40),),
     "bench_smallest_k[native-256M-normal]": ((COPY, 60, 66), (TOPK, 3, 5)),
-    "bench_linear_margin[65536x1024-1000]": ((LINEAR, 1.15, 1.3),),
+    "bench_linear_margin[65536x1024-1000]": ((LINEAR, 0.92, 1.15),),
     "bench_linear_margin[65536x1024-10]": ((US, 46, 52),),
     "bench_linear_margin[65536x1024-100]": ((COPY, 75, 85),),
-    "bench_linear_margin[8192x4096-128256]": ((LINEAR, 1.15, 1.25),),
+    "bench_linear_margin[8192x4096-128256]": ((LINEAR, 0.97, 1.03),),
     "bench_linear_scores[8192x4096-128256]": (
-        (US, 13_500, 15_500),
-        (LINEAR, 1.18, 1.28),
-        (ALONE, 1.01, 1.05),
+        (US, 9200, 12_200),
+        (LINEAR, 0.98, 1.05),
+        (ALONE, 1.01, 1.03),
     ),
     "bench_linear_scores[4096x1024-1000]": ((US, 16, 22),),
     "bench_linear_margin_topk[65536x1024-1000]": ((ALONE, 1.04, 1.05),),
@@ -52,6 +53,38 @@ PREDICTED: Predicted = {
     "bench_host_overhead[margin]": ((US, 5, 8),),
     "bench_host_overhead[smallest_k]": ((US, 7, 11),),
     "bench_host_overhead[linear_margin]": ((US, 25, 35),),
+}
+
+# By work of candidate_table.WORK, each kernel that could serve it. Microseconds: the model's time, and what shared memory makes of
+# it where a tile needs more than 128 bytes a cycle (128x128: 160, 128x144: 153, 128x192: 139, 128x256: 128). At 4096 columns a GPU
+# held by its power, as cuBLAS is, has clocks at which shared memory keeps up: ratios to F.linear are the sharper prediction.
+# Sums: as the gap, for a ping-pong kernel hides 2,959 cycles of epilogue behind K >= 370; then 260 MB of states, written and read.
+CANDIDATES: Mapping[str, Predicted] = {
+    "gap 65536x1024-1000": {
+        "hopper 128x128": ((US, 151, 189), (LINEAR, 0.93, 1.15)),
+        "hopper 128x144": ((US, 149, 178), (LINEAR, 0.92, 1.10)),
+        "hopper 128x192": ((US, 170, 185), (LINEAR, 1.04, 1.14)),
+        "hopper 128x256": ((US, 172, 185), (LINEAR, 1.05, 1.15)),
+        "triton descriptors": ((LINEAR, 0.98, 1.17),),
+        "triton pointers": ((LINEAR, 1.15, 1.3),),
+    },
+    "gap 8192x4096-128256": {
+        "hopper 128x128": ((US, 9130, 11_900), (LINEAR, 0.97, 1.03)),
+        "hopper 128x144": ((US, 9140, 11_900), (LINEAR, 0.97, 1.03)),
+        "hopper 128x192": ((US, 9130, 11_900), (LINEAR, 0.97, 1.03)),
+        "hopper 128x256": ((US, 9460, 12_300), (LINEAR, 1.0, 1.07)),
+        "triton descriptors": ((LINEAR, 0.98, 1.13),),
+        "triton pointers": ((LINEAR, 1.15, 1.25),),
+    },
+    "sums 8192x4096-128256": {
+        "hopper 128x128": ((US, 9200, 12_200), (LINEAR, 0.98, 1.05)),
+        "triton descriptors": ((LINEAR, 1.0, 1.15),),
+        "triton pointers": ((LINEAR, 1.18, 1.28),),
+    },
+    "gap 65536x1024-10": {"triton pointers": ((US, 46, 52),)},
+    "gap 65536x1024-100": {"triton pointers": ((COPY, 75, 85),)},
+    "gap 4096x1024-1000": {"hopper 128x128": ((US, 11, 15),), "triton pointers": ((US, 13, 19),)},
+    "sums 4096x1024-1000": {"hopper 128x128": ((US, 15, 20),), "triton pointers": ((US, 16, 22),)},
 }
 
 
@@ -97,10 +130,17 @@ def verdict(entry: Entry, predicted: Predicted) -> str:
 
 def kept() -> dict[str, Any]:
     """The predictions as a report keeps them."""
-    return {"made": MADE, "by_benchmark": PREDICTED}
+    return {"made": MADE, "by_benchmark": PREDICTED, "by_candidate": CANDIDATES}
 
 
 def of(report: Mapping[str, Any]) -> Predicted:
     """Those of a report's own run."""
     found: Predicted = report.get("run", {}).get("predictions", {}).get("by_benchmark", {})
+    return found
+
+
+def of_candidates(report: Mapping[str, Any]) -> Mapping[str, Predicted]:
+    """Those of the linear head's candidates, by work."""
+    found: Mapping[str, Predicted]
+    found = report.get("run", {}).get("predictions", {}).get("by_candidate", {})
     return found

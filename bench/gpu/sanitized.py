@@ -28,14 +28,16 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from dynams_kernels._backends import eager
+from dynams_kernels._backends import eager, registry
 from dynams_kernels._kinds import BIT, LABELLED_KINDS, SCORE_KINDS, mask_of
-from gpu import ledger
+from gpu import candidates, ledger
 from gpu.backends import gpu_backends
 from gpu.device_guard import DEAD_DEVICE, device_is_dead
 
 # A compilation, a launch and a comparison take a few seconds; what takes so long hangs.
 SECONDS_A_CASE = 40.0
+# The same of kernels that need no compilation; of many that hang each costs its process so long.
+SECONDS_COMPILED = 10.0
 WRONG = 3  # the exit code; 1 is what a process ends with that died or hung
 
 WITHOUT_DISTANCES = tuple(kind for kind in SCORE_KINDS if kind != "distance")
@@ -181,6 +183,56 @@ def linear_cases() -> Iterator[Case]:
     yield Case("linear_scores distance", distance, call, want, tolerance=0.1)
 
 
+# Rows, width and classes of heads that every candidate can serve: 16-byte aligned, one tile or many, ragged or not; the widest is slim.
+CANDIDATES_HEADS = ((1, 64, 300), (130, 256, 1000), (1000, 72, 257), (515, 1024, 1100), (2049, 250, 5000))
+
+
+def candidate_head(shape: tuple[int, int, int], dtype: torch.dtype) -> candidates.Head:
+    """Features, weight, bias, and labels of which every fifth is ignored; the width is the head's leading columns."""
+    batch, width, classes = shape
+    columns = -(-width // 64) * 64
+    features = torch.randn(batch, columns, device="cuda").to(dtype)[:, :width]
+    weight = torch.randn(classes, columns, device="cuda").mul(width**-0.5).to(dtype)[:, :width]
+    labels = torch.randint(classes, (batch,), device="cuda")
+    labels[::5] = -100
+    return features, weight, torch.randn(classes, device="cuda").to(dtype), labels
+
+
+def candidate_cases(name: str) -> Iterator[Case]:
+    """One of the kernels that could serve a linear head, whatever the table of choices says."""
+
+    def call(backend: Any, *arguments: Any) -> Results:
+        return (backend.linear_scores_by(name, *arguments)[0],)
+
+    def want(*arguments: Any) -> Results:
+        return (eager.linear_scores(*arguments)[0],)
+
+    def inputs(
+        shape: tuple[int, int, int], dtype: torch.dtype, kinds: Sequence[str]
+    ) -> tuple[Any, ...]:
+        features, weight, bias, labels = candidate_head(shape, dtype)
+        used = labels if LABELLED_KINDS.intersection(kinds) else None
+        return candidates.operands((features, weight, bias, used), kinds)
+
+    for shape in CANDIDATES_HEADS:
+        for dtype in (torch.bfloat16, torch.float16):
+            for kinds in (("gap",), WITHOUT_DISTANCES):
+                yield Case(
+                    f"linear_scores {'{}x{}-{}'.format(*shape)} {dtype} {'+'.join(kinds)}",
+                    lambda s=shape, d=dtype, k=kinds: inputs(s, d, k),
+                    call,
+                    want,
+                    tolerance=0.1,
+                )
+
+
+def able() -> tuple[str, ...]:
+    """The candidates that can serve a head made for all of them, but those that the cases above stand for."""
+    head = candidate_head(CANDIDATES_HEADS[1], torch.bfloat16)
+    found = candidates.able(head, WITHOUT_DISTANCES)
+    return tuple(name for name in found if name not in ("triton pointers", "eager"))
+
+
 def plan(backends: dict[str, Any]) -> Iterator[tuple[str, Any, Case]]:
     """Every case by its full name, with the backend that serves it; rows and selections on each."""
     for name, backend in backends.items():
@@ -189,6 +241,10 @@ def plan(backends: dict[str, Any]) -> Iterator[tuple[str, Any, Case]]:
     if "triton" in backends:
         for case in linear_cases():
             yield f"triton: {case.name}", backends["triton"], case
+    # Last, as they are the likeliest to hang.
+    for candidate in able():
+        for case in candidate_cases(candidate):
+            yield ledger.trial(candidate, case.name), registry.gpu, case
 
 
 def difference(got: Results, want: Results, tolerance: float) -> str:
@@ -200,8 +256,10 @@ def difference(got: Results, want: Results, tolerance: float) -> str:
             if not torch.equal(ours, theirs):
                 what = ("values", "indices", "mask")[place]
                 return f"{what} differ in {(ours != theirs).sum().item()} places"
-        elif not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance):
-            return f"off by {(ours - theirs).abs().max().item():.3g}"
+        elif not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance, equal_nan=True):
+            nan = int((ours.isnan() != theirs.isnan()).sum())
+            worst = (ours - theirs).abs().nan_to_num(0).max().item()
+            return f"off by {worst:.3g}" + (f", NaN differs in {nan} places" if nan else "")
     return ""
 
 
@@ -235,6 +293,7 @@ def main(arguments: list[str]) -> int:
     ]
     kept = ledger.path()
     begun = set(ledger.read(kept).suite(ledger.suite()).begun) if kept else set()
+    dead = ledger.dead_candidates()
     ledger.write_of_suite(collected=len(cases))
     wrong = 0
     for name, backend, case in cases[part - 1 :: parts]:
@@ -245,7 +304,12 @@ def main(arguments: list[str]) -> int:
             return 124
         print(name, flush=True)
         ledger.write_of_suite(begin=name)
-        faulthandler.dump_traceback_later(SECONDS_A_CASE, exit=True)
+        if name.partition(": ")[0] in dead:
+            why = "a process died or hung in this kernel"
+            ledger.write_of_suite(end=name, outcome="skipped", why=why)
+            continue
+        compiled = name.startswith("hopper")
+        faulthandler.dump_traceback_later(SECONDS_COMPILED if compiled else SECONDS_A_CASE, exit=True)
         why = run(name, backend, case, not options.unchecked)
         faulthandler.cancel_dump_traceback_later()
         ledger.write_of_suite(end=name, outcome="failed" if why else "passed", why=why)

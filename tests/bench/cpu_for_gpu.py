@@ -7,6 +7,8 @@ arguments, peers, bytes and flops, the ledger, the report.
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -17,7 +19,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from dynams_kernels._backends import eager, registry
-from gpu import backends, ceilings, timing
+from gpu import backends, candidate_table, ceilings, timing
 
 CEILINGS = {
     "copy": 1e10,
@@ -53,6 +55,30 @@ class OnTheCpu(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+class Candidates:
+    """registry.gpu for linear heads: plain torch by several names. $FAULTY says which are off, raise or end
+    their process."""
+
+    names = ("hopper 128x128", "hopper 128x192", "triton pointers", "eager")
+
+    def linear_candidates(self, features: Any, weight: Any, *about: Any) -> tuple[str, ...]:
+        return self.names if weight.shape[0] >= 50 else self.names[2:]
+
+    def linear_choice(self, *about: Any) -> str:
+        return "triton pointers"
+
+    def linear_scores_by(self, name: str, *operands: Any) -> Any:
+        scores, pairs = eager.linear_scores(*operands)
+        fault = json.loads(os.environ.get("FAULTY", "{}")).get(name)
+        if fault == "off":
+            scores[:, :, -1] += 0.5
+        elif fault == "raises":
+            raise RuntimeError("no such launch")
+        elif fault == "dies":
+            os._exit(70)
+        return scores, pairs
+
+
 class HostTimed:
     """timing.Timed by the host's clock."""
 
@@ -77,6 +103,7 @@ def replace_gpu() -> None:
     torch.cuda.get_device_properties = lambda _: SimpleNamespace(L2_cache_size=1 << 14)
     torch.compile = lambda function: function
     backends.gpu_backends = lambda: {"native": registry.cpu, "triton": eager}
+    registry.gpu = Candidates()  # type: ignore[assignment]
     ceilings.measure = lambda: dict(CEILINGS)
     timing.Timed = HostTimed  # type: ignore[assignment, misc]
     timing.ROUNDS = 3
@@ -98,6 +125,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             "FLOAT32": (32, 24, 50),
             "BATCH": (500, 30),
             "CALLS": 2,
+            "WORK": {
+                name: (kinds, (21, 24, min(shape[2], 100)))
+                for name, (kinds, shape) in candidate_table.WORK.items()
+            },
         }
         for name, value in small.items():
             if hasattr(module, name):
