@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Verifies and measures the GPU kernels, unattended, on a machine lent for a quarter of an hour:
 #
-#   bash bench/gpu.sh OUTPUT_FOLDER --plan first      at most 210 s: are they right, and how far from the targets
+#   bash bench/gpu.sh OUTPUT_FOLDER --plan first      at most 270 s: are they right, how far from the targets, which kernel for which head
 #   bash bench/gpu.sh OUTPUT_FOLDER [--plan full]     at most 400 s: everything, after what the first run showed was mended
 #   bash bench/gpu.sh OUTPUT_FOLDER --plan compare    at most 525 s: missing cells of `dynams compare cifar10`
 #   ... [--stage STAGE]... [--suspect NAME]...        those stages of the plan alone; what memcheck is to look at
@@ -16,8 +16,9 @@
 # every   build          70          takes or makes the compiled kernels                                 build.log
 # first   cases          50          every path of every backend, compared with plain torch              cases.log
 # first   tests          75          what only a GPU can show, and selection, with the compiled kernels  tests.log
-# first   benchmarks     the rest    what the targets rest on, without peers made by torch.compile       benchmarks.log
-# first   profile        30          Nsight Compute on the selection and the linear kernel               profile.log
+# first   benchmarks     the rest    what the targets rest on, without peers made by torch.compile, and   benchmarks.log
+#                                    every kernel that could serve a linear head, 40 to 70 s of it
+# first   profile        35          Nsight Compute on the selection and the linear kernels              profile.log
 # full    tests          120         all tests that need a GPU, with the compiled kernels                tests.log
 # full    tests-triton   100         those that depend on the backend, with Triton's
 # full    benchmarks     the rest    all of them, what the targets rest on first                         benchmarks.log
@@ -73,7 +74,7 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$out" ] || usage
 case $plan in
-  first) planned=210 order="cases tests benchmarks profile" ;;
+  first) planned=270 order="cases tests benchmarks profile" ;;
   full) planned=400 order="tests tests-triton benchmarks memcheck" ;;
   compare) planned=525 order="compare" ;;
 esac
@@ -234,7 +235,7 @@ tests() { # BACKEND SECONDS KEPT, for what comes after
     return
   fi
   if [ "$plan" = first ]; then
-    files=$(test_files 'test_cuda_values.py' 'test_cuda_selection.py' 'test_cuda.py' 'test_smallest_k.py' 'test_selector.py' 'test_topk.py' 'test_cuda_linear.py')
+    files=$(test_files 'test_cuda_values.py' 'test_cuda_selection.py' 'test_cuda.py' 'test_smallest_k.py' 'test_selector.py' 'test_topk.py' 'test_cuda_linear_candidates.py' 'test_cuda_linear.py')
   else
     files=$(test_files 'test_cuda_values.py' 'test_cuda_selection.py' 'test_cuda*.py' 'test_smallest_k.py' 'test_selector.py' 'test_*.py')
   fi
@@ -296,11 +297,11 @@ profile() { # SECONDS
   local begin=$SECONDS end=$((SECONDS + $(scaled "$1"))) code=0 ncu names
   ncu=$(tool ncu)
   [ -n "$ncu" ] || { outcome profile skipped "$begin" "ncu is not installed"; return; }
-  # The second process has what time there is.
-  for names in "held linear" "streamed skinny"; do
+  # The later processes have what time there is.
+  for names in "held linear" candidates "streamed skinny"; do
     # shellcheck disable=SC2086 # several names
     limited $((end - SECONDS)) "$ncu" --clock-control none --profile-from-start off --target-processes application-only \
-      --kernel-name 'regex:select_smallest|linear_kernel' --print-details all --section SpeedOfLight --section LaunchStats \
+      --kernel-name 'regex:select_smallest|linear|device_kernel' --print-details all --section SpeedOfLight --section LaunchStats \
       --section Occupancy --section WarpStateStats --section MemoryWorkloadAnalysis --section ComputeWorkloadAnalysis \
       "$python" "$gpu/profiled.py" $names >> "$out/profile.log" 2>&1 || code=$?
     grep -q 'Section: GPU Speed Of Light' "$out/profile.log" && [ "$code" -eq 137 ] && code=0
@@ -379,12 +380,12 @@ build 70
 for stage in $stages; do
   case $plan-$stage in
     *-build) ;;
-    *-cases) all_cases 50 130 ;;
-    first-tests) tests "$([ $native = yes ] && echo native || echo triton)" 75 60 ;;
+    *-cases) all_cases 50 190 ;;
+    first-tests) tests "$([ $native = yes ] && echo native || echo triton)" 75 115 ;;
     *-tests) tests native 120 150 ;;
     *-tests-triton) tests triton 100 100 ;;
-    *-benchmarks) benchmarks "$([ "$plan" = first ] && echo 20 || echo 40)" ;;
-    *-profile) profile 30 ;;
+    *-benchmarks) benchmarks "$([ "$plan" = first ] && echo 25 || echo 40)" ;;
+    *-profile) profile 35 ;;
     *-compare) compare ;;
     *) sanitize "$stage" 40 ;;
   esac

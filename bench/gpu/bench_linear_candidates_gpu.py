@@ -31,7 +31,9 @@ def head(shape: tuple[int, int, int], *, labelled: bool) -> candidates.Head:
     return features, weight, torch.randn(classes, device="cuda", dtype=torch.bfloat16), None
 
 
-def topk_gap(features: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor | None) -> Tensor:
+def topk_gap(
+    features: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor | None
+) -> Tensor:
     top = linear(features, weight, bias).topk(2, dim=1).values
     return top[:, 0] - top[:, 1]
 
@@ -49,7 +51,11 @@ def bench_linear_candidates(
     batch, width, classes = shape
     targets = torch.randint(classes, (batch,), device="cuda")
     rivals = {"F.linear, topk(2), subtracted": topk_gap}
-    for others in (peers.products(), peers.loss_of_a_head(targets), peers.linear_cross_entropies(targets)):
+    for others in (
+        peers.products(),
+        peers.loss_of_a_head(targets),
+        peers.linear_cross_entropies(targets),
+    ):
         rivals |= {name: of_head(call) for name, call in others.items()}
 
     def untried(*one: Any) -> Any:

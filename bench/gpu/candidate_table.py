@@ -27,7 +27,16 @@ PRODUCT = "F.linear alone"
 # A choice so much slower than the fastest is wrong; less is no more than a run differs from the next.
 TOLERATED = 0.02
 TABLE = "`dynams_kernels/_backends/linear_choice.py`"
-HEADINGS = ["work", "", "time", f"x {PRODUCT}", "TFLOP/s", "of the ceiling", "predicted", "against predicted"]
+HEADINGS = [
+    "work",
+    "",
+    "time",
+    f"x {PRODUCT}",
+    "TFLOP/s",
+    "of the ceiling",
+    "predicted",
+    "against predicted",
+]
 
 
 def name_of(work: str) -> str:
@@ -108,9 +117,7 @@ def section(report: dict[str, Any]) -> str:
         return ""
     predicted = predictions.of_candidates(report)
     table = [
-        row
-        for work, entry in entries.items()
-        for row in rows(entry, work, predicted.get(work, {}))
+        row for work, entry in entries.items() for row in rows(entry, work, predicted.get(work, {}))
     ]
     lines = [f"- {verdict(entry, work)}" for work, entry in entries.items()]
     why = next(iter(entries.values()))["extra_info"].get("why_no_hopper")

@@ -33,7 +33,7 @@ Head = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # features, weight, 
 Trial = Callable[[], AbstractContextManager[None]]
 
 
-class WrongResult(Exception):
+class WrongScoresError(Exception):
     """A candidate's scores are further from float64's than rounding explains."""
 
 
@@ -126,13 +126,15 @@ class Reference:
         self._kinds = kinds_of(mask_of(kinds))
 
     def check(self, scores: Tensor) -> None:
-        """Raises WrongResult where a score of (kinds, B) is off by more than allowed, or NaN."""
+        """Raises WrongScoresError where a score of (kinds, B) is off by more than allowed, or NaN."""
         errors = (scores[:, self._rows].double() - self._want).abs().amax(1)
         for kind, error, allowed, torchs in zip(
             self._kinds, errors.tolist(), self._allowed.tolist(), self._torchs.tolist(), strict=True
         ):
             if not error <= allowed:
-                raise WrongResult(f"{kind} off by {error:.3g}, torch's own product by {torchs:.3g}")
+                raise WrongScoresError(
+                    f"{kind} off by {error:.3g}, torch's own product by {torchs:.3g}"
+                )
 
 
 # ------------------------------------------------------------------------------------ trials

@@ -15,7 +15,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from gpu import backends, candidate_table, candidates, ceilings, ledger, outcomes, peers, targets, timing
+from gpu import (
+    backends,
+    candidate_table,
+    candidates,
+    ceilings,
+    ledger,
+    outcomes,
+    peers,
+    targets,
+    timing,
+)
 
 HERE = Path(__file__).parent
 # Compiling a peer may take this long. Ours has no limit but the test's own.
@@ -47,7 +57,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in mine:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
         return
-    order = {name: place for place, name in enumerate(candidate_table.before_linear(targets.names()))}
+    order = {
+        name: place for place, name in enumerate(candidate_table.before_linear(targets.names()))
+    }
     if targets_only(config):
         mine = [item for item in mine if item.name in order]
     mine.sort(key=lambda item: order.get(item.name, len(order)))
@@ -118,7 +130,8 @@ def against(
         flops: int = 0,
         limit: str = "copy",
         rounds: int = timing.ROUNDS,
-        untried: Callable[..., Mapping[str, tuple[Callable[..., Any], candidates.Trial]]] | None = None,
+        untried: Callable[..., Mapping[str, tuple[Callable[..., Any], candidates.Trial]]]
+        | None = None,
     ) -> None:
         cache = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
         sets = [inputs() for _ in range(timing.sets_beyond_cache(bytes, cache))]

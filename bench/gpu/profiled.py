@@ -1,6 +1,6 @@
-"""The launches that Nsight Compute looks at: the selection kernel, held and streamed, and the linear kernel, once each when warm.
+"""The launches that Nsight Compute looks at: the selection kernel, held and streamed, and the linear kernels, once each when warm.
 
-ncu --profile-from-start off ... python bench/gpu/profiled.py held|linear|streamed|skinny ...
+ncu --profile-from-start off ... python bench/gpu/profiled.py held|linear|candidates|streamed|skinny ...
 
 ncu prints what it found when the process ends: what may take long is left to a process of its own.
 """
@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import dynams_kernels as dk
+from gpu import candidates, ledger
 
 
 def selection(size: int) -> Callable[[], Any]:
@@ -27,9 +31,32 @@ def linear(batch: int, width: int, classes: int) -> Callable[[], Any]:
     return lambda: dk.linear_margin(features, weight)
 
 
+def each_candidate() -> Callable[[], Any]:
+    """All kernels that could serve the first target's head, but those that the cases or benchmarks before found dead."""
+    features = torch.randn(65_536, 1024, device="cuda", dtype=torch.bfloat16)
+    weight = torch.randn(1000, 1024, device="cuda", dtype=torch.bfloat16).mul_(1024**-0.5)
+    head = (features, weight, None, None)
+    dead = ledger.dead_candidates()
+    names = [name for name in candidates.able(head, ("gap",)) if name not in {*dead, "eager"}]
+
+    def one(name: str) -> None:
+        try:
+            candidates.scores_by(name, head, ("gap",))
+        except Exception as error:
+            print(f"profiled.py: {name}: {error}", flush=True)
+
+    def call() -> None:
+        for name in names:
+            one(name)
+
+    print(f"profiled.py: in this order: {', '.join(names)}", flush=True)
+    return call
+
+
 LAUNCHES: dict[str, Callable[[], Callable[[], Any]]] = {
     "held": lambda: selection(1_280_000),
     "linear": lambda: linear(65_536, 1024, 1000),
+    "candidates": each_candidate,
     "streamed": lambda: selection(256_000_000),
     "skinny": lambda: linear(65_536, 1024, 100),
 }

@@ -184,7 +184,13 @@ def linear_cases() -> Iterator[Case]:
 
 
 # Rows, width and classes of heads that every candidate can serve: 16-byte aligned, one tile or many, ragged or not; the widest is slim.
-CANDIDATES_HEADS = ((1, 64, 300), (130, 256, 1000), (1000, 72, 257), (515, 1024, 1100), (2049, 250, 5000))
+CANDIDATES_HEADS = (
+    (1, 64, 300),
+    (130, 256, 1000),
+    (1000, 72, 257),
+    (515, 1024, 1100),
+    (2049, 250, 5000),
+)
 
 
 def candidate_head(shape: tuple[int, int, int], dtype: torch.dtype) -> candidates.Head:
@@ -198,7 +204,7 @@ def candidate_head(shape: tuple[int, int, int], dtype: torch.dtype) -> candidate
     return features, weight, torch.randn(classes, device="cuda").to(dtype), labels
 
 
-def candidate_cases(name: str) -> Iterator[Case]:
+def candidate_cases(name: str, kinds: Sequence[str]) -> Iterator[Case]:
     """One of the kernels that could serve a linear head, whatever the table of choices says."""
 
     def call(backend: Any, *arguments: Any) -> Results:
@@ -207,29 +213,25 @@ def candidate_cases(name: str) -> Iterator[Case]:
     def want(*arguments: Any) -> Results:
         return (eager.linear_scores(*arguments)[0],)
 
-    def inputs(
-        shape: tuple[int, int, int], dtype: torch.dtype, kinds: Sequence[str]
-    ) -> tuple[Any, ...]:
+    def inputs(shape: tuple[int, int, int], dtype: torch.dtype) -> tuple[Any, ...]:
         features, weight, bias, labels = candidate_head(shape, dtype)
         used = labels if LABELLED_KINDS.intersection(kinds) else None
         return candidates.operands((features, weight, bias, used), kinds)
 
     for shape in CANDIDATES_HEADS:
         for dtype in (torch.bfloat16, torch.float16):
-            for kinds in (("gap",), WITHOUT_DISTANCES):
-                yield Case(
-                    f"linear_scores {'{}x{}-{}'.format(*shape)} {dtype} {'+'.join(kinds)}",
-                    lambda s=shape, d=dtype, k=kinds: inputs(s, d, k),
-                    call,
-                    want,
-                    tolerance=0.1,
-                )
+            yield Case(
+                f"linear_scores {'{}x{}-{}'.format(*shape)} {dtype} {'+'.join(kinds)}",
+                lambda s=shape, d=dtype: inputs(s, d),
+                call,
+                want,
+                tolerance=0.1,
+            )
 
 
-def able() -> tuple[str, ...]:
+def able(kinds: Sequence[str]) -> tuple[str, ...]:
     """The candidates that can serve a head made for all of them, but those that the cases above stand for."""
-    head = candidate_head(CANDIDATES_HEADS[1], torch.bfloat16)
-    found = candidates.able(head, WITHOUT_DISTANCES)
+    found = candidates.able(candidate_head(CANDIDATES_HEADS[1], torch.bfloat16), kinds)
     return tuple(name for name in found if name not in ("triton pointers", "eager"))
 
 
@@ -242,8 +244,10 @@ def plan(backends: dict[str, Any]) -> Iterator[tuple[str, Any, Case]]:
         for case in linear_cases():
             yield f"triton: {case.name}", backends["triton"], case
     # Last, as they are the likeliest to hang.
-    for candidate in able():
-        for case in candidate_cases(candidate):
+    for kinds in (("gap",), WITHOUT_DISTANCES):
+        for candidate, case in (
+            (name, c) for name in able(kinds) for c in candidate_cases(name, kinds)
+        ):
             yield ledger.trial(candidate, case.name), registry.gpu, case
 
 
@@ -309,7 +313,9 @@ def main(arguments: list[str]) -> int:
             ledger.write_of_suite(end=name, outcome="skipped", why=why)
             continue
         compiled = name.startswith("hopper")
-        faulthandler.dump_traceback_later(SECONDS_COMPILED if compiled else SECONDS_A_CASE, exit=True)
+        faulthandler.dump_traceback_later(
+            SECONDS_COMPILED if compiled else SECONDS_A_CASE, exit=True
+        )
         why = run(name, backend, case, not options.unchecked)
         faulthandler.cancel_dump_traceback_later()
         ledger.write_of_suite(end=name, outcome="failed" if why else "passed", why=why)

@@ -59,10 +59,10 @@ class Candidates:
     """registry.gpu for linear heads: plain torch by several names. $FAULTY says which are off, raise or end
     their process."""
 
-    names = ("hopper 128x128", "hopper 128x192", "triton pointers", "eager")
+    names = ("hopper 128x128", "hopper 128x144", "hopper 128x192", "triton pointers", "eager")
 
     def linear_candidates(self, features: Any, weight: Any, *about: Any) -> tuple[str, ...]:
-        return self.names if weight.shape[0] >= 50 else self.names[2:]
+        return self.names if weight.shape[0] >= 50 else self.names[3:]
 
     def linear_choice(self, *about: Any) -> str:
         return "triton pointers"
