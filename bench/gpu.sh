@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Verifies and measures the GPU kernels, unattended, on a machine lent for a quarter of an hour:
 #
-#   bash bench/gpu.sh OUTPUT_FOLDER --plan first      at most 270 s: are they right, how far from the targets, which kernel for which head
+#   bash bench/gpu.sh OUTPUT_FOLDER --plan first      at most 280 s: are they right, how far from the targets, which kernel for which head
 #   bash bench/gpu.sh OUTPUT_FOLDER [--plan full]     at most 400 s: everything, after what the first run showed was mended
 #   bash bench/gpu.sh OUTPUT_FOLDER --plan compare    at most 525 s: missing cells of `dynams compare cifar10`
 #   ... [--stage STAGE]... [--suspect NAME]...        those stages of the plan alone; what memcheck is to look at
@@ -15,7 +15,7 @@
 # every   environment    120         GPU, driver, clocks, versions, commit ($DYNAMS_COMMIT without git)
 # every   build          70          takes or makes the compiled kernels                                 build.log
 # first   cases          50          every path of every backend, compared with plain torch              cases.log
-# first   tests          75          what only a GPU can show, and selection, with the compiled kernels  tests.log
+# first   tests          85          what only a GPU can show, and selection, with the compiled kernels  tests.log
 # first   benchmarks     the rest    what the targets rest on, without peers made by torch.compile, and   benchmarks.log
 #                                    every kernel that could serve a linear head, 40 to 70 s of it
 # first   profile        35          Nsight Compute on the selection and the linear kernels              profile.log
@@ -74,7 +74,7 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$out" ] || usage
 case $plan in
-  first) planned=270 order="cases tests benchmarks profile" ;;
+  first) planned=280 order="cases tests benchmarks profile" ;;
   full) planned=400 order="tests tests-triton benchmarks memcheck" ;;
   compare) planned=525 order="compare" ;;
 esac
@@ -380,8 +380,8 @@ build 70
 for stage in $stages; do
   case $plan-$stage in
     *-build) ;;
-    *-cases) all_cases 50 190 ;;
-    first-tests) tests "$([ $native = yes ] && echo native || echo triton)" 75 115 ;;
+    *-cases) all_cases 50 200 ;;
+    first-tests) tests "$([ $native = yes ] && echo native || echo triton)" 85 115 ;;
     *-tests) tests native 120 150 ;;
     *-tests-triton) tests triton 100 100 ;;
     *-benchmarks) benchmarks "$([ "$plan" = first ] && echo 25 || echo 40)" ;;
