@@ -304,8 +304,11 @@ profile() { # SECONDS
       --kernel-name 'regex:select_smallest|linear|device_kernel' --print-details all --section SpeedOfLight --section LaunchStats \
       --section Occupancy --section WarpStateStats --section MemoryWorkloadAnalysis --section ComputeWorkloadAnalysis \
       "$python" "$gpu/profiled.py" $names >> "$out/profile.log" 2>&1 || code=$?
-    grep -q 'Section: GPU Speed Of Light' "$out/profile.log" && [ "$code" -eq 137 ] && code=0
-    [ "$code" -eq 0 ] || break
+    case $code in
+      0) ;;
+      124 | 137) grep -q 'Section: GPU Speed Of Light' "$out/profile.log" && code=0; break ;;
+      *) break ;;
+    esac
   done
   if grep -q ERR_NVGPUCTRPERM "$out/profile.log"; then
     outcome profile skipped "$begin" "ncu has no permission to read the counters (ERR_NVGPUCTRPERM)"
