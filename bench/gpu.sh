@@ -16,8 +16,7 @@
 # every   build          70          takes or makes the compiled kernels                                 build.log
 # first   cases          50          every path of every backend, compared with plain torch              cases.log
 # first   tests          85          what only a GPU can show, and selection, with the compiled kernels  tests.log
-# first   benchmarks     the rest    what the targets rest on, without peers made by torch.compile, and   benchmarks.log
-#                                    every kernel that could serve a linear head, 40 to 70 s of it
+# first   benchmarks     the rest    what targets rest on, and each kernel for linear heads (40 to 70 s)  benchmarks.log
 # first   profile        35          Nsight Compute on the selection and the linear kernels              profile.log
 # full    tests          120         all tests that need a GPU, with the compiled kernels                tests.log
 # full    tests-triton   100         those that depend on the backend, with Triton's

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from dynams_kernels._backends import registry
+from dynams_kernels._backends import linear_choice, registry
 from dynams_kernels._kinds import kinds_of, mask_of
 from gpu import device_guard, ledger
 
@@ -43,25 +43,21 @@ def operands(head: Head, kinds: Sequence[str]) -> tuple[Any, ...]:
     return (features, weight, bias, labels, None, [features.shape[1]], mask_of(kinds), False)
 
 
-def _about(head: Head, kinds: Sequence[str]) -> tuple[Any, ...]:
-    """What a choice looks at: the arguments of `Gpu.linear_candidates` and `Gpu.linear_choice`."""
-    features, weight, bias, _labels = head
-    return (features, weight, bias, [features.shape[1]], mask_of(kinds), False)
-
-
-def able(head: Head, kinds: Sequence[str]) -> tuple[str, ...]:
+def able(head: Head, kinds: Sequence[str]) -> tuple[linear_choice.Candidate, ...]:
     """The candidates that can serve these operands on this device."""
-    found: tuple[str, ...] = registry.gpu.linear_candidates(*_about(head, kinds))
-    return found
+    features, weight, bias, _labels = head
+    widths, mask = [features.shape[1]], mask_of(kinds)
+    return registry.gpu.linear_candidates(features, weight, bias, widths, mask, False)
 
 
 def chosen(head: Head, kinds: Sequence[str]) -> str:
     """The candidate that the table chooses for these operands."""
-    name: str = registry.gpu.linear_choice(*_about(head, kinds))
-    return name
+    features, weight = head[:2]
+    sizes = (features.shape[0], weight.shape[0], features.shape[1])
+    return linear_choice.choose(*sizes, mask_of(kinds), able(head, kinds))
 
 
-def scores_by(name: str, head: Head, kinds: Sequence[str]) -> Tensor:
+def scores_by(name: linear_choice.Candidate, head: Head, kinds: Sequence[str]) -> Tensor:
     """Scores (kinds, B) by one candidate, in bit order."""
     found: Tensor = registry.gpu.linear_scores_by(name, *operands(head, kinds))[0]
     return found[:, 0]
@@ -73,7 +69,7 @@ def why_no_hopper() -> str:
         module = importlib.import_module("dynams_kernels._cuda")
     except ImportError as error:
         return str(error)
-    return str(getattr(module, "HOPPER", "the compiled module does not say"))
+    return str(module.HOPPER)
 
 
 # ------------------------------------------------------------------------------------ right or wrong
@@ -166,7 +162,7 @@ def on_trial(
     """Each candidate that can serve a head and is not known to be dead: its function of a head, and its trial."""
     want, dead = Reference(head, kinds), ledger.dead_candidates()
 
-    def function(name: str) -> Callable[..., Tensor]:
+    def function(name: linear_choice.Candidate) -> Callable[..., Tensor]:
         return lambda *head: scores_by(name, head, kinds)
 
     return {

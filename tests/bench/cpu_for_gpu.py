@@ -64,9 +64,6 @@ class Candidates:
     def linear_candidates(self, features: Any, weight: Any, *about: Any) -> tuple[str, ...]:
         return self.names if weight.shape[0] >= 50 else self.names[3:]
 
-    def linear_choice(self, *about: Any) -> str:
-        return "triton pointers"
-
     def linear_scores_by(self, name: str, *operands: Any) -> Any:
         scores, pairs = eager.linear_scores(*operands)
         fault = json.loads(os.environ.get("FAULTY", "{}")).get(name)

@@ -154,6 +154,7 @@ def test_every_case_gives_the_right_results(tmp_path: Path) -> None:
         assert sum("row_scores" in name for name in of_backend) > 30
         assert sum("of 80000 " in name for name in of_backend) == 9
     assert sum("triton: linear_" in name for name in names) > 25
+    assert sum(name.startswith("hopper 128x144: linear_scores") for name in names) == 8
 
 
 # A backend that is wrong in one case and raises in another; its selections are the CPU's.
@@ -185,9 +186,13 @@ def test_a_case_that_is_wrong_or_raises_does_not_stop_the_others(tmp_path: Path)
     only = [
         f"--only=native: smallest_k 1 of {count} random" for count in (1, 31, 1025, 20_001, 300_007)
     ]
-    code, output = run_cases(tmp_path, *only, before=FAULTY)
+    died = {"suite": "cases", "begin": "hopper 128x128: another case"}
+    ledger.append(tmp_path / results.LEDGER, died)
+    deadly = "hopper 128x128: linear_scores 1x64-300 torch.bfloat16 gap"
+    code, output = run_cases(tmp_path, *only, f"--only={deadly}", before=FAULTY)
     assert code == 3, output
     kept = cases_of(tmp_path)
+    assert kept.of("skipped") == {deadly: "a process died or hung in this kernel"}
     assert kept.of("failed") == {
         "native: smallest_k 1 of 31 random": "ValueError: not today",
         "native: smallest_k 1 of 1025 random": "indices differ in 1 places",

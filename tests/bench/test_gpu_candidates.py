@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,9 @@ from gpu_processes import BENCH, new_ledger, run_benchmarks
 from test_gpu_outcomes import run
 from test_gpu_report import CEILINGS, FACTS
 
+from dynams_kernels._backends import linear_choice, registry
+from dynams_kernels._backends.gpu import Gpu
+from dynams_kernels._kinds import BIT
 from gpu import candidate_table, candidates, ledger, predictions, results
 
 GAP, SUMS = "gap 65536x1024-1000", "sums 4096x1024-1000"
@@ -107,13 +109,21 @@ def test_the_reference_is_float64s_and_allows_torchs_own_error() -> None:
                 want.check(spoilt)
 
 
-def test_the_gpu_backend_offers_what_the_candidates_call() -> None:
-    if importlib.util.find_spec("dynams_kernels._backends.linear_choice") is None:
-        pytest.skip("no table of choices yet")
-    from dynams_kernels._backends.gpu import Gpu
-
-    for name in ("linear_candidates", "linear_choice", "linear_scores_by"):
-        assert callable(getattr(Gpu, name))
+def test_what_can_serve_and_what_the_table_chooses_are_asked_of_the_gpus_own_backend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "gpu", Gpu(None, None, "eager"))
+    head = (torch.randn(300, 32), torch.randn(500, 32), torch.randn(500), None)
+    assert candidates.able(head, ("entropy", "gap")) == ("eager",)
+    assert candidates.chosen(head, ("entropy", "gap")) == "eager"
+    candidates.Reference(head, ("entropy", "gap")).check(
+        candidates.scores_by("eager", head, ("entropy", "gap"))
+    )
+    # 1024 columns of a batch of images, where all can serve.
+    wide = (torch.empty(65_536, 1024, device="meta"), torch.empty(1000, 1024, device="meta"))
+    monkeypatch.setattr(candidates, "able", lambda *_: linear_choice.CANDIDATES)
+    want = linear_choice.choose(65_536, 1000, 1024, BIT["gap"], linear_choice.CANDIDATES)
+    assert candidates.chosen((*wide, None, None), ("gap",)) == want
 
 
 # ------------------------------------------------------------------------------------ which to choose
@@ -187,6 +197,8 @@ def test_all_that_was_timed_is_ranked_beside_the_product() -> None:
 
 def test_predictions_are_of_works_that_exist_in_a_measure_they_have() -> None:
     assert set(predictions.CANDIDATES) <= set(candidate_table.WORK)
+    named = {name for by_name in predictions.CANDIDATES.values() for name in by_name}
+    assert named <= set(linear_choice.CANDIDATES)
     for work, by_name in predictions.CANDIDATES.items():
         made = {**entry(ONE, dict.fromkeys(by_name, 100)), "name": work}
         made["extra_info"]["limit"] = "copy" if work.endswith(("-10", "-100")) else "bf16 matmul"

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 import oracle
 from cuda_calls import captured, same, spoil
 from dynams_kernels._backends import registry
+from dynams_kernels._backends.linear_choice import CANDIDATES, HOPPER_TILES, Candidate
 from dynams_kernels._kinds import LABELLED_KINDS, LOGSUMEXP, kinds_of, mask_of
 from kernel_inputs import random_logits
 
@@ -25,8 +26,7 @@ pytestmark = [
 
 DEVICE = "cuda"
 INF, NAN = math.inf, math.nan
-HOPPER = tuple(f"hopper 128x{classes}" for classes in (128, 144, 192, 256))
-CANDIDATES = (*HOPPER, "triton descriptors", "triton pointers", "eager")
+HOPPER = tuple(HOPPER_TILES)
 # Most rows whose reference is computed.
 CHECKED_ROWS = 48
 SUMS = (*oracle.SCORE_KINDS, LOGSUMEXP)
@@ -76,13 +76,13 @@ def head(
     return moved[0][:, :width], moved[1][:, :width], moved[2], moved[3]  # type: ignore[index, return-value]
 
 
-def served(candidate: str, operands: Operands, kinds: Sequence[str]) -> bool:
+def served(candidate: Candidate, operands: Operands, kinds: Sequence[str]) -> bool:
     features, weight, bias, _labels = operands
     about = (features, weight, bias, [features.shape[1]], mask_of(kinds), False)
     return candidate in registry.gpu.linear_candidates(*about)
 
 
-def scores(candidate: str, operands: Operands, kinds: Sequence[str]) -> dict[str, Tensor]:
+def scores(candidate: Candidate, operands: Operands, kinds: Sequence[str]) -> dict[str, Tensor]:
     """The candidate's scores by kind; the test is skipped where it cannot serve."""
     if not served(candidate, operands, kinds):
         pytest.skip(f"{candidate} cannot serve these operands here")
@@ -148,7 +148,7 @@ def test_on_hopper_its_kernels_serve_gaps_and_sums() -> None:
         pytest.skip(module.HOPPER)
     operands = head((300, 256, 256, 1000), torch.bfloat16)
     assert all(served(candidate, operands, ALONE) for candidate in HOPPER)
-    assert served("hopper 128x128", operands, SUMS)
+    assert all(served(candidate, operands, SUMS) for candidate in HOPPER)
 
 
 def test_plain_torch_and_triton_serve_every_head() -> None:
@@ -164,7 +164,7 @@ def test_plain_torch_and_triton_serve_every_head() -> None:
 @every_candidate
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_scores_are_as_exact_as_torchs_own_twice_alike(
-    shape: tuple[int, int, int, int], candidate: str
+    shape: tuple[int, int, int, int], candidate: Candidate
 ) -> None:
     place = SHAPES.index(shape)
     dtype = torch.float16 if place % 3 == 2 else torch.bfloat16
@@ -184,7 +184,7 @@ def test_scores_are_as_exact_as_torchs_own_twice_alike(
 @and_float16
 @pytest.mark.parametrize("kinds", ASKED, ids="+".join)
 def test_every_kind_alone_and_together(
-    kinds: tuple[str, ...], dtype: torch.dtype, candidate: str
+    kinds: tuple[str, ...], dtype: torch.dtype, candidate: Candidate
 ) -> None:
     for biased in (False, True):
         operands = head((513, 136, 136, 1000), dtype, biased=biased)
@@ -192,7 +192,9 @@ def test_every_kind_alone_and_together(
 
 
 @untried_candidates
-def test_operands_that_start_anywhere_are_served_rightly_or_not_at_all(candidate: str) -> None:
+def test_operands_that_start_anywhere_are_served_rightly_or_not_at_all(
+    candidate: Candidate,
+) -> None:
     features, weight, bias, labels = head((130, 64, 80, 300), torch.bfloat16)
 
     def past(tensor: Tensor, by: int) -> Tensor:
@@ -231,7 +233,7 @@ def biases(classes: int, dtype: torch.dtype) -> Iterator[Tensor]:
 @and_float16
 @pytest.mark.parametrize("classes", [2, 129, 257, 1000, 5003])
 def test_ties_infinities_and_nan_where_logits_come_out_exactly(
-    classes: int, dtype: torch.dtype, candidate: str
+    classes: int, dtype: torch.dtype, candidate: Candidate
 ) -> None:
     # One feature a row is 1, the others 0: the logits are the weight's columns, whole numbers full of ties, and the bias.
     rows = 64
@@ -254,7 +256,9 @@ def test_ties_infinities_and_nan_where_logits_come_out_exactly(
 
 @untried_candidates
 @pytest.mark.parametrize("kinds", [ALONE, TOGETHER], ids="+".join)
-def test_rows_that_are_not_finite_spoil_no_others(kinds: tuple[str, ...], candidate: str) -> None:
+def test_rows_that_are_not_finite_spoil_no_others(
+    kinds: tuple[str, ...], candidate: Candidate
+) -> None:
     features, weight, bias, labels = head((300, 64, 64, 1000), torch.bfloat16)
     labels = torch.zeros(300, dtype=torch.int64, device=DEVICE)
     want = scores(candidate, (features, weight, bias, labels), kinds)
@@ -275,7 +279,7 @@ def test_rows_that_are_not_finite_spoil_no_others(kinds: tuple[str, ...], candid
 @untried_candidates
 @pytest.mark.parametrize("kinds", [ALONE, TOGETHER], ids="+".join)
 def test_a_graph_scores_what_its_inputs_hold_when_it_is_replayed(
-    kinds: tuple[str, ...], candidate: str
+    kinds: tuple[str, ...], candidate: Candidate
 ) -> None:
     shape = (1500, 256, 256, 1100)
     static = head(shape, torch.bfloat16)
@@ -295,7 +299,7 @@ def test_a_graph_scores_what_its_inputs_hold_when_it_is_replayed(
 @untried_candidates
 @pytest.mark.parametrize("kinds", [ALONE, TOGETHER], ids="+".join)
 def test_memory_is_a_kibibyte_a_row_and_the_states_of_some_rows(
-    kinds: tuple[str, ...], candidate: str
+    kinds: tuple[str, ...], candidate: Candidate
 ) -> None:
     rows = 8192
     operands = head((rows, 64, 64, 20_000), torch.bfloat16)
