@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -30,6 +31,8 @@ from gpu import (
 HERE = Path(__file__).parent
 # Compiling a peer may take this long. Ours has no limit but the test's own.
 PEER_SECONDS = 20.0
+# And all peers of a benchmark together: well below what a test may take (device_guard.py).
+PEERS_SECONDS = 40.0
 Inputs = tuple[Any, ...]
 
 
@@ -99,11 +102,13 @@ def backend(request: pytest.FixtureRequest) -> Any:
 
 
 def prepared(
-    name: str, calls: list[timing.Call], trial: candidates.Trial = nullcontext
+    name: str, calls: list[timing.Call], seconds: float, trial: candidates.Trial = nullcontext
 ) -> timing.Timed | str:
     """A peer ready to be timed, or why it is not: a peer's trouble of any kind is a line of the report."""
+    if seconds <= 0:
+        return "not tried: the peers before it took the time"
     try:
-        with timing.time_limit(PEER_SECONDS, name), trial():
+        with timing.time_limit(min(seconds, PEER_SECONDS), name), trial():
             return timing.Timed(calls)
     except Exception as error:
         torch.cuda.synchronize()
@@ -138,10 +143,13 @@ def against(
         info = benchmark.extra_info
         info.update(bytes=bytes, flops=flops, limit=limit, sets=len(sets), ceilings=limits)
         info.update(threads=torch.get_num_threads())
-        others = {name: (function, nullcontext) for name, function in rivals.items()}
-        others |= untried(*sets[0]) if untried else {}
+        trials = untried(*sets[0]) if untried else {}
         if benchmark.disabled:
-            for function in (ours, *(function for function, _trial in others.values())):
+            for function in (
+                ours,
+                *rivals.values(),
+                *(function for function, _ in trials.values()),
+            ):
                 function(*sets[0])
             benchmark(lambda: torch.cuda.synchronize())
             return
@@ -149,16 +157,22 @@ def against(
             timed = timing.Timed([partial(ours, *one) for one in sets])
             info["launches"] = timing.launches(partial(ours, *sets[0]))
             info["extra_bytes"] = timing.peak_extra_bytes(partial(ours, *sets[0]))
-            ready, failed = {}, {}
-            for name, (function, trial) in others.items():
+            ready: dict[str, timing.Timed | str] = {}
+            for name, (function, trial) in trials.items():
+                calls = [partial(function, *one) for one in sets]
+                ready[name] = prepared(name, calls, PEER_SECONDS, trial)
+            end = time.monotonic() + PEERS_SECONDS
+            for name, function in rivals.items():
                 if name == peers.COMPILED and targets_only(request.config):
                     continue
-                made = prepared(name, [partial(function, *one) for one in sets], trial)
-                if isinstance(made, timing.Timed):
-                    ready[name] = made
-                else:
-                    failed[name] = made
-            measure(timed, ready, rounds)
+                calls = [partial(function, *one) for one in sets]
+                ready[name] = prepared(name, calls, end - time.monotonic())
+            failed = {name: why for name, why in ready.items() if isinstance(why, str)}
+            measure(
+                timed,
+                {name: one for name, one in ready.items() if isinstance(one, timing.Timed)},
+                rounds,
+            )
         info["how"] = timed.how
         info["failed_peers"] = failed
 
