@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -136,17 +136,26 @@ def test_the_first_call_on_another_device_asks_there_and_comes_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     devices = Devices(monkeypatch)
-    asked: list[tuple[int, int]] = []
+    asked: list[tuple[str, int, int]] = []
 
-    def why_unusable(device: int) -> str:
-        asked.append((device, devices.current))
-        return ""
+    def answer(question: str, answers: dict[int, str]) -> Callable[[int], str]:
+        def why_not(device: int) -> str:
+            asked.append((question, device, devices.current))
+            return answers.get(device, "")
 
-    gpu = Gpu(SimpleNamespace(why_unusable=why_unusable), None, "auto")  # type: ignore[arg-type]
+        return why_not
+
+    module = SimpleNamespace(
+        why_unusable=answer("any", {}),
+        why_no_linear_scores=answer("linear", {0: "compute capability 8.0, want 9.0"}),
+    )
+    gpu = Gpu(module, None, "auto")  # type: ignore[arg-type]
     for device in (1, 0, 1):
-        assert gpu.serves(device).names()["row_scores"] == "native_cuda"
+        names = gpu.serves(device).names()
+        assert names["row_scores"] == "native_cuda"
+        assert names["linear_scores"] == ("native_cuda, eager" if device == 1 else "eager")
         assert devices.current == 0
-    assert asked == [(1, 1), (0, 0)]
+    assert asked == [("any", 1, 1), ("linear", 1, 1), ("any", 0, 0), ("linear", 0, 0)]
 
 
 def test_a_device_that_cannot_be_asked_leaves_the_current_one(

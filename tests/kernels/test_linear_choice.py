@@ -1,0 +1,204 @@
+"""Who scores a linear head on a GPU: which operands the Hopper kernel takes, the table's choice, and what the kernel is called with."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dynams_kernels._backends import native_cuda
+from dynams_kernels._backends.gpu import Gpu, Served
+from dynams_kernels._backends.linear_choice import CANDIDATES, HOPPER_TILES, Candidate, choose
+from dynams_kernels._kinds import BIT, mask_of
+
+GAP = BIT["gap"]
+TRAINING = mask_of(["loss", "entropy", "gap"])
+TRITON: tuple[Candidate, ...] = ("triton descriptors", "triton pointers", "eager")
+
+
+def tiles_in_columns(candidate: Candidate, classes: int) -> int:
+    columns = int(candidate.rpartition("x")[2])
+    return -(-classes // columns) * columns
+
+
+# ------------------------------------------------------------------------------------ the table
+
+
+@given(
+    rows=st.integers(1, 1 << 20),
+    classes=st.integers(2, 1 << 20),
+    width=st.integers(1, 1 << 14),
+    kinds=st.integers(1, (1 << 9) - 1),
+    others=st.sets(st.sampled_from(CANDIDATES)),
+)
+def test_only_a_candidate_that_can_serve_is_chosen(
+    rows: int, classes: int, width: int, kinds: int, others: set[Candidate]
+) -> None:
+    assert choose(rows, classes, width, kinds, {*others, "eager"}) in {*others, "eager"}
+    # Plain torch is the last resort.
+    assert choose(rows, classes, width, kinds, {*others, "triton pointers", "eager"}) != "eager"
+
+
+@given(classes=st.integers(256, 300_000), kinds=st.sampled_from([GAP, TRAINING]))
+def test_large_heads_go_to_the_compiled_kernel_in_a_tiling_that_wastes_little(
+    classes: int, kinds: int
+) -> None:
+    chosen = choose(65_536, classes, 1024, kinds, CANDIDATES)
+    assert chosen in HOPPER_TILES
+    least = min(tiles_in_columns(tile, classes) for tile in HOPPER_TILES)
+    assert tiles_in_columns(chosen, classes) <= 1.15 * least
+
+
+@pytest.mark.parametrize(
+    ("rows", "classes", "width"),
+    [
+        (65_536, 10, 1024),  # bound by reading the features
+        (65_536, 100, 1024),
+        (64, 1_000_000, 4096),  # bound by reading the weight
+        (1024, 1000, 1024),  # fewer tiles than multiprocessors
+        (65_536, 1000, 64),  # the product is too short to hide a reduction behind
+    ],
+)
+def test_heads_that_the_compiled_kernel_is_not_made_for_go_to_triton(
+    rows: int, classes: int, width: int
+) -> None:
+    assert choose(rows, classes, width, GAP, CANDIDATES).startswith("triton")
+
+
+def test_sums_want_a_longer_product_than_the_gap() -> None:
+    assert choose(65_536, 1000, 256, GAP, CANDIDATES) in HOPPER_TILES
+    assert choose(65_536, 1000, 256, TRAINING, CANDIDATES) in TRITON
+
+
+# ------------------------------------------------------------------------------------ what the compiled kernel takes
+
+
+def matrix(rows: int, columns: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.zeros(rows, columns, dtype=dtype)
+
+
+# The name of a case, features, weight, widths, and whether TMA can describe them.
+LAYOUTS: dict[str, tuple[Tensor, Tensor, tuple[int, ...], bool]] = {
+    "plain": (matrix(6, 64), matrix(5, 64), (64,), True),
+    "float16": (matrix(6, 64, torch.float16), matrix(5, 64, torch.float16), (64,), True),
+    "a slim width": (matrix(6, 64), matrix(5, 64), (50,), True),
+    "features as slim as the width": (matrix(6, 56)[:, :50], matrix(5, 64), (50,), True),
+    "one row, whatever its stride": (matrix(1, 50), matrix(5, 64), (50,), True),
+    "no rows": (matrix(0, 64), matrix(5, 64), (64,), True),
+    "float32": (matrix(6, 64, torch.float32), matrix(5, 64, torch.float32), (64,), False),
+    "two widths": (matrix(6, 64), matrix(5, 64), (32, 64), False),
+    "features transposed": (matrix(64, 6).T, matrix(5, 64), (64,), False),
+    "weight transposed": (matrix(6, 64), matrix(64, 5).T, (64,), False),
+    "rows at odd places": (matrix(6, 50), matrix(5, 64), (50,), False),
+    "weight rows at odd places": (matrix(6, 64), matrix(5, 66), (64,), False),
+    "a base at an odd place": (matrix(6, 72)[:, 1:65], matrix(5, 64), (64,), False),
+    "one row for all": (matrix(1, 64).expand(6, 64), matrix(5, 64), (64,), False),
+    "a flipped sign": (torch._neg_view(matrix(6, 64)), matrix(5, 64), (64,), False),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_compiled_kernel_serves_what_tma_can_describe(name: str) -> None:
+    features, weight, widths, can = LAYOUTS[name]
+    native = native_cuda.NativeCuda(SimpleNamespace())  # type: ignore[arg-type]
+    assert native.serves_linear(features, weight, widths, GAP, False) is can
+    assert not native.serves_linear(features, weight, widths, GAP, True)  # pairs
+    assert not native.serves_linear(features, weight, widths, GAP | BIT["distance"], False)
+
+
+class Module:
+    """The compiled module's place: notes calls and what scratch they are given, writes nothing."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[Any, ...]] = []
+
+    def linear_scores(self, *arguments: Any) -> None:
+        self.made.append(arguments)
+
+
+class Triton:
+    """Triton's place: notes how it is asked to load."""
+
+    def __init__(self) -> None:
+        self.descriptors: list[bool] = []
+
+    def describable(self, *operands: Any) -> bool:
+        return True
+
+    def linear_scores(self, *operands: Any, descriptors: bool) -> tuple[Tensor, Tensor]:
+        self.descriptors.append(descriptors)
+        return torch.zeros(1, 1, 1), torch.zeros(0, 2)
+
+
+def gpu_of(native: bool, triton: bool, native_linear: bool = True) -> tuple[Gpu, Module, Triton]:
+    """The backends of a GPU whose device is that of the CPU's tensors, -1."""
+    module, by_triton = Module(), Triton()
+    gpu = Gpu(None, None, "auto")
+    gpu._served[-1] = Served(
+        native_cuda.NativeCuda(module) if native else None,  # type: ignore[arg-type]
+        by_triton if triton else None,  # type: ignore[arg-type]
+        native and native_linear,
+    )
+    return gpu, module, by_triton
+
+
+def test_the_candidates_are_those_of_the_installation_the_device_and_the_operands() -> None:
+    plain, strided = (matrix(6, 64), matrix(5, 64), None), (matrix(6, 64), matrix(64, 5).T, None)
+    rest = ([64], GAP, False)
+    assert gpu_of(True, True)[0].linear_candidates(*plain, *rest) == CANDIDATES
+    assert gpu_of(True, True)[0].linear_candidates(*strided, *rest) == TRITON
+    assert gpu_of(True, True, False)[0].linear_candidates(*plain, *rest) == TRITON
+    assert gpu_of(False, True)[0].linear_candidates(*plain, *rest) == TRITON
+    assert gpu_of(True, False)[0].linear_candidates(*plain, *rest) == (*HOPPER_TILES, "eager")
+    assert gpu_of(False, False)[0].linear_candidates(*plain, *rest) == ("eager",)
+    wide = [t.double() for t in plain[:2]]
+    assert gpu_of(True, True)[0].linear_candidates(*wide, None, *rest) == ("eager",)  # type: ignore[call-arg, arg-type]
+
+
+def test_a_candidate_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_cuda, "raw_stream", lambda device: 7000 + device)
+    gpu, module, triton = gpu_of(True, True)
+    bias = torch.zeros(6, dtype=torch.bfloat16)[1:]
+    labels = torch.zeros(12, dtype=torch.int64)[::2]
+    features, weight = matrix(6, 64), matrix(5, 72)
+    operands = (features, weight, bias, labels, None, [50])
+    for name, number in HOPPER_TILES.items():
+        scores, pairs = gpu.linear_scores_by(name, *operands, TRAINING, False)
+        assert (scores.shape, scores.dtype, pairs.shape) == ((3, 1, 6), torch.float32, (0, 2))
+        call = module.made.pop()
+        assert call[:4] == (features.data_ptr(), 64, weight.data_ptr(), 72)
+        # Two of the bias are read at a time, labels one after the other: copies, where they lie otherwise.
+        assert call[4] not in (0, bias.data_ptr())
+        assert call[4] % 4 == 0
+        assert call[5] not in (0, labels.data_ptr())
+        assert call[6:14] == (3, 6, 5, 50, TRAINING, scores.data_ptr(), 6, number)
+        assert call[14](12).dtype == torch.bfloat16
+        assert call[15:] == (-1, 6999)
+    gpu.linear_scores_by("hopper 128x128", *operands, GAP, False)
+    assert module.made.pop()[5] == 0, "labels that no kind asks for are not read"
+    gpu.linear_scores_by("triton descriptors", *operands, GAP, False)
+    gpu.linear_scores_by("triton pointers", *operands, GAP, False)
+    assert triton.descriptors == [True, False]
+
+
+def test_no_rows_take_no_launch() -> None:
+    gpu, module, _ = gpu_of(True, True)
+    operands = (matrix(0, 64), matrix(5, 64), None, None, None, [64])
+    scores, _ = gpu.linear_scores_by("hopper 128x128", *operands, GAP, False)
+    assert scores.shape == (1, 1, 0)
+    assert module.made == []
+
+
+def test_a_call_goes_where_the_table_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_cuda, "raw_stream", lambda device: 7000 + device)
+    gpu, module, triton = gpu_of(True, True)
+    gpu.linear_scores(matrix(8192, 256), matrix(300, 256), None, None, None, [256], GAP, False)
+    assert len(module.made) == 1
+    assert module.made[0][13] in HOPPER_TILES.values()
+    gpu.linear_scores(matrix(8192, 256), matrix(10, 256), None, None, None, [256], GAP, False)
+    assert (len(module.made), triton.descriptors) == (1, [False])
