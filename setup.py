@@ -10,6 +10,8 @@ Environment:
                         served by Triton.
     DYNAMS_CUDA_ARCHITECTURES   which GPUs to compile for, such as "80 90"; default: 80, 90, 100, 120, those nvcc knows.
                         The last one's PTX is kept too, for GPUs to come.
+    DYNAMS_CUTLASS      a checkout of CUTLASS, or a folder of its headers, for the kernels of compute capability 9.0; default: the
+                        package nvidia-cutlass, which the build backend asks for where they are compiled; "off": without them.
     CXX, CXXFLAGS, NVCCFLAGS    the compiler and extra flags; MAX_JOBS: parallel compilations.
 """
 
@@ -17,7 +19,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shlex
 import shutil
 import subprocess
@@ -31,7 +32,13 @@ from typing import ClassVar
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).parent.absolute()
+# The build backend has it on the path, `python setup.py` has not.
+sys.path.insert(0, str(ROOT / "build_backend"))
+import cuda_requirements  # noqa: E402
+
+# Objects and their logs, kept from one build to the next.
+WORK = ROOT / "build" / f"native-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
 
 COMMON_FLAGS = (
     "-std=c++17",
@@ -74,8 +81,8 @@ X86_ISA_FLAGS = {
     ).split(),
     "avx2": "-mavx2 -mfma -mf16c -mbmi -mbmi2 -mpopcnt".split(),
 }
+CUDA_BINDINGS = "csrc/cuda/bindings.cpp"
 CUDA_SOURCES = (
-    "csrc/cuda/bindings.cpp",
     "csrc/cuda/row_scores.cu",
     "csrc/cuda/row_scores_bf16.cu",
     "csrc/cuda/row_scores_f16.cu",
@@ -83,7 +90,16 @@ CUDA_SOURCES = (
     "csrc/cuda/row_scores_f64.cu",
     "csrc/cuda/smallest_k.cu",
 )
-CUDA_ARCHITECTURES = ("80", "90", "100", "120")
+# Kernels made of CUTLASS's parts, for compute capability 9.0 alone: its wgmma is in no other, and not in plain compute_90.
+HOPPER_SOURCES = ()
+HOPPER_TARGET = "-gencode=arch=compute_90a,code=sm_90a"
+HOPPER_FLAGS = (
+    # With its assertions ptxas waits after every wgmma (warning C7510 in the log).
+    "-DNDEBUG",
+    "-DCUTE_SM90_EXTENDED_MMA_SHAPES_ENABLED",
+    "-DCUTLASS_ENABLE_GDC_FOR_SM90=1",
+    "--expt-relaxed-constexpr",
+)
 # No --use_fast_math: NaN and infinities have rules. ptxas reports registers and spills to a log beside each object.
 NVCC_FLAGS = (
     "-std=c++17",
@@ -97,7 +113,7 @@ NVCC_FLAGS = (
 
 @dataclass
 class Compilation:
-    """One object file: a source compiled with some flags beside the common ones."""
+    """One object file: a source compiled with some flags beside the recipe's."""
 
     source: str
     flags: tuple[str, ...] = ()
@@ -109,117 +125,128 @@ class Compilation:
 
 
 @dataclass
-class Toolchain:
-    """How a compiler compiles ($in to $out, its headers to $out.d) and links."""
+class Recipe:
+    """How a module is made: how its compiler compiles ($in to $out with $more, its headers to $out.d) and links, and what."""
 
     compile: str
     link: str
+    compilations: list[Compilation]
 
 
 @dataclass
 class NativeModule:
-    """A native module: its objects, and how its build is switched."""
+    """A native module, and how its build is switched."""
 
     name: str
-    compilations: list[Compilation]
     switch: str
-    toolchain: Callable[[], Toolchain]
+    recipe: Callable[[], Recipe]
     without: str  # what takes its place where it is missing
 
-    def mode(self) -> str:
-        mode = os.environ.get(self.switch, "auto")
-        if mode not in ("auto", "required", "off"):
-            raise SystemExit(f"{self.switch}: got {mode!r}, want auto, required or off")
-        return mode
+
+def system_headers(name: str, version: str, folder: str | Path) -> list[str]:
+    """The flags for a library's headers, under a path that stays: pip compiles in a new environment every time, and its
+    path in the commands would have every object compiled anew. The version is in it: another one has them compiled anew.
+    """
+    link = WORK / "headers" / f"{name}-{version}"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    fresh = link.with_name(f"{link.name}.new")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(folder, target_is_directory=True)
+    fresh.replace(link)
+    # As a system's, they are not among the files whose change is looked for.
+    return ["-isystem", f"../headers/{link.name}"]
 
 
-def cpu_module() -> NativeModule:
-    """The CPU kernels, compiled for each instruction set of this architecture; the best is chosen at run time."""
-    isa_flags: dict[str, list[str]] = {"baseline": []}
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        isa_flags.update(X86_ISA_FLAGS)
-    compilations = [Compilation(source) for source in BASE_SOURCES]
-    for isa, flags in isa_flags.items():
-        define = f"-DDYNAMS_ISA={isa}"
-        compilations += [Compilation(source, (*flags, define), f"_{isa}") for source in ISA_SOURCES]
-    return NativeModule(
-        "dynams_kernels._cpu",
-        compilations,
-        "DYNAMS_BUILD_CPU",
-        cxx_toolchain,
-        without="plain torch",
-    )
-
-
-def cuda_module() -> NativeModule:
-    """The CUDA kernels, for every architecture in one fat binary."""
-    compilations = [Compilation(source) for source in CUDA_SOURCES]
-    return NativeModule(
-        "dynams_kernels._cuda", compilations, "DYNAMS_BUILD_CUDA", nvcc_toolchain, without="Triton"
-    )
-
-
-def python_includes() -> list[str]:
+def python_headers() -> list[str]:
     import pybind11
 
-    return [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
+    pybind = system_headers("pybind11", pybind11.__version__, pybind11.get_include())
+    return [*pybind, f"-I{sysconfig.get_paths()['include']}"]
 
 
-def cxx_toolchain() -> Toolchain:
+def cpu_recipe() -> Recipe:
+    """The CPU kernels, compiled for each instruction set of this architecture; the best is chosen at run time."""
     compiler = shlex.split(os.environ.get("CXX", "c++"))
     if shutil.which(compiler[0]) is None:
         raise RuntimeError(f"no C++ compiler: {compiler[0]!r} is not on the PATH")
-    flags = [*COMMON_FLAGS, *python_includes(), *shlex.split(os.environ.get("CXXFLAGS", ""))]
+    flags = [*COMMON_FLAGS, *python_headers(), *shlex.split(os.environ.get("CXXFLAGS", ""))]
     on_mac = sys.platform == "darwin"
     link = (
         ["-undefined", "dynamic_lookup"] if on_mac else ["-pthread", "-ldl", "-Wl,-O1,--strip-all"]
     )
-    return Toolchain(
+    isa_flags: dict[str, list[str]] = {"baseline": []}
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        isa_flags.update(X86_ISA_FLAGS)
+    compilations = [Compilation(source) for source in BASE_SOURCES]
+    for isa, more in isa_flags.items():
+        define = f"-DDYNAMS_ISA={isa}"
+        compilations += [Compilation(source, (*more, define), f"_{isa}") for source in ISA_SOURCES]
+    return Recipe(
         compile=f"{shlex.join([*compiler, *flags])} -MMD -MF $out.d $more -c $in -o $out",
         link=f"{shlex.join(compiler)} $in -o $out {shlex.join(['-shared', *link])}",
+        compilations=compilations,
     )
 
 
-def find_nvcc() -> str:
-    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    candidates = [str(Path(home) / "bin" / "nvcc") for home in homes]
-    for candidate in [*candidates, "nvcc", "/usr/local/cuda/bin/nvcc"]:
-        found = shutil.which(candidate)
-        if found is not None:
-            return found
-    raise RuntimeError("no CUDA compiler: nvcc is neither on the PATH nor in CUDA_HOME")
-
-
-def cuda_architectures(nvcc: str) -> list[str]:
-    """The wanted architectures that this nvcc can compile for, ascending."""
-    listed = subprocess.run([nvcc, "--list-gpu-arch"], check=True, capture_output=True, text=True)
-    known = set(re.findall(r"compute_(\d+)", listed.stdout))
-    asked = re.findall(r"\d+", os.environ.get("DYNAMS_CUDA_ARCHITECTURES", "").replace(".", ""))
-    usable = [name for name in asked or CUDA_ARCHITECTURES if name in known]
-    if not usable or (asked and len(usable) < len(asked)):
-        raise RuntimeError(
-            f"DYNAMS_CUDA_ARCHITECTURES: want some of {sorted(known, key=int)} ({nvcc}), got {asked}"
-        )
-    return sorted(usable, key=int)
-
-
-def nvcc_toolchain() -> Toolchain:
-    nvcc = find_nvcc()
-    names = cuda_architectures(nvcc)
+def cuda_recipe() -> Recipe:
+    """The CUDA kernels, for every architecture in one fat binary, and those for compute capability 9.0 alone."""
+    nvcc = cuda_requirements.find_nvcc()
+    if nvcc is None:
+        raise RuntimeError("no CUDA compiler: nvcc is neither on the PATH nor in CUDA_HOME")
+    names = cuda_requirements.cuda_architectures(nvcc)
     targets = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in names]
     targets.append(f"-gencode=arch=compute_{names[-1]},code=compute_{names[-1]}")
     built = " ".join([*(f"sm_{name}" for name in names), f"compute_{names[-1]}"])
-    flags = [*NVCC_FLAGS, *targets, *python_includes()]
+    hopper = hopper_compilations(names)
+    flags = [*NVCC_FLAGS, *python_headers()]
     if os.environ.get("CXX"):
         flags.append(f"-ccbin={shlex.split(os.environ['CXX'])[0]}")
     flags += shlex.split(os.environ.get("NVCCFLAGS", ""))
-    define = shlex.quote(f'-DDYNAMS_CUDA_ARCHITECTURES="{built}"')
-    command = f"{shlex.join([nvcc, *flags])} {define} -MMD -MF $out.d $more -c $in -o $out"
-    return Toolchain(
+    command = f"{shlex.join([nvcc, *flags])} -MMD -MF $out.d $more -c $in -o $out"
+    defines = (f'-DDYNAMS_CUDA_ARCHITECTURES="{built}"', hopper.define)
+    return Recipe(
         compile=f"{command} > $out.log 2>&1 || (cat $out.log >&2; exit 1)",
         # The targets again: without them the link adds a program of its own for nvcc's oldest architecture.
         link=f"{shlex.join([nvcc, *targets])} -shared -cudart=static $in -o $out -Xlinker=-O1,--strip-all,--exclude-libs,ALL",
+        compilations=[
+            Compilation(CUDA_BINDINGS, (*targets, *defines)),
+            *(Compilation(source, tuple(targets)) for source in CUDA_SOURCES),
+            *hopper.compilations,
+        ],
     )
+
+
+@dataclass
+class Hopper:
+    """The part of the CUDA module that needs CUTLASS: its objects, none where it is left out, and what tells the module."""
+
+    compilations: list[Compilation]
+    define: str
+
+
+def hopper_compilations(architectures: list[str]) -> Hopper:
+    try:
+        headers = cuda_requirements.cutlass_headers(architectures)
+    except cuda_requirements.WithoutHopperError as reason:
+        report(
+            f"dynams_kernels._cuda is built without its kernels for Hopper: {reason}\nLinear heads are slower there, "
+            f"through Triton."
+        )
+        return Hopper([], f'-DDYNAMS_WITHOUT_HOPPER="{reason}"')
+    version = ".".join(map(str, cuda_requirements.cutlass_version(headers)))
+    flags = (HOPPER_TARGET, *HOPPER_FLAGS, *system_headers("cutlass", version, headers))
+    return Hopper([Compilation(source, flags) for source in HOPPER_SOURCES], "-DDYNAMS_HOPPER=1")
+
+
+def report(text: str) -> None:
+    bar = "*" * 100
+    print(f"\n{bar}\n{text}\n{bar}\n", file=sys.stderr)
+
+
+MODULES = (
+    NativeModule("dynams_kernels._cpu", "DYNAMS_BUILD_CPU", cpu_recipe, without="plain torch"),
+    NativeModule("dynams_kernels._cuda", "DYNAMS_BUILD_CUDA", cuda_recipe, without="Triton"),
+)
 
 
 def ninja_command() -> list[str]:
@@ -240,14 +267,14 @@ def _escape(path: str | Path) -> str:
 
 
 class BuildNative(build_ext):
-    """Builds `NativeModule`s with ninja in build/native-<platform>, where a second build recompiles only what changed."""
+    """Builds `NativeModule`s with ninja in `WORK`, where a second build recompiles only what changed."""
 
-    modules: ClassVar[dict[str, NativeModule]] = {}
+    modules: ClassVar[dict[str, NativeModule]] = {module.name: module for module in MODULES}
 
     def run(self) -> None:
         for extension in list(self.extensions):
             module = self.modules[extension.name]
-            mode = module.mode()
+            mode = cuda_requirements.switch(module.switch)
             try:
                 if mode == "off":
                     raise RuntimeError(f"{module.switch}=off")
@@ -257,18 +284,12 @@ class BuildNative(build_ext):
                     raise
                 # An extension that failed must leave the list, or an editable install looks for its file.
                 self.extensions.remove(extension)
-                self.report_missing(module, error)
+                report(
+                    f"{module.name} was not built: {error}\nThe package works without it, more slowly, through "
+                    f"{module.without}. {module.switch}=required makes this an error."
+                )
         if self.inplace:
             self.copy_extensions_to_source()
-
-    @staticmethod
-    def report_missing(module: NativeModule, error: Exception) -> None:
-        bar = "*" * 100
-        print(
-            f"\n{bar}\n{module.name} was not built: {error}\nThe package works without it, more slowly, through "
-            f"{module.without}. {module.switch}=required makes this an error.\n{bar}\n",
-            file=sys.stderr,
-        )
 
     def compile_and_link(self, extension: Extension, module: NativeModule) -> None:
         target = Path(self.get_ext_fullpath(extension.name) if not self.inplace else "")
@@ -276,28 +297,27 @@ class BuildNative(build_ext):
             target = Path(self.build_lib) / self.get_ext_filename(extension.name)
         target = target.absolute()
         target.parent.mkdir(parents=True, exist_ok=True)
-        tag = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
-        work = ROOT / "build" / f"native-{tag}" / module.name
+        work = WORK / module.name
         work.mkdir(parents=True, exist_ok=True)
 
-        toolchain = module.toolchain()
+        recipe = module.recipe()
         lines = [
             "ninja_required_version = 1.5",
             "rule compile",
-            f"  command = {toolchain.compile}",
+            f"  command = {recipe.compile}",
             "  depfile = $out.d",
             "  deps = gcc",
             "  description = compile $out",
             "rule link",
-            f"  command = {toolchain.link}",
+            f"  command = {recipe.link}",
             "  description = link $out",
         ]
-        for compilation in module.compilations:
-            lines.append(
-                f"build {_escape(compilation.object)}: compile {_escape(ROOT / compilation.source)}"
-            )
-            lines.append(f"  more = {shlex.join(compilation.flags)}")
-        objects = " ".join(_escape(compilation.object) for compilation in module.compilations)
+        for compilation in recipe.compilations:
+            # Relative, as the headers are: a tree that is moved with its objects has nothing to compile.
+            source = os.path.relpath(ROOT / compilation.source, work)
+            lines.append(f"build {_escape(compilation.object)}: compile {_escape(source)}")
+            lines.append(f"  more = {shlex.join(compilation.flags).replace('$', '$$')}")
+        objects = " ".join(_escape(compilation.object) for compilation in recipe.compilations)
         lines.append(f"build {_escape(target)}: link {objects}")
         build_file = work / "build.ninja"
         text = "\n".join(lines) + "\n"
@@ -309,12 +329,10 @@ class BuildNative(build_ext):
         subprocess.run(command, check=True)
 
 
-BuildNative.modules = {module.name: module for module in (cpu_module(), cuda_module())}
-
 setup(
     packages=find_packages(include=["dynams_kernels", "dynams_kernels.*"])
     + find_packages("python", include=["dynams", "dynams.*"]),
     package_dir={"dynams": "python/dynams"},
-    ext_modules=[Extension(name, sources=[]) for name in BuildNative.modules],
+    ext_modules=[Extension(module.name, sources=[]) for module in MODULES],
     cmdclass={"build_ext": BuildNative},
 )

@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 MANIFEST = "manifest.json"
 # What the modules are made of.
-SOURCES = ("csrc", "setup.py")
+SOURCES = ("csrc", "setup.py", "build_backend/cuda_requirements.py")
 PACKAGES = {"dynams_kernels": "dynams_kernels", "dynams": "python/dynams"}
 
 

@@ -14,12 +14,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 import aot
+from cuda_requirements import find_nvcc
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -60,15 +60,6 @@ def setup_constant(name: str) -> Any:
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == name:
             return ast.literal_eval(statement.value)
     raise LookupError(f"setup.py assigns no {name}")
-
-
-@cache
-def find_nvcc() -> str | None:
-    """The compiler that setup.py would take."""
-    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    candidates = [*(str(Path(home) / "bin" / "nvcc") for home in homes), "nvcc"]
-    found = (shutil.which(candidate) for candidate in [*candidates, "/usr/local/cuda/bin/nvcc"])
-    return next((path for path in found if path is not None), None)
 
 
 def compile_fatbin(source: Path, capability: int, target: Path) -> str:
