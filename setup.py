@@ -91,7 +91,11 @@ CUDA_SOURCES = (
     "csrc/cuda/smallest_k.cu",
 )
 # Kernels made of CUTLASS's parts, for compute capability 9.0 alone: its wgmma is in no other, and not in plain compute_90.
-HOPPER_SOURCES = ()
+HOPPER_SOURCES = (
+    "csrc/cuda/hopper/linear_head_bf16.cu",
+    "csrc/cuda/hopper/linear_head_f16.cu",
+    "csrc/cuda/hopper/linear_head.cu",
+)
 HOPPER_TARGET = "-gencode=arch=compute_90a,code=sm_90a"
 HOPPER_FLAGS = (
     # With its assertions ptxas waits after every wgmma (warning C7510 in the log).
@@ -209,9 +213,10 @@ def cuda_recipe() -> Recipe:
         # The targets again: without them the link adds a program of its own for nvcc's oldest architecture.
         link=f"{shlex.join([nvcc, *targets])} -shared -cudart=static $in -o $out -Xlinker=-O1,--strip-all,--exclude-libs,ALL",
         compilations=[
-            Compilation(CUDA_BINDINGS, (*targets, *defines)),
-            *(Compilation(source, tuple(targets)) for source in CUDA_SOURCES),
+            # First what takes longest, lest one core be left with it.
             *hopper.compilations,
+            *(Compilation(source, tuple(targets)) for source in CUDA_SOURCES),
+            Compilation(CUDA_BINDINGS, (*targets, *defines)),
         ],
     )
 

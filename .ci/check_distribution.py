@@ -10,6 +10,8 @@ from pathlib import Path
 COMPARE_PRESETS = ("ablations-cpu", "cifar10-cpu", "cifar10", "digits")
 NEEDED_IN_SDIST = (
     "setup.py",
+    "build_backend/dynams_backend.py",
+    "build_backend/cuda_requirements.py",
     "pyproject.toml",
     "constraints.txt",
     "README.md",
@@ -18,6 +20,7 @@ NEEDED_IN_SDIST = (
     "LICENSE",
     "csrc/cpu/bindings.cpp",
     "csrc/common/order_key.h",
+    "csrc/cuda/hopper/linear_head.cu",
     "dynams_kernels/py.typed",
     "dynams_kernels/_cpu.pyi",
     "python/dynams/py.typed",

@@ -3,7 +3,8 @@
 #
 #   bash bench/gpu/prebuild.sh [PYTHON] [ARCHITECTURES]      python3.12 and 90 (an H100 or H200) unless named
 #
-# Needs nvcc, a C++ compiler and a PYTHON of the version used there. They go to build/gpu/prebuilt, a few megabytes that git
+# Needs nvcc, a C++ compiler, a PYTHON of the version used there and CUTLASS's headers: those of DYNAMS_CUTLASS, else they are
+# downloaded, with what else the build requires. The modules go to build/gpu/prebuilt, a few megabytes that git
 # ignores: bring that folder along. bench/gpu.sh takes it where it fits the Python, the GPU and the source, and says so.
 set -euo pipefail
 wanted=${1:-python3.12} architectures=${2:-90}
@@ -25,6 +26,15 @@ if ! "$state/venv/bin/python" -c 'import setuptools, pybind11, ninja' 2> /dev/nu
   "$python" -m venv "$state/venv"
   "$state/venv/bin/python" -m pip install -q -c "$repo/constraints.txt" setuptools pybind11 ninja
 fi
+# CUTLASS's headers alone: building with them needs nothing that its package requires. Named, they must be there.
+if [ -z "${DYNAMS_CUTLASS:-}" ]; then
+  package=$(cd "$repo/build_backend" && "$state/venv/bin/python" -B -c 'import cuda_requirements as c; print(c.CUTLASS_PACKAGE)')
+  if [ ! -d "$state/$package" ]; then
+    "$state/venv/bin/python" -m pip install -q --no-deps --target "$state/$package.part" "$package"
+    mv "$state/$package.part" "$state/$package"
+  fi
+  export DYNAMS_CUTLASS=$state/$package/cutlass_library/source
+fi
 "$state/venv/bin/python" "$repo/bench/gpu/builds.py" make "$out" "$architectures"
 
 # Neither module needs torch, a driver or a GPU to load.
@@ -36,5 +46,6 @@ for name in ("_cpu", "_cuda"):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     print(name, "loads,", getattr(module, "ARCHITECTURES", ""))
+print("Hopper's kernels:", module.HOPPER or "built in")
 END
 du -sh "$out"

@@ -1,4 +1,4 @@
-"""The CUDA kernels' machine code: compiled here by nvcc, or embedded in the installed module, read with cuobjdump.
+"""The CUDA kernels' machine code: left by the build, compiled here by nvcc, or embedded in the installed module, read with cuobjdump.
 
 What to compile and how is read from setup.py, so that what is tested is what is built.
 """
@@ -67,11 +67,10 @@ def compile_fatbin(source: Path, capability: int, target: Path) -> str:
     nvcc = find_nvcc()
     if nvcc is None:
         raise FileNotFoundError("nvcc")
-    gencode = f"-gencode=arch=compute_{capability},code=sm_{capability}"
     command = [
         nvcc,
         *setup_constant("NVCC_FLAGS"),
-        gencode,
+        f"-gencode=arch=compute_{capability},code=sm_{capability}",
         "-fatbin",
         str(source),
         "-o",
@@ -95,12 +94,31 @@ class Compiled:
     report: str
 
 
+def built(source: Path, target: str) -> Compiled | None:
+    """What the build left of a source, with the code for a target ("sm_90", "sm_90a") and perhaps others; None where it was not
+    built here, or where anything that is compiled has changed since.
+    """
+    inputs = [ROOT / "setup.py", *(ROOT / "csrc").rglob("*.*")]
+    newest = max(path.stat().st_mtime for path in inputs)
+    name = f"{source.relative_to(ROOT).with_suffix('')}.o".replace(os.sep, "_")
+    for made in ROOT.glob(f"build/native-*/dynams_kernels._cuda/{name}"):
+        report = made.with_name(f"{name}.log")
+        plan = made.with_name("build.ninja").read_text().partition(f"build {name}:")[2]
+        targets = plan.partition("\nbuild ")[0]
+        if report.is_file() and made.stat().st_mtime > newest and f"code={target} " in targets:
+            return Compiled(made, report.read_text())
+    return None
+
+
 def compile_all(
     sources: Iterable[Path], capability: int, folder: Path
 ) -> dict[str, Future[Compiled]]:
-    """Sources compiled side by side; by their files' names."""
+    """Sources compiled side by side, by their files' names; what the build left is not compiled again."""
 
     def compile_one(source: Path) -> Compiled:
+        left = built(source, f"sm_{capability}")
+        if left is not None:
+            return left
         target = folder / f"{source.stem}.fatbin"
         return Compiled(target, compile_fatbin(source, capability, target))
 
