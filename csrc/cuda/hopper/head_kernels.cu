@@ -32,9 +32,8 @@
 #include <cute/atom/mma_traits_sm90_gmma_ext.hpp>
 
 #include "../row_plan.h"
-#include "gap.cuh"
 #include "head_kernels.h"
-#include "states.cuh"
+#include "reduce_tile.cuh"
 #include "swizzle.h"
 
 namespace dynams {
@@ -45,16 +44,6 @@ using Cooperative = cutlass::gemm::KernelTmaWarpSpecializedCooperative;
 // Steps of 64 features that are in shared memory at once: as many as a block's 227 KB hold, but for barriers.
 template <class Shape>
 constexpr int kStages = ((227 << 10) - 1024) / ((Shape::kTileRows + Shape::kColumns) * 64 * 2);
-
-// The logits of a lane by row of its quad and place in the row.
-template <class Accumulators>
-struct WgmmaLogits {
-  Accumulators& accumulators;
-
-  __device__ __forceinline__ float& at(int row, int value) const {
-    return accumulators(value % 2 + 2 * (row % 2) + 4 * (value / 2), row / 2, 0);
-  }
-};
 
 // What CUTLASS calls at the end of every tile, as its epilogue.
 template <class Shape, class Element, class Task>
@@ -86,17 +75,8 @@ class Reduction {
   template <class Problem, class Block, class Place, class Accumulators, class Product, class Residue>
   CUTLASS_DEVICE void operator()(const Problem&, const Block&, const Place& place, Accumulators& accumulators,
                                  const Product&, const Residue& left, int thread, char*) const {
-    const int rows = cute::get<0>(left), classes = cute::get<1>(left);
-    // The scheduler rounds the tiles up to whole swizzles and clusters.
-    if (rows <= 0 || classes <= 0) return;
-    const int64_t row_tile = cute::get<0>(place), class_tile = cute::get<1>(place);
-    const TileRange<Element> range{rows, classes,
-                                   params_.bias == nullptr ? nullptr : params_.bias + class_tile * Shape::kColumns};
-    const WgmmaLogits<Accumulators> logits{accumulators};
-    const TilePlace<Shape> at(thread);
-    if constexpr (std::is_same_v<Task, GapTask>)
-      merge_gap<Shape>(logits, range, at, row_tile * Shape::kTileRows, params_.task);
-    else leave_states<Shape>(logits, range, at, row_tile * Shape::kTileRows, class_tile, params_.task);
+    reduce_tile<Shape>(accumulators, cute::get<0>(place), cute::get<1>(place), cute::get<0>(left), cute::get<1>(left),
+                       params_.bias, thread, params_.task);
   }
 
  private:
