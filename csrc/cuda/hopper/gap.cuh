@@ -49,7 +49,7 @@ __device__ __forceinline__ void merge_gap(const Logits& logits, const TileRange<
   __syncwarp();
   uint32_t earlier = 0;
   if (place.lane == 0) earlier = arrive(task.arrivals + first_row / Shape::kTileRows * Shape::kWarps + place.warp);
-  __syncwarp();
+  __syncwarp();  // what the lane was told by others' arrivals, the warp may read: an exchange alone orders no memory
   if (__shfl_sync(kWholeWarp, earlier, 0) + 1 != task.class_tiles) return;
   const int row = place.warp_row(place.lane);
   if (place.lane >= Shape::kWarpRows || row >= range.rows) return;

@@ -71,7 +71,7 @@ __device__ __forceinline__ void leave_states(const Logits& logits, const TileRan
   int own_column = -1;
   if (task.labels != nullptr && own_row < range.rows) {
     const int64_t column = task.labels[first_row + own_row] - class_tile * Shape::kColumns;
-    if (column >= 0 && column < range.classes) own_column = static_cast<int>(column);
+    if (column >= 0 && column < Shape::kColumns) own_column = static_cast<int>(column);
   }
   complete(logits, range, place);
   if (__any_sync(kWholeWarp, own_column >= 0)) {

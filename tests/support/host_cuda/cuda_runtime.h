@@ -82,9 +82,13 @@ struct Multiprocessor {
   char meetings[2];  // of a barrier and the next, for `publish` and `observe`
 };
 
+// What lanes of a warp do together, all the same at a time.
+enum class Meeting { kShuffleXor, kShuffle, kVote, kSync };
+
 struct Slot {
   unsigned char bytes[16];
   size_t size;
+  Meeting meeting;
   int offset;
 };
 
@@ -115,6 +119,9 @@ inline void wait_for(Waits what) {
   if (_setjmp(thread_now().place) == 0) suspend(thread_now());
   thread_now().stack.arrive(scheduler_stack);
 }
+
+// Lets the others go on first.
+inline void pause() { wait_for(Waits::kNothing); }
 
 inline void run_thread() {
   Thread& self = thread_now();
@@ -168,6 +175,7 @@ inline void prepare(Thread& thread) {
 inline void run_block(unsigned count, std::mt19937& random) {
   here->shared.clear();
   while (here->threads.size() < count) here->threads.emplace_back();
+  std::fill(std::begin(parity), std::end(parity), 0u);
   for (unsigned turn = 0; turn < count; ++turn) prepare(here->threads[turn]);
   std::vector<unsigned> turns(count);
   std::iota(turns.begin(), turns.end(), 0u);
@@ -180,6 +188,8 @@ inline void run_block(unsigned count, std::mt19937& random) {
       if (here->threads[turn].waits == Waits::kNothing && (slow_moves || turn / kLanes != slow_warp)) resume(turn);
     if (release(0, count, Waits::kForever)) return;
     bool moves = release(0, count, Waits::kBlock);
+    for (unsigned turn : turns)
+      moves |= here->threads[turn].waits == Waits::kNothing && (slow_moves || turn / kLanes != slow_warp);
     for (unsigned warp = 0; warp < count / kLanes; ++warp)
       if (slow_moves || warp != slow_warp) moves |= release(warp * kLanes, (warp + 1) * kLanes, Waits::kWarp);
     if (!moves && slow_moves) problem = "threads wait for others that never come: a divergent exchange or barrier";
@@ -187,20 +197,28 @@ inline void run_block(unsigned count, std::mt19937& random) {
   }
 }
 
+// What every lane of the warp brings to a meeting; where it is, all have come.
 template <class Value>
-Value exchange(Value value, int offset) {
+const Slot* meet_warp(Meeting meeting, const Value& value, int offset, unsigned mask) {
   static_assert(std::is_trivially_copyable<Value>::value && sizeof(Value) <= 16, "");
-  Untracked untracked;
-  const unsigned self = current, partner = self ^ static_cast<unsigned>(offset);
+  if (mask != 0xffffffffu) problem = "an exchange among part of a warp";
+  const unsigned self = current, first = self / kLanes * kLanes;
   Slot(&row)[1024] = slots[parity[self]++ % 2];
   std::memcpy(row[self].bytes, &value, sizeof(Value));
   row[self].size = sizeof(Value);
+  row[self].meeting = meeting;
   row[self].offset = offset;
   wait_for(Waits::kWarp);
-  if (offset <= 0 || offset >= static_cast<int>(kLanes) || row[partner].size != sizeof(Value) ||
-      row[partner].offset != offset)
-    problem = "lanes of a warp exchange different things";
-  std::memcpy(&value, row[partner].bytes, sizeof(Value));
+  for (unsigned lane = first; lane < first + kLanes; ++lane)
+    if (row[lane].size != sizeof(Value) || row[lane].meeting != meeting || row[lane].offset != offset)
+      problem = "lanes of a warp exchange different things";
+  return row + first;
+}
+
+template <class Value>
+Value value_in(const Slot& slot) {
+  Value value;
+  std::memcpy(&value, slot.bytes, sizeof(Value));
   return value;
 }
 
@@ -229,14 +247,44 @@ inline void __syncthreads() { host_cuda::meet_block(); }
 
 template <class Value>
 Value __shfl_xor_sync(unsigned mask, Value value, int offset) {
-  if (mask != 0xffffffffu) host_cuda::problem = "an exchange among part of a warp";
-  return host_cuda::exchange(value, offset);
+  host_cuda::Untracked untracked;
+  const unsigned partner = host_cuda::current % host_cuda::kLanes ^ static_cast<unsigned>(offset);
+  const host_cuda::Slot* warp = host_cuda::meet_warp(host_cuda::Meeting::kShuffleXor, value, offset, mask);
+  if (offset > 0 && partner < host_cuda::kLanes) return host_cuda::value_in<Value>(warp[partner]);
+  host_cuda::problem = "an exchange with no other lane of the warp";
+  return value;
 }
+
+// From the lane of that number, each its own.
+template <class Value>
+Value __shfl_sync(unsigned mask, Value value, int source) {
+  host_cuda::Untracked untracked;
+  const host_cuda::Slot* warp = host_cuda::meet_warp(host_cuda::Meeting::kShuffle, value, 0, mask);
+  return host_cuda::value_in<Value>(warp[static_cast<unsigned>(source) % host_cuda::kLanes]);
+}
+
+inline int __any_sync(unsigned mask, int value) {
+  host_cuda::Untracked untracked;
+  const host_cuda::Slot* warp = host_cuda::meet_warp(host_cuda::Meeting::kVote, value, 0, mask);
+  for (unsigned lane = 0; lane < host_cuda::kLanes; ++lane)
+    if (host_cuda::value_in<int>(warp[lane]) != 0) return 1;
+  return 0;
+}
+
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    int programmaticStreamSerializationAllowed;
+  } val;
+};
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   size_t dynamicSmemBytes = 0;
   cudaStream_t stream = nullptr;
+  cudaLaunchAttribute* attrs = nullptr;
+  unsigned numAttrs = 0;
 };
 
 template <class... Formal, class... Actual>
@@ -268,4 +316,19 @@ template <class Kernel>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel* kernel) {
   attributes->numRegs = 0;
   return kernel == nullptr ? cudaErrorUnknown : cudaSuccess;
+}
+
+inline cudaError_t cudaMemsetAsync(void* to, int value, size_t size, cudaStream_t) {
+  std::memset(to, value, size);
+  return cudaSuccess;
+}
+
+enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor };
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrComputeCapabilityMajor ? 9 : 0;
+  return cudaSuccess;
 }

@@ -9,27 +9,11 @@
 #include "../../../csrc/cuda/row_scores_f16.cu"
 #include "../../../csrc/cuda/row_scores_f32.cu"
 #include "../../../csrc/cuda/row_scores_f64.cu"
+#include "guarded.h"
 
 using dynams::CudaRowScores;
 using dynams::DType;
 using dynams::RowPlan;
-
-namespace {
-
-// Scratch full of NaN, between two guards where no sanitizer knows its ends.
-struct Scratch {
-  static constexpr size_t kGuard = host_cuda::kSanitized ? 0 : 64;
-  explicit Scratch(int64_t size) : bytes(static_cast<size_t>(size) + 2 * kGuard, 0xff) {}
-  void* data() { return bytes.data() + kGuard; }
-  bool is_overrun() const {
-    for (size_t i = 0; i < kGuard; ++i)
-      if (bytes[i] != 0xff || bytes[bytes.size() - 1 - i] != 0xff) return true;
-    return false;
-  }
-  std::vector<unsigned char> bytes;
-};
-
-}  // namespace
 
 extern "C" {
 
@@ -44,7 +28,7 @@ const char* host_row_scores(const CudaRowScores* request, int multiprocessors, c
       return dynams::row_scores_scratch(task.dtype, task.rows, task.classes, task.kinds, multiprocessors);
     return dynams::for_dtype(task.dtype, [&](auto of, int) { return of.scratch(task.rows, plan->splits); });
   };
-  Scratch scratch(scratch_bytes());
+  Guarded scratch(scratch_bytes());
   task.scratch = scratch.data();
   const cudaError_t error =
       plan == nullptr ? dynams::row_scores(task, multiprocessors, nullptr)

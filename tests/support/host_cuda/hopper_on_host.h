@@ -1,0 +1,99 @@
+// csrc/cuda/hopper/device.cuh's operations on a CPU, by their definitions in the PTX manual.
+//
+// Memory is as weak as it may be: a thread sees of the words that others raise only what a chain of arrivals and warp
+// barriers has told it of. Threads stop at every such step, so that the others' come between.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+namespace host_cuda {
+
+// A set of the launch's raises, by their numbers.
+class Raises {
+ public:
+  void add(size_t number) {
+    words_.resize(std::max(words_.size(), number / 64 + 1));
+    words_[number / 64] |= uint64_t(1) << number % 64;
+  }
+  void add(const Raises& others) {
+    words_.resize(std::max(words_.size(), others.words_.size()));
+    for (size_t i = 0; i < others.words_.size(); ++i) words_[i] |= others.words_[i];
+  }
+  bool has(size_t number) const { return number / 64 < words_.size() && words_[number / 64] >> number % 64 & 1; }
+
+ private:
+  std::vector<uint64_t> words_;
+};
+
+struct Raised {
+  size_t number;
+  uint32_t value;
+};
+
+// What has been raised since the last forget_raises(), and who knows of it.
+inline size_t raises;
+inline std::map<const uint32_t*, std::vector<Raised>> raised;
+inline std::map<const uint32_t*, Raises> told_by_arrivals;
+inline Raises known[1024], brought[2][1024];
+inline std::function<void()> earlier_launch;  // what is not seen before wait_for_launch_before()
+
+inline void forget_raises() {
+  raises = 0;
+  raised.clear();
+  told_by_arrivals.clear();
+}
+inline void forget_known() { std::fill(std::begin(known), std::end(known), Raises()); }
+
+}  // namespace host_cuda
+
+// Each lane knows afterwards what any knew before.
+inline void __syncwarp() {
+  host_cuda::Untracked untracked;
+  const unsigned self = host_cuda::current, turn = host_cuda::parity[self] % 2;
+  host_cuda::brought[turn][self] = host_cuda::known[self];
+  host_cuda::meet_warp(host_cuda::Meeting::kSync, 0, 0, 0xffffffffu);
+  const unsigned first = self / host_cuda::kLanes * host_cuda::kLanes;
+  for (unsigned lane = first; lane < first + host_cuda::kLanes; ++lane)
+    host_cuda::known[self].add(host_cuda::brought[turn][lane]);
+}
+
+namespace dynams {
+
+inline float saturated_product(float a, float b) {
+  const float product = a * b;
+  return product > 0.0f ? product < 1.0f ? product : 1.0f : 0.0f;  // 0 for NaN too
+}
+
+inline uint32_t raise(uint32_t* word, uint32_t value) {
+  host_cuda::pause();
+  const uint32_t before = *word;
+  *word = before > value ? before : value;
+  host_cuda::raised[word].push_back({host_cuda::raises, value});
+  host_cuda::known[host_cuda::current].add(host_cuda::raises++);
+  return before;
+}
+
+inline uint32_t arrive(uint32_t* count) {
+  host_cuda::pause();
+  host_cuda::Raises& told = host_cuda::told_by_arrivals[count];
+  told.add(host_cuda::known[host_cuda::current]);
+  host_cuda::known[host_cuda::current] = told;
+  return (*count)++;
+}
+
+inline uint32_t fresh(const uint32_t* word) {
+  host_cuda::pause();
+  uint32_t value = 0;
+  for (const host_cuda::Raised& one : host_cuda::raised[word])
+    if (one.value > value && host_cuda::known[host_cuda::current].has(one.number)) value = one.value;
+  return value;
+}
+
+inline void wait_for_launch_before() {
+  if (host_cuda::earlier_launch) host_cuda::earlier_launch();
+  host_cuda::earlier_launch = nullptr;
+}
+
+}  // namespace dynams
