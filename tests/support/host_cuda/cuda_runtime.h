@@ -209,14 +209,14 @@ const Slot* meet_warp(Meeting meeting, const Value& value, int offset, unsigned 
   row[self].meeting = meeting;
   row[self].offset = offset;
   wait_for(Waits::kWarp);
-  for (unsigned lane = first; lane < first + kLanes; ++lane)
-    if (row[lane].size != sizeof(Value) || row[lane].meeting != meeting || row[lane].offset != offset)
-      problem = "lanes of a warp exchange different things";
   return row + first;
 }
 
+// What a lane brought, to the same meeting as this one.
 template <class Value>
-Value value_in(const Slot& slot) {
+Value brought_by(const Slot& slot, Meeting meeting, int offset) {
+  if (slot.size != sizeof(Value) || slot.meeting != meeting || slot.offset != offset)
+    problem = "lanes of a warp exchange different things";
   Value value;
   std::memcpy(&value, slot.bytes, sizeof(Value));
   return value;
@@ -247,28 +247,31 @@ inline void __syncthreads() { host_cuda::meet_block(); }
 
 template <class Value>
 Value __shfl_xor_sync(unsigned mask, Value value, int offset) {
-  host_cuda::Untracked untracked;
-  const unsigned partner = host_cuda::current % host_cuda::kLanes ^ static_cast<unsigned>(offset);
-  const host_cuda::Slot* warp = host_cuda::meet_warp(host_cuda::Meeting::kShuffleXor, value, offset, mask);
-  if (offset > 0 && partner < host_cuda::kLanes) return host_cuda::value_in<Value>(warp[partner]);
-  host_cuda::problem = "an exchange with no other lane of the warp";
+  using namespace host_cuda;
+  Untracked untracked;
+  const unsigned partner = current % kLanes ^ static_cast<unsigned>(offset);
+  const Slot* warp = meet_warp(Meeting::kShuffleXor, value, offset, mask);
+  if (offset > 0 && partner < kLanes) return brought_by<Value>(warp[partner], Meeting::kShuffleXor, offset);
+  problem = "an exchange with no other lane of the warp";
   return value;
 }
 
 // From the lane of that number, each its own.
 template <class Value>
 Value __shfl_sync(unsigned mask, Value value, int source) {
-  host_cuda::Untracked untracked;
-  const host_cuda::Slot* warp = host_cuda::meet_warp(host_cuda::Meeting::kShuffle, value, 0, mask);
-  return host_cuda::value_in<Value>(warp[static_cast<unsigned>(source) % host_cuda::kLanes]);
+  using namespace host_cuda;
+  Untracked untracked;
+  const Slot* warp = meet_warp(Meeting::kShuffle, value, 0, mask);
+  return brought_by<Value>(warp[static_cast<unsigned>(source) % kLanes], Meeting::kShuffle, 0);
 }
 
 inline int __any_sync(unsigned mask, int value) {
-  host_cuda::Untracked untracked;
-  const host_cuda::Slot* warp = host_cuda::meet_warp(host_cuda::Meeting::kVote, value, 0, mask);
-  for (unsigned lane = 0; lane < host_cuda::kLanes; ++lane)
-    if (host_cuda::value_in<int>(warp[lane]) != 0) return 1;
-  return 0;
+  using namespace host_cuda;
+  Untracked untracked;
+  const Slot* warp = meet_warp(Meeting::kVote, value, 0, mask);
+  int any = 0;
+  for (unsigned lane = 0; lane < kLanes; ++lane) any |= brought_by<int>(warp[lane], Meeting::kVote, 0) != 0;
+  return any;
 }
 
 enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization };

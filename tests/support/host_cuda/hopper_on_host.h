@@ -50,13 +50,15 @@ inline void forget_known() { std::fill(std::begin(known), std::end(known), Raise
 
 // Each lane knows afterwards what any knew before.
 inline void __syncwarp() {
-  host_cuda::Untracked untracked;
-  const unsigned self = host_cuda::current, turn = host_cuda::parity[self] % 2;
-  host_cuda::brought[turn][self] = host_cuda::known[self];
-  host_cuda::meet_warp(host_cuda::Meeting::kSync, 0, 0, 0xffffffffu);
-  const unsigned first = self / host_cuda::kLanes * host_cuda::kLanes;
-  for (unsigned lane = first; lane < first + host_cuda::kLanes; ++lane)
-    host_cuda::known[self].add(host_cuda::brought[turn][lane]);
+  using namespace host_cuda;
+  Untracked untracked;
+  const unsigned self = current, first = self / kLanes * kLanes, turn = parity[self] % 2;
+  brought[turn][self] = known[self];
+  const Slot* warp = meet_warp(Meeting::kSync, 0, 0, 0xffffffffu);
+  for (unsigned lane = 0; lane < kLanes; ++lane) {
+    brought_by<int>(warp[lane], Meeting::kSync, 0);
+    known[self].add(brought[turn][first + lane]);
+  }
 }
 
 namespace dynams {
