@@ -92,16 +92,13 @@ CUDA_SOURCES = (
 )
 # Kernels made of CUTLASS's parts, for compute capability 9.0 alone: its wgmma is in no other, and not in plain compute_90.
 HOPPER_SOURCES = (
-    "csrc/cuda/hopper/linear_head_bf16.cu",
-    "csrc/cuda/hopper/linear_head_f16.cu",
+    "csrc/cuda/hopper/head_kernels.cu",
     "csrc/cuda/hopper/linear_head.cu",
 )
 HOPPER_TARGET = "-gencode=arch=compute_90a,code=sm_90a"
 HOPPER_FLAGS = (
     # With its assertions ptxas waits after every wgmma (warning C7510 in the log).
     "-DNDEBUG",
-    "-DCUTE_SM90_EXTENDED_MMA_SHAPES_ENABLED",
-    "-DCUTLASS_ENABLE_GDC_FOR_SM90=1",
     "--expt-relaxed-constexpr",
 )
 # No --use_fast_math: NaN and infinities have rules. ptxas reports registers and spills to a log beside each object.
