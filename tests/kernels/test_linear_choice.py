@@ -70,9 +70,11 @@ def test_heads_that_the_compiled_kernel_is_not_made_for_go_to_triton(
     assert choose(rows, classes, width, GAP, CANDIDATES).startswith("triton")
 
 
-def test_sums_want_a_longer_product_than_the_gap() -> None:
-    assert choose(65_536, 1000, 256, GAP, CANDIDATES) in HOPPER_TILES
-    assert choose(65_536, 1000, 256, TRAINING, CANDIDATES) in TRITON
+def test_each_reduction_wants_a_product_that_hides_it() -> None:
+    assert choose(65_536, 1000, 512, GAP, CANDIDATES) in HOPPER_TILES
+    assert choose(65_536, 1000, 384, GAP, CANDIDATES) in TRITON  # it waits for atomics
+    assert choose(65_536, 1000, 384, TRAINING, CANDIDATES) in HOPPER_TILES
+    assert choose(65_536, 1000, 320, TRAINING, CANDIDATES) in TRITON
 
 
 # ------------------------------------------------------------------------------------ what the compiled kernel takes
@@ -197,7 +199,7 @@ def test_no_rows_take_no_launch() -> None:
 def test_a_call_goes_where_the_table_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_cuda, "raw_stream", lambda device: 7000 + device)
     gpu, module, triton = gpu_of(True, True)
-    gpu.linear_scores(matrix(8192, 256), matrix(300, 256), None, None, None, [256], GAP, False)
+    gpu.linear_scores(matrix(8192, 512), matrix(300, 512), None, None, None, [512], GAP, False)
     assert len(module.made) == 1
     assert module.made[0][13] in HOPPER_TILES.values()
     gpu.linear_scores(matrix(8192, 256), matrix(10, 256), None, None, None, [256], GAP, False)
