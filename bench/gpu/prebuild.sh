@@ -24,7 +24,7 @@ if ! "$state/venv/bin/python" -c 'import setuptools, pybind11, ninja' 2> /dev/nu
   [ "$("$state/venv/bin/python" -V)" != "$("$python" -V)" ]; then
   rm -rf "$state/venv"
   "$python" -m venv "$state/venv"
-  "$state/venv/bin/python" -m pip install -q -c "$repo/constraints.txt" setuptools pybind11 ninja
+  "$state/venv/bin/python" -m pip install -q -c "$repo/constraints.txt" "setuptools>=77" pybind11 ninja
 fi
 # CUTLASS's headers alone: building with them needs nothing that its package requires. Named, they must be there.
 if [ -z "${DYNAMS_CUTLASS:-}" ]; then
