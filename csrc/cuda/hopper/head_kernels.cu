@@ -179,9 +179,11 @@ cudaError_t HeadKernels<Element, Task>::preload() {
   return first;
 }
 
+#ifdef __CUDACC__  // the tests ask a compiler of plain C++ of the types alone
 template struct HeadKernels<BFloat, GapTask>;
 template struct HeadKernels<BFloat, StatesTask>;
 template struct HeadKernels<Half, GapTask>;
 template struct HeadKernels<Half, StatesTask>;
+#endif
 
 }  // namespace dynams

@@ -1,0 +1,83 @@
+"""CUTLASS's side of the linear head's Hopper kernels, asked of CUTLASS itself: where it leaves the logits, what it takes of a block, which tiles it takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import aot
+import cuda_on_host
+import hopper_cutlass
+from hopper_cutlass import Facts
+from hopper_on_host import TILE_ROWS, TILES
+
+HEADERS = hopper_cutlass.header_folders()
+
+pytestmark = [
+    pytest.mark.skipif(cuda_on_host.compiler() is None, reason="needs a C++ compiler on Linux"),
+    pytest.mark.skipif(HEADERS is None, reason="needs the headers of CUTLASS and CUDA"),
+]
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> Facts:
+    assert HEADERS is not None
+    return hopper_cutlass.build(tmp_path_factory.mktemp("hopper_cutlass"), HEADERS)
+
+
+def test_every_register_is_taken_for_the_logit_that_it_holds(facts: Facts) -> None:
+    for kernel, places in zip(facts.kernels(), facts.places(), strict=True):
+        cutlass, taken_for = places[:, :, 0], places[:, :, 1]
+        assert np.array_equal(cutlass, taken_for), kernel
+        # Every place of the tile is in one register of one thread.
+        flat = np.sort((cutlass[..., 0].astype(int) * kernel.columns + cutlass[..., 1]).ravel())
+        assert np.array_equal(flat, np.arange(kernel.rows * kernel.columns)), kernel
+
+
+def test_tilings_are_what_they_are_called_and_fit_a_block(facts: Facts) -> None:
+    kernels = facts.kernels()
+    assert {(k.number, k.rows, k.columns) for k in kernels} == {
+        (number, TILE_ROWS, columns) for number, columns in TILES.values()
+    }
+    for kernel in kernels:
+        # One warpgroup loads; of two others each has a tile, or both share one, 64 rows each.
+        assert kernel.block_threads == 3 * 128, kernel
+        assert kernel.threads == (256 if kernel.columns == 256 else 128), kernel
+        assert kernel.cluster_blocks == 2, kernel
+        stage = (kernel.rows + kernel.columns) * 64 * 2
+        limit = aot.SHARED_MEMORY_LIMIT[90]
+        assert kernel.stages * stage < kernel.shared_bytes <= limit, kernel
+        assert kernel.shared_bytes + stage > limit, f"room for another stage: {kernel}"
+        assert kernel.stages >= 4, kernel
+
+
+def test_every_tile_is_taken_once_and_few_that_are_none(facts: Facts) -> None:
+    heads = [
+        (rows, classes, number)
+        for rows in (1, 129, 300, 1100, 2049, 8192)
+        for classes in (2, 257, 1000, 1100, 2560, 32_003)
+        for number, _ in TILES.values()
+    ]
+    for (rows, classes, number), walk in zip(heads, facts.walks(heads), strict=True):
+        case = (rows, classes, number)
+        columns = list(TILES.values())[number][1]
+        row_tiles, class_tiles = -(-rows // TILE_ROWS), -(-classes // columns)
+        unit = 2 * walk.swizzle
+        padded_rows = -(-row_tiles // unit) * unit
+        padded_classes = -(-class_tiles // walk.swizzle) * walk.swizzle
+        flat = np.sort(walk.places[:, 0] * padded_classes + walk.places[:, 1])
+        assert np.array_equal(flat, np.arange(padded_rows * padded_classes)), case
+        # A cluster alone may be ragged; a swizzle adds less than a hundredth to that.
+        needed = -(-row_tiles // 2) * 2 * class_tiles
+        assert (padded_rows * padded_classes - needed) * 100 < needed, case
+        # The two blocks of a cluster share the weight's tile.
+        first, second = walk.places[::2], walk.places[1::2]
+        assert (first[:, 0] % 2 == 0).all(), case
+        assert np.array_equal(second - first, np.tile([1, 0], (len(first), 1))), case
+
+
+def test_a_wave_of_blocks_reads_few_tiles_of_both_operands(facts: Facts) -> None:
+    (walk,) = facts.walks([(8192, 128_256, 0)])  # of a language model
+    assert walk.swizzle == 8
+    wave = walk.places[:128]
+    assert [len(np.unique(wave[:, axis])) for axis in (0, 1)] == [16, 8]
