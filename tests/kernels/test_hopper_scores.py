@@ -14,7 +14,7 @@ from torch import Tensor
 import cuda_on_host
 import hopper_on_host
 import oracle
-from hopper_on_host import TILES, HostHead
+from hopper_on_host import TILE_ROWS, TILES, HostHead
 from kernel_inputs import labels_for, logits, random_logits, with_specials
 
 pytestmark = pytest.mark.skipif(
@@ -283,3 +283,83 @@ def test_chunks_of_a_products_rows(head: HostHead) -> None:
     chunks = head.scores(features, weight, bias, labels, KINDS, "128x192", state_bytes=1)
     assert head.launches == 2
     assert same(chunks, whole)
+
+
+# ------------------------------------------------------------------------------------ merging tiles
+
+
+@st.composite
+def rows_of_tiles(draw: st.DrawFn, columns: int) -> Tensor:
+    """(2, C) logits over up to a dozen tiles, whose values are of another size in each: infinite, far apart, tied, NaN."""
+    tiles = draw(st.integers(2, 12))
+    seed = draw(st.integers(0, 2**20))
+    z = random_logits(2, tiles * columns - draw(st.sampled_from([0, 1, columns - 1])), seed=seed)
+    sizes = st.sampled_from(
+        [-INF, -FLOAT_MAX, -1e30, -200.0, -15.0, 0.0, 0.0, 0.0, 15.0, 30.0, 1e30]
+    )
+    for row in z:
+        for tile in range(tiles):
+            size = draw(sizes)
+            row[tile * columns : (tile + 1) * columns] += size
+    # A few single logits, where they are likely to tie.
+    for _ in range(draw(st.integers(0, 6))):
+        place = draw(st.integers(0, z.shape[1] - 1))
+        z[draw(st.integers(0, 1)), place] = draw(st.sampled_from([40.0, 40.0, 2e30, INF, -INF]))
+    if draw(st.integers(0, 7)) == 0:
+        z[1, draw(st.integers(0, z.shape[1] - 1))] = NAN
+    return z
+
+
+@given(data=st.data(), tile=some_tile)
+def test_tiles_merge_whatever_they_hold(head: HostHead, data: st.DataObject, tile: str) -> None:
+    z = data.draw(rows_of_tiles(TILES[tile][1]))
+    labels = labels_for(z, data.draw(st.integers(0, 99)))
+    got = head.scores_of(z, None, labels, KINDS, tile)
+    check(got, z, labels)
+    for seed in data.draw(st.lists(st.integers(1, 10**6), min_size=3, max_size=3)):
+        gap = head.scores_of(z, None, None, ["gap"], tile, order_seed=seed)
+        assert oracle.same_answer(gap["gap"], got["gap"]), seed
+
+
+# ------------------------------------------------------------------------------------ plans
+
+
+@given(row_tiles=st.integers(1, 70_000), class_tiles=st.integers(1, 3000))
+def test_the_largest_swizzle_that_adds_less_than_a_hundredth(
+    head: HostHead, row_tiles: int, class_tiles: int
+) -> None:
+    def up(count: int, unit: int) -> int:
+        return -(-count // unit) * unit
+
+    needed = up(row_tiles, 2) * class_tiles
+
+    def is_cheap(swizzle: int) -> bool:
+        return (up(row_tiles, 2 * swizzle) * up(class_tiles, swizzle) - needed) * 100 < needed
+
+    assert head.swizzle(row_tiles, class_tiles) == next(s for s in (8, 4, 2, 1) if is_cheap(s))
+
+
+FLOATS_OF_STATE = {"label": 2, "loss": 3, "el2n": 4, "entropy": 4}
+
+
+@given(
+    rows=st.integers(1, 2**31),
+    classes=st.integers(2, 2**31 - 1),
+    tile=some_tile,
+    kind=st.sampled_from(sorted(FLOATS_OF_STATE)),
+)
+def test_scratch_is_bounded(head: HostHead, rows: int, classes: int, tile: str, kind: str) -> None:
+    gap = head.scratch(tile, rows, classes, ["gap"])
+    assert 8 * rows < gap <= 8 * rows + 32 * -(-rows // TILE_ROWS)
+    row_bytes = 4 * (FLOATS_OF_STATE[kind] * -(-classes // TILES[tile][1]) + 1)
+    bound = max(head.most_state_bytes, 256 * row_bytes)
+    got = head.scratch(tile, rows, classes, [kind])
+    assert got <= bound
+    # As many rows as fit, but for what is left of a swizzle's 2048.
+    assert got >= min(rows * row_bytes, bound - 2048 * row_bytes)
+    assert got % row_bytes == 0
+
+
+def test_the_real_bound_and_loading(head: HostHead) -> None:
+    assert head.most_state_bytes == 64 << 20
+    assert head.preload() == 0
