@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from dynams_kernels import _device
 from dynams_kernels._kinds import BIT, KINDS, LABELLED_KINDS, MARGIN_KINDS, mask_of
@@ -17,23 +17,18 @@ from dynams_kernels._triton.linear_configuration import (
     OPTIONS,
     Burden,
     Configuration,
-    Shares,
     burden,
-    compiler_options,
-    configuration,
     float32_precision,
     merge_tile,
-    shares,
-    slicing,
-    slicing_widths,
-    unit_of,
 )
+from dynams_kernels._triton.linear_descriptors import descriptors_kernel
 from dynams_kernels._triton.linear_kernel import linear_kernel
 from dynams_kernels._triton.linear_merge import merge_kernel
 from dynams_kernels._triton.linear_shipped import shipped
+from dynams_kernels._triton.linear_tiling import tiling
 from dynams_kernels._triton.linear_widths_kernel import widths_kernel
 
-__all__ = ["linear_scores", "shipped"]
+__all__ = ["describable", "linear_scores", "shipped"]
 
 _DISTANCE = BIT["distance"]
 _LABELLED = mask_of(LABELLED_KINDS)
@@ -53,6 +48,7 @@ def linear_scores(
     kinds: int,
     pairs: bool,
     *,
+    loads: Literal["pointers", "descriptors"] = "pointers",
     chosen: Configuration | None = None,
     splits: int | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -60,13 +56,17 @@ def linear_scores(
 
     One sweep serves all kinds at up to MAX_WIDTHS widths, which ascend; `distance` takes one or two of its own. It, and pairs,
     are asked for at one width only; pairs of one kind of `gap`, `label`, `distance`. Arguments are taken as checked; float64
-    is not served. `chosen` and `splits` replace the configuration's and the shares' own choice.
+    is not served. `loads`: how tiles are fetched, "descriptors" only what is `describable`. `chosen` and `splits` replace the
+    configuration's and the shares' own choice.
     """
     batch = features.shape[0]
     scores = features.new_empty(kinds.bit_count(), len(widths), batch, dtype=torch.float32)
     pair_rows = features.new_empty(batch if pairs else 0, 2, dtype=torch.int64)
     if scores.numel() == 0:
         return scores, pair_rows
+    described = loads == "descriptors"
+    if described and not describable(features, weight, widths, kinds, pairs):
+        raise ValueError('loads: got "descriptors", want "pointers" for such operands and kinds')
     if not kinds & _LABELLED:
         labels = None
     wanted = pair_rows if pairs else None
@@ -75,18 +75,53 @@ def linear_scores(
             some = tuple(widths[begin : begin + MAX_WIDTHS])
             operands = features[:, : some[-1]], weight[:, : some[-1]], bias
             if kinds & _DISTANCE:
-                call = _Call(*operands, None, some, chosen, splits, burden(_DISTANCE, pairs, 1))
+                call = _Call(
+                    *operands, None, some, chosen, splits, burden(_DISTANCE, pairs, 1), False
+                )
                 place = (kinds & (_DISTANCE - 1)).bit_count()
                 call.sweep_distance(scores[place, 0], wanted, class_distances)
             if kinds & ~_DISTANCE:
-                call = _Call(
-                    *operands, labels, some, chosen, splits, burden(kinds, pairs, len(some))
-                )
-                if len(widths) == 1:
+                load = burden(kinds, pairs, len(some))
+                call = _Call(*operands, labels, some, chosen, splits, load, described)
+                if described:
+                    call.sweep_described(kinds, scores)
+                elif len(widths) == 1:
                     call.sweep(kinds, scores, wanted)
                 else:
                     call.sweep_widths(kinds, scores[:, begin : begin + len(some)])
     return scores, pair_rows
+
+
+def describable(
+    features: Tensor, weight: Tensor, widths: Sequence[int], kinds: int, pairs: bool
+) -> bool:
+    """Whether `linear_scores` can load these operands by descriptors: see `linear_descriptors` for what is served.
+
+    The device must have the copy engine, and more than it gains from it (12.x does not: its tensor cores read registers);
+    a row of features or weight must begin at a multiple of 16 bytes, its elements lie side by side, and coordinates have 31
+    bits. float32 is served where the tensor cores are allowed to round it.
+    """
+    capability = _device.capability(features)
+    if capability != _device.INTERPRETED and capability[0] not in (9, 10):
+        return False
+    if len(widths) != 1 or pairs or kinds == 0 or kinds & _DISTANCE:
+        return False
+    if features.dtype == torch.float32 and float32_precision() == "ieee":
+        return False
+    return all(_lies_in_rows(operand, widths[0]) for operand in (features, weight))
+
+
+def _lies_in_rows(operand: Tensor, width: int) -> bool:
+    """Whether the engine's descriptors can tell of the first columns of this tensor."""
+    step = operand.stride(0)
+    return (
+        operand.stride(1) == 1
+        and operand.data_ptr() % 16 == 0
+        and step * operand.element_size() % 16 == 0
+        and width <= step < 1 << 36
+        and operand.shape[0] < 1 << 31
+        and not operand.is_neg()
+    )
 
 
 def _state_floats(kinds: int) -> int:
@@ -94,114 +129,6 @@ def _state_floats(kinds: int) -> int:
     sums = [_SOFTMAX, BIT["el2n"], BIT["entropy"]]
     own = bool(kinds & _LABELLED and kinds & _RANKED)
     return 2 + sum(bool(kinds & mask) for mask in sums) + own
-
-
-class _Tiling:
-    """How calls of one layout are cut and shared, and all that their launches are given beside tensors.
-
-    It follows from numbers alone and is the same for every batch of a loader, so it is worked out once (`_tiling`).
-    """
-
-    def __init__(
-        self,
-        rows: int,
-        classes: int,
-        widths: tuple[int, ...],
-        element_size: int,
-        precision: str,
-        load: Burden,
-        features_strides: tuple[int, int],
-        weight_strides: tuple[int, int],
-        labels_step: int,
-        aligned: bool,
-        has_bias: bool,
-        capability: tuple[int, int],
-        multiprocessors: int,
-        given: Configuration | None,
-        splits: int | None,
-    ) -> None:
-        self._widths = widths
-        self._element_size = element_size
-        width = widths[-1]
-        # A single row's stride leads nowhere, and says nothing of alignment.
-        features_row = features_strides[0] if rows > 1 else 0
-        row_unit = unit_of(features_row, weight_strides[0])
-        # Whether neighbours along the features cannot be loaded together, 4 bytes at least.
-        unit = row_unit
-        # Of one long odd width only the last step's loads are spoilt by the mask.
-        if len(widths) > 1 or width <= 128:
-            unit = min(unit, unit_of(*widths))
-        is_apart = features_strides[1] != 1 or weight_strides[1] != 1
-        scattered = is_apart or not aligned or unit * element_size < 4
-        self.chosen = given or configuration(
-            rows, classes, width, element_size, precision, load, scattered, capability
-        )
-        row_blocks = -(-rows // self.chosen.block_rows)
-        self.class_tiles = -(-classes // self.chosen.block_classes)
-        if splits is None:
-            shared = shares(
-                row_blocks, self.class_tiles, self.chosen, width, element_size, multiprocessors
-            )
-        else:
-            tiles = -(-self.class_tiles // splits)
-            shared = Shares(-(-self.class_tiles // tiles), tiles, row_blocks)
-        self.splits = shared.splits
-        self.grid = (row_blocks * shared.splits,)
-        self.sizes = (rows, classes)
-        self.shares = (shared.splits, shared.tiles_per_split, shared.group_blocks)
-        self.strides = (
-            features_row // row_unit,
-            features_strides[1],
-            weight_strides[0] // row_unit,
-            weight_strides[1],
-            labels_step,
-        )
-        self._constants = {
-            "HAS_BIAS": has_bias,
-            "SPLIT": shared.splits > 1,
-            "PIPELINED": capability != _device.INTERPRETED,
-            "PRECISION": precision,
-            "ROW_UNIT": row_unit,
-            "BLOCK_ROWS": self.chosen.block_rows,
-            "BLOCK_CLASSES": self.chosen.block_classes,
-            "BLOCK_FEATURES": self.chosen.block_features,
-            "num_warps": self.chosen.num_warps,
-            "num_stages": self.chosen.num_stages,
-            **compiler_options(self.chosen, load),
-        }
-        self._sweeps: dict[Any, tuple[tuple[int, ...], dict[str, Any]]] = {}
-
-    def sweep(
-        self, kinds: int, pairs: bool, one_tile: bool
-    ) -> tuple[tuple[int, ...], dict[str, Any]]:
-        """What `linear_kernel` is given after its tensors, but for the last strides, and its constants."""
-        key = kinds, pairs, one_tile
-        if key not in self._sweeps:
-            (width,) = self._widths
-            sliced = slicing(width, self.chosen.block_features, self._element_size)
-            units = width // sliced["WIDTH_UNIT"]
-            asked = {"KINDS": kinds, "PAIRS": pairs, "ONE_TILE": one_tile}
-            self._sweeps[key] = (
-                (*self.sizes, units, *self.shares, *self.strides),
-                {**asked, **sliced, **self._constants},
-            )
-        return self._sweeps[key]
-
-    def sweep_widths(self, kinds: int) -> tuple[tuple[int, ...], dict[str, Any]]:
-        """What `widths_kernel` is given after its tensors, but for the last stride, and its constants."""
-        if kinds not in self._sweeps:
-            widths = self._widths
-            sliced = slicing_widths(widths, self.chosen.block_features)
-            units = [width // sliced["WIDTH_UNIT"] for width in widths]
-            unused = (0,) * (MAX_WIDTHS - len(widths))
-            self._sweeps[kinds] = (
-                (*self.sizes, *self.shares, *units, *unused, *self.strides),
-                {"KINDS": kinds, **sliced, **self._constants},
-            )
-        return self._sweeps[kinds]
-
-
-_tiling = lru_cache(maxsize=1024)(_Tiling)
 
 
 class _Call:
@@ -217,18 +144,20 @@ class _Call:
         chosen: Configuration | None,
         splits: int | None,
         load: Burden,
+        described: bool,
     ) -> None:
         # A view whose sign is flipped when it is read has other bits in memory.
         features, weight = features.resolve_neg(), weight.resolve_neg()
         bias = None if bias is None else bias.resolve_neg().contiguous()
         self.operands = (features, weight, bias, labels)
-        self.tiling = _tiling(
+        self.tiling = tiling(
             features.shape[0],
             weight.shape[0],
             widths,
             features.element_size(),
             float32_precision() if features.dtype == torch.float32 else "ieee",
             load,
+            described,
             features.stride(),
             weight.stride(),
             0 if labels is None else labels.stride(0),
@@ -304,6 +233,29 @@ class _Call:
         if state_floats is not None:
             self._merge(kinds, state_floats, None, scores, None, rows, step)
 
+    def sweep_described(self, kinds: int, scores: Tensor) -> None:
+        """Writes scores (kinds, ..., rows)."""
+        tiling, chosen = self.tiling, self.tiling.chosen
+        features, weight, bias, labels = self.operands
+        rows = scores.shape[-1]
+        state_floats = None
+        if tiling.splits > 1:
+            state_floats = scores.new_empty(_state_floats(kinds), tiling.splits, rows)
+        numbers, constants = tiling.sweep_described(kinds)
+        descriptors_kernel[tiling.grid](
+            _descriptor(features, chosen.block_rows, chosen.block_features),
+            _descriptor(weight, chosen.block_classes, chosen.block_features),
+            bias,
+            labels,
+            scores,
+            state_floats,
+            *numbers,
+            rows,
+            **constants,
+        )
+        if state_floats is not None:
+            self._merge(kinds, state_floats, None, scores, None, rows, rows)
+
     def _merge(
         self,
         kinds: int,
@@ -333,3 +285,10 @@ class _Call:
             num_warps=MERGE_WARPS,
             **OPTIONS,
         )
+
+
+def _descriptor(operand: Tensor, block_rows: int, block_features: int) -> TensorDescriptor:
+    """Of blocks of a matrix, for one launch: it holds the address."""
+    return TensorDescriptor(
+        operand, list(operand.shape), list(operand.stride()), [block_rows, block_features]
+    )

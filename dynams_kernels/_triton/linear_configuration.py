@@ -177,12 +177,46 @@ def configuration(
             chosen = Configuration(64, min(64, chosen.block_classes), 32, 8, 2, programs)
         if element_size == 4:
             chosen = replace(chosen, block_features=chosen.block_features // 2)
-    # Steps no longer than the width, but of 16 at least (a tensor-core step).
+    return _fitted(chosen, width, element_size, capability)
+
+
+@lru_cache(maxsize=1024)
+def descriptors_configuration(
+    classes: int, width: int, element_size: int, load: Burden, capability: tuple[int, int]
+) -> Configuration:
+    """The tile where descriptors load it; arguments as in `configuration`, the burden one of a single width."""
+    if capability == INTERPRETED:
+        return Configuration(16, 16, 16, num_warps=4, num_stages=1)
+    if capability[0] != 9:
+        # The sums are in tensor memory; with 4 warps, or 256 classes, too many logits come to a thread at once.
+        chosen = Configuration(128, 128, 64, 8, 5)
+    elif load == Burden.TOP_TWO and width * element_size >= 4096 and _suits_wide_tiles(classes):
+        # What a reduction holds up is 1/30 of such a tile. The sums of exponentials, or class numbers, would spill.
+        chosen = Configuration(128, 256, 64, 8, 4)
+    else:
+        # Two programs, a warpgroup each: one multiplies while the other reduces.
+        chosen = Configuration(128, 128, 64, 4, 3, programs=2)
+    # Rows of 128 bytes, which is what shared memory is swizzled in.
+    chosen = replace(chosen, block_features=chosen.block_features * 2 // element_size)
+    return _fitted(chosen, width, element_size, capability)
+
+
+def _fitted(
+    chosen: Configuration, width: int, element_size: int, capability: tuple[int, int]
+) -> Configuration:
+    """A tile with steps no longer than the width, that fits the shared memory of the device."""
+    # 16 at least: a tensor-core step.
     while chosen.block_features >= 2 * max(width, 16):
         chosen = replace(chosen, block_features=chosen.block_features // 2)
     while chosen.shared_bytes(element_size) * chosen.programs > shared_limit(capability):
         chosen = _smaller(chosen)
     return chosen
+
+
+def _suits_wide_tiles(classes: int) -> bool:
+    """Whether little of the last tile of 256 is waste, compared with tiles of 128."""
+    narrow, wide = (-(-classes // size) * size for size in (128, 256))
+    return classes > 128 and narrow * 6 > wide * 5
 
 
 def _plain_tile(classes: int, load: Burden) -> Configuration:
@@ -217,13 +251,11 @@ def _tensor_core_tile(
         return Configuration(128, 128, 64, 8, 5)
     if load == Burden.SUMS and capability[0] != 9:
         return Configuration(128, 128, 64, 8, 5) if newer else Configuration(128, 128, 32, 8, 5)
-    narrow = -(-classes // 128) * 128
-    wide = -(-classes // 256) * 256
     # 128 x 256 reads the fewest bytes for an operation (85 operations a byte; 128 x 128: 64), but is waste where most of
     # the last tile is no class. Older tensor cores take their operands from registers: no room for so many sums there.
     if not newer:
         return Configuration(128, 128, 64, 8, 4)
-    if classes <= 128 or narrow * 6 <= wide * 5:
+    if not _suits_wide_tiles(classes):
         if capability[0] == 9 and load == Burden.TOP_TWO:
             # With 4 warps (a warpgroup) two programs fit in the registers: one multiplies while the other reduces.
             return Configuration(128, 128, 64, 4, 3, programs=2)

@@ -45,11 +45,28 @@ def row_starts(numbers, row_units, ROW_UNIT: tl.constexpr):
 
 
 @triton.jit
-def load_labels(labels, row_numbers, labels_step, classes):
-    """Labels as class numbers, and whether they name a class; those that do not are clamped."""
-    label = tl.load(labels + row_numbers * labels_step)
-    inside = (label >= 0) & (label < classes)
-    return tl.minimum(tl.maximum(label, 0), classes - 1).to(tl.int32), inside
+def load_labels(KINDS: tl.constexpr, labels, row_numbers, labels_step, classes):
+    """Labels as class numbers, and whether they name a class; those that do not are clamped. Zeros where no kind has a label."""
+    number = tl.zeros(row_numbers.shape, tl.int32)
+    inside = number == 0
+    if LABELLED & KINDS:
+        label = tl.load(labels + row_numbers * labels_step)
+        inside = (label >= 0) & (label < classes)
+        number = tl.minimum(tl.maximum(label, 0), classes - 1).to(tl.int32)
+    return number, inside
+
+
+@triton.jit
+def complete_logits(
+    x, bias, column, start, classes, HAS_BIAS: tl.constexpr, BLOCK_CLASSES: tl.constexpr
+):
+    """The logits of a tile from its sums: with their bias, and -inf past the last class."""
+    if HAS_BIAS:
+        x += tl.load(bias + column, mask=column < classes, other=0.0).to(tl.float32)[None, :]
+    # Replaced, not added to: an infinite feature may have made NaN of a column that is no class.
+    if start + BLOCK_CLASSES > classes:
+        x = tl.where((column < classes)[None, :], x, float("-inf"))
+    return x
 
 
 @triton.jit
@@ -90,6 +107,35 @@ def store_pairs(first_class, second_class, classes, pairs, row, live):
     last = classes - 1
     tl.store(pairs + row * 2, tl.minimum(first_class, last).to(tl.int64), mask=live)
     tl.store(pairs + row * 2 + 1, tl.minimum(second_class, last).to(tl.int64), mask=live)
+
+
+@triton.jit
+def store_rows(
+    KINDS: tl.constexpr, PAIRS: tl.constexpr, SPLIT: tl.constexpr,
+    state, label, label_inside, classes, scores, scores_step, pairs, state_floats, state_classes,
+    row, rows, split, splits,
+):  # fmt: skip
+    """Writes the scores and pairs of rows all of whose classes have been seen; with SPLIT the states of those of this split."""
+    live = row < rows
+    first, second, rest, squares, shifted, own, first_class, second_class = state
+    if LABELLED & KINDS:
+        if RANKED & KINDS:
+            own = tl.where(label_inside, own, float("nan"))
+        else:
+            first = tl.where(label_inside, first, float("nan"))
+            first_class = label
+    state = first, second, rest, squares, shifted, own, first_class, second_class
+    if SPLIT:
+        place = split.to(tl.int64) * rows + row
+        component = splits.to(tl.int64) * rows
+        store_state(KINDS, state, state_floats + place, component, live)
+        if PAIRS:
+            tl.store(state_classes + place, first_class, mask=live)
+            tl.store(state_classes + component + place, second_class, mask=live)
+    else:
+        store_finished(KINDS, state, classes, scores, scores_step, row, live)
+        if PAIRS:
+            store_pairs(first_class, second_class, classes, pairs, row, live)
 
 
 @triton.jit
@@ -174,9 +220,7 @@ def linear_kernel(
     features_block = features + row_starts(safe_row, features_row, ROW_UNIT)[:, None]
     features_block += k[None, :] * features_step
 
-    label = tl.zeros((BLOCK_ROWS,), tl.int32)
-    if LABELLED & KINDS:
-        label, label_inside = load_labels(labels, safe_row, labels_step, classes)
+    label, label_inside = load_labels(KINDS, labels, safe_row, labels_step, classes)
     if KINDS == DISTANCE and not ONE_TILE:
         largest = tl.load(known_largest + safe_row)
         largest_class = tl.load(known_class + safe_row * 2).to(tl.int32)
@@ -195,11 +239,7 @@ def linear_kernel(
             features_block, features_step, weight_block, weight_step, width_units * WIDTH_UNIT,
             MASKED, PEELED, PIPELINED, PRECISION, BLOCK_FEATURES,
         )  # fmt: skip
-        if HAS_BIAS:
-            x += tl.load(bias + column, mask=column < classes, other=0.0).to(tl.float32)[None, :]
-        # Replaced, not added to: an infinite feature may have made NaN of a column that is no class.
-        if start + BLOCK_CLASSES > classes:
-            x = tl.where((column < classes)[None, :], x, float("-inf"))
+        x = complete_logits(x, bias, column, start, classes, HAS_BIAS, BLOCK_CLASSES)
         if KINDS == DISTANCE:
             if ONE_TILE:
                 largest = row_largest(x)
@@ -218,23 +258,7 @@ def linear_kernel(
         state = merge_states(KINDS, PAIRS, state, found)
         tile += 1
 
-    live = row < rows
-    first, second, rest, squares, shifted, own, first_class, second_class = state
-    if LABELLED & KINDS:
-        if RANKED & KINDS:
-            own = tl.where(label_inside, own, float("nan"))
-        else:
-            first = tl.where(label_inside, first, float("nan"))
-            first_class = label
-    state = first, second, rest, squares, shifted, own, first_class, second_class
-    if SPLIT:
-        place = split.to(tl.int64) * rows + row
-        component = splits.to(tl.int64) * rows
-        store_state(KINDS, state, state_floats + place, component, live)
-        if PAIRS:
-            tl.store(state_classes + place, first_class, mask=live)
-            tl.store(state_classes + component + place, second_class, mask=live)
-    else:
-        store_finished(KINDS, state, classes, scores, scores_step, row, live)
-        if PAIRS:
-            store_pairs(first_class, second_class, classes, pairs, row, live)
+    store_rows(
+        KINDS, PAIRS, SPLIT, state, label, label_inside, classes,
+        scores, scores_step, pairs, state_floats, state_classes, row, rows, split, splits,
+    )  # fmt: skip

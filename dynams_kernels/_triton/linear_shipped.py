@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from dynams_kernels._kinds import BIT, LABELLED_KINDS, SCORE_KINDS, mask_of
@@ -14,10 +15,12 @@ from dynams_kernels._triton.linear_configuration import (
     burden,
     compiler_options,
     configuration,
+    descriptors_configuration,
     merge_tile,
     slicing,
     slicing_widths,
 )
+from dynams_kernels._triton.linear_descriptors import descriptors_kernel
 from dynams_kernels._triton.linear_kernel import linear_kernel
 from dynams_kernels._triton.linear_merge import merge_kernel
 from dynams_kernels._triton.linear_states import LARGEST
@@ -55,6 +58,7 @@ class Head:
     split: bool = False
     known: bool = False
     scattered: bool = False
+    described: bool = False
     widths: tuple[int, ...] = ()
 
     @property
@@ -70,7 +74,8 @@ class Head:
     def __str__(self) -> str:
         parts = [self.kinds, self.dtype, f"{self.rows} x {self.width} -> {self.classes}"]
         parts += [self.precision] if self.dtype == "fp32" else []
-        parts += [name for name in ("pairs", "split", "known", "scattered") if getattr(self, name)]
+        marks = ("pairs", "split", "known", "scattered", "described")
+        parts += [name for name in marks if getattr(self, name)]
         parts += ["no bias"] if not self.bias else []
         parts += [f"widths {self.widths}"] if self.widths else []
         return ", ".join(parts)
@@ -121,17 +126,29 @@ _HEADS = (
 )
 
 
+def _described_heads() -> list[tuple[Head, int]]:
+    """The heads whose tiles descriptors load, and for which architecture."""
+    short = Head("gap", 1000, split=True, described=True)
+    every = "+".join(kind for kind in SCORE_KINDS if kind != "distance")
+    # It keeps the most beside its logits.
+    most = Head(every, 1000, "fp32", "tf32", described=True)
+    long = Head("gap", 128_256, rows=8192, width=4096, bias=False, split=True, described=True)
+    training = replace(long, kinds="gap+loss+entropy")
+    return [*((head, 90) for head in (short, most, long, training)), (short, 100), (most, 100)]
+
+
 def shipped() -> list[Shipped]:
     """Every way the kernels are compiled for, by architecture."""
     kernels: dict[tuple[Any, ...], Shipped] = {}
-    for architecture in _ARCHITECTURES:
-        for head in _HEADS:
-            kernel = _linear(head, architecture)
-            sizes = kernel.num_warps, kernel.num_stages, kernel.options.get("maxnreg")
-            same = (str(head), *sizes, *kernel.constexprs.values())
-            if same in kernels:
-                kernel = _for_both(kernels[same], kernel)
-            kernels[same] = kernel
+    wanted = [(head, architecture) for architecture in _ARCHITECTURES for head in _HEADS]
+    wanted += _described_heads()
+    for head, architecture in wanted:
+        kernel = (_described if head.described else _linear)(head, architecture)
+        sizes = kernel.num_warps, kernel.num_stages, kernel.options.get("maxnreg")
+        same = (str(head), *sizes, *kernel.constexprs.values())
+        if same in kernels:
+            kernel = _for_both(kernels[same], kernel)
+        kernels[same] = kernel
     return [*kernels.values(), *_merges()]
 
 
@@ -195,6 +212,39 @@ def _linear(head: Head, architecture: int) -> Shipped:
     )
 
 
+def _described(head: Head, architecture: int) -> Shipped:
+    load = burden(head.mask, False, 1)
+    chosen = descriptors_configuration(
+        head.classes, head.width, _ELEMENT_SIZE[head.dtype], load, divmod(architecture, 10)
+    )
+    constants: dict[str, Any] = {
+        "KINDS": head.mask,
+        "HAS_BIAS": head.bias,
+        "SPLIT": head.split,
+        "PIPELINED": True,
+        "PRECISION": head.precision,
+        "BLOCK_ROWS": chosen.block_rows,
+        "BLOCK_CLASSES": chosen.block_classes,
+        "BLOCK_FEATURES": chosen.block_features,
+    }
+    return _shipped(
+        f"linear {head}" + _suffix((architecture,)),
+        descriptors_kernel,
+        head.dtype,
+        constants,
+        _missing(head),
+        (chosen.num_warps, chosen.num_stages),
+        blocks={
+            "features": (chosen.block_rows, chosen.block_features),
+            "weight": (chosen.block_classes, chosen.block_features),
+        },
+        options=compiler_options(chosen, load),
+        architectures=(architecture,),
+        wants_wgmma=True,
+        wants_bulk_loads=True,
+    )
+
+
 def _missing(head: Head) -> set[str]:
     """The arguments that a call of this kind leaves out."""
     missing = {
@@ -242,6 +292,7 @@ def _shipped(
     warps_and_stages: tuple[int, int],
     divisible: tuple[str, ...] = (),
     scattered: bool = False,
+    blocks: Mapping[str, tuple[int, int]] = MappingProxyType({}),
     **promises: Any,
 ) -> Shipped:
     signature: dict[str, str] = {}
@@ -252,6 +303,8 @@ def _shipped(
         elif argument in missing:
             signature[argument] = "constexpr"
             constexprs[argument] = None
+        elif argument in blocks:
+            signature[argument] = f"tensordesc<{dtype}{list(blocks[argument])}>"
         elif argument in _UNIT_STEPS and not scattered:
             signature[argument] = "constexpr"
             constexprs[argument] = 1

@@ -14,6 +14,7 @@ import triton.language as tl
 
 from dynams_kernels._triton.linear_kernel import (
     add_products,
+    complete_logits,
     load_labels,
     program_place,
     row_starts,
@@ -85,9 +86,7 @@ def widths_kernel(
     k = tl.arange(0, BLOCK_FEATURES).to(tl.int64)
     features_block = features + row_starts(safe_row, features_row, ROW_UNIT)[:, None]
     features_block += k[None, :] * features_step
-    label = tl.zeros((BLOCK_ROWS,), tl.int32)
-    if LABELLED & KINDS:
-        label, label_inside = load_labels(labels, safe_row, labels_step, classes)
+    label, label_inside = load_labels(KINDS, labels, safe_row, labels_step, classes)
 
     number = tl.arange(0, BLOCK_WIDTHS)[:, None]
     state = empty_state(KINDS, (BLOCK_WIDTHS, BLOCK_ROWS))
@@ -116,12 +115,7 @@ def widths_kernel(
                 weight_block + begin.to(tl.int64) * weight_step, weight_step, width - begin,
                 MASKED, False, PIPELINED, PRECISION, BLOCK_FEATURES,
             )  # fmt: skip
-            x = sums
-            if HAS_BIAS:
-                biases = tl.load(bias + column, mask=column < classes, other=0.0)
-                x += biases.to(tl.float32)[None, :]
-            if start + BLOCK_CLASSES > classes:
-                x = tl.where((column < classes)[None, :], x, float("-inf"))
+            x = complete_logits(sums, bias, column, start, classes, HAS_BIAS, BLOCK_CLASSES)
             first, second, rest, squares, shifted, own, first_class, second_class = tile_state(
                 KINDS, False, x, column, label, has_label
             )

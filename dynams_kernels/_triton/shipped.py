@@ -21,6 +21,7 @@ class Shipped:
         divisible_by_16: arguments that launches hand over as multiples of 16 (addresses, strides).
         architectures: the compute capabilities it is meant for.
         wants_wgmma: whether its code for sm_90 must use the warpgroup tensor-core instruction.
+        wants_bulk_loads: whether it must have the copy engine (TMA) read its tiles.
         wants_wide_loads: whether it must read global memory 16 bytes at a time.
     """
 
@@ -34,4 +35,5 @@ class Shipped:
     divisible_by_16: tuple[str, ...] = ()
     architectures: tuple[int, ...] = (80, 90, 100)
     wants_wgmma: bool = False
+    wants_bulk_loads: bool = False
     wants_wide_loads: bool = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -66,6 +66,7 @@ def ask_linear(
     bias: bool = False,
     pairs: bool = False,
     width: int | None = None,
+    loads: Literal["pointers", "descriptors"] = "pointers",
 ) -> Callable[[], object]:
     width = depth if width is None else width
     features, weight = (tensor(rows, depth, dtype=dtype)[:, :width] for rows in (batch, classes))
@@ -79,6 +80,7 @@ def ask_linear(
         [width],
         mask,
         pairs,
+        loads=loads,
     )
 
 
@@ -123,6 +125,12 @@ CALLS: dict[str, Callable[[], object]] = {
     "linear, every kind": ask_linear(65536, 1024, 1000, BF16, EVERY, bias=True),
     "linear, every kind, few classes": ask_linear(65536, 512, 100, FP16, EVERY),
     "linear, every kind, fp32": ask_linear(4096, 768, 1000, FP32, EVERY, bias=True),
+    "described, 1000 classes": ask_linear(65536, 1024, 1000, BF16, bias=True, loads="descriptors"),
+    "described, language model": ask_linear(8192, 4096, 128_256, BF16, loads="descriptors"),
+    "described, training of a language model": ask_linear(
+        8192, 4096, 128_256, BF16, "gap+loss+entropy", loads="descriptors"
+    ),
+    "described, ragged": ask_linear(517, 40, 33, FP16, "label", loads="descriptors"),
     "widths, every kind": ask_widths(1024, 1000, BF16, SCORES),
     "widths, loss, fp32": ask_widths(512, 100, FP32, "loss"),
     "widths, gap": ask_widths(512, 10, BF16, "gap"),
@@ -194,6 +202,9 @@ STOOD_FOR = (
     "linear, loss of a language model",
     "linear, training of a language model",
     "linear, training",
+    "described, 1000 classes",
+    "described, language model",
+    "described, training of a language model",
     "smallest, ImageNet",
     "smallest, bf16",
 )

@@ -57,6 +57,17 @@ class CompiledFacts:
         return "wgmma.mma_async" in self.ptx and any(op.startswith("HGMMA") for op in self.opcodes)
 
     @property
+    def serialises_wgmma(self) -> bool:
+        """Whether the assembler gave up to keep several of these in flight (its C7510 and like): each waits for the one before."""
+        products = sum(count for op, count in self.opcodes.items() if op.startswith("HGMMA"))
+        return products > 1 and self.opcodes.get("WARPGROUP.ARRIVE", 0) >= products
+
+    @property
+    def uses_bulk_loads(self) -> bool:
+        """Whether the copy engine reads whole tiles of global memory."""
+        return any(op.startswith("UTMALDG") for op in self.opcodes)
+
+    @property
     def uses_wide_loads(self) -> bool:
         """Whether global memory is read 16 bytes a thread at a time, or in bulk."""
         return any(is_wide_load(op) for op in self.opcodes)
@@ -219,6 +230,10 @@ def violations(kernel: Any, facts: CompiledFacts, capability: int) -> list[str]:
     found = broken_limits(facts, capability)
     if kernel.wants_wgmma and capability == 90 and not facts.uses_wgmma:
         found.append("no wgmma")
+    if facts.serialises_wgmma:
+        found.append("wgmma serialised")
+    if kernel.wants_bulk_loads and not facts.uses_bulk_loads:
+        found.append("no TMA load")
     if kernel.wants_wide_loads and not facts.uses_wide_loads:
         found.append("no 16-byte load of global memory")
     return found
