@@ -84,7 +84,6 @@ class Head:
 EVERY = "+".join(SCORE_KINDS)
 _HEADS = (
     Head("gap", 10),
-    Head("gap", 10, bias=False, width=512),
     Head("gap", 32, "fp16"),
     Head("gap", 50),
     Head("gap", 100),
@@ -107,7 +106,6 @@ _HEADS = (
     Head("label", 1000, pairs=True, split=True),
     Head("probability", 100, "fp32", "ieee"),
     Head("label", 100),
-    Head("label", 1000, pairs=True),
     Head("label", 1000, "fp32", "ieee", pairs=True),
     Head("distance", 10),
     Head("distance", 100, pairs=True),

@@ -44,6 +44,7 @@ def test_a_kernel_that_keeps_its_promises_is_found_to(
         pytest.param((SAMPLES, "spills", 90), "local memory a thread", id="spills"),
         pytest.param((SAMPLES, "narrow", 90), "no 16-byte load", id="narrow loads"),
         pytest.param((SAMPLES, "no wgmma", 90), "no wgmma", id="no wgmma"),
+        pytest.param((SAMPLES, "no bulk loads", 90), "no TMA load", id="no bulk loads"),
         pytest.param((SAMPLES, "too much shared memory", 90), "shared memory, limit", id="shared"),
     ],
 )
@@ -119,3 +120,19 @@ def test_instructions_are_counted_by_function() -> None:
 )
 def test_wide_loads_of_global_memory_are_told_from_others(opcode: str, wide: bool) -> None:
     assert aot.is_wide_load(opcode) is wide
+
+
+@pytest.mark.parametrize(
+    ("opcodes", "serialised"),
+    [
+        ({"HGMMA.64x128x16.F32.BF16": 8, "WARPGROUP.ARRIVE": 1, "WARPGROUP.DEPBAR.LE": 2}, False),
+        ({"HGMMA.64x128x16.F32.BF16": 8, "WARPGROUP.ARRIVE": 8, "WARPGROUP.DEPBAR.LE": 8}, True),
+        ({"HGMMA.64x16x8.F32.TF32": 1, "WARPGROUP.ARRIVE": 1}, False),
+        ({"HMMA.16816.F32": 8}, False),
+    ],
+)
+def test_products_that_wait_for_each_other_are_noticed(
+    opcodes: dict[str, int], serialised: bool
+) -> None:
+    facts = aot.CompiledFacts(32, 0, 0, 0, "", opcodes)
+    assert facts.serialises_wgmma is serialised

@@ -6,8 +6,10 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from torch import Tensor
 
-from dynams_kernels._kinds import BIT, mask_of
+from dynams_kernels import _device
+from dynams_kernels._kinds import BIT, KINDS, mask_of
 
 if find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
@@ -17,6 +19,7 @@ from dynams_kernels._triton.linear_configuration import (
     Burden,
     burden,
     configuration,
+    descriptors_configuration,
     float32_precision,
     shared_limit,
     shares,
@@ -45,6 +48,18 @@ def test_a_tile_fits_the_device(
         assert chosen.num_stages >= 2
         assert chosen.block_features >= 16
         assert chosen.block_classes >= 16
+
+
+@pytest.mark.parametrize("capability", [(9, 0), (10, 0), (10, 3)])
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("load", [Burden.TOP_TWO, Burden.SUMS, Burden.LABEL])
+def test_a_tile_suits_the_copy_engine(load: Burden, size: int, capability: tuple[int, int]) -> None:
+    for _, width, classes in SHAPES:
+        chosen = descriptors_configuration(classes, width, size, load, capability)
+        assert chosen.shared_bytes(size) * chosen.programs <= shared_limit(capability)
+        assert chosen.num_stages >= 3
+        assert 16 <= chosen.block_features <= 128 // size
+        assert max(chosen.block_rows, chosen.block_classes) <= 256
 
 
 def test_the_burden_is_that_of_what_a_sweep_keeps() -> None:
@@ -126,3 +141,69 @@ def test_shipped_kernels_are_told_apart_and_complete() -> None:
     for kernel in kernels:
         constants = {name for name, kind in kernel.signature.items() if kind == "constexpr"}
         assert constants == set(kernel.constexprs), kernel.name
+
+
+# ------------------------------------------------------------------------------------ what descriptors can load
+
+
+def _matrix(rows: int, columns: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.zeros(rows, columns, dtype=dtype)
+
+
+_WIDE = _matrix(5, 32)
+OPERANDS: dict[str, tuple[Tensor, Tensor, bool]] = {
+    "rows of 32": (_WIDE, _matrix(9, 32), True),
+    "rows of 32, 9 of them used": (_WIDE[:, :9], _matrix(9, 32)[:, :9], True),
+    "every second row": (_matrix(10, 32)[::2], _WIDE, True),
+    "rows of 31": (_WIDE[:, :31], _matrix(9, 31), False),
+    "the second column on": (_WIDE[:, 1:17], _matrix(9, 16), False),
+    "the ninth column on": (_WIDE[:, 8:24], _matrix(9, 16), True),
+    "transposed": (_matrix(16, 32).t(), _matrix(9, 16), False),
+    "expanded": (_WIDE, _matrix(1, 32).expand(9, 32), False),
+    "float32": (_matrix(5, 16, torch.float32), _matrix(9, 16, torch.float32), False),
+    "negated": (_matrix(5, 16, torch.float16)._neg_view(), _matrix(9, 16, torch.float16), False),
+}
+
+
+@pytest.mark.parametrize("name", OPERANDS)
+def test_descriptors_can_load_rows_that_begin_at_16_bytes(name: str) -> None:
+    features, weight, served = OPERANDS[name]
+    gap = BIT["gap"]
+    assert linear.describable(features, weight, [weight.shape[1]], gap, False) is served
+    if not served:
+        with pytest.raises(ValueError, match='loads: got "descriptors", want "pointers"'):
+            linear.linear_scores(
+                features,
+                weight,
+                None,
+                None,
+                None,
+                [weight.shape[1]],
+                gap,
+                False,
+                loads="descriptors",
+            )
+
+
+def test_descriptors_serve_one_width_of_any_kinds_but_distance() -> None:
+    operands = _WIDE, _matrix(9, 32)
+    everything = mask_of(KINDS)
+    assert linear.describable(*operands, [32], everything & ~BIT["distance"], False)
+    assert not linear.describable(*operands, [32], everything, False)
+    assert not linear.describable(*operands, [32], BIT["gap"], True)
+    assert not linear.describable(*operands, [16, 32], BIT["gap"], False)
+
+
+def test_descriptors_load_what_tensor_cores_may_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    operands = _matrix(5, 16, torch.float32), _matrix(9, 16, torch.float32)
+    monkeypatch.setattr(linear, "float32_precision", lambda: "tf32")
+    assert linear.describable(*operands, [16], BIT["gap"], False)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_descriptors_need_a_copy_engine(
+    capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_device, "capability", lambda _: capability)
+    served = linear.describable(_WIDE, _matrix(9, 32), [32], BIT["gap"], False)
+    assert served == (capability in ((9, 0), (10, 0)))

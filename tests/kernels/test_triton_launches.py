@@ -126,11 +126,9 @@ CALLS: dict[str, Callable[[], object]] = {
     "linear, every kind, few classes": ask_linear(65536, 512, 100, FP16, EVERY),
     "linear, every kind, fp32": ask_linear(4096, 768, 1000, FP32, EVERY, bias=True),
     "described, 1000 classes": ask_linear(65536, 1024, 1000, BF16, bias=True, loads="descriptors"),
-    "described, language model": ask_linear(8192, 4096, 128_256, BF16, loads="descriptors"),
     "described, training of a language model": ask_linear(
         8192, 4096, 128_256, BF16, "gap+loss+entropy", loads="descriptors"
     ),
-    "described, ragged": ask_linear(517, 40, 33, FP16, "label", loads="descriptors"),
     "widths, every kind": ask_widths(1024, 1000, BF16, SCORES),
     "widths, loss, fp32": ask_widths(512, 100, FP32, "loss"),
     "widths, gap": ask_widths(512, 10, BF16, "gap"),
@@ -203,7 +201,6 @@ STOOD_FOR = (
     "linear, training of a language model",
     "linear, training",
     "described, 1000 classes",
-    "described, language model",
     "described, training of a language model",
     "smallest, ImageNet",
     "smallest, bf16",

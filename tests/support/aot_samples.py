@@ -46,7 +46,9 @@ def _copy(name: str, divisible: tuple[str, ...]) -> Shipped:
     )
 
 
-def _product(name: str, num_warps: int, num_stages: int, wants_wgmma: bool) -> Shipped:
+def _product(
+    name: str, num_warps: int, num_stages: int, wants_wgmma: bool, wants_bulk_loads: bool = False
+) -> Shipped:
     pointers = {"left": "*fp16", "right": "*fp16", "target": "*fp32"}
     return Shipped(
         name=name,
@@ -57,6 +59,7 @@ def _product(name: str, num_warps: int, num_stages: int, wants_wgmma: bool) -> S
         num_stages=num_stages,
         divisible_by_16=(*pointers, "depth"),
         wants_wgmma=wants_wgmma,
+        wants_bulk_loads=wants_bulk_loads,
         wants_wide_loads=True,
     )
 
@@ -76,6 +79,7 @@ def shipped() -> list[Shipped]:
         _copy("narrow", ("source", "target")),
         _product("wgmma", 4, 3, True),
         _product("no wgmma", 2, 2, True),
+        _product("no bulk loads", 4, 3, True, True),
         _product("too much shared memory", 8, 9, False),
         spilling,
     ]
