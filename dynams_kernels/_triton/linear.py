@@ -113,13 +113,12 @@ def describable(
 
 def _lies_in_rows(operand: Tensor, width: int) -> bool:
     """Whether the engine's descriptors can tell of the first columns of this tensor."""
-    step = operand.stride(0)
+    step, inner = operand.stride()
     return (
-        operand.stride(1) == 1
-        and operand.data_ptr() % 16 == 0
-        and step * operand.element_size() % 16 == 0
+        inner == 1
+        and (step * operand.element_size() | operand.data_ptr()) % 16 == 0
         and width <= step < 1 << 36
-        and operand.shape[0] < 1 << 31
+        and len(operand) < 1 << 31
         and not operand.is_neg()
     )
 
@@ -196,11 +195,10 @@ class _Call:
             distances = class_distances.resolve_neg()
             distances_strides = distances.stride()
         rows = scores.shape[-1]
-        state_floats = state_classes = None
-        if tiling.splits > 1:
-            state_floats = scores.new_empty(_state_floats(kinds), tiling.splits, rows)
-            if pairs is not None:
-                state_classes = scores.new_empty(2, tiling.splits, rows, dtype=torch.int32)
+        state_floats = self._scratch(kinds, scores, rows)
+        state_classes = None
+        if state_floats is not None and pairs is not None:
+            state_classes = scores.new_empty(2, tiling.splits, rows, dtype=torch.int32)
         numbers, constants = tiling.sweep(kinds, pairs is not None, known is None)
         linear_kernel[tiling.grid](
             *self.operands,
@@ -215,36 +213,31 @@ class _Call:
             *distances_strides,
             **constants,
         )
-        if state_floats is not None:
-            self._merge(kinds, state_floats, state_classes, scores, pairs, rows, rows)
+        self._merge(kinds, state_floats, state_classes, scores, pairs, rows, rows)
 
     def sweep_widths(self, kinds: int, scores: Tensor) -> None:
         """Writes scores (kinds, widths, rows), of which each kind's are contiguous."""
         tiling = self.tiling
         rows = scores[0].numel()
         step = scores.stride(0)
-        state_floats = None
-        if tiling.splits > 1:
-            state_floats = scores.new_empty(_state_floats(kinds), tiling.splits, rows)
+        state_floats = self._scratch(kinds, scores, rows)
         numbers, constants = tiling.sweep_widths(kinds)
         widths_kernel[tiling.grid](
             *self.operands, scores, state_floats, *numbers, step, **constants
         )
-        if state_floats is not None:
-            self._merge(kinds, state_floats, None, scores, None, rows, step)
+        self._merge(kinds, state_floats, None, scores, None, rows, step)
 
     def sweep_described(self, kinds: int, scores: Tensor) -> None:
         """Writes scores (kinds, ..., rows)."""
-        tiling, chosen = self.tiling, self.tiling.chosen
+        tiling = self.tiling
         features, weight, bias, labels = self.operands
+        of_features, of_weight = tiling.blocks
         rows = scores.shape[-1]
-        state_floats = None
-        if tiling.splits > 1:
-            state_floats = scores.new_empty(_state_floats(kinds), tiling.splits, rows)
+        state_floats = self._scratch(kinds, scores, rows)
         numbers, constants = tiling.sweep_described(kinds)
         descriptors_kernel[tiling.grid](
-            _descriptor(features, chosen.block_rows, chosen.block_features),
-            _descriptor(weight, chosen.block_classes, chosen.block_features),
+            TensorDescriptor(features, *of_features),
+            TensorDescriptor(weight, *of_weight),
             bias,
             labels,
             scores,
@@ -253,19 +246,26 @@ class _Call:
             rows,
             **constants,
         )
-        if state_floats is not None:
-            self._merge(kinds, state_floats, None, scores, None, rows, rows)
+        self._merge(kinds, state_floats, None, scores, None, rows, rows)
+
+    def _scratch(self, kinds: int, scores: Tensor, rows: int) -> Tensor | None:
+        """Room for the states' floats of all splits, where there are several."""
+        splits = self.tiling.splits
+        return scores.new_empty(_state_floats(kinds), splits, rows) if splits > 1 else None
 
     def _merge(
         self,
         kinds: int,
-        state_floats: Tensor,
+        state_floats: Tensor | None,
         state_classes: Tensor | None,
         scores: Tensor,
         pairs: Tensor | None,
         rows: int,
         scores_step: int,
     ) -> None:
+        """Writes the scores that the states of several splits make; there are none of one split."""
+        if state_floats is None:
+            return
         _, classes = self.tiling.sizes
         splits = self.tiling.splits
         block_rows, block_splits = merge_tile(splits)
@@ -285,10 +285,3 @@ class _Call:
             num_warps=MERGE_WARPS,
             **OPTIONS,
         )
-
-
-def _descriptor(operand: Tensor, block_rows: int, block_features: int) -> TensorDescriptor:
-    """Of blocks of a matrix, for one launch: it holds the address."""
-    return TensorDescriptor(
-        operand, list(operand.shape), list(operand.stride()), [block_rows, block_features]
-    )

@@ -12,6 +12,7 @@ from dynams_kernels._triton.linear_configuration import (
     MERGE_SPLITS,
     MERGE_WARPS,
     OPTIONS,
+    Configuration,
     burden,
     compiler_options,
     configuration,
@@ -174,17 +175,7 @@ def _linear(head: Head, architecture: int) -> Shipped:
         head.scattered,
         divmod(architecture, 10),
     )
-    constants: dict[str, Any] = {
-        "KINDS": head.mask,
-        "HAS_BIAS": head.bias,
-        "SPLIT": head.split,
-        "PIPELINED": True,
-        "PRECISION": head.precision,
-        "ROW_UNIT": 1 if head.scattered else 16,
-        "BLOCK_ROWS": chosen.block_rows,
-        "BLOCK_CLASSES": chosen.block_classes,
-        "BLOCK_FEATURES": chosen.block_features,
-    }
+    constants = {**_constants(head, chosen), "ROW_UNIT": 1 if head.scattered else 16}
     if head.widths:
         constants |= slicing_widths(head.widths, chosen.block_features)
     else:
@@ -215,21 +206,11 @@ def _described(head: Head, architecture: int) -> Shipped:
     chosen = descriptors_configuration(
         head.classes, head.width, _ELEMENT_SIZE[head.dtype], load, divmod(architecture, 10)
     )
-    constants: dict[str, Any] = {
-        "KINDS": head.mask,
-        "HAS_BIAS": head.bias,
-        "SPLIT": head.split,
-        "PIPELINED": True,
-        "PRECISION": head.precision,
-        "BLOCK_ROWS": chosen.block_rows,
-        "BLOCK_CLASSES": chosen.block_classes,
-        "BLOCK_FEATURES": chosen.block_features,
-    }
     return _shipped(
         f"linear {head}" + _suffix((architecture,)),
         descriptors_kernel,
         head.dtype,
-        constants,
+        _constants(head, chosen),
         _missing(head),
         (chosen.num_warps, chosen.num_stages),
         blocks={
@@ -241,6 +222,20 @@ def _described(head: Head, architecture: int) -> Shipped:
         wants_wgmma=True,
         wants_bulk_loads=True,
     )
+
+
+def _constants(head: Head, chosen: Configuration) -> dict[str, Any]:
+    """What every sweep is compiled for."""
+    return {
+        "KINDS": head.mask,
+        "HAS_BIAS": head.bias,
+        "SPLIT": head.split,
+        "PIPELINED": True,
+        "PRECISION": head.precision,
+        "BLOCK_ROWS": chosen.block_rows,
+        "BLOCK_CLASSES": chosen.block_classes,
+        "BLOCK_FEATURES": chosen.block_features,
+    }
 
 
 def _missing(head: Head) -> set[str]:

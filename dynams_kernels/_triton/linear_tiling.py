@@ -87,6 +87,12 @@ class Tiling:
             weight_strides[1],
             labels_step,
         )
+        step = self.chosen.block_features
+        # Shape, strides and block of both operands, as descriptors are made of them.
+        self.blocks = (
+            ([rows, width], [features_strides[0], 1], [self.chosen.block_rows, step]),
+            ([classes, width], [weight_strides[0], 1], [self.chosen.block_classes, step]),
+        )
         self._row_unit = row_unit
         self._constants = {
             "HAS_BIAS": has_bias,

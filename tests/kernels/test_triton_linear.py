@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -12,23 +10,17 @@ import torch
 import oracle
 from dynams_kernels._kinds import KINDS, kinds_of, mask_of
 from kernel_inputs import LAYOUTS, labels_for
-
-if find_spec("triton") is None:
-    pytest.skip("Triton is not installed", allow_module_level=True)
-if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("needs TRITON_INTERPRET=1 before Triton is imported", allow_module_level=True)
-
-from dynams_kernels._triton import linear
-from dynams_kernels._triton.linear_configuration import Configuration
 from triton_linear import (
     DESCRIBED,
     LABELLED,
     SMALL,
     TRAINING,
     UNLABELLED,
+    WIDE,
     WITH_PAIRS,
     check,
     head,
+    linear,
     want_of,
 )
 
@@ -42,7 +34,6 @@ ALONE = [(kind,) for kind in KINDS]
 TOGETHER = [LABELLED, UNLABELLED, TRAINING, KINDS]
 # Differences of logits: the same bits in any order of reduction.
 MARGINS = ("gap", "distance", "label")
-WIDE = Configuration(16, 64, 32, num_warps=4, num_stages=1)
 
 
 # ------------------------------------------------------------------------------------ values

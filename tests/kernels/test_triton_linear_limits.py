@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -16,13 +14,6 @@ from torch import Tensor
 import oracle
 from dynams_kernels._kinds import BIT, KINDS, LABELLED_KINDS, kinds_of, mask_of
 from kernel_inputs import labels_for, random_logits
-
-if find_spec("triton") is None:
-    pytest.skip("Triton is not installed", allow_module_level=True)
-if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("needs TRITON_INTERPRET=1 before Triton is imported", allow_module_level=True)
-
-from dynams_kernels._triton import linear
 from triton_linear import (
     DESCRIBED,
     LABELLED,
@@ -32,6 +23,7 @@ from triton_linear import (
     WITH_PAIRS,
     check,
     head,
+    linear,
 )
 
 # The interpreter computes inf - inf and the like as NumPy does, aloud.

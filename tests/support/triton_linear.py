@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 import oracle
 from dynams_kernels._kinds import BIT, KINDS, LABELLED_KINDS, kinds_of, mask_of
+from kernel_inputs import labels_for, random_logits
+
+# Whatever imports this tests interpreted kernels, and is skipped elsewhere.
+if find_spec("triton") is None:
+    pytest.skip("Triton is not installed", allow_module_level=True)
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("needs TRITON_INTERPRET=1 before Triton is imported", allow_module_level=True)
+
 from dynams_kernels._triton import linear
 from dynams_kernels._triton.linear_configuration import Configuration
-from kernel_inputs import labels_for, random_logits
+
+__all__ = [
+    "DESCRIBED", "LABELLED", "SMALL", "TRAINING", "UNLABELLED", "WIDE", "WITH_PAIRS",
+    "check", "head", "linear", "want_of",
+]  # fmt: skip
 
 LABELLED = ("label", "loss", "el2n")
 UNLABELLED = ("gap", "probability", "entropy", "confidence")
@@ -24,6 +39,7 @@ DESCRIBED = tuple(kind for kind in KINDS if kind != "distance")
 WITH_PAIRS = ("gap", "distance", "label")
 NAN = math.nan
 SMALL = Configuration(16, 16, 16, num_warps=4, num_stages=1)
+WIDE = Configuration(16, 64, 32, num_warps=4, num_stages=1)
 
 
 def head(
