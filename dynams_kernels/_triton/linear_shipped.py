@@ -84,7 +84,7 @@ class Head:
 
 EVERY = "+".join(SCORE_KINDS)
 _HEADS = (
-    Head("gap", 10),
+    Head("gap", 10, bias=False),
     Head("gap", 32, "fp16"),
     Head("gap", 50),
     Head("gap", 100),

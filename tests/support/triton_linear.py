@@ -53,9 +53,9 @@ def head(
 
 
 def aligned(operand: Tensor) -> Tensor:
-    """The same rows 16 bytes apart or a multiple, as descriptors ask; NaN between them, where nothing may be read."""
-    step = 16 // operand.element_size()
-    wide = operand.new_full((len(operand), operand.shape[1] // step * step + step), NAN)
+    """The same rows, as far apart as descriptors ask; NaN between them, where nothing may be read."""
+    # 16 bytes; Triton 3.4's interpreter takes it for elements.
+    wide = operand.new_full((len(operand), operand.shape[1] // 16 * 16 + 16), NAN)
     return wide[:, : operand.shape[1]].copy_(operand)
 
 
