@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # Tensor cores with bfloat16, asynchronous copies and NaN-keeping maxima begin here.
 _LEAST_CAPABILITY = (8, 0)
+# Layouts of linear heads whose choice is kept.
+_MOST_LAYOUTS = 4096
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class Gpu:
         self._load_triton = load_triton
         self._choice = choice
         self._served: dict[int, Served] = {}  # by device index; what a device can run never changes
+        self._chosen: dict[tuple[Any, ...], Candidate] = {}  # by layout of a linear head
 
     def why_not_native(self, device: int) -> str:
         """Why the compiled kernels cannot run on a device; empty where they can."""
@@ -162,12 +165,40 @@ class Gpu:
         widths: Sequence[int],
         kinds: int,
         pairs: bool,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """See `registry.Backend`."""
-        candidates = self._of(features).linear_candidates(features, weight, widths, kinds, pairs)
-        chosen = choose(features.shape[0], weight.shape[0], widths[-1], kinds, candidates)
+        chosen = self._choose(features, weight, widths, kinds, pairs)
         operands = (features, weight, bias, labels, class_distances, widths, kinds, pairs)
         return self.linear_scores_by(chosen, *operands)
+
+    def _choose(
+        self, features: Tensor, weight: Tensor, widths: Sequence[int], kinds: int, pairs: bool
+    ) -> Candidate:
+        """The candidate for these operands. It follows from their layout, the same for every batch of a loader: found once."""
+        key = (
+            *features.shape,
+            *features.stride(),
+            *weight.shape,
+            *weight.stride(),
+            (features.data_ptr() | weight.data_ptr()) % 16,
+            features.is_neg() or weight.is_neg(),
+            features.dtype,
+            features.get_device(),
+            kinds,
+            pairs,
+            *widths,
+        )
+        chosen = self._chosen.get(key)
+        if chosen is None:
+            served = self._of(features)
+            candidates = served.linear_candidates(features, weight, widths, kinds, pairs)
+            chosen = choose(features.shape[0], weight.shape[0], widths[-1], kinds, candidates)
+            # Whether Triton can describe float32 depends on a setting that may change.
+            if features.dtype != torch.float32:
+                if len(self._chosen) >= _MOST_LAYOUTS:
+                    self._chosen.clear()
+                self._chosen[key] = chosen
+        return chosen
 
     def linear_candidates(
         self,
@@ -192,14 +223,13 @@ class Gpu:
         widths: Sequence[int],
         kinds: int,
         pairs: bool,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """`linear_scores` by one of `linear_candidates`."""
         served = self._of(features)
         if candidate in HOPPER_TILES and served.native is not None:
             tile = HOPPER_TILES[candidate]
             operands = (features, weight, bias, labels)
-            scores = served.native.linear_scores(*operands, widths[0], kinds, tile)
-            return scores, features.new_empty(0, 2, dtype=torch.int64)
+            return served.native.linear_scores(*operands, widths[0], kinds, tile), None
         operands_of_all = (features, weight, bias, labels, class_distances, widths, kinds, pairs)
         if candidate == "eager" or served.triton is None:
             return eager.linear_by_blocks(self.row_scores, *operands_of_all)

@@ -171,7 +171,7 @@ def test_a_candidate_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> N
     operands = (features, weight, bias, labels, None, [50])
     for name, number in HOPPER_TILES.items():
         scores, pairs = gpu.linear_scores_by(name, *operands, TRAINING, False)
-        assert (scores.shape, scores.dtype, pairs.shape) == ((3, 1, 6), torch.float32, (0, 2))
+        assert (scores.shape, scores.dtype, pairs) == ((3, 1, 6), torch.float32, None)
         call = module.made.pop()
         assert call[:4] == (features.data_ptr(), 64, weight.data_ptr(), 72)
         # Two of the bias are read at a time, labels one after the other: copies, where they lie otherwise.
@@ -204,3 +204,9 @@ def test_a_call_goes_where_the_table_says(monkeypatch: pytest.MonkeyPatch) -> No
     assert module.made[0][13] in HOPPER_TILES.values()
     gpu.linear_scores(matrix(8192, 256), matrix(10, 256), None, None, None, [256], GAP, False)
     assert (len(module.made), triton.descriptors) == (1, [False])
+    # The same shape again, in a layout that the compiled kernel cannot take.
+    strided = matrix(512, 8192).T
+    for _ in range(2):
+        gpu.linear_scores(strided, matrix(300, 512), None, None, None, [512], GAP, False)
+        gpu.linear_scores(matrix(8192, 512), matrix(300, 512), None, None, None, [512], GAP, False)
+    assert (len(module.made), len(triton.descriptors)) == (3, 3)
