@@ -81,3 +81,42 @@ def test_a_wave_of_blocks_reads_few_tiles_of_both_operands(facts: Facts) -> None
     assert walk.swizzle == 8
     wave = walk.places[:128]
     assert [len(np.unique(wave[:, axis])) for axis in (0, 1)] == [16, 8]
+
+
+SIXTEEN_BITS = (1, 6, 9)  # the driver's numbers of uint16, float16 and bfloat16
+
+
+@pytest.mark.parametrize("tile", [1, 3])
+def test_slim_and_ragged_operands_are_described_to_tma(facts: Facts, tile: int) -> None:
+    # 250 columns of rows 256 and 264 elements apart.
+    launch = facts.launch((4096, 8192), (300, 1000, 250), (256, 264), tile, 132)
+    columns = list(TILES.values())[tile][1]
+    for operand, address, rows, step, box in (
+        (launch.features, 4096, 300, 512, TILE_ROWS),
+        (
+            launch.weight,
+            8192,
+            1000,
+            528,
+            columns // 2,
+        ),  # each block of a cluster loads half for both
+    ):
+        assert operand.type in SIXTEEN_BITS
+        assert operand.swizzled
+        assert operand.zero_filled
+        assert operand.address == address
+        assert operand.sizes == [250, rows, 1]
+        assert operand.strides[1] == step
+        assert operand.box == [64, box, 1]
+    blocks = 2 * 2 * -(-1000 // columns)  # two clusters of row tiles
+    assert int(np.prod(launch.grid)) == blocks
+
+
+@pytest.mark.parametrize("multiprocessors", [132, 114, 78])
+def test_a_full_grid_has_a_block_for_every_multiprocessor(
+    facts: Facts, multiprocessors: int
+) -> None:
+    for shape in ((65_536, 1000, 1024), (8192, 128_256, 4096)):
+        width = shape[2]
+        launch = facts.launch((4096, 8192), shape, (width, width), 1, multiprocessors)
+        assert int(np.prod(launch.grid)) == multiprocessors

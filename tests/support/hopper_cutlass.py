@@ -40,6 +40,28 @@ class Walk:
     places: npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Described:
+    """An operand as TMA is told of it. By dimension: its size, its stride in bytes, and how much of it is loaded at once."""
+
+    type: int
+    swizzled: bool
+    zero_filled: bool
+    address: int
+    sizes: list[int]
+    strides: list[int]
+    box: list[int]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a head's launch is made of."""
+
+    features: Described
+    weight: Described
+    grid: tuple[int, ...]
+
+
 def header_folders() -> list[Path] | None:
     """The folders of CUTLASS's and CUDA's headers, None where either are missing."""
     cutlass = _cutlass()
@@ -109,6 +131,26 @@ class Facts:
             assert len(places) == 2 * blocks
             walks.append(Walk(2**swizzle, np.array(places).reshape(-1, 2)))
         return walks
+
+    def launch(
+        self,
+        addresses: tuple[int, int],
+        shape: tuple[int, int, int],
+        strides: tuple[int, int],
+        tile: int,
+        multiprocessors: int,
+    ) -> Launch:
+        """Of features and weight at these addresses; shape: rows, classes, width; strides of their rows in elements."""
+        numbers = (*addresses, *shape, *strides, tile, multiprocessors)
+        told = self._ask("launch", " ".join(map(str, numbers))).decode().splitlines()
+        *operands, grid = ([int(number) for number in line.split()] for line in told)
+        features, weight = (
+            Described(
+                kind, bool(swizzled), bool(filled), address, rest[::3], rest[1::3], rest[2::3]
+            )
+            for kind, swizzled, filled, address, *rest in operands
+        )
+        return Launch(features, weight, tuple(grid))
 
     def _ask(self, question: str, text: str = "") -> bytes:
         done = subprocess.run(

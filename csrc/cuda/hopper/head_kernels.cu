@@ -130,7 +130,7 @@ struct HeadKernel {
                                 Kernel::SharedStorageSize);
   }
 
-  static cudaError_t launch(const HopperHead& head, const Task& task, int multiprocessors, cudaStream_t stream) {
+  static typename Kernel::Params params_of(const HopperHead& head, const Task& task, int multiprocessors) {
     const int rows = static_cast<int>(head.rows), classes = static_cast<int>(head.classes);
     typename Kernel::Arguments arguments{};
     arguments.mode = cutlass::gemm::GemmUniversalMode::kGemm;
@@ -143,8 +143,11 @@ struct HeadKernel {
     arguments.hw_info.sm_count = multiprocessors;
     arguments.scheduler.max_swizzle_size =
         swizzle_of(quotient_above(rows, Shape::kTileRows), quotient_above(classes, Shape::kColumns));
-    const typename Kernel::Params params = Kernel::to_underlying_arguments(arguments, nullptr);
+    return Kernel::to_underlying_arguments(arguments, nullptr);
+  }
 
+  static cudaError_t launch(const HopperHead& head, const Task& task, int multiprocessors, cudaStream_t stream) {
+    const typename Kernel::Params params = params_of(head, task, multiprocessors);
     cudaLaunchAttribute cluster{};
     cluster.id = cudaLaunchAttributeClusterDimension;
     cluster.val.clusterDim = {cute::size<0>(Cluster{}), cute::size<1>(Cluster{}), cute::size<2>(Cluster{})};

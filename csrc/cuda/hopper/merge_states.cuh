@@ -13,7 +13,6 @@ __device__ __forceinline__ RowState<float> state_of_tile(const StatesTask& task,
   if (task.kinds & kSoftmaxKinds) state.mass = *(from += step);
   if (task.kinds & kEl2n) state.mass_squares = *(from += step);
   if (task.kinds & kEntropy) state.mass_shifted = *(from += step);
-  if (state.largest == -infinity<float>()) state.ties = 0;
   return state;
 }
 

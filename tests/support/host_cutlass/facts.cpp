@@ -6,9 +6,14 @@
 //                   a block, blocks of a cluster, stages, shared memory of a block, registers of a thread for the tile
 //   facts places    by tiling, thread, product and register: the row and the column in the tile by CUTLASS, and by what
 //                   the reductions take them for; as 16-bit numbers
+//   facts launch    reads FEATURES WEIGHT ROWS CLASSES WIDTH FEATURES_STRIDE WEIGHT_STRIDE TILING MULTIPROCESSORS, the
+//                   first two addresses and the tiling 1 or 3 (to compile one takes two seconds), and answers with what
+//                   is described to TMA (a line an operand: type, whether swizzled by 128 bytes, whether filled with
+//                   zeros, address, and of each dimension size, stride in bytes and box), then the grid
 //   facts walk      reads ROWS CLASSES TILING, and answers with a line each: log2 of the swizzle and the blocks, then
 //   the
 //                   row tile and class tile of every block's turn
+#include <cuda.h>
 #include <cuda_runtime.h>
 
 #include <cstdio>
@@ -21,24 +26,50 @@ extern const dim3 blockDim, gridDim;
 void __syncthreads();
 void __syncwarp();
 
+#include <cutlass/arch/wmma.h>
+// CUTLASS describes operands to TMA for CUDA's compiler alone; of an older kind of instruction, above, it then wants
+// more.
+#define __CUDACC_VER_MAJOR__ 12
+#define __CUDACC_VER_MINOR__ 8
+#define CUTLASS_ENABLE_DIRECT_CUDA_DRIVER_CALL 1
+
 #include "../../../csrc/cuda/hopper/head_kernels.cu"
 
 // What host code of CUTLASS calls that is not called here.
 extern "C" {
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 cudaError_t cudaMemsetAsync(void*, int, size_t, cudaStream_t) { return cudaErrorUnknown; }
+cudaError_t cudaGetDevice(int*) { return cudaErrorUnknown; }
+cudaError_t cudaDeviceGetAttribute(int*, cudaDeviceAttr, int) { return cudaErrorUnknown; }
+
+// Tells what is described to TMA, in place of the driver.
+CUresult cuTensorMapEncodeTiled(CUtensorMap*, CUtensorMapDataType type, cuuint32_t rank, void* address,
+                                const cuuint64_t* sizes, const cuuint64_t* strides, const cuuint32_t* box,
+                                const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle swizzle,
+                                CUtensorMapL2promotion, CUtensorMapFloatOOBfill fill) {
+  std::printf("%d %d %d %llu", int(type), int(swizzle == CU_TENSOR_MAP_SWIZZLE_128B),
+              int(fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE), static_cast<unsigned long long>(uintptr_t(address)));
+  for (cuuint32_t i = 0; i < rank; ++i)
+    std::printf(" %llu %llu %u", static_cast<unsigned long long>(sizes[i]),
+                static_cast<unsigned long long>(i == 0 ? 0 : strides[i - 1]), box[i]);
+  std::printf("\n");
+  return CUDA_SUCCESS;
+}
 }
 
 namespace {
 
 using dynams::HeadTile;
 
+// One kernel of each tiling, of either type in turn.
+template <HeadTile kTile>
+using HeadOf = dynams::HeadKernel<std::conditional_t<static_cast<int>(kTile) % 2 == 0, dynams::BFloat, dynams::Half>,
+                                  kTile, dynams::GapTask>;
+
 template <class Ask>
 void of_each_tile(Ask ask) {
   for (int number = 0; number < dynams::kHeadTiles; ++number)
-    dynams::for_tile(static_cast<HeadTile>(number), [&](auto tile) {
-      ask(number, dynams::HeadKernel<dynams::BFloat, decltype(tile)::value, dynams::GapTask>());
-    });
+    dynams::for_tile(static_cast<HeadTile>(number), [&](auto tile) { ask(number, HeadOf<decltype(tile)::value>()); });
 }
 
 void tell_kernels() {
@@ -120,15 +151,38 @@ void tell_walk(int rows, int classes) {
   std::printf("\n");
 }
 
+void tell_launch() {
+  dynams::HopperHead head{};
+  long long features, weight, rows, classes, width, features_stride, weight_stride;
+  int tile, multiprocessors;
+  if (std::scanf("%lld %lld %lld %lld %lld %lld %lld %d %d", &features, &weight, &rows, &classes, &width,
+                 &features_stride, &weight_stride, &tile, &multiprocessors) != 9)
+    return;
+  head.features = reinterpret_cast<const void*>(features);
+  head.weight = reinterpret_cast<const void*>(weight);
+  head.rows = rows;
+  head.classes = classes;
+  head.width = width;
+  head.features_stride = features_stride;
+  head.weight_stride = weight_stride;
+  const auto tell = [&](auto of) {
+    using Head = decltype(of);
+    const dim3 grid = Head::Kernel::get_grid_shape(Head::params_of(head, dynams::GapTask{}, multiprocessors));
+    std::printf("%u %u %u\n", grid.x, grid.y, grid.z);
+  };
+  if (tile == 1) tell(HeadOf<HeadTile::k128x144>());
+  if (tile == 3) tell(HeadOf<HeadTile::k128x256>());
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
   if (count != 2) return 2;
   if (std::strcmp(arguments[1], "kernels") == 0) tell_kernels();
   if (std::strcmp(arguments[1], "places") == 0) tell_places();
+  if (std::strcmp(arguments[1], "launch") == 0) tell_launch();
   if (std::strcmp(arguments[1], "walk") != 0) return 0;
   for (int rows, classes, tile; std::scanf("%d %d %d", &rows, &classes, &tile) == 3;)
-    dynams::for_tile(static_cast<HeadTile>(tile), [&](auto of) {
-      tell_walk<dynams::HeadKernel<dynams::BFloat, decltype(of)::value, dynams::GapTask>>(rows, classes);
-    });
+    dynams::for_tile(static_cast<HeadTile>(tile),
+                     [&](auto of) { tell_walk<HeadOf<decltype(of)::value>>(rows, classes); });
 }
