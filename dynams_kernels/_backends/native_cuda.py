@@ -117,6 +117,8 @@ class NativeCuda:
                 *features.shape, *features.stride(), features.data_ptr() % 16, widths[0]
             )
             and _describable(*weight.shape, *weight.stride(), weight.data_ptr() % 16, widths[0])
+            # The kernel's scheduler counts tiles, of 2^14 logits and more, in 31 bits.
+            and features.shape[0] * weight.shape[0] < 1 << 44
             and not features.is_neg()
             and not weight.is_neg()
         )

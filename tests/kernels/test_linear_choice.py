@@ -100,6 +100,12 @@ LAYOUTS: dict[str, tuple[Tensor, Tensor, tuple[int, ...], bool]] = {
     "weight rows at odd places": (matrix(6, 64), matrix(5, 66), (64,), False),
     "a base at an odd place": (matrix(6, 72)[:, 1:65], matrix(5, 64), (64,), False),
     "one row for all": (matrix(1, 64).expand(6, 64), matrix(5, 64), (64,), False),
+    "more tiles than are counted": (
+        torch.empty(2**24, 256, dtype=torch.bfloat16, device="meta"),
+        torch.empty(2**21, 256, dtype=torch.bfloat16, device="meta"),
+        (256,),
+        False,
+    ),
     "a flipped sign": (torch._neg_view(matrix(6, 64)), matrix(5, 64), (64,), False),
 }
 
