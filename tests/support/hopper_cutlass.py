@@ -137,11 +137,10 @@ class Facts:
         addresses: tuple[int, int],
         shape: tuple[int, int, int],
         strides: tuple[int, int],
-        tile: int,
         multiprocessors: int,
     ) -> Launch:
-        """Of features and weight at these addresses; shape: rows, classes, width; strides of their rows in elements."""
-        numbers = (*addresses, *shape, *strides, tile, multiprocessors)
+        """In tiles of 144 columns, of features and weight at these addresses; shape: rows, classes, width; strides in elements."""
+        numbers = (*addresses, *shape, *strides, multiprocessors)
         told = self._ask("launch", " ".join(map(str, numbers))).decode().splitlines()
         *operands, grid = ([int(number) for number in line.split()] for line in told)
         features, weight = (

@@ -6,10 +6,11 @@
 //                   a block, blocks of a cluster, stages, shared memory of a block, registers of a thread for the tile
 //   facts places    by tiling, thread, product and register: the row and the column in the tile by CUTLASS, and by what
 //                   the reductions take them for; as 16-bit numbers
-//   facts launch    reads FEATURES WEIGHT ROWS CLASSES WIDTH FEATURES_STRIDE WEIGHT_STRIDE TILING MULTIPROCESSORS, the
-//                   first two addresses and the tiling 1 or 3 (to compile one takes two seconds), and answers with what
-//                   is described to TMA (a line an operand: type, whether swizzled by 128 bytes, whether filled with
-//                   zeros, address, and of each dimension size, stride in bytes and box), then the grid
+//   facts launch    reads FEATURES WEIGHT ROWS CLASSES WIDTH FEATURES_STRIDE WEIGHT_STRIDE MULTIPROCESSORS, the first
+//   two
+//                   addresses, and answers for the tiling of 144 columns (each takes four seconds to compile) with what
+//                   is described to TMA, a line an operand: type, whether swizzled by 128 bytes, whether filled with
+//                   zeros, address, and of each dimension size, stride in bytes and box; then with the grid
 //   facts walk      reads ROWS CLASSES TILING, and answers with a line each: log2 of the swizzle and the blocks, then
 //   the
 //                   row tile and class tile of every block's turn
@@ -154,9 +155,9 @@ void tell_walk(int rows, int classes) {
 void tell_launch() {
   dynams::HopperHead head{};
   long long features, weight, rows, classes, width, features_stride, weight_stride;
-  int tile, multiprocessors;
-  if (std::scanf("%lld %lld %lld %lld %lld %lld %lld %d %d", &features, &weight, &rows, &classes, &width,
-                 &features_stride, &weight_stride, &tile, &multiprocessors) != 9)
+  int multiprocessors;
+  if (std::scanf("%lld %lld %lld %lld %lld %lld %lld %d", &features, &weight, &rows, &classes, &width, &features_stride,
+                 &weight_stride, &multiprocessors) != 8)
     return;
   head.features = reinterpret_cast<const void*>(features);
   head.weight = reinterpret_cast<const void*>(weight);
@@ -165,13 +166,9 @@ void tell_launch() {
   head.width = width;
   head.features_stride = features_stride;
   head.weight_stride = weight_stride;
-  const auto tell = [&](auto of) {
-    using Head = decltype(of);
-    const dim3 grid = Head::Kernel::get_grid_shape(Head::params_of(head, dynams::GapTask{}, multiprocessors));
-    std::printf("%u %u %u\n", grid.x, grid.y, grid.z);
-  };
-  if (tile == 1) tell(HeadOf<HeadTile::k128x144>());
-  if (tile == 3) tell(HeadOf<HeadTile::k128x256>());
+  using Head = HeadOf<HeadTile::k128x144>;
+  const dim3 grid = Head::Kernel::get_grid_shape(Head::params_of(head, dynams::GapTask{}, multiprocessors));
+  std::printf("%u %u %u\n", grid.x, grid.y, grid.z);
 }
 
 }  // namespace
