@@ -1,19 +1,22 @@
-// What CUTLASS makes of the linear head's kernels, by the host's C++ compiler: for
-// tests/kernels/test_hopper_cutlass.py.
+// What CUTLASS makes of the linear head's kernels, by the host's C++ compiler: for test_hopper_cutlass.py.
 //
-//   facts kernels   of each tiling a line: its number, the tile's rows and columns, threads that share a tile, threads
-//   of
-//                   a block, blocks of a cluster, stages, shared memory of a block, registers of a thread for the tile
-//   facts places    by tiling, thread, product and register: the row and the column in the tile by CUTLASS, and by what
-//                   the reductions take them for; as 16-bit numbers
-//   facts launch    reads FEATURES WEIGHT ROWS CLASSES WIDTH FEATURES_STRIDE WEIGHT_STRIDE MULTIPROCESSORS, the first
-//   two
-//                   addresses, and answers for the tiling of 144 columns (each takes four seconds to compile) with what
-//                   is described to TMA, a line an operand: type, whether swizzled by 128 bytes, whether filled with
-//                   zeros, address, and of each dimension size, stride in bytes and box; then with the grid
-//   facts walk      reads ROWS CLASSES TILING, and answers with a line each: log2 of the swizzle and the blocks, then
-//   the
-//                   row tile and class tile of every block's turn
+//   facts kernels
+// A line a tiling: its number, the tile's rows and columns, threads that share a tile, threads of a block, blocks of a
+// cluster, stages, shared memory of a block, registers of a thread for the tile.
+//
+//   facts places
+// By tiling, thread, product and register: the row and the column in the tile by CUTLASS, and by what the reductions
+// take them for; as 16-bit numbers.
+//
+//   facts launch
+// Reads FEATURES WEIGHT ROWS CLASSES WIDTH FEATURES_STRIDE WEIGHT_STRIDE MULTIPROCESSORS, the first two addresses. The
+// answer, for tiles of 144 columns (each tiling takes four seconds to compile), is what is described to TMA, a line an
+// operand: type, whether swizzled by 128 bytes, whether filled with zeros, address, and of each dimension size, stride
+// in bytes and box; then the grid.
+//
+//   facts walk
+// Reads ROWS CLASSES TILING. The answer is a line each: log2 of the swizzle and the blocks, then the row tile and class
+// tile of every block's turn.
 #include <cuda.h>
 #include <cuda_runtime.h>
 
