@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from dynams_kernels import _device
 from dynams_kernels._backends import linear_choice, registry
 from dynams_kernels._kinds import kinds_of, mask_of
 from gpu import device_guard, ledger
@@ -54,7 +55,8 @@ def chosen(head: Head, kinds: Sequence[str]) -> str:
     """The candidate that the table chooses for these operands."""
     features, weight = head[:2]
     sizes = (features.shape[0], weight.shape[0], features.shape[1])
-    return linear_choice.choose(*sizes, mask_of(kinds), able(head, kinds))
+    count = _device.multiprocessors(features)
+    return linear_choice.choose(*sizes, mask_of(kinds), count, able(head, kinds))
 
 
 def scores_by(name: linear_choice.Candidate, head: Head, kinds: Sequence[str]) -> Tensor:

@@ -137,10 +137,11 @@ std::string why_no_linear_scores(int device) {
   return error == cudaSuccess ? "" : told(error);
 }
 
-// Whether TMA can describe rows of `width` 2-byte elements, `stride` apart.
+// Whether TMA can describe rows of `width` 2-byte elements, `stride` apart: 40-bit strides in bytes, multiples of 16.
+// CUTLASS counts in 32 bits, and rounds up.
 bool is_describable(uintptr_t matrix, int64_t rows, int64_t stride, int64_t width) {
-  constexpr int64_t kAlignment = 16, kElement = 2, kMost = INT32_MAX;
-  const bool strided = rows == 1 || (stride >= width && stride * kElement % kAlignment == 0);
+  constexpr int64_t kAlignment = 16, kElement = 2, kMost = int64_t(1) << 30, kMostStride = int64_t(1) << 38;
+  const bool strided = rows == 1 || (stride >= width && stride <= kMostStride && stride * kElement % kAlignment == 0);
   return matrix != 0 && matrix % kAlignment == 0 && rows >= 1 && rows <= kMost && width >= 1 && width <= kMost &&
          strided;
 }

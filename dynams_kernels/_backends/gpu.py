@@ -20,7 +20,7 @@ from torch import Tensor
 from dynams_kernels._backends import eager
 from dynams_kernels._backends.linear_choice import HOPPER_TILES, Candidate, choose
 from dynams_kernels._backends.native_cuda import NativeCuda
-from dynams_kernels._device import on_device
+from dynams_kernels._device import multiprocessors, on_device
 
 if TYPE_CHECKING:
     from dynams_kernels._backends.triton import Triton
@@ -192,7 +192,8 @@ class Gpu:
         if chosen is None:
             served = self._of(features)
             candidates = served.linear_candidates(features, weight, widths, kinds, pairs)
-            chosen = choose(features.shape[0], weight.shape[0], widths[-1], kinds, candidates)
+            sizes = (features.shape[0], weight.shape[0], widths[-1])
+            chosen = choose(*sizes, kinds, multiprocessors(features), candidates)
             # Whether Triton can describe float32 depends on a setting that may change.
             if features.dtype != torch.float32:
                 if len(self._chosen) >= _MOST_LAYOUTS:

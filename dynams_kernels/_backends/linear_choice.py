@@ -30,20 +30,21 @@ HOPPER_TILES: Mapping[Candidate, int] = {
     "hopper 128x192": 2,
     "hopper 128x256": 3,
 }
-# Classes of a tile: all of a tile's columns are computed, whether they are classes or not.
-_TILE_CLASSES: Mapping[Candidate, int] = {
-    "hopper 128x128": 128,
-    "hopper 128x144": 144,
-    "hopper 128x192": 192,
-    "hopper 128x256": 256,
-    "triton descriptors": 128,
-    "triton pointers": 128,
+# Rows that are taken together (a pair of tiles by the Hopper kernel), and classes of a tile: all of a tile is computed, whether
+# it holds logits or not.
+_TILE: Mapping[Candidate, tuple[int, int]] = {
+    "hopper 128x128": (256, 128),
+    "hopper 128x144": (256, 144),
+    "hopper 128x192": (256, 192),
+    "hopper 128x256": (256, 256),
+    "triton descriptors": (128, 128),
+    "triton pointers": (128, 128),
 }
 
 
 @dataclass(frozen=True)
 class HeadClass:
-    """Heads of at least these sizes, and what a column of their logits costs in each candidate, relative to the cheapest.
+    """Heads of at least these sizes, and what a column of a tile costs in each candidate, relative to the cheapest.
 
     Attributes:
         logits: rows times classes; too few leave multiprocessors without a tile.
@@ -62,26 +63,26 @@ class HeadClass:
     costs: Mapping[Candidate, float]
 
 
-# The first class that a head belongs to decides. Predicted from instruction counts and from bytes of shared memory a cycle,
-# of which 128 can be had: 128x128 wants 160, 128x144 153, 128x192 139, 128x256 128. The reduction of 128x256 is not hidden:
-# 2,200 cycles after every 16 a feature. In ping-pong the other warpgroup's 8 cycles a feature hide 1,550 cycles and 2,200 of
-# waiting for atomics (the gap), or 2,960 (all else).
+# The first class that a head belongs to decides. Predicted from instruction counts and from bytes a cycle and multiprocessor:
+# of shared memory 128 can be had, and 128x128 wants 160, 128x144 153, 128x192 139, 128x256 128; of the second-level cache about
+# 30, and they want 48, 44, 37, 32. The reduction of 128x256 is not hidden: 2,200 cycles after every 16 a feature. In ping-pong
+# the other warpgroup's 8 cycles a feature hide 1,550 cycles and 2,200 of waiting for atomics (the gap), or 2,960 (all else).
 _TABLE = (
     HeadClass(2 << 20, 256, 256, 2048, 2048, {
         "hopper 128x192": 1.0,
-        "hopper 128x256": 1.04,
-        "hopper 128x144": 1.07,
-        "hopper 128x128": 1.1,
+        "hopper 128x256": 1.03,
+        "hopper 128x144": 1.12,
+        "hopper 128x128": 1.18,
         "triton descriptors": 1.2,
-        "triton pointers": 1.3,
+        "triton pointers": 1.35,
     }),
     HeadClass(2 << 20, 256, 256, 464, 376, {
         "hopper 128x192": 1.0,
-        "hopper 128x144": 1.07,
-        "hopper 128x128": 1.1,
+        "hopper 128x144": 1.1,
+        "hopper 128x128": 1.14,
         "hopper 128x256": 1.14,
         "triton descriptors": 1.2,
-        "triton pointers": 1.3,
+        "triton pointers": 1.35,
     }),
     # Too short a product to hide a tile's reduction behind, or bound by reading the features or the weight once.
     HeadClass(0, 0, 0, 0, 0, {"triton pointers": 1.0, "triton descriptors": 1.05}),
@@ -89,7 +90,12 @@ _TABLE = (
 
 
 def choose(
-    rows: int, classes: int, width: int, kinds: int, candidates: Collection[Candidate]
+    rows: int,
+    classes: int,
+    width: int,
+    kinds: int,
+    multiprocessors: int,
+    candidates: Collection[Candidate],
 ) -> Candidate:
     """The cheapest of the candidates that can serve a head; plain torch where the table names none of them.
 
@@ -98,7 +104,8 @@ def choose(
         classes: of the head.
         width: features that take part.
         kinds: request mask.
-        candidates: those that can serve these operands on their device.
+        multiprocessors: of the device.
+        candidates: those that can serve these operands there.
     """
     for heads in _TABLE:
         least_width = heads.gap_width if kinds == BIT["gap"] else heads.sums_width
@@ -110,10 +117,17 @@ def choose(
         ):
             continue
         costs = {
-            candidate: cost * -(-classes // _TILE_CLASSES[candidate]) * _TILE_CLASSES[candidate]
+            candidate: cost * _columns(candidate, rows, classes, multiprocessors)
             for candidate, cost in heads.costs.items()
             if candidate in candidates
         }
         if costs:
             return min(costs, key=lambda candidate: costs[candidate])
     return "eager"
+
+
+def _columns(candidate: Candidate, rows: int, classes: int, multiprocessors: int) -> int:
+    """Columns of logits, 128 rows high, that the busiest multiprocessor computes."""
+    together, columns = _TILE[candidate]
+    tiles = -(-rows // together) * (together // 128) * -(-classes // columns)
+    return -(-tiles // multiprocessors) * columns

@@ -230,8 +230,8 @@ def _describable(
     rows: int, columns: int, row_stride: int, step: int, misaligned: int, width: int
 ) -> bool:
     """Whether TMA can describe the first `width` columns of a matrix of 2-byte elements."""
-    # 32-bit coordinates, 40-bit strides in bytes, all multiples of 16; one row's stride leads nowhere.
-    fits = rows < 1 << 31 and columns < 1 << 31 and row_stride < 1 << 38
+    # 40-bit strides in bytes, all multiples of 16; one row's leads nowhere. CUTLASS counts in 32 bits, and rounds up.
+    fits = max(rows, columns) <= 1 << 30 and row_stride <= 1 << 38
     strided = rows == 1 or (row_stride % 8 == 0 and row_stride >= width)
     return fits and strided and not misaligned and (step == 1 or width == 1)
 

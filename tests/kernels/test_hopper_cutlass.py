@@ -111,11 +111,18 @@ def test_slim_and_ragged_operands_are_described_to_tma(facts: Facts) -> None:
     assert int(np.prod(launch.grid)) == blocks
 
 
-@pytest.mark.parametrize("multiprocessors", [132, 114, 78])
-def test_a_full_grid_has_a_block_for_every_multiprocessor(
+@pytest.mark.parametrize("refused", [None, 0, 1])
+def test_operands_that_the_driver_refuses_are_noticed(facts: Facts, refused: int | None) -> None:
+    addresses = [0 if operand == refused else 4096 for operand in (0, 1)]
+    launch = facts.launch((addresses[0], addresses[1]), (300, 1000, 256), (256, 256), 132)
+    assert launch.described == (refused != 0, refused != 1)
+
+
+@pytest.mark.parametrize("multiprocessors", [132, 131, 114, 78])
+def test_a_full_grid_has_a_block_for_every_pair_of_multiprocessors(
     facts: Facts, multiprocessors: int
 ) -> None:
     for shape in ((65_536, 1000, 1024), (8192, 128_256, 4096)):
         width = shape[2]
         launch = facts.launch((4096, 8192), shape, (width, width), multiprocessors)
-        assert int(np.prod(launch.grid)) == multiprocessors
+        assert int(np.prod(launch.grid)) == multiprocessors // 2 * 2

@@ -60,6 +60,7 @@ class Launch:
     features: Described
     weight: Described
     grid: tuple[int, ...]
+    described: tuple[bool, bool]  # as the launcher sees it
 
 
 def header_folders() -> list[Path] | None:
@@ -82,7 +83,7 @@ def _cutlass() -> Path | None:
     if named:
         folders = [Path(named), Path(named) / "include"]
     # Those of the last build, as far as they are still there.
-    folders += sorted(cuda_build.ROOT.glob("build/headers/cutlass-*"))
+    folders += sorted(cuda_build.ROOT.glob("build/native-*/headers/cutlass-*"))
     return next((folder for folder in folders if (folder / "cutlass/cutlass.h").is_file()), None)
 
 
@@ -142,14 +143,14 @@ class Facts:
         """In tiles of 144 columns, of features and weight at these addresses; shape: rows, classes, width; strides in elements."""
         numbers = (*addresses, *shape, *strides, multiprocessors)
         told = self._ask("launch", " ".join(map(str, numbers))).decode().splitlines()
-        *operands, grid = ([int(number) for number in line.split()] for line in told)
+        *operands, grid, described = ([int(number) for number in line.split()] for line in told)
         features, weight = (
             Described(
                 kind, bool(swizzled), bool(filled), address, rest[::3], rest[1::3], rest[2::3]
             )
             for kind, swizzled, filled, address, *rest in operands
         )
-        return Launch(features, weight, tuple(grid))
+        return Launch(features, weight, tuple(grid), (bool(described[0]), bool(described[1])))
 
     def _ask(self, question: str, text: str = "") -> bytes:
         done = subprocess.run(

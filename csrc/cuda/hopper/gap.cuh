@@ -31,17 +31,16 @@ template <class Shape, class Element, class Logits>
 __device__ __forceinline__ void merge_gap(const Logits& logits, const TileRange<Element>& range,
                                           const TilePlace<Shape>& place, int64_t first_row, const GapTask& task) {
   complete(logits, range, place);
-  uint32_t first = 0, second = 0;
+  TopTwo<float> own;
   int own_row = range.rows;
 #pragma unroll
   for (int row = 0; row < Shape::kRows; ++row) {
     const TopTwo<float> top = top_two<Shape>(logits, row);
-    if (place.quad_lane() != row) continue;
-    first = key_of(top.first);
-    second = key_of(top.second);
-    own_row = place.row(row);
+    if (place.quad_lane() == row) own = top;
+    if (place.quad_lane() == row) own_row = place.row(row);
   }
   if (own_row < range.rows) {
+    const uint32_t first = key_of(own.first), second = key_of(own.second);
     const uint32_t before = raise(task.first + first_row + own_row, first);
     const uint32_t loser = before < first ? before : first;
     raise(task.second + first_row + own_row, loser > second ? loser : second);
@@ -49,8 +48,9 @@ __device__ __forceinline__ void merge_gap(const Logits& logits, const TileRange<
   __syncwarp();
   uint32_t earlier = 0;
   if (place.lane == 0) earlier = arrive(task.arrivals + first_row / Shape::kTileRows * Shape::kWarps + place.warp);
-  __syncwarp();  // what the lane was told by others' arrivals, the warp may read: an exchange alone orders no memory
   if (__shfl_sync(kWholeWarp, earlier, 0) + 1 != task.class_tiles) return;
+  see_arrivals();
+  __syncwarp();  // what the lane that counted sees, the others see now: an exchange orders no memory
   const int row = place.warp_row(place.lane);
   if (place.lane >= Shape::kWarpRows || row >= range.rows) return;
   task.scores[first_row + row] = gap_of_keys(fresh(task.first + first_row + row), fresh(task.second + first_row + row));

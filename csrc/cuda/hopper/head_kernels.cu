@@ -19,6 +19,7 @@
 #include <cutlass/gemm/gemm.h>
 #include <cutlass/gemm/kernel/gemm_universal_decl.h>
 
+#include <algorithm>
 #include <cute/tensor.hpp>
 #include <cutlass/epilogue/collective/detail.hpp>
 #include <cutlass/gemm/collective/collective_mma_decl.hpp>
@@ -102,6 +103,13 @@ struct InstructionOf<cutlass::half_t, 144> {
   using Type = cute::SM90::GMMA::MMA_64x144x16_F32F16F16_SS<cute::GMMA::Major::K, cute::GMMA::Major::K>;
 };
 
+// Whether the driver made a copy's descriptor: CUTLASS leaves one that it refused all zero, and goes on.
+template <class Copy>
+bool is_described(const Copy& copy) {
+  const auto bytes = reinterpret_cast<const unsigned char*>(copy.get_tma_descriptor());
+  return std::any_of(bytes, bytes + sizeof(cute::TmaDescriptor), [](unsigned char byte) { return byte != 0; });
+}
+
 // The whole kernel of one element type, tiling and reduction.
 template <class Element, HeadTile kTile, class Task>
 struct HeadKernel {
@@ -140,7 +148,8 @@ struct HeadKernel {
                           static_cast<const Operand*>(head.weight),
                           {head.weight_stride, cute::_1{}, 0}};
     arguments.epilogue = {task, static_cast<const Element*>(head.bias)};
-    arguments.hw_info.sm_count = multiprocessors;
+    // Whole clusters: the grid of an odd number could not be launched.
+    arguments.hw_info.sm_count = std::max(2, multiprocessors / 2 * 2);
     arguments.scheduler.max_swizzle_size =
         swizzle_of(quotient_above(rows, Shape::kTileRows), quotient_above(classes, Shape::kColumns));
     return Kernel::to_underlying_arguments(arguments, nullptr);
@@ -148,6 +157,9 @@ struct HeadKernel {
 
   static cudaError_t launch(const HopperHead& head, const Task& task, int multiprocessors, cudaStream_t stream) {
     const typename Kernel::Params params = params_of(head, task, multiprocessors);
+    if (!is_described(params.mainloop.tma_load_a) || !is_described(params.mainloop.tma_load_b))
+      return cudaErrorInvalidValue;
+    // Never early, as the merge is: of this kernel only the loads wait for the launch before, not the reductions.
     cudaLaunchAttribute cluster{};
     cluster.id = cudaLaunchAttributeClusterDimension;
     cluster.val.clusterDim = {cute::size<0>(Cluster{}), cute::size<1>(Cluster{}), cute::size<2>(Cluster{})};

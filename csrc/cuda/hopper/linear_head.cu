@@ -60,6 +60,15 @@ cudaError_t score_gap(const HopperHead& head, int multiprocessors, cudaStream_t 
   return launch(head, task, multiprocessors, stream);
 }
 
+// Whether launches that may begin early can be captured in a graph: by drivers for CUDA 12.3 and newer.
+bool may_launch_early() {
+  static const bool may = [] {
+    int driver = 0;
+    return cudaDriverGetVersion(&driver) == cudaSuccess && driver >= 12030;
+  }();
+  return may;
+}
+
 // The merge may be brought up while the last tiles are in work: it waits for them itself.
 cudaError_t launch_merge(const StatesTask& task, cudaStream_t stream) {
   cudaLaunchAttribute early{};
@@ -70,7 +79,7 @@ cudaError_t launch_merge(const StatesTask& task, cudaStream_t stream) {
   config.blockDim = dim3(kMergeWarps * kWarpLanes);
   config.stream = stream;
   config.attrs = &early;
-  config.numAttrs = 1;
+  config.numAttrs = may_launch_early() ? 1 : 0;
   return cudaLaunchKernelEx(&config, merge_states, task);
 }
 

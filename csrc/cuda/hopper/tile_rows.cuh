@@ -89,10 +89,16 @@ __device__ __forceinline__ void add_bias(const Logits& logits, const TileRange<E
                                          const TilePlace<Shape>& place) {
 #pragma unroll
   for (int value = 0; value < Shape::kValues; value += 2) {
-    float low = 0, high = 0;
+    float low, high;
     const int column = place.column(value);
-    if (kWhole || column + 1 < range.classes) load_pair(range.bias + column, low, high);
-    else if (column < range.classes) low = widen(range.bias[column]);
+    if constexpr (kWhole) {
+      load_pair(range.bias + column, low, high);
+    } else {
+      // Past the end the last class's again, not a branch, which would wait for each load by itself.
+      const int last = range.classes - 1;
+      low = widen(range.bias[column < last ? column : last]);
+      high = widen(range.bias[column + 1 < last ? column + 1 : last]);
+    }
 #pragma unroll
     for (int row = 0; row < Shape::kRows; ++row) {
       logits.at(row, value) += low;

@@ -326,12 +326,8 @@ inline cudaError_t cudaMemsetAsync(void* to, int value, size_t size, cudaStream_
   return cudaSuccess;
 }
 
-enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor };
-inline cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+inline cudaError_t cudaDriverGetVersion(int* version) {
+  *version = 13000;
   return cudaSuccess;
 }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrComputeCapabilityMajor ? 9 : 0;
-  return cudaSuccess;
-}
+

@@ -36,7 +36,7 @@ struct Raised {
 inline size_t raises;
 inline std::map<const uint32_t*, std::vector<Raised>> raised;
 inline std::map<const uint32_t*, Raises> told_by_arrivals;
-inline Raises known[1024], brought[2][1024];
+inline Raises known[1024], counted[1024], brought[2][1024];
 inline std::function<void()> earlier_launch;  // what is not seen before wait_for_launch_before()
 
 inline void forget_raises() {
@@ -44,7 +44,10 @@ inline void forget_raises() {
   raised.clear();
   told_by_arrivals.clear();
 }
-inline void forget_known() { std::fill(std::begin(known), std::end(known), Raises()); }
+inline void forget_known() {
+  std::fill(std::begin(known), std::end(known), Raises());
+  std::fill(std::begin(counted), std::end(counted), Raises());
+}
 
 }  // namespace host_cuda
 
@@ -81,9 +84,11 @@ inline uint32_t arrive(uint32_t* count) {
   host_cuda::pause();
   host_cuda::Raises& told = host_cuda::told_by_arrivals[count];
   told.add(host_cuda::known[host_cuda::current]);
-  host_cuda::known[host_cuda::current] = told;
+  host_cuda::counted[host_cuda::current] = told;
   return (*count)++;
 }
+
+inline void see_arrivals() { host_cuda::known[host_cuda::current].add(host_cuda::counted[host_cuda::current]); }
 
 inline uint32_t fresh(const uint32_t* word) {
   host_cuda::pause();

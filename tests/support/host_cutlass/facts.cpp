@@ -12,7 +12,7 @@
 // Reads FEATURES WEIGHT ROWS CLASSES WIDTH FEATURES_STRIDE WEIGHT_STRIDE MULTIPROCESSORS, the first two addresses. The
 // answer, for tiles of 144 columns (each tiling takes four seconds to compile), is what is described to TMA, a line an
 // operand: type, whether swizzled by 128 bytes, whether filled with zeros, address, and of each dimension size, stride
-// in bytes and box; then the grid.
+// in bytes and box; then the grid; then of which the launcher sees that the driver took it.
 //
 //   facts walk
 // Reads ROWS CLASSES TILING. The answer is a line each: log2 of the swizzle and the blocks, then the row tile and class
@@ -46,8 +46,8 @@ cudaError_t cudaMemsetAsync(void*, int, size_t, cudaStream_t) { return cudaError
 cudaError_t cudaGetDevice(int*) { return cudaErrorUnknown; }
 cudaError_t cudaDeviceGetAttribute(int*, cudaDeviceAttr, int) { return cudaErrorUnknown; }
 
-// Tells what is described to TMA, in place of the driver.
-CUresult cuTensorMapEncodeTiled(CUtensorMap*, CUtensorMapDataType type, cuuint32_t rank, void* address,
+// Tells what is described to TMA, in place of the driver; nothing at address 0, which is refused.
+CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* address,
                                 const cuuint64_t* sizes, const cuuint64_t* strides, const cuuint32_t* box,
                                 const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle swizzle,
                                 CUtensorMapL2promotion, CUtensorMapFloatOOBfill fill) {
@@ -57,6 +57,8 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap*, CUtensorMapDataType type, cuuint32
     std::printf(" %llu %llu %u", static_cast<unsigned long long>(sizes[i]),
                 static_cast<unsigned long long>(i == 0 ? 0 : strides[i - 1]), box[i]);
   std::printf("\n");
+  if (address == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  map->opaque[1] = 1;
   return CUDA_SUCCESS;
 }
 }
@@ -170,8 +172,10 @@ void tell_launch() {
   head.features_stride = features_stride;
   head.weight_stride = weight_stride;
   using Head = HeadOf<HeadTile::k128x144>;
-  const dim3 grid = Head::Kernel::get_grid_shape(Head::params_of(head, dynams::GapTask{}, multiprocessors));
-  std::printf("%u %u %u\n", grid.x, grid.y, grid.z);
+  const auto params = Head::params_of(head, dynams::GapTask{}, multiprocessors);
+  const dim3 grid = Head::Kernel::get_grid_shape(params);
+  std::printf("%u %u %u\n%d %d\n", grid.x, grid.y, grid.z, int(dynams::is_described(params.mainloop.tma_load_a)),
+              int(dynams::is_described(params.mainloop.tma_load_b)));
 }
 
 }  // namespace

@@ -14,6 +14,7 @@ namespace dynams {
 float saturated_product(float a, float b);
 uint32_t raise(uint32_t* word, uint32_t value);
 uint32_t arrive(uint32_t* count);
+void see_arrivals();
 uint32_t fresh(const uint32_t* word);
 void wait_for_launch_before();
 
