@@ -6,7 +6,6 @@ ended, in a suite of its own (SUITE); one in which a process ended is not tried 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -17,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from dynams_kernels import _device
 from dynams_kernels._backends import linear_choice, registry
 from dynams_kernels._kinds import kinds_of, mask_of
 from gpu import device_guard, ledger
@@ -44,19 +42,21 @@ def operands(head: Head, kinds: Sequence[str]) -> tuple[Any, ...]:
     return (features, weight, bias, labels, None, [features.shape[1]], mask_of(kinds), False)
 
 
+def layout(head: Head, kinds: Sequence[str]) -> tuple[Any, ...]:
+    """The arguments that decide who can serve a head: features, weight, widths, kinds, pairs."""
+    features, weight = head[:2]
+    return (features, weight, [features.shape[1]], mask_of(kinds), False)
+
+
 def able(head: Head, kinds: Sequence[str]) -> tuple[linear_choice.Candidate, ...]:
     """The candidates that can serve these operands on this device."""
-    features, weight, bias, _labels = head
-    widths, mask = [features.shape[1]], mask_of(kinds)
-    return registry.gpu.linear_candidates(features, weight, bias, widths, mask, False)
+    served = registry.gpu.serves(head[0].get_device())
+    return served.linear_candidates(*layout(head, kinds))
 
 
 def chosen(head: Head, kinds: Sequence[str]) -> str:
     """The candidate that the table chooses for these operands."""
-    features, weight = head[:2]
-    sizes = (features.shape[0], weight.shape[0], features.shape[1])
-    count = _device.multiprocessors(features)
-    return linear_choice.choose(*sizes, mask_of(kinds), count, able(head, kinds))
+    return registry.gpu.linear_choice(*layout(head, kinds))
 
 
 def scores_by(name: linear_choice.Candidate, head: Head, kinds: Sequence[str]) -> Tensor:
@@ -66,12 +66,8 @@ def scores_by(name: linear_choice.Candidate, head: Head, kinds: Sequence[str]) -
 
 
 def why_no_hopper() -> str:
-    """Why the compiled module lacks the kernels for Hopper; empty where it has them."""
-    try:
-        module = importlib.import_module("dynams_kernels._cuda")
-    except ImportError as error:
-        return str(error)
-    return str(module.HOPPER)
+    """Why the compiled kernels for Hopper cannot run on the current device; empty where they can."""
+    return registry.gpu.why_not_native_linear(torch.cuda.current_device())
 
 
 # ------------------------------------------------------------------------------------ right or wrong

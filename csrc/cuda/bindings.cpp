@@ -141,7 +141,7 @@ std::string why_no_linear_scores(int device) {
 // CUTLASS counts in 32 bits, and rounds up.
 bool is_describable(uintptr_t matrix, int64_t rows, int64_t stride, int64_t width) {
   constexpr int64_t kAlignment = 16, kElement = 2, kMost = int64_t(1) << 30, kMostStride = int64_t(1) << 38;
-  const bool strided = rows == 1 || (stride >= width && stride <= kMostStride && stride * kElement % kAlignment == 0);
+  const bool strided = stride >= width && stride <= kMostStride && stride * kElement % kAlignment == 0;
   return matrix != 0 && matrix % kAlignment == 0 && rows >= 1 && rows <= kMost && width >= 1 && width <= kMost &&
          strided;
 }
@@ -159,8 +159,7 @@ void launch_linear_scores(uintptr_t features, int64_t features_stride, uintptr_t
   head.rows = rows;
   head.classes = classes;
   head.width = width;
-  // A single row's stride leads nowhere, but TMA wants one all the same.
-  head.features_stride = rows == 1 ? (width + 7) / 8 * 8 : features_stride;
+  head.features_stride = features_stride;
   head.weight_stride = weight_stride;
   head.kinds = kinds;
   head.scores = pointer<float>(scores);

@@ -27,8 +27,14 @@ if TYPE_CHECKING:
 
 # Tensor cores with bfloat16, asynchronous copies and NaN-keeping maxima begin here.
 _LEAST_CAPABILITY = (8, 0)
+# The one that the compiled kernel of linear heads is for.
+_HOPPER = (9, 0)
 # Layouts of linear heads whose choice is kept.
 _MOST_LAYOUTS = 4096
+
+
+def _is_hopper(device: int) -> bool:
+    return torch.cuda.get_device_capability(device) == _HOPPER
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,14 @@ class Gpu:
             reason: str = self._module.why_unusable(device)
         return reason
 
+    def why_not_native_linear(self, device: int) -> str:
+        """Why the compiled kernel of linear heads cannot run on a device, where the others can; empty where it can."""
+        if self._module is None:
+            return "not built"
+        with on_device(device):
+            reason: str = self._module.why_no_linear_scores(device)
+        return reason
+
     def why_not_triton(self, device: int) -> str:
         """Why the Triton kernels cannot run on a device; empty where they can."""
         if self._load_triton is None:
@@ -134,8 +148,10 @@ class Gpu:
             )
         if not why_not and self._load_triton is not None:
             triton = self._load_triton()
-        native_linear = native is not None and not native.why_no_linear_scores(device)
-        return Served(native, triton, native_linear)
+        why_not = self.why_not_native_linear(device)
+        if native and why_not and self._module and not self._module.HOPPER and _is_hopper(device):
+            warnings.warn(f"the compiled linear head is not used: {why_not}", stacklevel=2)
+        return Served(native, triton, native is not None and not why_not)
 
     def _of(self, tensor: Tensor) -> Served:
         device = tensor.get_device()
@@ -167,11 +183,11 @@ class Gpu:
         pairs: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """See `registry.Backend`."""
-        chosen = self._choose(features, weight, widths, kinds, pairs)
+        chosen = self.linear_choice(features, weight, widths, kinds, pairs)
         operands = (features, weight, bias, labels, class_distances, widths, kinds, pairs)
         return self.linear_scores_by(chosen, *operands)
 
-    def _choose(
+    def linear_choice(
         self, features: Tensor, weight: Tensor, widths: Sequence[int], kinds: int, pairs: bool
     ) -> Candidate:
         """The candidate for these operands. It follows from their layout, the same for every batch of a loader: found once."""
@@ -201,18 +217,6 @@ class Gpu:
                 self._chosen[key] = chosen
         return chosen
 
-    def linear_candidates(
-        self,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        widths: Sequence[int],
-        kinds: int,
-        pairs: bool,
-    ) -> tuple[Candidate, ...]:
-        """The kernels that can compute the linear scores of these operands, for `linear_scores_by`."""
-        return self._of(features).linear_candidates(features, weight, widths, kinds, pairs)
-
     def linear_scores_by(
         self,
         candidate: Candidate,
@@ -225,7 +229,7 @@ class Gpu:
         kinds: int,
         pairs: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """`linear_scores` by one of `linear_candidates`."""
+        """`linear_scores` by one of the `linear_candidates` of who `serves` the device."""
         served = self._of(features)
         if candidate in HOPPER_TILES and served.native is not None:
             tile = HOPPER_TILES[candidate]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -13,8 +12,9 @@ from torch import Tensor
 from dynams_kernels._backends.eager import empty_scores
 from dynams_kernels._backends.native_rows import DTYPE_NUMBER
 from dynams_kernels._backends.order import in_order
-from dynams_kernels._device import is_current, on_device, raw_stream
+from dynams_kernels._device import is_current, raw_stream
 from dynams_kernels._kinds import BIT, LABELLED_KINDS, mask_of
+from dynams_kernels._tma import lies_in_rows
 
 _HALVES = (torch.bfloat16, torch.float16)
 _LABELLED = mask_of(LABELLED_KINDS)
@@ -93,12 +93,6 @@ class NativeCuda:
             ),
         )
 
-    def why_no_linear_scores(self, device: int) -> str:
-        """Why the linear head's kernel cannot run on a device; empty where it can."""
-        with on_device(device):
-            reason: str = self._module.why_no_linear_scores(device)
-        return reason
-
     def serves_linear(
         self,
         features: Tensor,
@@ -113,14 +107,10 @@ class NativeCuda:
             and len(widths) == 1
             and not pairs
             and not kinds & BIT["distance"]
-            and _describable(
-                *features.shape, *features.stride(), features.data_ptr() % 16, widths[0]
-            )
-            and _describable(*weight.shape, *weight.stride(), weight.data_ptr() % 16, widths[0])
+            and lies_in_rows(features, widths[0])
+            and lies_in_rows(weight, widths[0])
             # The kernel's scheduler counts tiles, of 2^14 logits and more, in 31 bits.
             and features.shape[0] * weight.shape[0] < 1 << 44
-            and not features.is_neg()
-            and not weight.is_neg()
         )
 
     def linear_scores(
@@ -223,17 +213,6 @@ class NativeCuda:
                 raw_stream(device),
             ),
         )
-
-
-@lru_cache(maxsize=1024)
-def _describable(
-    rows: int, columns: int, row_stride: int, step: int, misaligned: int, width: int
-) -> bool:
-    """Whether TMA can describe the first `width` columns of a matrix of 2-byte elements."""
-    # 40-bit strides in bytes, all multiples of 16; one row's leads nowhere. CUTLASS counts in 32 bits, and rounds up.
-    fits = max(rows, columns) <= 1 << 30 and row_stride <= 1 << 38
-    strided = rows == 1 or (row_stride % 8 == 0 and row_stride >= width)
-    return fits and strided and not misaligned and (step == 1 or width == 1)
 
 
 def _launch(function: Callable[..., None], device: int, arguments: tuple[Any, ...]) -> None:

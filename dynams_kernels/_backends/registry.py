@@ -217,6 +217,8 @@ def describe() -> dict[str, dict[str, Any]]:
             "cuda": _cuda_module.CUDA_VERSION,
             "linear_scores": _cuda_module.HOPPER or "for compute capability 9.0",
         }
+        if with_gpu and not gpu.why_not_native(device):
+            cuda_details["linear_scores"] = gpu.why_not_native_linear(device) or "usable"
     native_cuda = _gpu_status(
         _cuda_module is not None,
         _why_no_cuda_module,

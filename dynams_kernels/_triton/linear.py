@@ -11,6 +11,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from dynams_kernels import _device
 from dynams_kernels._kinds import BIT, KINDS, LABELLED_KINDS, MARGIN_KINDS, mask_of
+from dynams_kernels._tma import lies_in_rows
 from dynams_kernels._triton.linear_configuration import (
     MAX_WIDTHS,
     MERGE_WARPS,
@@ -97,9 +98,8 @@ def describable(
 ) -> bool:
     """Whether `linear_scores` can load these operands by descriptors: see `linear_descriptors` for what is served.
 
-    The device must have the copy engine, and more than it gains from it (12.x does not: its tensor cores read registers);
-    a row of features or weight must begin at a multiple of 16 bytes, its elements lie side by side, and coordinates have 31
-    bits. float32 is served where the tensor cores are allowed to round it.
+    The device must have the copy engine (TMA), which must be able to load the operands, and gain from it (12.x does not: its
+    tensor cores read registers). float32 is served where the tensor cores are allowed to round it.
     """
     capability = _device.capability(features)
     if capability != _device.INTERPRETED and capability[0] not in (9, 10):
@@ -108,19 +108,7 @@ def describable(
         return False
     if features.dtype == torch.float32 and float32_precision() == "ieee":
         return False
-    return all(_lies_in_rows(operand, widths[0]) for operand in (features, weight))
-
-
-def _lies_in_rows(operand: Tensor, width: int) -> bool:
-    """Whether the engine's descriptors can tell of the first columns of this tensor."""
-    step, inner = operand.stride()
-    return (
-        inner == 1
-        and (step * operand.element_size() | operand.data_ptr()) % 16 == 0
-        and width <= step < 1 << 36
-        and len(operand) < 1 << 31
-        and not operand.is_neg()
-    )
+    return all(lies_in_rows(operand, widths[0]) for operand in (features, weight))
 
 
 def _state_floats(kinds: int) -> int:

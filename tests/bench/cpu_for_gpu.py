@@ -61,6 +61,15 @@ class Candidates:
 
     names = ("hopper 128x128", "hopper 128x144", "hopper 128x192", "triton pointers", "eager")
 
+    def serves(self, device: int) -> Candidates:
+        return self
+
+    def linear_choice(self, features: Any, weight: Any, *about: Any) -> str:
+        return self.linear_candidates(features, weight)[0]
+
+    def why_not_native_linear(self, device: int) -> str:
+        return "not built"
+
     def linear_candidates(self, features: Any, weight: Any, *about: Any) -> tuple[str, ...]:
         return self.names if weight.shape[0] >= 50 else self.names[3:]
 

@@ -14,7 +14,7 @@ from test_gpu_report import CEILINGS, FACTS
 
 from dynams_kernels import _device
 from dynams_kernels._backends import linear_choice, registry
-from dynams_kernels._backends.gpu import Gpu
+from dynams_kernels._backends.gpu import Gpu, Served
 from dynams_kernels._kinds import BIT
 from gpu import candidate_table, candidates, ledger, predictions, results
 
@@ -122,7 +122,7 @@ def test_what_can_serve_and_what_the_table_chooses_are_asked_of_the_gpus_own_bac
     )
     # 1024 columns of a batch of images, where all can serve.
     wide = (torch.empty(65_536, 1024, device="meta"), torch.empty(1000, 1024, device="meta"))
-    monkeypatch.setattr(candidates, "able", lambda *_: linear_choice.CANDIDATES)
+    monkeypatch.setattr(Served, "linear_candidates", lambda *_: linear_choice.CANDIDATES)
     about = (65_536, 1000, 1024, BIT["gap"], _device.multiprocessors(wide[0]))
     want = linear_choice.choose(*about, linear_choice.CANDIDATES)
     assert candidates.chosen((*wide, None, None), ("gap",)) == want

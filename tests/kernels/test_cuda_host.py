@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,7 +146,9 @@ def test_the_first_call_on_another_device_asks_there_and_comes_back(
 
         return why_not
 
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8 + device, 0))
     module = SimpleNamespace(
+        HOPPER="",
         why_unusable=answer("any", {}),
         why_no_linear_scores=answer("linear", {0: "compute capability 8.0, want 9.0"}),
     )
@@ -156,6 +159,25 @@ def test_the_first_call_on_another_device_asks_there_and_comes_back(
         assert names["linear_scores"] == ("native_cuda, eager" if device == 1 else "eager")
         assert devices.current == 0
     assert asked == [("any", 1, 1), ("linear", 1, 1), ("any", 0, 0), ("linear", 0, 0)]
+
+
+def test_a_hopper_device_that_cannot_run_the_linear_head_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Devices(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    module = SimpleNamespace(
+        HOPPER="", why_unusable=lambda _: "", why_no_linear_scores=lambda _: "out of memory"
+    )
+    gpu = Gpu(module, None, "auto")  # type: ignore[arg-type]
+    with pytest.warns(UserWarning, match="linear head is not used: out of memory"):
+        assert gpu.serves(0).names()["linear_scores"] == "eager"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert gpu.serves(0).rows is not None
+        # Built without it is no news: the build said so.
+        module.HOPPER = "DYNAMS_CUTLASS=off"
+        gpu.serves(1)
 
 
 def test_a_device_that_cannot_be_asked_leaves_the_current_one(

@@ -77,9 +77,9 @@ def head(
 
 
 def served(candidate: Candidate, operands: Operands, kinds: Sequence[str]) -> bool:
-    features, weight, bias, _labels = operands
-    about = (features, weight, bias, [features.shape[1]], mask_of(kinds), False)
-    return candidate in registry.gpu.linear_candidates(*about)
+    features, weight = operands[:2]
+    about = (features, weight, [features.shape[1]], mask_of(kinds), False)
+    return candidate in registry.gpu.serves(features.get_device()).linear_candidates(*about)
 
 
 def scores(candidate: Candidate, operands: Operands, kinds: Sequence[str]) -> dict[str, Tensor]:

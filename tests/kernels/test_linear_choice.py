@@ -111,7 +111,8 @@ LAYOUTS: dict[str, tuple[Tensor, Tensor, tuple[int, ...], bool]] = {
     "float16": (matrix(6, 64, torch.float16), matrix(5, 64, torch.float16), (64,), True),
     "a slim width": (matrix(6, 64), matrix(5, 64), (50,), True),
     "features as slim as the width": (matrix(6, 56)[:, :50], matrix(5, 64), (50,), True),
-    "one row, whatever its stride": (matrix(1, 50), matrix(5, 64), (50,), True),
+    "one row": (matrix(1, 64), matrix(5, 64), (50,), True),
+    "one row, shorter than a multiple": (matrix(1, 50), matrix(5, 64), (50,), False),
     "no rows": (matrix(0, 64), matrix(5, 64), (64,), True),
     "float32": (matrix(6, 64, torch.float32), matrix(5, 64, torch.float32), (64,), False),
     "two widths": (matrix(6, 64), matrix(5, 64), (32, 64), False),
@@ -177,16 +178,19 @@ def gpu_of(native: bool, triton: bool, native_linear: bool = True) -> tuple[Gpu,
 
 
 def test_the_candidates_are_those_of_the_installation_the_device_and_the_operands() -> None:
-    plain, strided = (matrix(6, 64), matrix(5, 64), None), (matrix(6, 64), matrix(64, 5).T, None)
+    plain, strided = (matrix(6, 64), matrix(5, 64)), (matrix(6, 64), matrix(64, 5).T)
     rest = ([64], GAP, False)
-    assert gpu_of(True, True)[0].linear_candidates(*plain, *rest) == CANDIDATES
-    assert gpu_of(True, True)[0].linear_candidates(*strided, *rest) == TRITON
-    assert gpu_of(True, True, False)[0].linear_candidates(*plain, *rest) == TRITON
-    assert gpu_of(False, True)[0].linear_candidates(*plain, *rest) == TRITON
-    assert gpu_of(True, False)[0].linear_candidates(*plain, *rest) == (*HOPPER_TILES, "eager")
-    assert gpu_of(False, False)[0].linear_candidates(*plain, *rest) == ("eager",)
-    wide = [t.double() for t in plain[:2]]
-    assert gpu_of(True, True)[0].linear_candidates(*wide, None, *rest) == ("eager",)  # type: ignore[call-arg, arg-type]
+    assert gpu_of(True, True)[0].serves(-1).linear_candidates(*plain, *rest) == CANDIDATES
+    assert gpu_of(True, True)[0].serves(-1).linear_candidates(*strided, *rest) == TRITON
+    assert gpu_of(True, True, False)[0].serves(-1).linear_candidates(*plain, *rest) == TRITON
+    assert gpu_of(False, True)[0].serves(-1).linear_candidates(*plain, *rest) == TRITON
+    assert gpu_of(True, False)[0].serves(-1).linear_candidates(*plain, *rest) == (
+        *HOPPER_TILES,
+        "eager",
+    )
+    assert gpu_of(False, False)[0].serves(-1).linear_candidates(*plain, *rest) == ("eager",)
+    wide = (plain[0].double(), plain[1].double())
+    assert gpu_of(True, True)[0].serves(-1).linear_candidates(*wide, *rest) == ("eager",)
 
 
 def test_a_candidate_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:

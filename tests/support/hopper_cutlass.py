@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import numpy.typing as npt
 
 import cuda_build
 import cuda_on_host
+import cuda_requirements
 
 HOST_CUTLASS = Path(__file__).parent / "host_cutlass"
 
@@ -76,14 +75,11 @@ def header_folders() -> list[Path] | None:
 
 
 def _cutlass() -> Path | None:
-    named = os.environ.get("DYNAMS_CUTLASS")
-    found = find_spec("cutlass_library")
-    packages = (found.submodule_search_locations or []) if found else []
-    folders = [Path(folder) / "source" / "include" for folder in packages]
-    if named:
-        folders = [Path(named), Path(named) / "include"]
-    # Those of the last build, as far as they are still there.
-    folders += sorted(cuda_build.ROOT.glob("build/native-*/headers/cutlass-*"))
+    try:
+        return cuda_requirements.cutlass_headers([cuda_requirements.HOPPER])
+    except cuda_requirements.WithoutHopperError:
+        # Those of the last build, as far as they are still there.
+        folders = sorted(cuda_build.ROOT.glob("build/native-*/headers/cutlass-*"))
     return next((folder for folder in folders if (folder / "cutlass/cutlass.h").is_file()), None)
 
 

@@ -17,16 +17,15 @@ __device__ __forceinline__ float saturated_product(float a, float b) {
 // Makes a word of device memory at least `value`; what it was before.
 __device__ __forceinline__ uint32_t raise(uint32_t* word, uint32_t value) { return atomicMax(word, value); }
 
-// Counts an arrival; how many there were before. Who sees the count, and then all arrivals, sees what those that
-// arrived, and the lanes they had met, did before.
+// Counts an arrival; how many there were before. With see_arrivals() after it the thread sees what those that arrived,
+// and the lanes they had met, did before.
 __device__ __forceinline__ uint32_t arrive(uint32_t* count) {
   uint32_t before;
   asm volatile("atom.add.release.gpu.global.u32 %0, [%1], 1;" : "=r"(before) : "l"(count) : "memory");
   return before;
 }
 
-// After a count that was seen, by the lane or one it has met since. Not part of `arrive`: it empties the first-level
-// cache.
+// Not part of `arrive`, as it empties the first-level cache.
 __device__ __forceinline__ void see_arrivals() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 
 // A word that other blocks write: past the first-level cache, which does not hear of it.
