@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import dynams_kernels as dk
 import oracle
-from kernel_inputs import labels_for, random_logits
+from kernel_inputs import labels_for, random_head, random_logits
 
 pytestmark = [
     pytest.mark.gpu,
@@ -51,10 +51,7 @@ def head(
     shape: tuple[int, int, int], dtype: torch.dtype, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Features, weight and bias whose logits are of the order of one."""
-    batch, width, classes = shape
-    features = random_logits(batch, width, dtype, seed=seed, scale=1.0)
-    weight = random_logits(classes, width, dtype, seed=seed + 1, scale=1 / math.sqrt(width))
-    bias = random_logits(1, classes, dtype, seed=seed + 2, scale=0.5)[0]
+    features, weight, bias = random_head(*shape, dtype, seed=seed)
     return features.to(DEVICE), weight.to(DEVICE), bias.to(DEVICE)
 
 

@@ -17,7 +17,7 @@ from cuda_calls import captured, same, spoil
 from dynams_kernels._backends import registry
 from dynams_kernels._backends.linear_choice import CANDIDATES, HOPPER_TILES, Candidate
 from dynams_kernels._kinds import LABELLED_KINDS, LOGSUMEXP, kinds_of, mask_of
-from kernel_inputs import random_logits
+from kernel_inputs import random_head
 
 pytestmark = [
     pytest.mark.gpu,
@@ -63,11 +63,11 @@ def head(
 ) -> Operands:
     """Logits of the order of two, from leading columns; of the labels some are ignored, and some are no class."""
     rows, width, columns, classes = shape
-    features = random_logits(rows, columns, dtype, seed=seed, scale=1.0)
-    weight = random_logits(classes, columns, dtype, seed=seed + 1, scale=2 / math.sqrt(width))
+    scale = 2 * math.sqrt(columns / width)
+    features, weight, some = random_head(rows, columns, classes, dtype, seed=seed, scale=scale)
     # What lies past the width must not be read.
     features[:, width:], weight[:, width:] = NAN, NAN
-    bias = random_logits(1, classes, dtype, seed=seed + 2, scale=0.5)[0] if biased else None
+    bias = some if biased else None
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(classes, (rows,), generator=generator)
     for place, outside in enumerate((-100, -1, classes, 2**40)):

@@ -15,7 +15,7 @@ import cuda_on_host
 import hopper_on_host
 import oracle
 from hopper_on_host import TILE_ROWS, TILES, HostHead
-from kernel_inputs import labels_for, logits, random_logits, with_specials
+from kernel_inputs import labels_for, logits, random_head, random_logits, with_specials
 
 pytestmark = pytest.mark.skipif(
     cuda_on_host.compiler() is None, reason="needs a C++ compiler on Linux"
@@ -59,10 +59,9 @@ def operands(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Features and weight, whose rows go on with NaN past the width, bias, and labels, some of which are no classes."""
     whole = width + beyond
-    features = random_logits(rows, whole, dtype, seed=rows, scale=1.0)
-    weight = random_logits(classes, whole, dtype, seed=classes, scale=2 / math.sqrt(width))
+    scale = 2 * math.sqrt(whole / width)
+    features, weight, bias = random_head(rows, whole, classes, dtype, seed=rows, scale=scale)
     features[:, width:], weight[:, width:] = NAN, NAN
-    bias = random_logits(1, classes, dtype, seed=7, scale=0.5)[0]
     labels = labels_for(torch.empty(rows, classes), seed=rows)
     labels[::7], labels[3::11] = -100, classes
     return features[:, :width], weight[:, :width], bias, labels

@@ -16,19 +16,9 @@ from torch.nn import functional as F
 
 import dynams_kernels as dk
 import oracle
-from kernel_inputs import LAYOUTS, labels_for, random_logits
+from kernel_inputs import LAYOUTS, labels_for, random_head
 
 INF, NAN = math.inf, math.nan
-
-
-def head(
-    rows: int, size: int, classes: int, dtype: torch.dtype = torch.float32, *, seed: int = 0
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Features, weight and bias whose logits are of the order of one."""
-    features = random_logits(rows, size, dtype, seed=seed, scale=1.0)
-    weight = random_logits(classes, size, dtype, seed=seed + 1, scale=1 / math.sqrt(size))
-    bias = random_logits(1, classes, dtype, seed=seed + 2, scale=0.5)[0]
-    return features, weight, bias
 
 
 def reference(
@@ -114,7 +104,9 @@ def test_error_is_no_larger_than_torchs_own(
     seed: int,
     device: str,
 ) -> None:
-    features, weight, bias = (t.to(device) for t in head(rows, size, classes, dtype, seed=seed))
+    features, weight, bias = (
+        t.to(device) for t in random_head(rows, size, classes, dtype, seed=seed)
+    )
     width = None if not slim else max(1, int(size * fraction))
     check_linear(features, weight, bias if biased else None, width, kind)
 
@@ -130,13 +122,15 @@ def test_ragged_sizes(
 ) -> None:
     if kind == "distance" and classes > 1000:
         pytest.skip("a large matrix of distances")
-    features, weight, bias = (t.to(device) for t in head(rows, size, classes, dtype, seed=rows))
+    features, weight, bias = (
+        t.to(device) for t in random_head(rows, size, classes, dtype, seed=rows)
+    )
     check_linear(features, weight, bias, None, kind)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_language_models_head(dtype: torch.dtype, device: str) -> None:
-    features, weight, bias = (t.to(device) for t in head(9, 64, 50257, dtype))
+    features, weight, bias = (t.to(device) for t in random_head(9, 64, 50257, dtype))
     for kind in ("gap", "probability", "label"):
         check_linear(features, weight, bias, None, kind)
 
@@ -144,7 +138,7 @@ def test_a_language_models_head(dtype: torch.dtype, device: str) -> None:
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 16, 17, 63, 64, 65, 127, 129, 1000, 1025])
 @pytest.mark.parametrize("classes", [2, 10, 31, 64, 100])
 def test_ragged_batches(rows: int, classes: int, device: str) -> None:
-    features, weight, bias = (t.to(device) for t in head(rows, 21, classes, seed=rows))
+    features, weight, bias = (t.to(device) for t in random_head(rows, 21, classes, seed=rows))
     check_linear(features, weight, bias)
 
 
@@ -154,7 +148,7 @@ def test_ragged_batches(rows: int, classes: int, device: str) -> None:
 def test_nothing_past_the_width_is_read(
     width: int | float, dtype: torch.dtype, kind: str, device: str
 ) -> None:
-    features, weight, bias = head(20, 33, 12, dtype)
+    features, weight, bias = random_head(20, 33, 12, dtype)
     w = oracle.columns(33, width)
     weight[:, w:] = NAN
     narrow = features[:, :w].clone()
@@ -176,13 +170,13 @@ def test_nothing_past_the_width_is_read(
 def test_a_fraction_rounds_half_up_and_keeps_one_feature(
     fraction: float, used: int, device: str
 ) -> None:
-    features, weight, bias = (t.to(device) for t in head(6, 10, 4))
+    features, weight, bias = (t.to(device) for t in random_head(6, 10, 4))
     got = dk.linear_margin(features, weight, bias, width=fraction)
     assert oracle.same_bits(got, dk.linear_margin(features, weight, bias, width=used))
 
 
 def test_width_one_is_one_feature_and_one_point_zero_is_all(device: str) -> None:
-    features, weight, _ = (t.to(device) for t in head(6, 10, 4))
+    features, weight, _ = (t.to(device) for t in random_head(6, 10, 4))
     check_linear(features, weight, None, 1)
     check_linear(features, weight, None, 1.0)
     assert not torch.equal(
@@ -195,7 +189,7 @@ def test_width_one_is_one_feature_and_one_point_zero_is_all(device: str) -> None
 def test_any_strides_of_features_and_weight(layout: str, dtype: torch.dtype, device: str) -> None:
     lay = LAYOUTS[layout]
     for rows, size, classes in [(40, 18, 7), (3, 5, 33), (70, 64, 64)]:
-        features, weight, bias = (t.to(device) for t in head(rows, size, classes, dtype))
+        features, weight, bias = (t.to(device) for t in random_head(rows, size, classes, dtype))
         want = dk.linear_margin(features, weight, bias)
         for f, w in [
             (lay(features), weight),
@@ -208,7 +202,7 @@ def test_any_strides_of_features_and_weight(layout: str, dtype: torch.dtype, dev
 
 
 def test_expanded_features_weight_and_bias(device: str) -> None:
-    features, weight, bias = (t.to(device) for t in head(9, 6, 5))
+    features, weight, bias = (t.to(device) for t in random_head(9, 6, 5))
     check_linear(features[:1].expand(9, 6), weight, bias)
     check_linear(features[:, :1].expand(9, 6), weight, bias)
     check_linear(features, weight[:, :1].expand(5, 6), bias)
@@ -220,7 +214,7 @@ def test_expanded_features_weight_and_bias(device: str) -> None:
 
 @pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)
 def test_empty_batch(dtype: torch.dtype, device: str) -> None:
-    _, weight, bias = (t.to(device) for t in head(1, 6, 5, dtype))
+    _, weight, bias = (t.to(device) for t in random_head(1, 6, 5, dtype))
     for kind in oracle.MARGIN_KINDS:
         check_linear(torch.empty(0, 6, dtype=dtype, device=device), weight, bias, None, kind)
         check_linear(torch.empty(0, 3, dtype=dtype, device=device), weight, bias, 3, kind)
@@ -230,7 +224,7 @@ def test_empty_batch(dtype: torch.dtype, device: str) -> None:
 @pytest.mark.parametrize("kind", oracle.MARGIN_KINDS)
 def test_a_nan_feature_spoils_only_its_row(kind: str, dtype: torch.dtype, device: str) -> None:
     for rows, size, classes in [(67, 19, 11), (130, 33, 65), (40, 16, 10)]:
-        features, weight, bias = head(rows, size, classes, dtype)
+        features, weight, bias = random_head(rows, size, classes, dtype)
         bad = torch.arange(rows) % 5 == 3
         features[bad, torch.arange(rows)[bad] % size] = NAN
         features, weight, bias = (t.to(device) for t in (features, weight, bias))
@@ -247,7 +241,7 @@ def test_rows_beside_one_another_are_never_mixed(
     size: int, dtype: torch.dtype, device: str
 ) -> None:
     # torch's bfloat16 product on CPUs with matrix tiles reads past the end of a row, times zero: NaN if that is NaN.
-    features, weight, bias = (t.to(device) for t in head(130, size + 60, 10, dtype))
+    features, weight, bias = (t.to(device) for t in random_head(130, size + 60, 10, dtype))
     slim = features[:, :size].clone()
     slim[5] = NAN
     alone = torch.arange(130) == 5
@@ -265,7 +259,7 @@ def test_rows_beside_one_another_are_never_mixed(
 
 
 def test_a_nan_in_the_head_spoils_every_row(device: str) -> None:
-    features, weight, bias = (t.to(device) for t in head(33, 8, 5))
+    features, weight, bias = (t.to(device) for t in random_head(33, 8, 5))
     for place in range(5):
         w, b = weight.clone(), bias.clone()
         w[place, place], b[place] = NAN, NAN
@@ -274,7 +268,7 @@ def test_a_nan_in_the_head_spoils_every_row(device: str) -> None:
 
 
 def test_a_bias_of_minus_infinity_masks_its_class(device: str) -> None:
-    features, weight, bias = (t.to(device) for t in head(50, 8, 6))
+    features, weight, bias = (t.to(device) for t in random_head(50, 8, 6))
     masked = bias.clone()
     masked[[0, 4]] = -INF
     kept = [1, 2, 3, 5]
@@ -290,7 +284,7 @@ def test_a_bias_of_minus_infinity_masks_its_class(device: str) -> None:
 
 
 def test_infinite_logits(device: str) -> None:
-    features, weight, bias = (t.to(device) for t in head(21, 8, 6))
+    features, weight, bias = (t.to(device) for t in random_head(21, 8, 6))
     high = bias.clone()
     high[2] = INF
     y = torch.arange(21, device=device) % 6
@@ -311,7 +305,7 @@ def test_identical_classes_tie_as_exactly_as_the_product(device: str) -> None:
     # another order (float64 on some CPUs): there a gap of its rounding is right, and its quotient by 0 is no distance.
     for dtype in oracle.DTYPES:
         for size, classes in [(7, 3), (33, 17), (300, 70)]:
-            features, weight, bias = head(40, size, classes, dtype)
+            features, weight, bias = random_head(40, size, classes, dtype)
             weight[0], bias[0] = weight[0] * 50, 0.0
             weight[-1], bias[-1] = weight[0], bias[0]
             features[:, :] = features * features.sign() * weight[0].sign()
@@ -336,7 +330,7 @@ def test_large_half_precision_logits_do_not_overflow_the_accumulation(device: st
 
 @pytest.mark.parametrize("width", [None, 8, 0.3])
 def test_distances_are_those_of_the_width(width: int | float | None, device: str) -> None:
-    features, weight, bias = (t.to(device) for t in head(60, 16, 9))
+    features, weight, bias = (t.to(device) for t in random_head(60, 16, 9))
     given = dk.class_distances(weight, width=width)
     got = dk.linear_margin(features, weight, bias, width=width, kind="distance")
     again = dk.linear_margin(
@@ -353,7 +347,7 @@ def test_weights_between_rows_far_apart_in_memory(
     far_storage: Callable[[torch.dtype], Tensor], device: str
 ) -> None:
     storage = far_storage(torch.float32)
-    features, weight, bias = (t.to(device) for t in head(5, 12, 4))
+    features, weight, bias = (t.to(device) for t in random_head(5, 12, 4))
     far = storage.as_strided((4, 12), (2**31 // 3, 1), 5)
     far.copy_(weight)
     check_linear(features, far, bias)
@@ -366,7 +360,7 @@ def test_weights_between_rows_far_apart_in_memory(
 @pytest.mark.big
 def test_logits_that_would_be_over_two_to_the_31_elements(device: str) -> None:
     rows, classes = 2**31 // 4096 + 77, 4096
-    features, weight, bias = (t.to(device) for t in head(rows, 2, classes))
+    features, weight, bias = (t.to(device) for t in random_head(rows, 2, classes))
     got = dk.linear_margin(features, weight, bias)
     for part in (slice(0, 500), slice(rows - 500, rows)):
         want = reference(features[part], weight, bias, None, "gap", None)
@@ -434,83 +428,5 @@ def test_logits_that_come_out_exactly_give_exact_margins(
 def test_many_rows(rows: int, size: int, classes: int, kind: str, device: str) -> None:
     if kind == "distance" and rows * classes > 10**6:
         classes = 200
-    features, weight, bias = (t.to(device) for t in head(rows, size, classes, seed=rows))
+    features, weight, bias = (t.to(device) for t in random_head(rows, size, classes, seed=rows))
     check_linear(features, weight, bias, None, kind)
-
-
-# ------------------------------------------------------------------------------------ autocast
-
-
-@pytest.mark.parametrize("kind", oracle.MARGIN_KINDS)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_autocast_computes_at_the_autocast_dtype(
-    dtype: torch.dtype, kind: str, device: str
-) -> None:
-    features, weight, bias = (t.to(device) for t in head(40, 30, 9))
-    low = [t.to(dtype) for t in (features, weight, bias)]
-    more = {"labels": labels_for(torch.empty(40, 9)).to(device)} if kind == "label" else {}
-    if kind == "distance":
-        # Whether the distances are those of the given weight or of the cast one is left open.
-        more = {"class_distances": dk.class_distances(weight)}
-    with torch.autocast(device, dtype=dtype):
-        assert F.linear(features, weight, bias).dtype == dtype
-        got = dk.linear_margin(features, weight, bias, kind=kind, **more)
-        top = dk.linear_margin_topk(features, weight, 7, bias, kind=kind, **more)
-    assert got.dtype == torch.float32
-    assert oracle.same_bits(got, dk.linear_margin(*low, kind=kind, **more))
-    oracle.check_selection(top, got, 7)
-
-
-@pytest.mark.parametrize("kind", oracle.MARGIN_KINDS)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_autocast_takes_low_precision_features_and_a_float32_head(
-    dtype: torch.dtype, kind: str, device: str
-) -> None:
-    # What a network under autocast hands to its last layer.
-    features, weight, bias = (t.to(device) for t in head(40, 30, 9))
-    low = [t.to(dtype) for t in (features, weight, bias)]
-    more = {"labels": labels_for(torch.empty(40, 9)).to(device)} if kind == "label" else {}
-    if kind == "distance":
-        more = {"class_distances": dk.class_distances(weight)}
-    want = dk.linear_margin(*low, kind=kind, **more)
-    with torch.autocast(device, dtype=dtype):
-        for width in (None, 12):
-            got = dk.linear_margin(low[0], weight, bias, width=width, kind=kind, **more)
-            assert oracle.same_bits(got, dk.linear_margin(*low, width=width, kind=kind, **more))
-        got = dk.linear_margin(low[0], weight, bias, kind=kind, **more)
-        top = dk.linear_margin_topk(low[0], weight, 7, bias, kind=kind, **more)
-    assert oracle.same_bits(got, want)
-    oracle.check_selection(top, got, 7)
-
-
-def test_autocast_distances_come_from_the_weight(device: str) -> None:
-    features, weight, bias = (t.to(device) for t in head(40, 30, 9))
-    with torch.autocast(device, dtype=torch.bfloat16):
-        got = dk.linear_margin(features, weight, bias, kind="distance")
-        apart = dk.class_distances(weight)
-    low = [t.bfloat16() for t in (features, weight, bias)]
-    want = reference(low[0], low[1], low[2], None, "distance", None)
-    assert oracle.worst(got, want) <= 0.05
-    assert oracle.same_bits(apart, dk.class_distances(weight))
-
-
-def test_autocast_leaves_float64_alone(device: str) -> None:
-    features, weight, bias = (t.to(device) for t in head(10, 8, 4, torch.float64))
-    with torch.autocast(device, dtype=torch.bfloat16):
-        got = dk.linear_margin(features, weight, bias)
-    assert oracle.same_bits(got, dk.linear_margin(features, weight, bias))
-
-
-def test_autocast_does_not_touch_logits(device: str) -> None:
-    x = random_logits(10, 8).to(device)
-    with torch.autocast(device, dtype=torch.bfloat16):
-        assert oracle.same_bits(dk.margin(x), dk.margin(x.clone()))
-        got = dk.margin(x)
-    oracle.check(got, oracle.margin(oracle.array(x)))
-
-
-def test_disabled_autocast_inside_autocast(device: str) -> None:
-    features, weight, bias = (t.to(device) for t in head(10, 8, 4))
-    with torch.autocast(device, dtype=torch.bfloat16), torch.autocast(device, enabled=False):
-        got = dk.linear_margin(features, weight, bias)
-    assert oracle.same_bits(got, dk.linear_margin(features, weight, bias))

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 import dynams_kernels as dk
 import oracle
 from dynams_kernels._backends.tile_plan import TilePlan, plan_tiles
-from kernel_inputs import random_logits
+from kernel_inputs import random_head
 
 INF, NAN = math.inf, math.nan
 KINDS = oracle.SCORE_KINDS
@@ -31,9 +31,7 @@ def head(
     rows: int, size: int, classes: int, dtype: torch.dtype, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Features, weight, bias, and labels that stand in every part of the classes; each seventh is ignored."""
-    features = random_logits(rows, size, dtype, seed=seed, scale=1.0)
-    weight = random_logits(classes, size, dtype, seed=seed + 1, scale=2 / math.sqrt(size))
-    bias = random_logits(1, classes, dtype, seed=seed + 2, scale=0.5)[0]
+    features, weight, bias = random_head(rows, size, classes, dtype, seed=seed, scale=2.0)
     labels = (torch.arange(rows) * max(1, classes // max(1, rows)) + seed) % classes
     return features, weight, bias, labels
 

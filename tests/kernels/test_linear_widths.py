@@ -16,18 +16,15 @@ from torch.nn import functional as F
 
 import dynams_kernels as dk
 import oracle
-from kernel_inputs import labels_for, random_logits
+from kernel_inputs import labels_for, random_head
 
 KINDS = ("gap", "probability", "label", "distance")
 
 
 def head(
     rows: int, size: int, classes: int, dtype: torch.dtype = torch.float32, device: str = "cpu"
-) -> tuple[Tensor, Tensor, Tensor]:
-    features = random_logits(rows, size, dtype, seed=1, scale=1.0)
-    weight = random_logits(classes, size, dtype, seed=2, scale=1 / math.sqrt(size))
-    bias = random_logits(1, classes, dtype, seed=3, scale=0.5)[0]
-    return features.to(device), weight.to(device), bias.to(device)
+) -> tuple[Tensor, ...]:
+    return tuple(t.to(device) for t in random_head(rows, size, classes, dtype, seed=1))
 
 
 def check(

@@ -9,7 +9,7 @@ import torch
 
 import oracle
 from dynams_kernels._kinds import KINDS, kinds_of, mask_of
-from kernel_inputs import LAYOUTS, labels_for
+from kernel_inputs import LAYOUTS, labels_for, random_head
 from triton_linear import (
     DESCRIBED,
     LABELLED,
@@ -19,7 +19,6 @@ from triton_linear import (
     WIDE,
     WITH_PAIRS,
     check,
-    head,
     linear,
     want_of,
 )
@@ -48,7 +47,7 @@ MARGINS = ("gap", "distance", "label")
 def test_ragged_heads(
     rows: int, size: int, classes: int, dtype: torch.dtype, kinds: Sequence[str]
 ) -> None:
-    features, weight, bias = head(rows, size, classes, dtype)
+    features, weight, bias = random_head(rows, size, classes, dtype)
     check(features, weight, bias, kinds)
 
 
@@ -59,7 +58,7 @@ def test_ragged_heads(
 def test_tiles_loaded_by_descriptors(
     rows: int, size: int, classes: int, splits: int, kinds: Sequence[str]
 ) -> None:
-    features, weight, bias = head(rows, size, classes, torch.float16)
+    features, weight, bias = random_head(rows, size, classes, torch.float16)
     bias = bias if splits == 1 else None
     check(features, weight, bias, kinds, splits=splits, loads="descriptors")
 
@@ -73,18 +72,18 @@ def test_tiles_loaded_by_descriptors(
 def test_pairs_of_ragged_heads(
     rows: int, size: int, classes: int, dtype: torch.dtype, kind: str
 ) -> None:
-    check(*head(rows, size, classes, dtype), kind, pairs=True)
+    check(*random_head(rows, size, classes, dtype), kind, pairs=True)
 
 
 @pytest.mark.parametrize("mask", sorted({*range(3, 256, 17), 0b10000101, 0b01110000, 0b10000010}))
 def test_any_kinds_together(mask: int) -> None:
-    check(*head(5, 9, 20), kinds_of(mask), chosen=SMALL, splits=1 + mask % 2)
+    check(*random_head(5, 9, 20), kinds_of(mask), chosen=SMALL, splits=1 + mask % 2)
 
 
 @pytest.mark.parametrize("kinds", [("gap",), ("label",), ("loss",), KINDS], ids="+".join)
 @pytest.mark.parametrize("splits", [2, 3])
 def test_splits_of_the_classes_join_to_the_same_scores(splits: int, kinds: Sequence[str]) -> None:
-    features, weight, bias = head(7, 20, 40)
+    features, weight, bias = random_head(7, 20, 40)
     whole = check(features, weight, bias, kinds, chosen=SMALL, splits=1)
     split = check(features, weight, bias, kinds, chosen=SMALL, splits=splits)
     for kind, one, other in zip(kinds_of(mask_of(kinds)), whole, split, strict=True):
@@ -94,30 +93,30 @@ def test_splits_of_the_classes_join_to_the_same_scores(splits: int, kinds: Seque
 @pytest.mark.parametrize("kind", WITH_PAIRS)
 @pytest.mark.parametrize("splits", [1, 3])
 def test_pairs_join_over_splits(splits: int, kind: str) -> None:
-    check(*head(7, 20, 70), kind, pairs=True, chosen=SMALL, splits=splits)
+    check(*random_head(7, 20, 70), kind, pairs=True, chosen=SMALL, splits=splits)
 
 
 def test_many_row_blocks_in_several_groups() -> None:
-    check(*head(150, 6, 20), TRAINING)
+    check(*random_head(150, 6, 20), TRAINING)
 
 
 @pytest.mark.parametrize("kinds", [("label",), ("distance",), LABELLED, TRAINING], ids="+".join)
 def test_one_tile_and_two_tiles_agree(kinds: Sequence[str]) -> None:
-    features, weight, bias = head(9, 12, 30)
+    features, weight, bias = random_head(9, 12, 30)
     one = check(features, weight, bias, kinds, chosen=WIDE)
     two = check(features, weight, bias, kinds, chosen=SMALL)
     oracle.check(one, oracle.array(two), ulps=16, floor=1.0)
 
 
 def test_without_bias() -> None:
-    features, weight, _ = head(18, 20, 5)
+    features, weight, _ = random_head(18, 20, 5)
     check(features, weight, None, KINDS)
     for kind in WITH_PAIRS:
         check(features, weight, None, kind, pairs=True)
 
 
 def test_nothing_to_score() -> None:
-    features, weight, bias = head(0, 6, 5)
+    features, weight, bias = random_head(0, 6, 5)
     labels = torch.empty(0, dtype=torch.int64)
     for kind in WITH_PAIRS:
         check(features, weight, bias, kind, pairs=True)
@@ -125,13 +124,13 @@ def test_nothing_to_score() -> None:
     got, _ = linear.linear_scores(features, weight, bias, labels, None, [2, 6], 3, False)
     assert got.shape == (2, 2, 0)
     for loads in ("pointers", "descriptors"):
-        got, _ = linear.linear_scores(*head(3, 6, 5), None, None, [6], 0, False, loads=loads)
+        got, _ = linear.linear_scores(*random_head(3, 6, 5), None, None, [6], 0, False, loads=loads)
         assert got.shape == (0, 1, 3)
 
 
 @pytest.mark.parametrize("size", [1, 5, 16, 24, 31, 33, 47, 50])
 def test_every_way_to_meet_a_ragged_width(size: int) -> None:
-    features, weight, bias = head(5, size, 18)
+    features, weight, bias = random_head(5, size, 18)
     check(features, weight, bias, "label", pairs=True, chosen=SMALL)
     check(features.half(), weight.half(), bias.half(), "gap", chosen=SMALL)
 
@@ -143,7 +142,7 @@ def test_every_way_to_meet_a_ragged_width(size: int) -> None:
 @pytest.mark.parametrize("size", [5, 18, 32])
 def test_any_strides(layout: str, size: int) -> None:
     lay = LAYOUTS[layout]
-    features, weight, bias = head(18, size, 20)
+    features, weight, bias = random_head(18, size, 20)
     want = check(features, weight, bias, "label")
     for f, w, b in [(lay(features), weight, bias), (features, lay(weight), bias)]:
         assert oracle.same_bits(check(f, w, b, "label", pairs=True), want)
@@ -152,7 +151,7 @@ def test_any_strides(layout: str, size: int) -> None:
 
 
 def test_a_slim_head_reads_nothing_past_its_width() -> None:
-    features, weight, bias = head(18, 48, 20)
+    features, weight, bias = random_head(18, 48, 20)
     for width in (1, 17, 40):
         slim, narrow = weight.clone(), features.clone()
         slim[:, width:], narrow[:, width:] = NAN, INF
@@ -165,7 +164,7 @@ def test_a_slim_head_reads_nothing_past_its_width() -> None:
 
 
 def test_expanded_operands() -> None:
-    features, weight, bias = head(9, 6, 5)
+    features, weight, bias = random_head(9, 6, 5)
     check(features[:1].expand(9, 6), weight, bias[:1].expand(5), "label", pairs=True)
     check(features, weight[:, :1].expand(5, 6), bias, "label", pairs=True)
     (got,) = check(features, weight[:1].expand(5, 6), None, "gap", pairs=True)
@@ -188,7 +187,7 @@ def test_expanded_operands() -> None:
 def test_each_width_scores_as_a_head_of_that_width(
     widths: Sequence[int], splits: int, kinds: Sequence[str], dtype: torch.dtype
 ) -> None:
-    features, weight, bias = head(5, 33, 18 if splits > 1 else 13, dtype)
+    features, weight, bias = random_head(5, 33, 18 if splits > 1 else 13, dtype)
     labels = labels_for(torch.empty(5, len(weight)))
     mask = mask_of(kinds)
     got, pairs = linear.linear_scores(
@@ -204,7 +203,7 @@ def test_each_width_scores_as_a_head_of_that_width(
 
 @pytest.mark.parametrize("kinds", [("label",), LABELLED + UNLABELLED], ids="+".join)
 def test_a_nan_past_a_width_spoils_only_the_wider(kinds: Sequence[str]) -> None:
-    features, weight, bias = head(17, 30, 20)
+    features, weight, bias = random_head(17, 30, 20)
     features[:, 20] = NAN
     labels = labels_for(torch.empty(17, 20))
     got, _ = linear.linear_scores(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import oracle
 from dynams_kernels._kinds import BIT, KINDS, LABELLED_KINDS, kinds_of, mask_of
-from kernel_inputs import labels_for, random_logits
+from kernel_inputs import labels_for, random_head, random_logits
 from triton_linear import (
     DESCRIBED,
     LABELLED,
@@ -22,7 +22,6 @@ from triton_linear import (
     UNLABELLED,
     WITH_PAIRS,
     check,
-    head,
     linear,
 )
 
@@ -169,7 +168,7 @@ def test_logits_at_the_end_of_the_range() -> None:
 
 @pytest.mark.parametrize("kinds", [("label",), KINDS], ids="+".join)
 def test_a_nan_spoils_only_its_row(kinds: Sequence[str]) -> None:
-    features, weight, bias = head(20, 19, 17)
+    features, weight, bias = random_head(20, 19, 17)
     bad = torch.arange(20) % 5 == 3
     features[bad, torch.arange(20)[bad] % 19] = NAN
     got = check(features, weight, bias, kinds, splits=2)
@@ -183,7 +182,7 @@ def test_a_nan_spoils_only_its_row(kinds: Sequence[str]) -> None:
 )
 def test_an_infinite_feature_gives_what_the_product_gives(how: dict[str, Any]) -> None:
     # 17 classes: 15 columns of the second tile are no class, and must not make NaN of inf * 0.
-    features, weight, bias = head(18, 8, 17, torch.float16)
+    features, weight, bias = random_head(18, 8, 17, torch.float16)
     features[4, 1] = INF
     weight[:, 1] = -weight[:, 1].abs()
     (got,) = check(features, weight, bias, "gap", **how)
@@ -199,7 +198,7 @@ def test_an_infinite_feature_gives_what_the_product_gives(how: dict[str, Any]) -
 @pytest.mark.parametrize("kinds", [("label",), LABELLED + UNLABELLED], ids="+".join)
 @pytest.mark.parametrize("splits", [1, 2])
 def test_labels_out_of_range_make_only_their_rows_nan(splits: int, kinds: Sequence[str]) -> None:
-    features, weight, bias = head(12, 8, 20)
+    features, weight, bias = random_head(12, 8, 20)
     labels = labels_for(torch.empty(12, 20))
     want = check(features, weight, bias, kinds, labels=labels, splits=splits)
     bad = torch.tensor([3, 7, 11])
@@ -220,7 +219,7 @@ def test_labels_out_of_range_make_only_their_rows_nan(splits: int, kinds: Sequen
 
 @pytest.mark.parametrize("splits", [1, 2])
 def test_pairs_of_labels_out_of_range_name_a_class(splits: int) -> None:
-    features, weight, bias = head(20, 8, 20)
+    features, weight, bias = random_head(20, 8, 20)
     labels = labels_for(torch.empty(20, 20))
     bad = torch.tensor([3, 11, 19])
     operands = None, [8], BIT["label"], True
@@ -234,7 +233,7 @@ def test_pairs_of_labels_out_of_range_name_a_class(splits: int) -> None:
 
 
 def test_labels_with_a_stride() -> None:
-    features, weight, bias = head(12, 8, 9)
+    features, weight, bias = random_head(12, 8, 9)
     labels = torch.stack([torch.full((12,), -1), labels_for(torch.empty(12, 9))], 1)[:, 1]
     check(features, weight, bias, "label", labels=labels, pairs=True)
     check(features, weight, bias, TRAINING, labels=labels)

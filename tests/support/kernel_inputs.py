@@ -103,6 +103,22 @@ def random_logits(
     return x.to(dtype)
 
 
+def random_head(
+    rows: int,
+    size: int,
+    classes: int,
+    dtype: torch.dtype = torch.float32,
+    *,
+    seed: int = 0,
+    scale: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, weight and bias whose logits are of the order of `scale`, the same for the same arguments."""
+    features = random_logits(rows, size, dtype, seed=seed, scale=1.0)
+    weight = random_logits(classes, size, dtype, seed=seed + 1, scale=scale / math.sqrt(size))
+    bias = random_logits(1, classes, dtype, seed=seed + 2, scale=0.5)[0]
+    return features, weight, bias
+
+
 def special_values(dtype: torch.dtype) -> Tensor:
     """Zeros, infinities, NaNs of both signs and several payloads, and the ends of the range."""
     info = torch.finfo(dtype)

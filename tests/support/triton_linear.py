@@ -15,7 +15,7 @@ from torch import Tensor
 
 import oracle
 from dynams_kernels._kinds import BIT, KINDS, LABELLED_KINDS, kinds_of, mask_of
-from kernel_inputs import labels_for, random_logits
+from kernel_inputs import labels_for
 
 # Whatever imports this tests interpreted kernels, and is skipped elsewhere.
 if find_spec("triton") is None:
@@ -28,7 +28,7 @@ from dynams_kernels._triton.linear_configuration import Configuration
 
 __all__ = [
     "DESCRIBED", "LABELLED", "SMALL", "TRAINING", "UNLABELLED", "WIDE", "WITH_PAIRS",
-    "check", "head", "linear", "want_of",
+    "check", "linear", "want_of",
 ]  # fmt: skip
 
 LABELLED = ("label", "loss", "el2n")
@@ -40,16 +40,6 @@ WITH_PAIRS = ("gap", "distance", "label")
 NAN = math.nan
 SMALL = Configuration(16, 16, 16, num_warps=4, num_stages=1)
 WIDE = Configuration(16, 64, 32, num_warps=4, num_stages=1)
-
-
-def head(
-    rows: int, size: int, classes: int, dtype: torch.dtype = torch.float32, seed: int = 0
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Features, weight and bias whose logits are of the order of one."""
-    features = random_logits(rows, size, dtype, seed=seed, scale=1.0)
-    weight = random_logits(classes, size, dtype, seed=seed + 1, scale=1 / math.sqrt(size))
-    bias = random_logits(1, classes, dtype, seed=seed + 2, scale=0.5)[0]
-    return features, weight, bias
 
 
 def aligned(operand: Tensor) -> Tensor:
