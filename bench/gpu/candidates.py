@@ -61,7 +61,7 @@ def chosen(head: Head, kinds: Sequence[str]) -> str:
 
 def scores_by(name: linear_choice.Candidate, head: Head, kinds: Sequence[str]) -> Tensor:
     """Scores (kinds, B) by one candidate, in bit order."""
-    found: Tensor = registry.gpu.linear_scores_by(name, *operands(head, kinds))[0]
+    found: Tensor = registry.gpu.linear_scores(*operands(head, kinds), by=name)[0]
     return found[:, 0]
 
 

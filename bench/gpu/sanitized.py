@@ -208,7 +208,7 @@ def candidate_cases(name: str, kinds: Sequence[str]) -> Iterator[Case]:
     """One of the kernels that could serve a linear head, whatever the table of choices says."""
 
     def call(backend: Any, *arguments: Any) -> Results:
-        return (backend.linear_scores_by(name, *arguments)[0],)
+        return (backend.linear_scores(*arguments, by=name)[0],)
 
     def want(*arguments: Any) -> Results:
         return (eager.linear_scores(*arguments)[0],)

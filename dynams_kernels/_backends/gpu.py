@@ -181,11 +181,20 @@ class Gpu:
         widths: Sequence[int],
         kinds: int,
         pairs: bool,
+        *,
+        by: Candidate | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """See `registry.Backend`."""
-        chosen = self.linear_choice(features, weight, widths, kinds, pairs)
+        """See `registry.Backend`. `by`: one of the `linear_candidates` of who `serves` the device; None: as the table chooses."""
+        chosen = by or self.linear_choice(features, weight, widths, kinds, pairs)
+        served = self._of(features)
+        if chosen in HOPPER_TILES and served.native is not None:
+            tile = HOPPER_TILES[chosen]
+            own = (features, weight, bias, labels)
+            return served.native.linear_scores(*own, widths[0], kinds, tile), None
         operands = (features, weight, bias, labels, class_distances, widths, kinds, pairs)
-        return self.linear_scores_by(chosen, *operands)
+        if chosen == "eager" or served.triton is None:
+            return eager.linear_by_blocks(self.row_scores, *operands)
+        return served.triton.linear_scores(*operands, descriptors=chosen == "triton descriptors")
 
     def linear_choice(
         self, features: Tensor, weight: Tensor, widths: Sequence[int], kinds: int, pairs: bool
@@ -216,31 +225,6 @@ class Gpu:
                     self._chosen.clear()
                 self._chosen[key] = chosen
         return chosen
-
-    def linear_scores_by(
-        self,
-        candidate: Candidate,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor | None,
-        class_distances: Tensor | None,
-        widths: Sequence[int],
-        kinds: int,
-        pairs: bool,
-    ) -> tuple[Tensor, Tensor | None]:
-        """`linear_scores` by one of the `linear_candidates` of who `serves` the device."""
-        served = self._of(features)
-        if candidate in HOPPER_TILES and served.native is not None:
-            tile = HOPPER_TILES[candidate]
-            operands = (features, weight, bias, labels)
-            return served.native.linear_scores(*operands, widths[0], kinds, tile), None
-        operands_of_all = (features, weight, bias, labels, class_distances, widths, kinds, pairs)
-        if candidate == "eager" or served.triton is None:
-            return eager.linear_by_blocks(self.row_scores, *operands_of_all)
-        return served.triton.linear_scores(
-            *operands_of_all, descriptors=candidate == "triton descriptors"
-        )
 
     def smallest_k(self, values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:
         """See `registry.Backend`."""

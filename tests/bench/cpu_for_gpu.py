@@ -73,9 +73,9 @@ class Candidates:
     def linear_candidates(self, features: Any, weight: Any, *about: Any) -> tuple[str, ...]:
         return self.names if weight.shape[0] >= 50 else self.names[3:]
 
-    def linear_scores_by(self, name: str, *operands: Any) -> Any:
+    def linear_scores(self, *operands: Any, by: str) -> Any:
         scores, pairs = eager.linear_scores(*operands)
-        fault = json.loads(os.environ.get("FAULTY", "{}")).get(name)
+        fault = json.loads(os.environ.get("FAULTY", "{}")).get(by)
         if fault == "off":
             scores[:, :, -1] += 0.5
         elif fault == "raises":

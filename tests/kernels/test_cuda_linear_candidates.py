@@ -89,8 +89,8 @@ def scores(candidate: Candidate, operands: Operands, kinds: Sequence[str]) -> di
     features, weight, bias, labels = operands
     used = labels if LABELLED_KINDS.intersection(kinds) else None
     rest = ([features.shape[1]], mask_of(kinds), False)
-    found, _pairs = registry.gpu.linear_scores_by(
-        candidate, features, weight, bias, used, None, *rest
+    found, _pairs = registry.gpu.linear_scores(
+        features, weight, bias, used, None, *rest, by=candidate
     )
     assert found.shape == (len(kinds), 1, len(features))
     return dict(zip(kinds_of(mask_of(kinds)), found[:, 0], strict=True))

@@ -201,7 +201,7 @@ def test_a_candidate_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> N
     features, weight = matrix(6, 64), matrix(5, 72)
     operands = (features, weight, bias, labels, None, [50])
     for name, number in HOPPER_TILES.items():
-        scores, pairs = gpu.linear_scores_by(name, *operands, TRAINING, False)
+        scores, pairs = gpu.linear_scores(*operands, TRAINING, False, by=name)
         assert (scores.shape, scores.dtype, pairs) == ((3, 1, 6), torch.float32, None)
         call = module.made.pop()
         assert call[:4] == (features.data_ptr(), 64, weight.data_ptr(), 72)
@@ -212,17 +212,17 @@ def test_a_candidate_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> N
         assert call[6:14] == (3, 6, 5, 50, TRAINING, scores.data_ptr(), 6, number)
         assert call[14](12).dtype == torch.bfloat16
         assert call[15:] == (-1, 6999)
-    gpu.linear_scores_by("hopper 128x128", *operands, GAP, False)
+    gpu.linear_scores(*operands, GAP, False, by="hopper 128x128")
     assert module.made.pop()[5] == 0, "labels that no kind asks for are not read"
-    gpu.linear_scores_by("triton descriptors", *operands, GAP, False)
-    gpu.linear_scores_by("triton pointers", *operands, GAP, False)
+    gpu.linear_scores(*operands, GAP, False, by="triton descriptors")
+    gpu.linear_scores(*operands, GAP, False, by="triton pointers")
     assert triton.descriptors == [True, False]
 
 
 def test_no_rows_take_no_launch() -> None:
     gpu, module, _ = gpu_of(True, True)
     operands = (matrix(0, 64), matrix(5, 64), None, None, None, [64])
-    scores, _ = gpu.linear_scores_by("hopper 128x128", *operands, GAP, False)
+    scores, _ = gpu.linear_scores(*operands, GAP, False, by="hopper 128x128")
     assert scores.shape == (1, 1, 0)
     assert module.made == []
 
