@@ -80,8 +80,8 @@ def linear_cross_entropies(labels: Tensor) -> dict[str, Callable[[Tensor, Tensor
     )
     return those_at_hand(
         {
-            "cut-cross-entropy": cut
-            and (lambda f, w, b: cut(f, w, labels, bias=b, reduction="none")),
+            # Its release on the package index takes no bias.
+            "cut-cross-entropy": cut and (lambda f, w, _: cut(f, w, labels, reduction="none")),
             "liger fused linear cross-entropy": liger
             and (lambda f, w, b: liger(f, w, labels, bias=b)),
         }
