@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 
 import torch
 
@@ -11,6 +12,8 @@ from gpu.timing import Call, Timed
 # A gigabyte: far beyond any cache, a third of a millisecond on the fastest of today's.
 COPIED = 1 << 30
 BF16_SIZE = 8192
+# Clocks of a GPU that was idle take tenths of a second to rise.
+WARM_SECONDS = 1.0
 FP32_SIZE = 4096
 
 
@@ -30,11 +33,20 @@ def _matmul(size: int, dtype: torch.dtype, precision: str) -> float:
         torch.set_float32_matmul_precision(before)
 
 
+def _warm() -> None:
+    square = torch.randn(BF16_SIZE, BF16_SIZE, device="cuda", dtype=torch.bfloat16)
+    end = time.monotonic() + WARM_SECONDS
+    while time.monotonic() < end:
+        torch.mm(square, square)
+        torch.cuda.synchronize()
+
+
 def measure() -> dict[str, float]:
     """Bytes and floating-point operations a second, and the seconds of the smallest launch.
 
     `copy` counts bytes read and bytes written; `launch` is one element added in place, one of 100 such in a graph.
     """
+    _warm()
     source = torch.randn(COPIED // 4, device="cuda")
     copy = torch.empty_like(source)
     one = torch.zeros(1, device="cuda")

@@ -80,18 +80,28 @@ class Timed:
                 calls[0]()
         torch.cuda.synchronize()
         try:
+            with waiting_refused():
+                calls[0]()
             self._graph = self._captured()
         except RuntimeError as error:
-            self.how = f"events: capture failed ({first_line(error)})"
+            self.how = f"events: no graph of it ({first_line(error)})"
             torch.cuda.synchronize()
         self._sample(1)
         self._repeats = repeats_for(self._sample(1) * len(calls))
 
     def _captured(self) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            # Results are kept until all calls are captured: the memory of one freed, still in cache, would go to the next.
-            kept = [call() for call in self._calls]
+        try:
+            with torch.cuda.graph(graph):
+                # Results are kept until all calls are captured: the memory of one freed, still in cache, would go to the next.
+                kept = [call() for call in self._calls]
+        except RuntimeError:
+            # The generator believes that the capture goes on, and would refuse to draw ever after.
+            device = torch.cuda.current_device()
+            torch.cuda.default_generators[device].graphsafe_set_state(
+                torch.Generator(f"cuda:{device}")
+            )
+            raise
         del kept
         return graph
 
@@ -113,6 +123,17 @@ class Timed:
     def seconds(self) -> float:
         """Device seconds of one call, of one sample."""
         return self._sample(self._repeats)
+
+
+@contextmanager
+def waiting_refused() -> Iterator[None]:
+    """Calls that wait for the device raise: they cannot be captured, and a capture that fails leaves torch in disorder."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def first_line(error: BaseException) -> str:

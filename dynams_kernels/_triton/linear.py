@@ -99,14 +99,14 @@ def describable(
     """Whether `linear_scores` can load these operands by descriptors: see `linear_descriptors` for what is served.
 
     The device must have the copy engine (TMA), which must be able to load the operands, and gain from it (12.x does not: its
-    tensor cores read registers). float32 is served where the tensor cores are allowed to round it.
+    tensor cores read registers). Nor does float32: it must pass registers to be rounded, see `linear_kernel.rounded`.
     """
     capability = _device.capability(features)
     if capability != _device.INTERPRETED and capability[0] not in (9, 10):
         return False
     if len(widths) != 1 or pairs or kinds == 0 or kinds & _DISTANCE:
         return False
-    if features.dtype == torch.float32 and float32_precision() == "ieee":
+    if features.dtype == torch.float32:
         return False
     return all(lies_in_rows(operand, widths[0]) for operand in (features, weight))
 

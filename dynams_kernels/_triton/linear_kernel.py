@@ -139,9 +139,20 @@ def store_rows(
 
 
 @triton.jit
+def rounded(x, PRECISION: tl.constexpr, PIPELINED: tl.constexpr):
+    """An operand as the tensor cores are to see it: they cut float32 off after ten bits, where torch's products round."""
+    if PIPELINED and PRECISION == "tf32" and x.dtype == tl.float32:
+        x = tl.inline_asm_elementwise(
+            "cvt.rna.tf32.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return x
+
+
+@triton.jit
 def multiply_step(
-    acc, features_block, weight_block, left, MASKED: tl.constexpr, PRECISION: tl.constexpr
-):
+    acc, features_block, weight_block, left, MASKED: tl.constexpr, PIPELINED: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
     """Adds one step of features x weight to the sums; with MASKED only the `left` features that remain."""
     if MASKED:
         inside = tl.arange(0, features_block.shape[1]) < left
@@ -150,6 +161,8 @@ def multiply_step(
     else:
         a = tl.load(features_block)
         b = tl.load(weight_block)
+    a = rounded(a, PRECISION, PIPELINED)
+    b = rounded(b, PRECISION, PIPELINED)
     return tl.dot(a, b, acc, input_precision=PRECISION)
 
 
@@ -168,7 +181,7 @@ def add_products(
         for block in range(blocks):
             acc = multiply_step(
                 acc, features_block + block * features_hop, weight_block + block * weight_hop,
-                width - block * BLOCK_FEATURES, MASKED, PRECISION,
+                width - block * BLOCK_FEATURES, MASKED, PIPELINED, PRECISION,
             )  # fmt: skip
     else:
         # The interpreter of some Triton versions cannot take a range of run-time bounds under NumPy 2.4; this it can.
@@ -176,13 +189,13 @@ def add_products(
         while counted < blocks:
             acc = multiply_step(
                 acc, features_block + counted * features_hop, weight_block + counted * weight_hop,
-                width - counted * BLOCK_FEATURES, MASKED, PRECISION,
+                width - counted * BLOCK_FEATURES, MASKED, PIPELINED, PRECISION,
             )  # fmt: skip
             counted += 1
     if PEELED:
         acc = multiply_step(
             acc, features_block + blocks * features_hop, weight_block + blocks * weight_hop,
-            width - blocks * BLOCK_FEATURES, True, PRECISION,
+            width - blocks * BLOCK_FEATURES, True, PIPELINED, PRECISION,
         )  # fmt: skip
     return acc
 

@@ -130,7 +130,7 @@ def _described_heads() -> list[tuple[Head, int]]:
     short = Head("gap", 1000, split=True, described=True)
     every = "+".join(kind for kind in SCORE_KINDS if kind != "distance")
     # It keeps the most beside its logits.
-    most = Head(every, 1000, "fp32", "tf32", described=True)
+    most = Head(every, 1000, described=True)
     long = Head("gap", 128_256, rows=8192, width=4096, bias=False, split=True, described=True)
     training = replace(long, kinds="gap+loss+entropy")
     return [*((head, 90) for head in (short, most, long, training)), (short, 100), (most, 100)]

@@ -63,6 +63,16 @@ def some_rows(batch: int) -> Tensor:
     return torch.cat([some, torch.tensor([0, 1, 63, batch - 2, batch - 1])])
 
 
+def exact_logits(features: Tensor, weight: Tensor, bias: Tensor | None) -> np.ndarray:
+    """The logits, rounded to float64 once. torch's own float64 product serves all but float64: NumPy's takes the test's time."""
+    wide = [None if operand is None else operand.double() for operand in (features, weight, bias)]
+    if features.dtype != torch.float64:
+        return oracle.array(F.linear(*wide))
+    f, w = (operand.cpu().numpy().astype(np.longdouble) for operand in wide[:2])
+    product = np.matmul(f, w.T)
+    return (product if bias is None else product + oracle.array(bias)).astype(np.float64)
+
+
 def check_margin(
     got: Tensor,
     head_: tuple[Tensor, Tensor, Tensor | None],
@@ -78,15 +88,13 @@ def check_margin(
         labels = more["labels"][rows].cpu().numpy()
     if kind == "distance":
         apart = oracle.array(dk.class_distances(weight))
-    # In float64 by torch: NumPy's product of a million classes would take the test's time.
-    wide = None if bias is None else bias.double()
-    exact = oracle.array(F.linear(picked.double(), weight.double(), wide))
+    exact = exact_logits(picked, weight, bias)
     want = oracle.margin(exact, kind, labels, apart)
     torchs = oracle.margin(oracle.array(F.linear(picked, weight, bias)), kind, labels, apart)
-    size = max(1.0, float(np.abs(want[np.isfinite(want)]).max(initial=0.0)))
-    # Operands and distances are rounded once; a sum in the accumulation's precision is a walk of `width` roundings, by
-    # another route here, in torch's product and, for float64, in the reference.
-    rounding = 0.5 * torch.finfo(features.dtype).eps + (2**-21 if kind == "distance" else 0.0)
+    # A margin is rounded where its logits are, which are larger: of a sum in the accumulation's precision that is a walk of
+    # `width` roundings, by another route here than in torch's product.
+    size = max(1.0, *(float(np.abs(of[np.isfinite(of)]).max(initial=0.0)) for of in (exact, want)))
+    rounding = 2**-21 if kind == "distance" else 0.0
     walk = math.sqrt(features.shape[1]) * torch.finfo(got.dtype).eps
     allowed = 1.5 * oracle.worst(torchs, want) + (rounding + walk) * size
     assert got.dtype == oracle.result_dtype(features.dtype)

@@ -194,12 +194,6 @@ def test_descriptors_serve_one_width_of_any_kinds_but_distance() -> None:
     assert not linear.describable(*operands, [16, 32], BIT["gap"], False)
 
 
-def test_descriptors_load_what_tensor_cores_may_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    operands = _matrix(5, 16, torch.float32), _matrix(9, 16, torch.float32)
-    monkeypatch.setattr(linear, "float32_precision", lambda: "tf32")
-    assert linear.describable(*operands, [16], BIT["gap"], False)
-
-
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_descriptors_need_a_copy_engine(
     capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch

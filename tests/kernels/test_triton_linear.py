@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from triton_linear import (
     UNLABELLED,
     WIDE,
     WITH_PAIRS,
+    aligned,
     check,
     linear,
     want_of,
@@ -211,3 +213,23 @@ def test_a_nan_past_a_width_spoils_only_the_wider(kinds: Sequence[str]) -> None:
     )
     assert got.isnan().all(2).tolist() == [[False, False, True, True]] * len(kinds)
     assert not got[:, :2].isnan().any()
+
+
+@pytest.mark.parametrize("loads", ["pointers", "descriptors"])
+def test_a_row_that_is_not_finite_changes_no_bit_of_others(
+    loads: Literal["pointers", "descriptors"],
+) -> None:
+    features, weight, bias = random_head(32, 32, 50, torch.float16)
+    features, weight = aligned(features), aligned(weight)
+    labels = labels_for(torch.empty(32, 50))
+    kinds = mask_of(DESCRIBED)
+    want, _ = linear.linear_scores(
+        features, weight, bias, labels, None, [32], kinds, False, loads=loads, chosen=SMALL
+    )
+    features[[3, 20]] = NAN
+    features[7] = INF
+    got, _ = linear.linear_scores(
+        features, weight, bias, labels, None, [32], kinds, False, loads=loads, chosen=SMALL
+    )
+    kept = [row for row in range(32) if row not in (3, 7, 20)]
+    assert oracle.same_bits(got[..., kept], want[..., kept])
