@@ -48,13 +48,13 @@ def processor() -> str:
 
 
 def commit() -> dict[str, Any]:
-    """The commit of the source tree; DYNAMS_COMMIT names it where the tree came without its history."""
+    """The commit of the source tree; DYNAMS_COMMIT names it where the tree came without its history, or with another's."""
+    named = os.environ.get("DYNAMS_COMMIT")
+    if named:
+        return {"id": named, "dirty": None}
     found = output("git", "-C", str(ROOT), "rev-parse", "HEAD")
     dirty = output("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")
-    return {
-        "id": os.environ.get("DYNAMS_COMMIT") or found or "unknown",
-        "dirty": bool(dirty) if found else None,
-    }
+    return {"id": found or "unknown", "dirty": bool(dirty) if found else None}
 
 
 def gpu(torch: Any) -> dict[str, Any]:

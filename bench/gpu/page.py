@@ -136,21 +136,24 @@ def benchmarks(report: Report) -> str:
 
 
 def troubles(report: Report) -> Iterator[str]:
-    """Benchmarks that were skipped, peers that could not be measured, and timings not taken from a graph."""
+    """Benchmarks that were skipped, peers that could not be measured, and timings not taken from a graph, by what was the matter."""
     skipped = report["run"].get("suites", {}).get("benchmarks", {}).get("skipping", {})
     for name, why in skipped.items():
         yield f"`{name.rpartition('::')[2]}`: {why}"
+    found: dict[tuple[str, str], list[str]] = {}
     for entry in report["benchmarks"]:
         name, extra = entry["name"].removeprefix("bench_"), entry["extra_info"]
         for peer, why in extra.get("failed_peers", {}).items():
-            yield f"`{name}`, {peer}: {why}"
+            found.setdefault((peer, why), []).append(name)
         graphs = {"ours": extra.get("how", "graph")}
         graphs |= {
             peer: result.get("how", "graph") for peer, result in extra.get("peers", {}).items()
         }
         for whose, how in graphs.items():
             if how not in ("graph", "host clock"):
-                yield f"`{name}`, {whose}: timed by {how}"
+                found.setdefault((whose, f"timed by {how}"), []).append(name)
+    for (whose, why), names in found.items():
+        yield f"{whose}: {why}: {', '.join(f'`{name}`' for name in names)}"
 
 
 def page(report: Report) -> str:

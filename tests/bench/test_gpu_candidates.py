@@ -61,7 +61,7 @@ def test_a_wrong_candidate_is_never_timed_and_a_deadly_one_not_called_again(
     assert "## Candidates of a linear head" in text
     assert "- `candidates`: 2 passed, 2 failed" in text
     assert f"stopped: `{ONE}: {GAP}`" in text
-    assert f"`linear_candidates[{SUMS}]`, {OTHER}: RuntimeError: no such launch" in text
+    assert f"{OTHER}: RuntimeError: no such launch: `linear_candidates[{SUMS}]`" in text
 
 
 def test_tests_of_a_kernel_in_which_a_case_died_are_skipped(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The statistics behind GPU times, which need no GPU."""
+"""The statistics behind GPU times, which need no GPU, and what is timed on one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+import torch
 
 from gpu import timing
 
@@ -66,3 +67,30 @@ def test_an_error_becomes_one_short_line() -> None:
     assert timing.first_line(ValueError("bad\nworse")) == "ValueError: bad"
     assert timing.first_line(KeyError()) == "KeyError: "
     assert len(timing.first_line(RuntimeError("x" * 999))) == 160
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_what_waits_for_the_device_is_timed_by_events_and_spoils_nothing() -> None:
+    values = torch.randn(1000, device="cuda")
+    timed = timing.Timed([lambda: values.sum().item()])
+    assert timed.how.startswith("events: no graph of it")
+    assert timed.seconds() > 0
+    assert torch.randn(5, device="cuda").isfinite().all()
+    assert timing.Timed([lambda: values.sum()]).how == "graph"
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_random_numbers_can_be_drawn_behind_a_capture_that_failed() -> None:
+    def fails_in_a_capture() -> None:
+        torch.randn(3, device="cuda")
+        if torch.cuda.is_current_stream_capturing():
+            raise RuntimeError("not in a graph")
+
+    timed = timing.Timed([fails_in_a_capture])
+    assert timed.how == "events: no graph of it (RuntimeError: not in a graph)"
+    assert torch.randn(5, device="cuda").isfinite().all()
