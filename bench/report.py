@@ -1,7 +1,7 @@
 """Writes a pytest-benchmark JSON report as a Markdown table.
 
 python bench/report.py REPORT.json                    the whole table, to standard output
-python bench/report.py REPORT.json --into README.md   its headlines, between the page's bench:begin and bench:end marks
+python bench/report.py REPORT.json --into README.md   its headlines, between the bench (of a GPU: gpu-bench) :begin and :end marks
 python bench/report.py REPORT.json --targets bench/results/README.md    what was aimed at and what was reached, likewise
 python bench/report.py --gpu-targets bench/results/README.md    where each GPU target stands, by the reports committed beside the page
 
@@ -17,6 +17,7 @@ from typing import Any
 
 import cpu_targets
 import units
+from gpu import headlines as gpu_headlines
 from gpu import page
 from gpu import targets as gpu
 from pages import insert
@@ -129,7 +130,11 @@ def main() -> None:
         return
     report = json.loads(options.report.read_text())
     if options.into is not None:
-        insert(options.into, "bench", headlines(report))
+        of_gpu = page.is_gpu_report(report)
+        mark, text = (
+            ("gpu-bench", gpu_headlines.table(report)) if of_gpu else ("bench", headlines(report))
+        )
+        insert(options.into, mark, text)
     if options.targets is not None:
         insert(options.targets, "targets", targets(report))
     if options.into is None and options.targets is None:

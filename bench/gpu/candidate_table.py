@@ -21,6 +21,8 @@ WORK: dict[str, tuple[str, tuple[int, int, int]]] = {
     "gap 65536x1024-10": ("gap", (65_536, 1024, 10)),
     "gap 65536x1024-100": ("gap", (65_536, 1024, 100)),
     "sums 4096x1024-1000": ("loss, entropy, gap", (4096, 1024, 1000)),
+    "sums 65536x1024-1000": ("loss, entropy, gap", (65_536, 1024, 1000)),
+    "sums 65536x1024-100": ("loss, entropy, gap", (65_536, 1024, 100)),
     "gap 50001x1000-1111": ("gap", (50_001, 1000, 1111)),
 }
 BENCHMARK = "bench_linear_candidates"

@@ -1,7 +1,6 @@
 """Which kernel scores a linear head on a GPU: the one table, by shape of head.
 
-Its costs are predictions until a GPU has measured them: `bench/gpu.sh` times every candidate on every target shape and says
-where this table is wrong.
+`bench/gpu.sh` times every candidate on every target shape and says where this table is wrong.
 """
 
 from __future__ import annotations
@@ -50,42 +49,60 @@ class HeadClass:
         logits: rows times classes; too few leave multiprocessors without a tile.
         rows: of the features.
         classes: of the head.
-        gap_width: features that take part, for the gap alone: the Hopper kernel hides its reduction behind so long a product.
-        sums_width: the same for all other kinds.
+        width: features that take part.
         costs: by candidate; one that is not named is never chosen.
     """
 
     logits: int
     rows: int
     classes: int
-    gap_width: int
-    sums_width: int
+    width: int
     costs: Mapping[Candidate, float]
 
 
-# The first class that a head belongs to decides. Predicted from instruction counts and from bytes a cycle and multiprocessor:
-# of shared memory 128 can be had, and 128x128 wants 160, 128x144 153, 128x192 139, 128x256 128; of the second-level cache about
-# 30, and they want 48, 44, 37, 32. The reduction of 128x256 is not hidden: 2,200 cycles after every 16 a feature. In ping-pong
-# the other warpgroup's 8 cycles a feature hide 1,550 cycles and 2,200 of waiting for atomics (the gap), or 2,960 (all else).
-_TABLE = (
-    HeadClass(2 << 20, 256, 256, 2048, 2048, {
+# The first class that a head belongs to decides. Costs are times of an H100, over the columns that its busiest multiprocessor
+# computed (bench/results, "Candidates of a linear head"); what was not measured is put beside its nearest relative.
+_GAP = (
+    HeadClass(8 << 20, 256, 256, 2048, {
         "hopper 128x192": 1.0,
-        "hopper 128x256": 1.03,
-        "hopper 128x144": 1.12,
+        "hopper 128x256": 1.06,
+        "triton descriptors": 1.09,
+        "hopper 128x144": 1.29,
+        "triton pointers": 1.32,
+        "hopper 128x128": 1.4,
+    }),
+    HeadClass(8 << 20, 256, 256, 464, {
+        "hopper 128x192": 1.0,
+        "hopper 128x256": 1.0,
+        "triton descriptors": 1.04,
+        "triton pointers": 1.11,
+        "hopper 128x144": 1.14,
+        "hopper 128x128": 1.2,
+    }),
+    # Of one tile, or with fewer tiles than pay for a second launch.
+    HeadClass(0, 0, 65, 0, {"triton descriptors": 1.0, "triton pointers": 1.05}),
+    # Bound by reading the features or the weight once.
+    HeadClass(0, 0, 0, 0, {"triton pointers": 1.0, "triton descriptors": 1.2}),
+)  # fmt: skip
+_SUMS = (
+    HeadClass(2 << 20, 256, 256, 2048, {
+        "hopper 128x192": 1.0,
+        "hopper 128x144": 1.04,
+        "hopper 128x256": 1.09,
+        "hopper 128x128": 1.13,
+        "triton descriptors": 1.43,
+        "triton pointers": 1.44,
+    }),
+    HeadClass(2 << 20, 256, 256, 376, {
+        "hopper 128x192": 1.0,
+        "hopper 128x256": 1.08,
+        "hopper 128x144": 1.11,
+        "triton descriptors": 1.17,
         "hopper 128x128": 1.18,
-        "triton descriptors": 1.2,
-        "triton pointers": 1.35,
+        "triton pointers": 1.31,
     }),
-    HeadClass(2 << 20, 256, 256, 464, 376, {
-        "hopper 128x192": 1.0,
-        "hopper 128x144": 1.1,
-        "hopper 128x128": 1.14,
-        "hopper 128x256": 1.14,
-        "triton descriptors": 1.2,
-        "triton pointers": 1.35,
-    }),
-    # Too short a product to hide a tile's reduction behind, or bound by reading the features or the weight once.
-    HeadClass(0, 0, 0, 0, 0, {"triton pointers": 1.0, "triton descriptors": 1.05}),
+    HeadClass(0, 0, 65, 0, {"triton descriptors": 1.0, "triton pointers": 1.05}),
+    HeadClass(0, 0, 0, 0, {"triton pointers": 1.0, "triton descriptors": 1.2}),
 )  # fmt: skip
 
 
@@ -107,13 +124,12 @@ def choose(
         multiprocessors: of the device.
         candidates: those that can serve these operands there.
     """
-    for heads in _TABLE:
-        least_width = heads.gap_width if kinds == BIT["gap"] else heads.sums_width
+    for heads in _GAP if kinds == BIT["gap"] else _SUMS:
         if (
             rows * classes < heads.logits
             or rows < heads.rows
             or classes < heads.classes
-            or width < least_width
+            or width < heads.width
         ):
             continue
         costs = {

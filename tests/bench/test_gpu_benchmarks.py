@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from gpu_processes import environment, new_ledger, run_benchmarks
 
-from gpu import candidate_table, ledger, results, sanitized, targets
+from gpu import candidate_table, headlines, ledger, peers, results, sanitized, targets
 from gpu.entries import by_name
 
 HERE = Path(__file__).parent
@@ -61,6 +61,13 @@ def test_the_report_judges_every_target_that_has_a_benchmark(whole_run: Path) ->
     assert text.count("not yet measured") == len(targets.TARGETS) - len(targets.names())
     assert "not measured" not in text.replace("not yet measured", "")
     assert (whole_run / "kernels.md").read_text().count("\n| ") > 100
+
+
+def test_the_front_page_names_works_and_peers_that_are_measured(whole_run: Path) -> None:
+    lines = headlines.table(results.write_page(whole_run)).splitlines()
+    said = [line.split(" | ") for line in lines if line.endswith(" x |")]
+    torchs = [(saying, f"`{peer}`") for _, peer, saying in headlines.HEADLINES if peer not in peers.PACKAGES]  # fmt: skip
+    assert [(cells[0].removeprefix("| "), cells[3]) for cells in said] == torchs
 
 
 def test_bytes_and_flops_are_those_of_the_shapes(whole_run: Path) -> None:

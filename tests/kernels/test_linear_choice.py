@@ -23,7 +23,7 @@ H100 = 132  # multiprocessors
 
 
 def tiles_in_columns(candidate: Candidate, classes: int) -> int:
-    columns = int(candidate.rpartition("x")[2])
+    columns = 128 if candidate in TRITON else int(candidate.rpartition("x")[2])
     return -(-classes // columns) * columns
 
 
@@ -47,11 +47,11 @@ def test_only_a_candidate_that_can_serve_is_chosen(
 
 
 @given(classes=st.integers(256, 300_000), kinds=st.sampled_from([GAP, TRAINING]))
-def test_large_heads_go_to_the_compiled_kernel_in_a_tiling_that_wastes_little(
+def test_large_heads_go_to_a_tiling_that_wastes_little(
     classes: int, kinds: int
 ) -> None:
     chosen = choose(65_536, classes, 1024, kinds, H100, CANDIDATES)
-    assert chosen in HOPPER_TILES
+    assert chosen in (*HOPPER_TILES, "triton descriptors")
     least = min(tiles_in_columns(tile, classes) for tile in HOPPER_TILES)
     assert tiles_in_columns(chosen, classes) <= 1.2 * least
 
@@ -230,7 +230,7 @@ def test_no_rows_take_no_launch() -> None:
 def test_a_call_goes_where_the_table_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_cuda, "raw_stream", lambda device: 7000 + device)
     gpu, module, triton = gpu_of(True, True)
-    gpu.linear_scores(matrix(8192, 512), matrix(300, 512), None, None, None, [512], GAP, False)
+    gpu.linear_scores(matrix(8192, 512), matrix(2048, 512), None, None, None, [512], GAP, False)
     assert len(module.made) == 1
     assert module.made[0][13] in HOPPER_TILES.values()
     gpu.linear_scores(matrix(8192, 256), matrix(10, 256), None, None, None, [256], GAP, False)
@@ -239,5 +239,5 @@ def test_a_call_goes_where_the_table_says(monkeypatch: pytest.MonkeyPatch) -> No
     strided = matrix(512, 8192).T
     for _ in range(2):
         gpu.linear_scores(strided, matrix(300, 512), None, None, None, [512], GAP, False)
-        gpu.linear_scores(matrix(8192, 512), matrix(300, 512), None, None, None, [512], GAP, False)
+        gpu.linear_scores(matrix(8192, 512), matrix(2048, 512), None, None, None, [512], GAP, False)
     assert (len(module.made), len(triton.descriptors)) == (3, 3)
