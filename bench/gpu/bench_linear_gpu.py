@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 import dynams_kernels as dk
-from gpu import ledger, peers, timing
+from gpu import candidates, ledger, peers, timing
 
 pytestmark = [pytest.mark.gpu, pytest.mark.benchmark(timer=timing.ManualClock())]
 
@@ -148,7 +148,13 @@ def float32_precision(request: pytest.FixtureRequest) -> Iterator[str]:
 def bench_linear_margin_float32(against: Callable[..., None], float32_precision: str) -> None:
     against(
         lambda f, w, b: dk.linear_margin(f, w, b),
-        {"F.linear alone": linear, "F.linear, topk(2), subtracted": plain},
+        {
+            "F.linear alone": linear,
+            "F.linear, topk(2), subtracted": plain,
+            "F.linear by blocks of rows, each scored": lambda f, w, b: candidates.scores_by(
+                "eager", (f, w, b, None), ("gap",)
+            ),
+        },
         lambda: head(FLOAT32, torch.float32),
         bytes=linear_bytes(FLOAT32, 4),
         flops=linear_flops(FLOAT32),
