@@ -14,6 +14,15 @@ __device__ __forceinline__ float saturated_product(float a, float b) {
   return out;
 }
 
+// A barrier of that number of the block's, for some of its warps: a thread comes and waits for the others, or comes and
+// goes on. Those that waited see what all did before.
+__device__ __forceinline__ void meet(int barrier, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+__device__ __forceinline__ void announce(int barrier, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+
 // Makes a word of device memory at least `value`; what it was before.
 __device__ __forceinline__ uint32_t raise(uint32_t* word, uint32_t value) { return atomicMax(word, value); }
 

@@ -36,6 +36,7 @@
 #include "head_kernels.h"
 #include "reduce_tile.cuh"
 #include "swizzle.h"
+#include "turns_scheduler.cuh"
 
 namespace dynams {
 
@@ -84,6 +85,68 @@ class Reduction {
   const Params& params_;
 };
 
+// The same where a warp of those that load has a part in it: CUTLASS has one to load what an epilogue adds.
+template <class Shape, class Element, class Task>
+class ReductionAside {
+ public:
+  struct Arguments {
+    Task task;
+    const Element* bias;
+  };
+  using Params = Arguments;
+  using SharedStorage = Aside<Shape>;
+  using ElementC = void;
+  using ElementD = float;
+  using StrideC = cute::Stride<int64_t, cute::_1, int64_t>;
+  using StrideD = StrideC;
+
+  CUTLASS_HOST_DEVICE explicit ReductionAside(const Params& params) : params_(params) {}
+
+  template <class Problem>
+  static constexpr Params to_underlying_arguments(const Problem&, const Arguments& arguments, void*) {
+    return arguments;
+  }
+  template <class Problem>
+  static size_t get_workspace_size(const Problem&, const Arguments&) {
+    return 0;
+  }
+
+  template <class Problem, class Block, class Place, class Accumulators, class Product, class Residue>
+  CUTLASS_DEVICE void operator()(const Problem&, const Block&, const Place&, Accumulators& accumulators, const Product&,
+                                 const Residue& left, int thread, char* aside) {
+    const int rows_left = cute::get<0>(left), classes_left = cute::get<1>(left);
+    end_tile<Shape>(accumulators, rows_left, classes_left, thread, !begun_, *reinterpret_cast<Aside<Shape>*>(aside));
+    begun_ |= rows_left > 0 && classes_left > 0;
+  }
+
+ protected:
+  const Params& params_;
+  bool begun_ = false;
+};
+
+template <class Shape, class Element, class Task>
+class EpilogueAside : public cutlass::epilogue::collective::detail::Sm90TmaWarpSpecializedAdapter<
+                          ReductionAside<Shape, Element, Task>> {
+  using Base =
+      cutlass::epilogue::collective::detail::Sm90TmaWarpSpecializedAdapter<ReductionAside<Shape, Element, Task>>;
+
+ public:
+  using Base::Base;
+
+  CUTLASS_DEVICE bool is_producer_load_needed() const { return true; }
+  // By the whole warp, for every tile in turn.
+  template <class Problem, class Block, class Place, class Product>
+  CUTLASS_DEVICE auto load(typename Base::LoadPipeline, typename Base::LoadPipelineState state, const Problem& problem,
+                           const Block&, const Place& place, const Product&, int lane, Aside<Shape>& aside, int = -1) {
+    const int row_tile = cute::get<0>(place), class_tile = cute::get<1>(place);
+    const int rows_left = cute::get<0>(problem) - row_tile * Shape::kTileRows;
+    const int classes_left = cute::get<1>(problem) - class_tile * Shape::kColumns;
+    attend_tile<Shape>(row_tile, class_tile, rows_left, classes_left, this->params_.bias, lane, aside,
+                       this->params_.task);
+    return state;
+  }
+};
+
 template <class Element>
 using CutlassElement = std::conditional_t<std::is_same_v<Element, Half>, cutlass::half_t, cutlass::bfloat16_t>;
 
@@ -128,10 +191,12 @@ struct HeadKernel {
       cute::SM90_TMA_LOAD, SharedLayout, void, cute::identity,           // features
       cute::SM90_TMA_LOAD_MULTICAST, SharedLayout, void, cute::identity  // weight
       >;
-  using Epilogue =
-      cutlass::epilogue::collective::detail::Sm90TmaWarpSpecializedAdapter<Reduction<Shape, Element, Task>>;
-  using Kernel = cutlass::gemm::kernel::GemmUniversal<cute::Shape<int, int, int, int>, Mainloop, Epilogue,
-                                                      cutlass::gemm::PersistentScheduler>;
+  using Epilogue = std::conditional_t<
+      kHasAside<Shape, Task>, EpilogueAside<Shape, Element, Task>,
+      cutlass::epilogue::collective::detail::Sm90TmaWarpSpecializedAdapter<Reduction<Shape, Element, Task>>>;
+  // In ping-pong the other warpgroup's product hides how long CUTLASS's scheduler takes.
+  using Scheduler = std::conditional_t<Shape::kGroups == 2, InTurns, cutlass::gemm::PersistentScheduler>;
+  using Kernel = cutlass::gemm::kernel::GemmUniversal<cute::Shape<int, int, int, int>, Mainloop, Epilogue, Scheduler>;
 
   static cudaError_t preload() {
     return cudaFuncSetAttribute(cutlass::device_kernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,

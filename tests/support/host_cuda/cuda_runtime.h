@@ -45,7 +45,7 @@ namespace host_cuda {
 constexpr unsigned kLanes = 32;
 constexpr size_t kStackBytes = 64 << 10;
 
-enum class Waits { kNothing, kWarp, kBlock, kForever };
+enum class Waits { kNothing, kWarp, kBlock, kSome, kForever };
 
 struct Copy {
   void* to;

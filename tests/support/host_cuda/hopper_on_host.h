@@ -39,12 +39,32 @@ inline std::map<const uint32_t*, Raises> told_by_arrivals;
 inline Raises known[1024], counted[1024], brought[2][1024];
 inline std::function<void()> earlier_launch;  // what is not seen before wait_for_launch_before()
 
+// A block's barrier for some of its threads.
+struct Barrier {
+  int threads = 0, come = 0;
+  std::vector<unsigned> waiting;
+};
+inline Barrier barriers[16];
+
+// Whether all have come now; then those that waited go on.
+inline bool come(int number, int threads) {
+  pause();
+  Barrier& barrier = barriers[number];
+  if (barrier.come > 0 && barrier.threads != threads) problem = "threads disagree on how many meet";
+  barrier.threads = threads;
+  if (++barrier.come < threads) return false;
+  for (unsigned thread : barrier.waiting) here->threads[thread].waits = Waits::kNothing;
+  barrier = Barrier();
+  return true;
+}
+
 inline void forget_raises() {
   raises = 0;
   raised.clear();
   told_by_arrivals.clear();
 }
 inline void forget_known() {
+  std::fill(std::begin(barriers), std::end(barriers), Barrier());
   std::fill(std::begin(known), std::end(known), Raises());
   std::fill(std::begin(counted), std::end(counted), Raises());
 }
@@ -69,6 +89,13 @@ namespace dynams {
 inline float saturated_product(float a, float b) {
   const float product = a * b;
   return product > 0.0f ? product < 1.0f ? product : 1.0f : 0.0f;  // 0 for NaN too
+}
+
+inline void announce(int barrier, int threads) { host_cuda::come(barrier, threads); }
+inline void meet(int barrier, int threads) {
+  if (host_cuda::come(barrier, threads)) return;
+  host_cuda::barriers[barrier].waiting.push_back(host_cuda::current);
+  host_cuda::wait_for(host_cuda::Waits::kSome);
 }
 
 inline uint32_t raise(uint32_t* word, uint32_t value) {

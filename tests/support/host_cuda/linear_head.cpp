@@ -109,30 +109,59 @@ std::vector<float> product(const HopperHead& head, Place place) {
 
 template <class Shape, class Element, class Task>
 void run_tiles(const HopperHead& head, const Task& task) {
-  constexpr int kThreads = kWarpgroup * Shape::kGroups;
+  constexpr bool kAside = dynams::kHasAside<Shape, Task>;
+  constexpr int kOwners = kWarpgroup * Shape::kGroups, kThreads = kOwners + (kAside ? 32 : 0);
   const auto classes = static_cast<int>(head.classes), rows = static_cast<int>(head.rows);
   std::vector<Place> places =
       tiles_of(dynams::quotient_above(rows, Shape::kTileRows), dynams::quotient_above(classes, Shape::kColumns));
   std::mt19937 random(host_cuda::order_seed);
   if (host_cuda::order_seed != 0) std::shuffle(places.begin(), places.end(), random);
   host_cuda::forget_raises();
-  for (size_t begin = 0; begin < places.size(); begin += kMostThreads / kThreads) {
-    const size_t count = std::min<size_t>(kMostThreads / kThreads, places.size() - begin);
+  // With a warp aside one block takes a few tiles in turn; else they are in work at once.
+  constexpr size_t kTogether = kAside ? 3 : kMostThreads / kThreads;
+  for (size_t begin = 0; begin < places.size(); begin += kTogether) {
+    const size_t count = std::min(kTogether, places.size() - begin);
     std::vector<std::vector<float>> tiles;
     for (size_t i = 0; i < count; ++i) tiles.push_back(product<Shape, Element>(head, places[begin + i]));
+    [[maybe_unused]] dynams::Aside<Shape> aside;
+    std::memset(&aside, 0xff, sizeof(aside));
+    const auto bias = static_cast<const Element*>(head.bias);
+    const auto rows_left = [&](const Place& place) {
+      return static_cast<int>(rows - place.row_tile * Shape::kTileRows);
+    };
+    const auto classes_left = [&](const Place& place) {
+      return static_cast<int>(classes - place.class_tile * Shape::kColumns);
+    };
     host_cuda::body = [&] {
-      const int thread = static_cast<int>(threadIdx.x) % kThreads, number = static_cast<int>(threadIdx.x) / kThreads;
-      const Place place = places[begin + number];
+      const int thread = static_cast<int>(threadIdx.x) % kThreads;
       Registers<Shape> registers;
-      registers.load(tiles[number].data(), thread);
-      dynams::reduce_tile<Shape>(registers, place.row_tile, place.class_tile,
-                                 static_cast<int>(rows - place.row_tile * Shape::kTileRows),
-                                 static_cast<int>(classes - place.class_tile * Shape::kColumns),
-                                 static_cast<const Element*>(head.bias), thread, task);
+      if constexpr (kAside) {
+        bool begun = false;
+        for (size_t i = 0; i < count; ++i) {
+          const Place place = places[begin + i];
+          const int row_count = rows_left(place), class_count = classes_left(place);
+          if (thread < kOwners) {
+            registers.load(tiles[i].data(), thread);
+            dynams::end_tile<Shape>(registers, row_count, class_count, thread, !begun, aside);
+            begun |= row_count > 0 && class_count > 0;
+          } else {
+            dynams::attend_tile<Shape>(place.row_tile, place.class_tile, row_count, class_count, bias, thread % 32,
+                                       aside, task);
+          }
+        }
+      } else {
+        const int number = static_cast<int>(threadIdx.x) / kThreads;
+        const Place place = places[begin + number];
+        registers.load(tiles[number].data(), thread);
+        dynams::reduce_tile<Shape>(registers, place.row_tile, place.class_tile, rows_left(place), classes_left(place),
+                                   bias, thread, task);
+      }
     };
     host_cuda::here = &host_cuda::multiprocessors[0];
     host_cuda::forget_known();
-    host_cuda::run_block(static_cast<unsigned>(count * kThreads), random);
+    host_cuda::run_block(static_cast<unsigned>((kAside ? 1 : count) * kThreads), random);
+    for (const host_cuda::Barrier& barrier : host_cuda::barriers)
+      if (barrier.come != 0 && host_cuda::problem.empty()) host_cuda::problem = "a barrier is left with too few";
   }
 }
 

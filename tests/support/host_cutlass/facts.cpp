@@ -145,7 +145,8 @@ void tell_walk(int rows, int classes) {
       Scheduler::to_underlying_arguments(cute::make_shape(rows, classes, 8, 1), typename Head::Tile{},
                                          typename Head::Cluster{}, cutlass::KernelHardwareInfo{}, arguments);
   std::printf("%d %d", params.log_swizzle_size_, int(params.blocks_per_problem_));
-  for (uint64_t turn = 0; turn < params.blocks_per_problem_; ++turn) {
+  constexpr bool kTurns = std::is_same_v<typename Head::Scheduler, dynams::InTurns>;
+  for (uint64_t turn = 0; !kTurns && turn < params.blocks_per_problem_; ++turn) {
     // The block's place in its cluster of two row tiles, of which one dimension of the grid is made.
     const uint64_t of_cluster = params.raster_order_ == Params::RasterOrder::AlongN ? turn % 2 : 0;
     const auto [row, column] = Scheduler::get_work_idx_m_and_n(
@@ -153,6 +154,24 @@ void tell_walk(int rows, int classes) {
         params.divmod_cluster_shape_minor_, params.divmod_cluster_blk_major_, params.log_swizzle_size_,
         params.raster_order_, of_cluster, 0);
     std::printf(" %d %d", int(row), int(column));
+  }
+  if constexpr (kTurns) {
+    // What a grid of seven clusters takes, in the order of all blocks' turns.
+    using Turned = dynams::TurnsScheduler<typename Head::Cluster>;
+    std::vector<dynams::Turns> clusters;
+    for (uint32_t cluster = 0; cluster < 7; ++cluster) clusters.push_back(Turned::turns_of(params, cluster, 7));
+    for (bool any = true; any;) {
+      any = false;
+      for (dynams::Turns& turns : clusters)
+        if (turns.is_tile()) {
+          for (int block = 0; block < 2; ++block) {
+            const auto tile = Turned::tile_of(params, turns, block, 0);
+            std::printf(" %d %d", tile.M_idx, tile.N_idx);
+          }
+          turns.advance();
+          any = true;
+        }
+    }
   }
   std::printf("\n");
 }

@@ -12,6 +12,8 @@ int __any_sync(unsigned mask, int value);
 namespace dynams {
 
 float saturated_product(float a, float b);
+void meet(int barrier, int threads);
+void announce(int barrier, int threads);
 uint32_t raise(uint32_t* word, uint32_t value);
 uint32_t arrive(uint32_t* count);
 void see_arrivals();
