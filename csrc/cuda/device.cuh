@@ -109,10 +109,10 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return out;
 }
 
-// 1 where a < b, else 0: as a number it is a factor and a count, where a predicate would cost two selections.
-__device__ __forceinline__ float one_if_less(float a, float b) {
+// a * b + c, rounded once, clamped to [0, 1]; 0 for NaN.
+__device__ __forceinline__ float fma_saturated(float a, float b, float c) {
   float out;
-  asm("set.lt.f32.f32 %0, %1, %2;" : "=f"(out) : "f"(a), "f"(b));
+  asm("fma.rn.sat.f32 %0, %1, %2, %3;" : "=f"(out) : "f"(a), "f"(b), "f"(c));
   return out;
 }
 
@@ -138,8 +138,6 @@ namespace dynams {
 
 __device__ __forceinline__ double max_nan(double a, double b) { return a != a || a > b ? a : b; }
 __device__ __forceinline__ double min_nan(double a, double b) { return a != a || a < b ? a : b; }
-
-__device__ __forceinline__ double one_if_less(double a, double b) { return a < b ? 1.0 : 0.0; }
 
 __device__ __forceinline__ float greater(float a, float b) { return fmaxf(a, b); }
 __device__ __forceinline__ float lesser(float a, float b) { return fminf(a, b); }

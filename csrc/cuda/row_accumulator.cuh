@@ -1,9 +1,9 @@
 // What one lane learns of a row as its logits stream past, and how two lanes' knowledge becomes one.
 //
-// Kept: the two largest logits and, where a softmax is asked for, sums of e = exp(z - largest) over the *other* classes
-// and how many classes share the largest. Leaving the largest out keeps the precision of 1 - p where p is nearly 1.
-// -inf stands for "no logit": it adds nothing to a sum, so lanes with nothing to read are filled up with it (a row of
-// nothing but -inf is told at the end by its largest).
+// Kept: the two largest logits and, where a softmax is asked for, sums of e = exp(z - largest) over all classes but one
+// of the largest logit. Leaving that out keeps the precision of 1 - p where p is nearly 1. -inf stands for "no logit":
+// it adds nothing to a sum, so lanes with nothing to read are filled up with it (a row of nothing but -inf is told at
+// the end by its largest).
 #pragma once
 
 #include "device.cuh"
@@ -104,6 +104,9 @@ struct TopTwo {
   __device__ __forceinline__ T runner_up() const { return second; }
 };
 
+template <class Element>
+struct PackedLeaders;
+
 // Half-precision numbers are compared two a register: three operations for two elements, and no widening.
 template <class Element>
 struct PackedTopTwo {
@@ -124,6 +127,7 @@ struct PackedTopTwo {
   }
 
  private:
+  friend struct PackedLeaders<Element>;
   static constexpr uint32_t kNothing = std::is_same<Element, Half>::value ? 0xfc00fc00u : 0xff80ff80u;
   static __device__ __forceinline__ float low(uint32_t word) {
     return widen(Element{static_cast<uint16_t>(word & 0xffffu)});
@@ -137,10 +141,55 @@ struct TopTwo<Half> : PackedTopTwo<Half> {};
 template <>
 struct TopTwo<BFloat> : PackedTopTwo<BFloat> {};
 
+// The two largest as lanes exchange them to agree on those of all.
+template <class T>
+struct Leaders {
+  T first, second;
+
+  __device__ __forceinline__ explicit Leaders(const TopTwo<T>& top) : first(top.first), second(top.second) {}
+  template <class Exchange>
+  __device__ __forceinline__ void join(const Exchange& exchange) {
+    const T other = exchange(first);
+    second = greater(greater(second, exchange(second)), lesser(first, other));
+    first = max_nan(first, other);
+  }
+  __device__ __forceinline__ T largest() const { return first; }
+  __device__ __forceinline__ T runner_up() const { return second; }
+};
+
+// Of half-precision numbers both travel in one register, the largest in the low half.
+template <class Element>
+struct PackedLeaders {
+  uint32_t pair;
+
+  __device__ __forceinline__ explicit PackedLeaders(const TopTwo<Element>& top)
+      : pair(joined((top.first & 0xffffu) | top.second << 16, top.first >> 16 | (top.second & 0xffff0000u))) {}
+  template <class Exchange>
+  __device__ __forceinline__ void join(const Exchange& exchange) {
+    pair = joined(pair, exchange(pair));
+  }
+  __device__ __forceinline__ float largest() const { return TopTwo<Element>::low(pair); }
+  __device__ __forceinline__ float runner_up() const { return TopTwo<Element>::high(pair); }
+
+ private:
+  static __device__ __forceinline__ uint32_t joined(uint32_t a, uint32_t b) {
+    const uint32_t lesser = Packed<Element>::lesser(a, b), beaten = (lesser & 0xffffu) | lesser << 16;
+    return Packed<Element>::max_nan(Packed<Element>::max_nan(a, b), beaten);
+  }
+};
+template <>
+struct Leaders<Half> : PackedLeaders<Half> {
+  using PackedLeaders<Half>::PackedLeaders;
+};
+template <>
+struct Leaders<BFloat> : PackedLeaders<BFloat> {
+  using PackedLeaders<BFloat>::PackedLeaders;
+};
+
 template <class T>
 struct RowState {
   T largest, second;
-  T ties;          // how many classes have the largest logit
+  T ties;          // how many classes of the largest logit the sums leave out: 1 of a whole row
   T mass;          // over the other classes: sum of e = exp(z - largest),
   T mass_squares;  // of e^2,
   T mass_shifted;  // of e * (z - largest)
@@ -157,16 +206,16 @@ __device__ __forceinline__ T bounded_shift(T shift) {
   return greater(shift, T(-1e4));
 }
 
-// exp of a bounded shift. The product with log2(e) is rounded, by up to |x| 2^-24 of the result; what the rounding took
-// (float's ln 2 is exact to 3e-9 of itself) comes back to first order. Four instructions where expf needs eight: with
-// eight, the sums of half-precision rows are bound by instructions, not by memory.
-__device__ __forceinline__ float exp_of_shift(float x) {
+// exp of a bounded shift and of a correction far below 1. The product with log2(e) is rounded, by up to |x| 2^-24 of
+// the result; what the rounding took (float's ln 2 is exact to 3e-9 of itself) comes back to first order. Four
+// instructions where expf needs eight.
+__device__ __forceinline__ float exp_of_shift(float x, float correction = 0.0f) {
   const float product = times(x, 1.44269504088896341f);
   const float lost = fmaf(product, -0.693147180559945309f, x);
   const float power = exp2_fast(product);
-  return fmaf(power, lost, power);
+  return fmaf(power, lost + correction, power);
 }
-__device__ __forceinline__ double exp_of_shift(double x) { return exp(x); }
+__device__ __forceinline__ double exp_of_shift(double x, double = 0) { return exp(x); }
 
 // Makes the sums relative to `largest`, at least the state's own: what was largest joins the others.
 template <int kSums, class T>
@@ -184,50 +233,95 @@ __device__ __forceinline__ void raise_largest(RowState<T>& state, T largest) {
   state.largest = largest;
 }
 
-// A few logits' part of the sums, none above `largest`; added to the row's at once, which keeps the error of long rows
-// small.
-template <int kSums, class T>
-struct PartialSums {
-  T largest;
-  T below = 0;  // how many are less than the largest
-  T mass = 0, mass_squares = 0, mass_shifted = 0;
+// Logits relative to the second largest of their lanes: `part` tells how far below it one is, 0 from it on upwards, and
+// `weight` is e of that part. Whatever logits and second are, infinities and NaN too, both are finite.
+template <class T>
+struct Reference;
 
-  __device__ __forceinline__ void add(T logit) {
-    const T counts = one_if_less(logit, largest);
-    const T shift = bounded_shift(logit - largest);
-    const T weight = exp_of_shift(shift);
-    below += counts;
-    mass = fma(weight, counts, mass);
-    if constexpr (kSums == kAllSums) {
-      const T counted = times(weight, counts);
-      mass_squares = fma(counted, counted, mass_squares);
-      mass_shifted = fma(counted, shift, mass_shifted);
-    }
+// A part is a share of kSpan in units of ln 2: saturation, which is free, so keeps the argument of exp2 in [-kSpan, 0].
+// Near zero a part is one operation, its rounding that of the result. The second's own product is rounded there,
+// upwards so that no logit from it on downwards saturates: all weights are too small by one factor, which `rise` gives
+// back.
+template <>
+struct Reference<float> {
+  static constexpr float kSpan = 16384.0f, kLn2 = 0.693147180559945309f, kUnit = 1.44269504088896341f / kSpan;
+  static constexpr float kNear = 512.0f;  // the factor is 1 + 2e-4 at most
+
+  float second, offset;
+  bool near;
+
+  __device__ __forceinline__ explicit Reference(float runner_up) : second(runner_up) {
+    const float product = times(second, kUnit), size = greater(product, -product);
+    near = size <= kNear * kUnit;
+    offset = fmaf(size, 1.1920929e-7f, product);
   }
-  __device__ __forceinline__ void add_to(RowState<T>& state, int logits) const {
-    state.ties += static_cast<T>(logits) - below;
-    state.mass += mass;
-    state.mass_squares += mass_squares;
-    state.mass_shifted += mass_shifted;
+  template <bool kIsNear>
+  __device__ __forceinline__ float part(float logit) const {
+    return kIsNear ? fma_saturated(logit, -kUnit, offset) : fma_saturated(second - logit, kUnit, 0.0f);
+  }
+  static __device__ __forceinline__ float weight(float part) { return exp2_fast(times(part, -kSpan)); }
+  // The sum of e * (z - second) from that of the weights times their parts.
+  static __device__ __forceinline__ float shifted(float parts) { return times(parts, -kSpan * kLn2); }
+  __device__ __forceinline__ float excess() const {
+    return near ? times(fmaf(second, -kUnit, offset), kSpan * kLn2) : 0.0f;
   }
 };
 
-template <int kSums, class Element, class T, int kVectors>
-__device__ __forceinline__ void add_vectors(TopTwo<Element>& top, RowState<T>& state,
-                                            const Vector (&vectors)[kVectors]) {
-#pragma unroll
-  for (int i = 0; i < kVectors; ++i) top.add(vectors[i]);
-  if constexpr (kSums != kNoSums) {
-    raise_largest<kSums>(state, top.largest());
-    PartialSums<kSums, T> sums{state.largest};
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-#pragma unroll
-      for (int place = 0; place < Layout<Element>::kElements; ++place) sums.add(Layout<Element>::at(vectors[i], place));
-    }
-    sums.add_to(state, kVectors * Layout<Element>::kElements);
+template <>
+struct Reference<double> {
+  static constexpr bool near = true;
+  double second;
+
+  __device__ __forceinline__ explicit Reference(double runner_up) : second(runner_up) {}
+  template <bool>
+  __device__ __forceinline__ double part(double logit) const {
+    return bounded_shift(lesser(logit - second, 0.0));
   }
-}
+  static __device__ __forceinline__ double weight(double part) { return exp_of_shift(part); }
+  static __device__ __forceinline__ double shifted(double parts) { return parts; }
+  __device__ __forceinline__ double excess() const { return 0.0; }
+};
+
+// Sums over a few logits whose largest and second are known, relative to the second.
+template <int kSums, class T>
+struct PartialSums {
+  Reference<T> reference;
+  T mass = 0, squares = 0, parts = 0;
+
+  __device__ __forceinline__ explicit PartialSums(T second) : reference(second) {}
+
+  template <bool kIsNear>
+  __device__ __forceinline__ void add(T logit) {
+    const T part = reference.template part<kIsNear>(logit);
+    const T weight = Reference<T>::weight(part);
+    mass += weight;
+    if constexpr (kSums == kAllSums) {
+      squares = fma(weight, weight, squares);
+      parts = fma(weight, part, parts);
+    }
+  }
+
+  __device__ __forceinline__ void add_any(T logit) {
+    if (reference.near) add<true>(logit);
+    else add<false>(logit);
+  }
+
+  // Relative to the largest and without its term, which is at most as large as that of the second, which stays: taking
+  // it off costs no more than a bit.
+  __device__ __forceinline__ RowState<T> state(T largest) const {
+    const T part = reference.near ? reference.template part<true>(largest) : reference.template part<false>(largest);
+    const T weight = Reference<T>::weight(part), others = mass - weight;
+    const T shift = largest == reference.second ? T(0) : bounded_shift(reference.second - largest);
+    const T excess = reference.excess(), scale = exp_of_shift(shift, excess);
+    RowState<T> state{largest, reference.second, 1, times(scale, others), 0, 0};
+    if constexpr (kSums == kAllSums) {
+      state.mass_squares = times(times(scale, scale), fma(-weight, weight, squares));
+      const T shifted = Reference<T>::shifted(fma(-weight, part, parts));
+      state.mass_shifted = times(scale, fma(shift + excess, others, shifted));
+    }
+    return state;
+  }
+};
 
 // Commutative to the bit, so that lanes that exchange states and merge them agree on the result.
 template <int kSums, class T>

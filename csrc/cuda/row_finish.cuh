@@ -37,8 +37,11 @@ struct RowScorer {
   __device__ __forceinline__ RowScorer(const RowState<T>& of, const RowFacts<T>& with, uint32_t kinds)
       : state(of), facts(with), total(1), not_largest(0), log_total(0) {
     if (!(kinds & kSoftmaxKinds)) return;
-    // Lanes with nothing to read counted their filling as ties of -inf.
-    if (state.largest == -infinity<T>()) state.ties = static_cast<T>(facts.classes);
+    // Of nothing but -inf the sums count also the filling of lanes with nothing to read.
+    if (state.largest == -infinity<T>()) {
+      state.ties = static_cast<T>(facts.classes);
+      state.mass = state.mass_squares = state.mass_shifted = 0;
+    }
     total = state.mass + state.ties;
     not_largest = state.mass + (state.ties - T(1));
     if (kinds & (kLoss | kEntropy | kLogsumexp)) log_total = state.ties == T(1) ? log1p(not_largest) : log(total);

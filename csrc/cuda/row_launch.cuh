@@ -3,6 +3,8 @@
 
 #include <cuda_runtime.h>
 
+#include <type_traits>
+
 #include "row_scores.cuh"
 #include "row_scores_short.cuh"
 
@@ -70,9 +72,14 @@ cudaError_t RowScoresOf<Element>::score_with(const CudaRowScores& request, const
     split.parts = static_cast<PartOfRow<T>*>(request.scratch);
     split.nearest = reinterpret_cast<T*>(split.parts + task.rows * plan.splits);
   }
-  const int log_lanes = plan.lanes == 8 ? 3 : plan.lanes == 16 ? 4 : plan.lanes == 32 ? 5 : 8;
-  const dim3 grid(blocks(kThreads / plan.lanes), static_cast<unsigned>(plan.splits));
-  cudaError_t error = launch(score_rows<Element, kSums>, grid, kThreads, stream, task, log_lanes, split);
+  // Without sums a score is a subtraction, and memory bound as it is.
+  const int turns = kSums == kNoSums || plan.splits > 1 ? 1 : plan.turns;
+  const dim3 grid(blocks(kThreads / plan.lanes * turns), static_cast<unsigned>(plan.splits));
+  const auto kernel = plan.lanes == 8    ? score_rows<Element, kSums, 8>
+                      : plan.lanes == 16 ? score_rows<Element, kSums, 16>
+                      : plan.lanes == 32 ? score_rows<Element, kSums, 32>
+                                         : score_rows<Element, kSums, kThreads>;
+  cudaError_t error = launch(kernel, grid, kThreads, stream, task, turns, split);
   if (plan.splits == 1 || error != cudaSuccess) return error;
   if (task.kinds & kDistance) error = launch(measure_parts<Element>, grid, kThreads, stream, task, split);
   if (error != cudaSuccess) return error;
@@ -90,18 +97,19 @@ template <class Element>
 cudaError_t RowScoresOf<Element>::preload() {
   cudaFuncAttributes attributes;
   cudaError_t first = cudaSuccess;
-  const auto load = [&](auto kernel) {
-    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
-    if (first == cudaSuccess) first = error;
+  const auto load = [&](auto... kernels) {
+    for (const cudaError_t error : {cudaFuncGetAttributes(&attributes, kernels)...})
+      if (first == cudaSuccess) first = error;
   };
-  load(score_rows<Element, kNoSums>);
-  load(score_rows<Element, kMassSum>);
-  load(score_rows<Element, kAllSums>);
-  load(score_short_rows<Element, kNoSums>);
-  load(score_short_rows<Element, kMassSum>);
-  load(score_short_rows<Element, kAllSums>);
-  load(measure_parts<Element>);
-  load(merge_parts<Element>);
+  const auto load_all = [&](auto sums) {
+    constexpr int kSums = decltype(sums)::value;
+    load(score_rows<Element, kSums, 8>, score_rows<Element, kSums, 16>, score_rows<Element, kSums, 32>,
+         score_rows<Element, kSums, kThreads>, score_short_rows<Element, kSums>);
+  };
+  load_all(std::integral_constant<int, kNoSums>{});
+  load_all(std::integral_constant<int, kMassSum>{});
+  load_all(std::integral_constant<int, kAllSums>{});
+  load(measure_parts<Element>, merge_parts<Element>);
   return first;
 }
 

@@ -8,6 +8,7 @@
 namespace dynams {
 
 constexpr int kTileThreads = 128;
+constexpr int kMostFound = 16;        // rows that a warp, or a block of long rows, scores together
 constexpr int kTileBytes = 16 << 10;  // of short rows a block; a multiprocessor holds a dozen such blocks
 
 struct RowPlan {
@@ -16,6 +17,7 @@ struct RowPlan {
   int64_t splits;        // parts of a row; 1 where rows are whole
   int64_t part_classes;  // classes of a part
   int64_t blocks;        // at most so many at a time, further rows are taken in turn
+  int turns;             // whole rows: how many a group of lanes reads before all are scored
 };
 
 constexpr int64_t kMostPartClasses = int64_t(1) << 30;   // counted in 32 bits
@@ -52,7 +54,7 @@ inline int rows_of_tile(int64_t rows, int64_t classes, int64_t row_stride, int e
 inline RowPlan plan_rows(int64_t rows, int64_t classes, int64_t row_stride, int element_bytes, int multiprocessors) {
   constexpr int kBlockLanes = 256;
   constexpr int64_t kPartMultiple = 64;  // elements: parts of an aligned row are aligned
-  RowPlan plan{rows_of_tile(rows, classes, row_stride, element_bytes, multiprocessors), 32, 1, classes, kMostBlocks};
+  RowPlan plan{rows_of_tile(rows, classes, row_stride, element_bytes, multiprocessors), 32, 1, classes, kMostBlocks, 1};
   if (plan.tile_rows > 0) return plan;
   plan.splits = parts_of_row(rows, classes, element_bytes, multiprocessors);
   if (plan.splits > 1) {
@@ -67,6 +69,10 @@ inline RowPlan plan_rows(int64_t rows, int64_t classes, int64_t row_stride, int 
   const bool few = rows < 16 * static_cast<int64_t>(multiprocessors);
   const int64_t most = few ? 4 : 8;
   plan.lanes = vectors <= 8 * most ? 8 : vectors <= 16 * most ? 16 : vectors <= 32 * (few ? 8 : 32) ? 32 : kBlockLanes;
+  // As many as leave every multiprocessor several blocks to follow each other.
+  const int64_t block_rows = kBlockLanes / plan.lanes, groups = plan.lanes > 32 ? 1 : 32 / plan.lanes;
+  while (groups * plan.turns < kMostFound && rows / (2 * block_rows * plan.turns) >= 6 * int64_t(multiprocessors))
+    plan.turns *= 2;
   return plan;
 }
 

@@ -53,12 +53,20 @@ struct PartsOfRows {
   __device__ __forceinline__ int64_t place(int64_t row) const { return row * splits + blockIdx.y; }
 };
 
-// Where the warps of a block meet.
+// What a row is scored from, but for its label's logit.
+template <class T>
+struct alignas(16) FoundRow {
+  RowState<T> state;
+  T nearest;
+};
+
+// Where the warps of a block meet, and rows wait for their scores.
 template <class T>
 struct Joints {
   RowState<T> states[kWarps];
   int places[kWarps];
   T distances[kWarps];
+  FoundRow<T> found[kWarps * kMostFound];
 };
 
 // Enough registers to keep the loads in flight, enough threads to hide their latency.
@@ -67,45 +75,63 @@ constexpr int blocks_together() {
   return sizeof(T) == 8 ? (kSums == kNoSums ? 4 : 2) : (kSums == kNoSums ? 5 : 4);
 }
 
-template <class Element, int kSums>
+template <class Element, int kSums, int kLanes>
 __global__ void __launch_bounds__(kThreads, (blocks_together<ScoreOf<Element>, kSums>()))
-    score_rows(RowsTask<Element> task, int log_lanes, PartsOfRows<ScoreOf<Element>> split) {
+    score_rows(RowsTask<Element> task, int turns, PartsOfRows<ScoreOf<Element>> split) {
   using T = ScoreOf<Element>;
   Joints<T>& joints = in_shared_memory<Joints<T>>();
-  const int lanes = 1 << log_lanes, groups = kThreads >> log_lanes;
-  const int lane = static_cast<int>(threadIdx.x) & (lanes - 1), group = static_cast<int>(threadIdx.x) >> log_lanes;
-  const bool whole = split.parts == nullptr;
-  const int64_t begin = split.begin();
-  const int count = split.count(task.classes);
-  for (int64_t base = static_cast<int64_t>(blockIdx.x) * groups; base < task.rows;
-       base += static_cast<int64_t>(gridDim.x) * groups) {
-    // Groups beyond the last row read it again, as whole warps exchange values; they write nothing.
-    const bool exists = base + group < task.rows;
-    const int64_t index = exists ? base + group : task.rows - 1;
-    const bool writes = exists && lane == 0;
-    const Element* row = task.row(index);
-    const int64_t label = writes && whole ? task.label(index) : -1;
-    RowState<T> state = read_span<kSums>(Span<Element>(row + begin, count), lane, lanes);
-    RowFacts<T> facts{T(0), task.has_class(label), T(0), task.classes};
-    if (facts.labelled) facts.own = widen(row[label]);
-    state = join_lanes<JoinStates<kSums, T>>(state, lanes, joints.states);
-    int first = kNoClass;
-    if (task.kinds & kDistance) {
-      first = find_logit(row + begin, count, state.largest, lane, lanes);
-      first = join_lanes<JoinLowest>(first, lanes, joints.places);
+  // A crew, a warp or where rows are long the block, takes `turns` times as many rows as it has groups of lanes. Their
+  // scores take hundreds of operations a row: each is left to a lane in the end.
+  constexpr bool kWarpsApart = kLanes <= kWarpLanes;
+  constexpr int kCrews = kWarpsApart ? kWarps : 1, kGroups = kWarpsApart ? kWarpLanes / kLanes : 1;
+  const int lane = static_cast<int>(threadIdx.x % kLanes), warp_lane = static_cast<int>(threadIdx.x % kWarpLanes);
+  const int warp = static_cast<int>(threadIdx.x / kWarpLanes), crew = kWarpsApart ? warp : 0;
+  const int crew_rows = kGroups * turns;
+  // Only blocks take parts of rows.
+  const bool whole = kWarpsApart || split.parts == nullptr;
+  const int64_t begin = kWarpsApart ? 0 : split.begin();
+  const int count = kWarpsApart ? static_cast<int>(task.classes) : split.count(task.classes);
+  for (int64_t base = static_cast<int64_t>(blockIdx.x) * (kCrews * crew_rows); base < task.rows;
+       base += static_cast<int64_t>(gridDim.x) * (kCrews * crew_rows)) {
+    int place = crew * crew_rows + (kWarpsApart ? warp_lane / kLanes : 0);
+    for (int turn = 0; turn < turns; ++turn, place += kGroups) {
+      // Groups beyond the last row read it again, as whole warps exchange values; they write nothing.
+      const bool exists = base + place < task.rows;
+      const int64_t index = exists ? base + place : task.rows - 1;
+      const Element* row = task.row(index);
+      FoundRow<T>& found = joints.found[place];
+      read_span<kSums, kLanes>(Span<Element>(row + begin, count), lane, joints.states, found.state);
+      int first = kNoClass;
+      if (task.kinds & kDistance) {
+        first = find_logit(row + begin, count, found.state.largest, lane, kLanes);
+        first = join_lanes<JoinLowest, kLanes>(first, joints.places);
+      }
+      if (!whole) {
+        if (exists && lane == 0)
+          split.parts[split.place(index)] = PartOfRow<T>{found.state, first == kNoClass ? -1 : begin + first};
+        continue;
+      }
+      if (task.kinds & kDistance) {
+        T nearest = 0;
+        // In a row with a NaN no class is the first, and there is no distance.
+        if (first != kNoClass)
+          nearest = nearest_boundary(row, task.class_distances + first * task.distances_stride, count,
+                                     found.state.largest, first, lane, kLanes);
+        nearest = join_lanes<JoinLeast<T>, kLanes>(nearest, joints.distances);
+        if (lane == 0) found.nearest = nearest;
+      }
     }
-    if (!whole) {
-      if (writes) split.parts[split.place(index)] = PartOfRow<T>{state, first == kNoClass ? -1 : begin + first};
-      continue;
+    if (!whole) continue;
+    __syncwarp();
+    const int64_t index = base + crew * crew_rows + warp_lane;
+    if (warp == crew && warp_lane < crew_rows && index < task.rows) {
+      const FoundRow<T> found = joints.found[crew * crew_rows + warp_lane];
+      const int64_t label = task.label(index);
+      RowFacts<T> facts{T(0), task.has_class(label), found.nearest, task.classes};
+      if (facts.labelled) facts.own = widen(task.row(index)[label]);
+      write_scores<kSums>(found.state, facts, task.kinds, task.scores + index, task.scores_stride);
     }
-    if (task.kinds & kDistance) {
-      // In a row with a NaN no class is the first, and there is no distance.
-      if (first != kNoClass)
-        facts.nearest = nearest_boundary(row, task.class_distances + first * task.distances_stride, count,
-                                         state.largest, first, lane, lanes);
-      facts.nearest = join_lanes<JoinLeast<T>>(facts.nearest, lanes, joints.distances);
-    }
-    if (writes) write_scores<kSums>(state, facts, task.kinds, task.scores + index, task.scores_stride);
+    __syncwarp();
   }
 }
 
@@ -122,12 +148,12 @@ __global__ void __launch_bounds__(kThreads) measure_parts(RowsTask<Element> task
     const PartOfRow<T>* parts = split.parts + index * split.splits;
     RowState<T> state = no_logits<T>();
     for (int64_t part = lane; part < split.splits; part += kThreads) state = merge<kNoSums>(state, parts[part].state);
-    state = join_lanes<JoinStates<kNoSums, T>>(state, kThreads, joints.states);
+    state = join_lanes<JoinStates<kNoSums, T>, kThreads>(state, joints.states);
     // The parts are in the order of their classes: the first with the largest has the lowest.
     int first_part = kNoClass;
     for (int64_t part = lane; part < split.splits && first_part == kNoClass; part += kThreads)
       if (parts[part].state.largest == state.largest) first_part = static_cast<int>(part);
-    first_part = join_lanes<JoinLowest>(first_part, kThreads, joints.places);
+    first_part = join_lanes<JoinLowest, kThreads>(first_part, joints.places);
     T nearest = T(0);
     if (first_part != kNoClass) {
       const int64_t first = parts[first_part].first_class;
@@ -135,7 +161,7 @@ __global__ void __launch_bounds__(kThreads) measure_parts(RowsTask<Element> task
       nearest =
           nearest_boundary(task.row(index) + begin, distances, count, state.largest, first - begin, lane, kThreads);
     }
-    nearest = join_lanes<JoinLeast<T>>(nearest, kThreads, joints.distances);
+    nearest = join_lanes<JoinLeast<T>, kThreads>(nearest, joints.distances);
     if (lane == 0) split.nearest[split.place(index)] = nearest;
   }
 }

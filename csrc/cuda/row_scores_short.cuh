@@ -56,6 +56,21 @@ __device__ __forceinline__ void stage(unsigned char* tile, const Element* from, 
   wait_for_copies();
 }
 
+template <bool kIsNear, class Element, class Sums>
+__device__ __forceinline__ void add_tile_row(Sums& sums, const TileRow<Element>& row) {
+  if (row.vectors) {
+    for (int i = 0; i < row.vector_count(); ++i) {
+      const Vector vector = row.vector(i);
+#pragma unroll
+      for (int place = 0; place < Layout<Element>::kElements; ++place)
+        sums.template add<kIsNear>(Layout<Element>::at(vector, place));
+    }
+  } else {
+#pragma unroll 2
+    for (int i = 0; i < row.classes; ++i) sums.template add<kIsNear>(widen(row.element(i)));
+  }
+}
+
 template <int kSums, class Element>
 __device__ __forceinline__ RowState<ScoreOf<Element>> read_tile_row(const TileRow<Element>& row) {
   using T = ScoreOf<Element>;
@@ -71,18 +86,10 @@ __device__ __forceinline__ RowState<ScoreOf<Element>> read_tile_row(const TileRo
   state.largest = top.largest();
   state.second = top.runner_up();
   if constexpr (kSums != kNoSums) {
-    PartialSums<kSums, T> sums{state.largest};
-    if (row.vectors) {
-      for (int i = 0; i < row.vector_count(); ++i) {
-        const Vector vector = row.vector(i);
-#pragma unroll
-        for (int place = 0; place < Layout<Element>::kElements; ++place) sums.add(Layout<Element>::at(vector, place));
-      }
-    } else {
-#pragma unroll 2
-      for (int i = 0; i < row.classes; ++i) sums.add(widen(row.element(i)));
-    }
-    sums.add_to(state, row.classes);
+    PartialSums<kSums, T> sums(state.second);
+    if (sums.reference.near) add_tile_row<true>(sums, row);
+    else add_tile_row<false>(sums, row);
+    state = sums.state(state.largest);
   }
   return state;
 }

@@ -10,10 +10,13 @@ namespace dynams {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarpLanes;
-// Loads a lane has under way before it uses the first: with 1,000 threads a multiprocessor, 64 KB. Sums in double take
-// so many registers for each exponential that only two fit.
+// Loads a lane has under way before it uses the first: with 1,000 threads a multiprocessor, 64 KB. Where there are
+// sums, lanes agree on the largest logit once for so many, and the plan's groups of lanes take most rows at once. Sums
+// in double take so many registers for each exponential that only two fit.
 template <class T, int kSums>
-constexpr int kLoadsTogether = sizeof(T) == 8 && kSums != kNoSums ? 2 : 4;
+constexpr int kLoadsTogether = kSums == kNoSums ? 4
+                               : sizeof(T) == 8 ? 2
+                                                : 8;
 // Fewer lanes than this could not take the single elements of both ends in two rounds.
 constexpr int kFewestLanes = 8;
 
@@ -42,17 +45,32 @@ struct Span {
   }
 };
 
-template <int kSums, class Element>
-__device__ __forceinline__ RowState<ScoreOf<Element>> read_span(const Span<Element>& span, int lane, int lanes) {
-  constexpr int kLoads = kLoadsTogether<ScoreOf<Element>, kSums>;
-  RowState<ScoreOf<Element>> state = no_logits<ScoreOf<Element>>();
-  TopTwo<Element> top;
+// A lane's next vectors, `lanes` apart, of which the group has `left` more; the rest is filled up.
+template <class Element, int kLoads>
+__device__ __forceinline__ void load_vectors(Vector (&vectors)[kLoads], const Vector* from, int lane, int lanes,
+                                             int left) {
   const Vector nothing = Layout<Element>::fill(Layout<Element>::nothing(), Layout<Element>::nothing());
+  if ((kLoads - 1) * lanes <= left) {
+#pragma unroll
+    for (int i = 0; i < kLoads - 1; ++i) vectors[i] = load_once(from + i * lanes);
+    vectors[kLoads - 1] = nothing;
+    if (lane + (kLoads - 1) * lanes < left) vectors[kLoads - 1] = load_once(from + (kLoads - 1) * lanes);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) vectors[i] = lane + i * lanes < left ? load_once(from + i * lanes) : nothing;
+  }
+}
+
+// The two largest that a lane comes by.
+template <class Element>
+__device__ __forceinline__ RowState<ScoreOf<Element>> read_margins(const Span<Element>& span, int lane, int lanes) {
+  constexpr int kLoads = kLoadsTogether<ScoreOf<Element>, kNoSums>;
+  TopTwo<Element> top;
   const Vector* body = reinterpret_cast<const Vector*>(span.from + span.head);
   // Asked for before the first vector, used after the last.
   const bool ragged = span.head + span.tail > 0;
-  Vector ends[1] = {nothing};
-  if (ragged) ends[0] = Layout<Element>::fill(span.single(lane), span.single(lane + lanes));
+  Vector ends = Layout<Element>::fill(Layout<Element>::nothing(), Layout<Element>::nothing());
+  if (ragged) ends = Layout<Element>::fill(span.single(lane), span.single(lane + lanes));
   const Vector* from = body + lane;
   for (int left = span.vectors; left > 0; left -= kLoads * lanes, from += kLoads * lanes) {
     Vector vectors[kLoads];
@@ -61,31 +79,106 @@ __device__ __forceinline__ RowState<ScoreOf<Element>> read_span(const Span<Eleme
       for (int i = 0; i < kLoads; ++i) vectors[i] = load_once(from + i * lanes);
     } else {
 #pragma unroll
-      for (int i = 0; i < kLoads; ++i) vectors[i] = lane + i * lanes < left ? load_once(from + i * lanes) : nothing;
+      for (int i = 0; i < kLoads; ++i)
+        vectors[i] = lane + i * lanes < left
+                         ? load_once(from + i * lanes)
+                         : Layout<Element>::fill(Layout<Element>::nothing(), Layout<Element>::nothing());
     }
-    add_vectors<kSums>(top, state, vectors);
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) top.add(vectors[i]);
   }
-  if (ragged) add_vectors<kSums>(top, state, ends);
-  // With sums the state's largest is theirs already, except where a NaN is the row's.
+  if (ragged) top.add(ends);
+  RowState<ScoreOf<Element>> state = no_logits<ScoreOf<Element>>();
   state.largest = top.largest();
   state.second = top.runner_up();
   return state;
 }
 
-// Joins the values of groups of `width` lanes, 8, 16 or 32: each lane with the one whose number differs in one bit, for
-// each bit. `join` is commutative to the bit, so all lanes of a group end with the same value.
+// Calls `step` with the distances at which lanes of groups of `width`, 8, 16 or 32, exchange values: each lane with the
+// one whose number differs in one bit, for each bit. Where the step is commutative to the bit, all lanes of a group end
+// with the same value.
+template <class Step>
+__device__ __forceinline__ void across_group(int width, const Step& step) {
+  if (width > 16) step(16);
+  if (width > 8) step(8);
+#pragma unroll
+  for (int offset = 4; offset > 0; offset /= 2) step(offset);
+}
+
 template <class Value, class Join>
 __device__ __forceinline__ Value join_group(Value value, int width, Join join) {
-  if (width > 16) value = join(value, __shfl_xor_sync(kWholeWarp, value, 16));
-  if (width > 8) value = join(value, __shfl_xor_sync(kWholeWarp, value, 8));
-#pragma unroll
-  for (int offset = 4; offset > 0; offset /= 2) value = join(value, __shfl_xor_sync(kWholeWarp, value, offset));
+  across_group(width, [&](int offset) { value = join(value, __shfl_xor_sync(kWholeWarp, value, offset)); });
   return value;
 }
 
-template <class T>
-__device__ __forceinline__ T sum_of_group(T value, int width) {
-  return join_group(value, width, [](T a, T b) { return a + b; });
+// Adds up what lanes have of each of these numbers.
+template <class... Sums>
+__device__ __forceinline__ void sum_group(int width, Sums&... sums) {
+  across_group(width, [&](int offset) { ((sums += __shfl_xor_sync(kWholeWarp, sums, offset)), ...); });
+}
+
+// Adds vectors to the sums; `left` as they were loaded with.
+template <bool kIsNear, class Element, class Sums, int kLoads>
+__device__ __forceinline__ void add_vectors(Sums& sums, const Vector (&vectors)[kLoads], int lanes, int left) {
+  constexpr int kStep = 2;  // vectors that are filling in every lane cost as much as others, to skip each costs too
+#pragma unroll
+  for (int i = 0; i < kLoads; ++i) {
+    if (i > 0 && i % kStep == 0 && i * lanes >= left) break;
+#pragma unroll
+    for (int place = 0; place < Layout<Element>::kElements; ++place)
+      sums.template add<kIsNear>(Layout<Element>::at(vectors[i], place));
+  }
+}
+
+// Leaves the state of what a group of lanes, or the warp's part of a larger one, comes by: the lane that `leaves` puts
+// it into shared memory, from where it is read again, so that it takes no registers while sums are under way.
+template <int kSums, int kLanes, class Element>
+__device__ __forceinline__ void read_sums(const Span<Element>& span, int lane, bool leaves,
+                                          RowState<ScoreOf<Element>>& state) {
+  using T = ScoreOf<Element>;
+  constexpr int kLoads = kLoadsTogether<T, kSums>;
+  constexpr int kWidth = kLanes < kWarpLanes ? kLanes : kWarpLanes;
+  const bool ragged = span.head + span.tail > 0;
+  Vector ends;
+  if (ragged) ends = Layout<Element>::fill(span.single(lane), span.single(lane + kLanes));
+  const Vector* body = reinterpret_cast<const Vector*>(span.from + span.head) + lane;
+  // As many rounds for all rows, whatever their alignment: lanes of a warp exchange values in each.
+  const int most = span.count / Layout<Element>::kElements;
+  for (int begin = 0; begin == 0 || begin < most; begin += kLoads * kLanes) {
+    const bool with_ends = ragged && begin == 0;
+    Vector vectors[kLoads];
+    const Vector* from = body + begin;
+    load_vectors<Element>(vectors, from, lane, kLanes, span.vectors - begin);
+    TopTwo<Element> top;
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) top.add(vectors[i]);
+    if (with_ends) top.add(ends);
+    Leaders<Element> leaders(top);
+    across_group(kWidth, [&](int offset) {
+      leaders.join([&](auto value) { return __shfl_xor_sync(kWholeWarp, value, offset); });
+    });
+    PartialSums<kSums, T> sums(leaders.runner_up());
+    if (sums.reference.near) {
+      add_vectors<true, Element>(sums, vectors, kLanes, most - begin);
+    } else {
+      // So rare that the vectors are read once more, for the sake of code that is small.
+#pragma unroll 1
+      for (int i = 0; i < kLoads && begin + i * kLanes + lane < span.vectors; ++i) {
+        const Vector again[1] = {load_once(from + i * kLanes)};
+        add_vectors<false, Element>(sums, again, kLanes, most);
+      }
+    }
+    if (with_ends) {
+      sums.add_any(Layout<Element>::at(ends, 0));
+      sums.add_any(Layout<Element>::at(ends, 1));
+    }
+    if constexpr (kSums == kMassSum) sum_group(kWidth, sums.mass);
+    else sum_group(kWidth, sums.mass, sums.squares, sums.parts);
+    if (leaves) {
+      const RowState<T> found = sums.state(leaders.largest());
+      state = begin == 0 ? found : merge<kSums>(state, found);
+    }
+  }
 }
 
 // How each kind of result is joined over a group of lanes.
@@ -97,23 +190,15 @@ struct JoinStates {
   // left are plain additions.
   static __device__ __forceinline__ Value group(Value state, int width) {
     T largest = state.largest, second = state.second;
-    const auto join = [&](int offset) {
+    across_group(width, [&](int offset) {
       const T other = __shfl_xor_sync(kWholeWarp, largest, offset);
       second = greater(greater(second, __shfl_xor_sync(kWholeWarp, second, offset)), lesser(largest, other));
       largest = max_nan(largest, other);
-    };
-    if (width > 16) join(16);
-    if (width > 8) join(8);
-#pragma unroll
-    for (int offset = 4; offset > 0; offset /= 2) join(offset);
+    });
     if constexpr (kSums != kNoSums) {
       raise_largest<kSums>(state, largest);
-      state.ties = sum_of_group(state.ties, width);
-      state.mass = sum_of_group(state.mass, width);
-    }
-    if constexpr (kSums == kAllSums) {
-      state.mass_squares = sum_of_group(state.mass_squares, width);
-      state.mass_shifted = sum_of_group(state.mass_shifted, width);
+      if constexpr (kSums == kMassSum) sum_group(width, state.ties, state.mass);
+      else sum_group(width, state.ties, state.mass, state.mass_squares, state.mass_shifted);
     }
     state.largest = largest;
     state.second = second;
@@ -136,18 +221,41 @@ struct JoinLeast {
   }
 };
 
-// Joins the values of `lanes` lanes, 8, 16, 32 or the whole block's; in the same order on every run. All threads of the
-// block come here.
-template <class How>
-__device__ __forceinline__ typename How::Value join_lanes(typename How::Value value, int lanes,
+// Joins the values of `kLanes` lanes, 8, 16, 32 or the whole block's; in the same order on every run. All threads of
+// the block come here.
+template <class How, int kLanes>
+__device__ __forceinline__ typename How::Value join_lanes(typename How::Value value,
                                                           typename How::Value (&of_warps)[kWarps]) {
   static_assert(kWarps == 8, "the warps' values are joined by the narrowest group of lanes");
-  value = How::group(value, lanes);
-  if (lanes <= kWarpLanes) return value;
+  value = How::group(value, kLanes);
+  if constexpr (kLanes <= kWarpLanes) return value;
   __syncthreads();  // nobody reads the values of the row before any more
   if (threadIdx.x % kWarpLanes == 0) of_warps[threadIdx.x / kWarpLanes] = value;
   __syncthreads();
   return How::group(of_warps[threadIdx.x % kWarps], kWarps);
+}
+
+// Leaves in shared memory what a group of lanes learns of a span; all its lanes see it.
+template <int kSums, int kLanes, class Element>
+__device__ __forceinline__ void read_span(const Span<Element>& span, int lane,
+                                          RowState<ScoreOf<Element>> (&of_warps)[kWarps],
+                                          RowState<ScoreOf<Element>>& state) {
+  using Join = JoinStates<kSums, ScoreOf<Element>>;
+  const bool leaves = lane % kWarpLanes == 0;
+  if constexpr (kSums == kNoSums) {
+    const RowState<ScoreOf<Element>> joined = join_lanes<Join, kLanes>(read_margins(span, lane, kLanes), of_warps);
+    if (lane == 0) state = joined;
+  } else if constexpr (kLanes <= kWarpLanes) {
+    read_sums<kSums, kLanes>(span, lane, leaves, state);
+  } else {
+    __syncthreads();
+    read_sums<kSums, kLanes>(span, lane, leaves, of_warps[threadIdx.x / kWarpLanes]);
+    __syncthreads();
+    const RowState<ScoreOf<Element>> joined = Join::group(of_warps[threadIdx.x % kWarps], kWarps);
+    if (lane == 0) state = joined;
+  }
+  if constexpr (kLanes <= kWarpLanes) __syncwarp();
+  else __syncthreads();
 }
 
 constexpr int kNoClass = INT32_MAX;

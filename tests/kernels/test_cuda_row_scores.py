@@ -14,7 +14,16 @@ from torch import Tensor
 
 import cuda_on_host
 import oracle
-from cuda_on_host import HostKernels, Plan, check_scores, distances_for, split, tiles, whole
+from cuda_on_host import (
+    FOREVER,
+    HostKernels,
+    Plan,
+    check_scores,
+    distances_for,
+    split,
+    tiles,
+    whole,
+)
 from dynams_kernels._kinds import LABELLED_KINDS, SCORE_KINDS, kinds_of, mask_of
 from kernel_inputs import RAGGED_C, labels_for, logits, random_logits, with_specials
 
@@ -156,6 +165,31 @@ def test_a_few_blocks_take_all_rows_in_turn(kernels: HostKernels) -> None:
         x = random_logits(70, classes, torch.bfloat16, seed=lanes)
         check(kernels, x, plan=whole(lanes, classes, blocks=2))
     check(kernels, random_logits(19, 200), plan=split(64, 200, blocks=2))
+
+
+@pytest.mark.parametrize("lanes", [8, 16, 32, 256])
+def test_rows_scored_together(kernels: HostKernels, lanes: int) -> None:
+    most = 8 // max(1, 32 // lanes)
+    for turns in {1, 2, most}:
+        for rows, blocks in ((150, 2), (turns, FOREVER)):  # the last turns of a block find no row
+            x = with_specials(
+                random_logits(rows, 70, torch.float16, seed=turns), seed=turns, share=0.01
+            )
+            check(kernels, x, plan=whole(lanes, 70, blocks, turns), seed=lanes)
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)
+def test_sums_far_from_zero(kernels: HostKernels, dtype: torch.dtype) -> None:
+    """The rounding of a large logit's product is no part of the sums, whichever way they are taken."""
+    largest = torch.finfo(dtype).max
+    for size in (0.0, 3.0, 300.0, 8191.0, 8193.0, 1e5, 1e7, 2.0**29, 1e30, largest):
+        for centre in {c for c in (size, -size) if abs(c) <= largest}:
+            x = (centre + random_logits(6, 90, torch.float64, scale=4.0)).clamp(-largest, largest)
+            x[1, 2:] = -INF
+            x[2, 3:] = -largest
+            x[3, 0] = INF
+            for plan in (whole(8, 90), tiles(40), split(64, 90)):
+                check(kernels, x.to(dtype), ALL & ~DISTANCE, plan=plan)
 
 
 @pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)

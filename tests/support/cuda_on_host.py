@@ -59,25 +59,26 @@ class Plan(ctypes.Structure):
         ("splits", ctypes.c_int64),
         ("part_classes", ctypes.c_int64),
         ("blocks", ctypes.c_int64),
+        ("turns", ctypes.c_int),
     )
 
 
 FOREVER = 2**31 - 1  # blocks
 
 
-def whole(lanes: int, classes: int, blocks: int = FOREVER) -> Plan:
-    """Rows by groups of lanes."""
-    return Plan(0, lanes, 1, classes, blocks)
+def whole(lanes: int, classes: int, blocks: int = FOREVER, turns: int = 1) -> Plan:
+    """Rows by groups of lanes, so many each before they are scored."""
+    return Plan(0, lanes, 1, classes, blocks, turns)
 
 
 def split(part: int, classes: int, blocks: int = FOREVER) -> Plan:
     """Rows by blocks that take so many classes each."""
-    return Plan(0, 256, -(-classes // part), part, blocks)
+    return Plan(0, 256, -(-classes // part), part, blocks, 1)
 
 
 def tiles(rows: int) -> Plan:
     """Short rows, so many a block."""
-    return Plan(rows, 32, 1, 0, FOREVER)
+    return Plan(rows, 32, 1, 0, FOREVER, 1)
 
 
 def distances_for(classes: int, seed: int = 0) -> Tensor:

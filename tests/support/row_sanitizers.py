@@ -42,11 +42,12 @@ class RowCase:
             *(DTYPES[self.logits.dtype], rows, classes, classes + self.gap, self.offset),
             *(self.kinds, labelled, self.distances is not None, self.plan is not None),
             *(plan.tile_rows, plan.lanes, plan.splits, plan.part_classes, plan.blocks),
+            plan.turns,
         )
         tensors = [self.logits]
         tensors += [self.labels] if labelled else []
         tensors += [] if self.distances is None else [self.distances]
-        return struct.pack("<14q", *numbers) + b"".join(as_bytes(tensor) for tensor in tensors)
+        return struct.pack("<15q", *numbers) + b"".join(as_bytes(tensor) for tensor in tensors)
 
 
 def as_bytes(tensor: Tensor) -> bytes:
@@ -57,7 +58,12 @@ def as_bytes(tensor: Tensor) -> bytes:
 def build(folder: Path, sanitizer: str) -> Path:
     """The program that runs cases under a sanitizer."""
     return sanitizers.compile_program(
-        HOST_CUDA / "row_scores_driver.cpp", folder, KERNEL_FLAGS, sanitizer=sanitizer, probe=PROBE
+        HOST_CUDA / "row_scores_driver.cpp",
+        folder,
+        # Inlined into every kernel, checked code takes longer to compile than it saves in running.
+        (*KERNEL_FLAGS, "-fno-inline"),
+        sanitizer=sanitizer,
+        probe=PROBE,
     )
 
 

@@ -80,6 +80,7 @@ struct Multiprocessor {
   std::deque<Thread> threads;  // as many as any block so far had
   std::vector<SharedObject> shared;
   char meetings[2];  // of a barrier and the next, for `publish` and `observe`
+  char warp_meetings[1024 / kLanes];
 };
 
 // What lanes of a warp do together, all the same at a time.

@@ -45,7 +45,10 @@ inline bool is_nan(T value) {
 inline float max_nan(float a, float b) { return is_nan(a) || is_nan(b) ? NAN : a > b ? a : b; }
 inline float min_nan(float a, float b) { return is_nan(a) || is_nan(b) ? NAN : a < b ? a : b; }
 
-inline float one_if_less(float a, float b) { return a < b ? 1.0f : 0.0f; }
+inline float fma_saturated(float a, float b, float c) {
+  const float sum = fmaf(a, b, c);
+  return sum > 0.0f ? sum < 1.0f ? sum : 1.0f : 0.0f;  // 0 for NaN too
+}
 
 inline float float_from_bits(uint32_t bits) { return float_of_bits(bits); }
 inline double double_from_words(uint32_t low, uint32_t high) {

@@ -1,10 +1,25 @@
 // The GPU's row scores run on the host, with any plan: called by tests/kernels/test_cuda_row_scores.py.
-#include "../../../csrc/cuda/row_scores.cu"
-
 #include <cuda_runtime.h>
 
 #include <cstdlib>
 
+// Orders memory among the lanes of a warp, as their exchanges do not.
+inline void __syncwarp() {
+  using namespace host_cuda;
+  char* meeting;
+  {
+    Untracked untracked;
+    meeting = &here->warp_meetings[current / kLanes];
+  }
+  publish(meeting);
+  {
+    Untracked untracked;
+    meet_warp(Meeting::kSync, 0, 0, 0xffffffffu);
+  }
+  observe(meeting);
+}
+
+#include "../../../csrc/cuda/row_scores.cu"
 #include "../../../csrc/cuda/row_scores_bf16.cu"
 #include "../../../csrc/cuda/row_scores_f16.cu"
 #include "../../../csrc/cuda/row_scores_f32.cu"

@@ -26,12 +26,13 @@ enum Field {
   kKinds,
   kLabels,
   kDistances,
-  kPlanned,  // by the next five; else as the shape is
+  kPlanned,  // by the next six; else as the shape is
   kTileRows,
   kLanes,
   kSplits,
   kPartClasses,
   kBlocks,
+  kTurns,
   kFields
 };
 
@@ -73,8 +74,12 @@ void run(const int64_t* fields, std::ifstream& cases, std::ofstream& answers) {
   task.kinds = static_cast<uint32_t>(fields[kKinds]);
   task.scores = scores.at(0);
   task.scores_stride = fields[kRows];
-  const RowPlan plan{static_cast<int>(fields[kTileRows]), static_cast<int>(fields[kLanes]), fields[kSplits],
-                     fields[kPartClasses], fields[kBlocks]};
+  const RowPlan plan{static_cast<int>(fields[kTileRows]),
+                     static_cast<int>(fields[kLanes]),
+                     fields[kSplits],
+                     fields[kPartClasses],
+                     fields[kBlocks],
+                     static_cast<int>(fields[kTurns])};
   const char* problem = host_row_scores(&task, 2, fields[kPlanned] ? &plan : nullptr, 0);
   if (problem != nullptr) {
     std::cerr << problem << '\n';

@@ -8,7 +8,7 @@ namespace dynams {
 
 float max_nan(float a, float b);
 float exp2_fast(float x);
-float one_if_less(float a, float b);
+float fma_saturated(float a, float b, float c);
 float float_from_bits(uint32_t bits);
 double double_from_words(uint32_t low, uint32_t high);
 uint32_t bits_of(float value);
