@@ -50,8 +50,12 @@ class BlockBins {
     uint64_t* sums = next_sums();
     if (lane() == kWarp - 1) sums[warp()] = up_to_lane;
     m_.sync();
-    // Each warp scans the warps' sums for itself: a scan by one warp would need a second barrier.
+    // Each warp adds up the warps' sums for itself: a scan by one warp would need a second barrier.
     const T of_warp = lane() < kWarps ? static_cast<T>(sums[lane()]) : T(0);
+    if constexpr (sizeof(T) == sizeof(uint32_t)) {
+      *total = m_.warp_sum(of_warp);
+      return m_.warp_sum(lane() < warp() ? of_warp : 0) + up_to_lane - own;
+    }
     const T up_to_warp = sum_up_to_lane(of_warp);
     *total = m_.shuffle(up_to_warp, kWarp - 1);
     return m_.shuffle(up_to_warp - of_warp, warp()) + up_to_lane - own;
@@ -66,24 +70,28 @@ class BlockBins {
 
   DYNAMS_DEVICE uint32_t lanes_before() const { return (1u << lane()) - 1; }
 
+  // Adds one to a bin. What the bin held before is not asked for, so the GPU adds for all lanes with one bin at once.
+  DYNAMS_DEVICE void count_in_bins(bool inside, uint32_t bin) {
+    if (inside) m_.add_shared(&bins_.histogram[bin], 1);
+  }
+
   // Adds one to a bin for every lane inside; called by whole warps. Returns what the bin held before, for each of the
-  // lanes its own, where that is wanted. Equal keys would queue for one word, so a crowd of them is added at once.
-  template <bool kPlaceWanted>
-  DYNAMS_DEVICE uint32_t add_to_bins(bool inside, uint32_t bin) {
+  // lanes its own. Equal keys would queue for one word, so a crowd of them is added at once.
+  DYNAMS_DEVICE uint32_t take_places(bool inside, uint32_t bin) {
+    constexpr uint32_t kCrowd = kWarp / 4;
     uint32_t place = 0;
     uint32_t waiting = m_.ballot(inside);
     DYNAMS_UNROLL_BY(1)
-    for (int crowd = 0; crowd < 2 && m_.count_bits(waiting) >= kWarp / 4; ++crowd) {
+    while (m_.count_bits(waiting) >= kCrowd) {
       const uint32_t leader = m_.lowest_bit(waiting);
       const uint32_t leaders_bin = m_.shuffle(bin, leader);
       const bool with_leader = inside && bin == leaders_bin;
       const uint32_t together = m_.ballot(with_leader);
+      if (m_.count_bits(together) < kCrowd) break;
       uint32_t first = 0;
       if (lane() == leader) first = m_.add_shared(&bins_.histogram[bin], m_.count_bits(together));
-      if (kPlaceWanted) {
-        first = m_.shuffle(first, leader);
-        if (with_leader) place = first + m_.count_bits(together & lanes_before());
-      }
+      first = m_.shuffle(first, leader);
+      if (with_leader) place = first + m_.count_bits(together & lanes_before());
       inside = inside && !with_leader;
       waiting &= ~together;
     }
@@ -91,7 +99,8 @@ class BlockBins {
     return place;
   }
 
-  DYNAMS_DEVICE uint32_t& own_bin(int i) { return bins_.histogram[thread_ * kOwnBins + i]; }
+  DYNAMS_DEVICE uint32_t& bin(uint32_t i) { return bins_.histogram[i]; }
+  DYNAMS_DEVICE uint32_t& own_bin(int i) { return bin(thread_ * kOwnBins + i); }
 
   DYNAMS_DEVICE void clear_bins() {
     DYNAMS_UNROLL
@@ -101,7 +110,7 @@ class BlockBins {
   // The one thread that has the value of this rank in its own bins, with `before` values in those of earlier threads,
   // tells in which it is.
   template <class T>
-  DYNAMS_DEVICE void find(uint64_t rank, const T* own, T before, FoundBin* found) {
+  DYNAMS_DEVICE void find(T rank, const T* own, T before, FoundBin* found) {
     DYNAMS_UNROLL
     for (int i = 0; i < kOwnBins; ++i) {
       if (rank >= before && rank - before < own[i]) *found = {thread_ * kOwnBins + i, rank - before, own[i]};

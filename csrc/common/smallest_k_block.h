@@ -31,7 +31,7 @@ namespace dynams {
 template <class Machine, class Shape>
 class BlockSelection : BlockRounds<Machine, Shape> {
   using Base = BlockRounds<Machine, Shape>;
-  using typename Base::Key, typename Base::Raw, typename Base::Shared;
+  using typename Base::Count, typename Base::Key, typename Base::Raw, typename Base::Shared;
   using Member = typename Shared::OneMember;
 
  public:
@@ -47,34 +47,31 @@ class BlockSelection : BlockRounds<Machine, Shape> {
          i += m_.blocks() * kThreads)
       task_.bins[i] = 0;
     this->clear_bins();
-    if (thread_ == 0) shared_.gathered = shared_.listed = shared_.selected_before = 0;
-    Quad<Raw> first[kChunks];
+    if (thread_ == 0) shared_.gathered = shared_.listed = shared_.below = shared_.selected_before = 0;
     Raw sample[Shape::kSampleItems];
-    if (Shape::kCached) this->read_slice(0, first);
     if (task_.sampled) this->read_sample(sample);
-    m_.arrive();
-    if (!Shape::kCached && task_.sampled) this->keep_sample(sample);
     if (Shape::kCached) {
       this->cache_end();
-      this->cache_slice(0, first);
-      DYNAMS_UNROLL_BY(1)
-      for (int begin = kChunks * Base::kReading; begin < size_; begin += kChunks * Base::kReading) {
-        this->read_slice(begin, first);
-        this->cache_slice(begin, first);
-      }
+      this->copy_slice();
     }
-    m_.sync();
+    m_.arrive();
     low_ = 0;
     high_ = Shape::kLastKey;
-    if (task_.sampled) this->set_range(sample);
+    if (task_.sampled) {
+      if (!Shape::kCached) this->keep_sample(sample);
+      this->set_range(sample);
+    }
+    if (Shape::kCached) {
+      m_.finish_copies();
+      m_.sync();
+    }
     DYNAMS_UNROLL_BY(1)
     for (int round = 0;; ++round) {
       this->count_range();
       if (round == 0) m_.wait();
       else m_.sync();
       this->publish(round);
-      m_.arrive();
-      m_.wait();
+      m_.meet(task_.bins + round * Shape::kHistogram + Shape::kArrived);
       if (this->narrow(round)) break;
     }
     const Threshold<Key> threshold = low_ == high_ ? split_ties() : rank_members();
@@ -138,7 +135,7 @@ class BlockSelection : BlockRounds<Machine, Shape> {
   // every block's share is found, then each member is fetched by a thread of its own: all may lie in one block.
   DYNAMS_DEVICE uint64_t gather_members() {
     const uint32_t bin = shared_.found[0].bin;
-    uint64_t below = 0, below_before;
+    Count below = 0, below_before;
     DYNAMS_UNROLL_BY(1)
     for (uint32_t block = thread_; block < m_.blocks(); block += kThreads) {
       const uint32_t* row = row_of(block);

@@ -43,7 +43,7 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
     // Long loops are not unrolled: they would be most of the kernel's code.
     DYNAMS_UNROLL_BY(Shape::kCached ? Shape::kSampleItems : 1)
     for (int i = 0; i < Shape::kSampleItems; ++i)
-      this->template add_to_bins<false>(sampler, static_cast<uint32_t>(Order::key(this->sampled(sample, i)) >> kShift));
+      this->count_in_bins(sampler, static_cast<uint32_t>(Order::key(this->sampled(sample, i)) >> kShift));
     m_.sync();
     find_two(low_rank, high_rank);
     const FoundBin low = shared_.found[0], high = shared_.found[1];
@@ -52,17 +52,17 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
     for (int i = 0; i < Shape::kSampleItems; ++i) {
       const Key key = Order::key(this->sampled(sample, i));
       const uint32_t next = static_cast<uint32_t>((key & ((Key(1) << kShift) - 1)) >> kNextShift);
-      this->template add_to_bins<false>(sampler && key >> kShift == low.bin, next);
-      this->template add_to_bins<false>(sampler && key >> kShift == high.bin, kBins / 2 + next);
+      this->count_in_bins(sampler && key >> kShift == low.bin, next);
+      this->count_in_bins(sampler && key >> kShift == high.bin, kBins / 2 + next);
     }
     m_.sync();
-    find_two(low.rank, low.members + high.rank);
+    find_two(static_cast<uint32_t>(low.rank), static_cast<uint32_t>(low.members + high.rank));
     const Key next_low = shared_.found[0].bin, next_high = shared_.found[1].bin - kBins / 2;
     if (low_given) low_ = (static_cast<Key>(low.bin) << kShift) + (next_low << kNextShift);
     if (high_given) high_ = (static_cast<Key>(high.bin) << kShift) + ((next_high + 1) << kNextShift) - 1;
   }
 
-  DYNAMS_DEVICE void find_two(uint64_t first_rank, uint64_t second_rank) {
+  DYNAMS_DEVICE void find_two(uint32_t first_rank, uint32_t second_rank) {
     uint32_t bins[kOwnBins], own = 0, total;
     DYNAMS_UNROLL
     for (int i = 0; i < kOwnBins; ++i) {
@@ -77,43 +77,47 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
 
   // ---------------------------------------------------------------------------------------- a round
 
-  // The values in range are listed, in no order: where the slice is cached, their offsets in shared memory; else keys
-  // and offsets in global memory, for later rounds too, whose ranges lie within this.
+  // The values in range are listed, in no order: where the slice is cached, their offsets in shared memory, soon with
+  // their places in their bins; else keys and offsets in global memory, for later rounds too, whose ranges lie within
+  // this.
+  DYNAMS_DEVICE uint32_t* list() const { return reinterpret_cast<uint32_t*>(this->offsets_); }
+  static constexpr int kOffsetBits = 16;
   DYNAMS_DEVICE Key* listed_keys() const { return task_.listed_keys + size_t(m_.block()) * task_.list_capacity; }
   DYNAMS_DEVICE uint32_t* listed_offsets() const {
     return task_.listed_offsets + size_t(m_.block()) * task_.list_capacity;
   }
 
-  // Counts the thread's values below the range, fills the bins with those in it and lists them. The histogram is empty
-  // before.
+  // Counts the values below the range, fills the bins with those in it and lists them. The histogram is empty before; a
+  // barrier must follow.
   DYNAMS_DEVICE void count_range() {
     const Key low = low_, span = high_ - low_;
     const int bits = m_.bit_length(span);
     shift_ = bits > Shape::kBinBits ? bits - Shape::kBinBits : 0;
     const int shift = shift_;
-    below_ = 0;
+    uint32_t below = 0;  // of the thread's own values
     if (!Shape::kCached && listed_) {
       const Key* keys = listed_keys();
-      uint32_t below = 0;
       this->template sweep<kListBatch>(
           shared_.listed, [&](int place) { return keys[place]; },
           [&](int, Key key, bool there) {
             below += there && key < low;
-            this->template add_to_bins<false>(there && key - low <= span, static_cast<uint32_t>((key - low) >> shift));
+            this->count_in_bins(there && key - low <= span, static_cast<uint32_t>((key - low) >> shift));
           });
-      below_ = below;
     } else {
       // The last tile comes first: the write begins with those that the second-level cache saw last.
       DYNAMS_UNROLL_BY(1)
-      for (int tile = (size_ - 1) / kTile * kTile; tile >= 0 && size_ > 0; tile -= kTile) count_tile(tile);
-      if (Shape::kCached) {
-        m_.sync();
-        fill_bins();
-      }
+      for (int tile = (size_ - 1) / kTile * kTile; tile >= 0 && size_ > 0; tile -= kTile) below += count_tile(tile);
+    }
+    const uint32_t of_warp = m_.warp_sum(below);
+    if (lane() == 0 && of_warp != 0) m_.add_shared(&shared_.below, of_warp);
+    if (Shape::kCached) {
+      m_.sync();
+      fill_bins();
     }
   }
 
-  DYNAMS_DEVICE void count_tile(int tile) {
+  // Lists a tile's values in range; returns how many of the thread's own lie below it.
+  DYNAMS_DEVICE uint32_t count_tile(int tile) {
     const Part part = this->part_of(tile);
     Quad<Raw> quads[kChunks];
     this->read_part(part, quads);
@@ -134,8 +138,7 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
         return offset < size_ && key - low <= span;
       });
     }
-    below_ += below;
-    if (m_.ballot(inside != 0) == 0) return;
+    if (m_.ballot(inside != 0) == 0) return below;
     const uint32_t own = m_.count_bits(inside), up_to_lane = this->sum_up_to_lane(own);
     const uint32_t of_warp = m_.shuffle(up_to_lane, kWarp - 1);
     uint32_t place = 0;
@@ -144,7 +147,7 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
     if (Shape::kCached) {
       // A list that is too short is of no use.
       if (place + of_warp <= task_.list_capacity)
-        append(this->offsets_ + place + up_to_lane - own, part, part.first, inside);
+        append(list() + place + up_to_lane - own, part, part.first, inside);
     } else {
       uint16_t* list = this->offsets_ + warp() * (kTile / kWarps);  // room for all the warp's values of a tile
       append(list + up_to_lane - own, part, part.first - tile, inside);
@@ -152,9 +155,11 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
       list_globally(list, of_warp, tile, place);
       m_.sync_warp();
     }
+    return below;
   }
 
-  DYNAMS_DEVICE void append(uint16_t* list, const Part& part, int first, uint32_t bits) {
+  template <class Offset>
+  DYNAMS_DEVICE void append(Offset* list, const Part& part, int first, uint32_t bits) {
     DYNAMS_UNROLL
     for (int c = 0; c < kChunks; ++c) {
       if (c >= part.chunks) break;
@@ -166,14 +171,22 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
   DYNAMS_DEVICE void fill_bins() {
     const Key low = low_, span = high_ - low_;
     const int shift = shift_;
-    const bool listed = shared_.listed <= task_.list_capacity;
-    this->template sweep<kListBatch>(
-        listed ? static_cast<int>(shared_.listed) : size_,
-        [&](int i) { return listed ? static_cast<int>(this->offsets_[i]) : i; },
-        [&](int, int offset, bool there) {
-          const Key key = Order::key(this->values_[offset]);
-          this->template add_to_bins<false>(there && key - low <= span, static_cast<uint32_t>((key - low) >> shift));
-        });
+    if (shared_.listed <= task_.list_capacity) {
+      this->template sweep<kListBatch>(
+          shared_.listed, [&](int i) { return list()[i]; },
+          [&](int i, uint32_t offset, bool there) {
+            const Key key = Order::key(this->values_[offset]);
+            const uint32_t place = this->take_places(there, static_cast<uint32_t>((key - low) >> shift));
+            if (there) list()[i] = place << kOffsetBits | offset;
+          });
+    } else {
+      this->template sweep<kListBatch>(
+          size_, [](int i) { return i; },
+          [&](int, int offset, bool there) {
+            const Key key = Order::key(this->values_[offset]);
+            this->count_in_bins(there && key - low <= span, static_cast<uint32_t>((key - low) >> shift));
+          });
+    }
   }
 
   // Brings what a warp listed of a streamed tile to the bins and, from `place` on, to the list in global memory.
@@ -186,7 +199,7 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
       const bool there = i < count;
       const int offset = tile + (there ? list[i] : list[0]);
       const Key key = Order::key(this->value(offset));
-      this->template add_to_bins<false>(there, static_cast<uint32_t>((key - low) >> shift));
+      this->count_in_bins(there, static_cast<uint32_t>((key - low) >> shift));
       if (there && place + i < task_.list_capacity) {
         listed_keys()[place + i] = key;
         listed_offsets()[place + i] = offset;
@@ -206,13 +219,11 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
       const uint32_t members = shared_.bins.histogram[bin];
       if (members != 0) m_.add_global(grid_bins + bin, static_cast<Count>(members));
     }
-    uint32_t bins[kOwnBins];
-    uint64_t own = static_cast<uint64_t>(below_) << 32, total;  // one sum for both: values in range count below 2^32
+    uint32_t bins[kOwnBins], own = 0, inside;
     DYNAMS_UNROLL
     for (int i = 0; i < kOwnBins; ++i) own += bins[i] = this->own_bin(i);
-    uint32_t before = static_cast<uint32_t>(this->sum_before(own, &total));
-    const uint32_t inside = static_cast<uint32_t>(total);
-    uint32_t below = static_cast<uint32_t>(total >> 32);
+    uint32_t before = this->sum_before(own, &inside);
+    uint32_t below = shared_.below;
     const bool listed = shared_.listed <= task_.list_capacity;
     if (!Shape::kCached) {
       if (listed_) {
@@ -243,27 +254,31 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
 
   DYNAMS_DEVICE void place() {
     const Key low = low_;
-    [[maybe_unused]] const Key span = high_ - low_;
     const int shift = shift_;
     Key* placed_keys = task_.placed_keys + size_t(m_.block()) * task_.place_capacity;
     uint32_t* placed_offsets = task_.placed_offsets + size_t(m_.block()) * task_.place_capacity;
-    const auto put = [&](bool inside, Key key, uint32_t offset) {
-      const uint32_t to = this->template add_to_bins<true>(inside, static_cast<uint32_t>((key - low) >> shift));
-      if (inside) placed_keys[to] = key;
-      if (inside) placed_offsets[to] = offset;
-    };
     if constexpr (Shape::kCached) {
       this->template sweep<kListBatch>(
-          shared_.listed, [&](int place) { return this->offsets_[place]; },
-          [&](int, uint32_t offset, bool there) { put(there, Order::key(this->values_[offset]), offset); });
+          shared_.listed, [&](int i) { return list()[i]; },
+          [&](int, uint32_t listed, bool there) {
+            if (!there) return;
+            const uint32_t offset = listed & ((1u << kOffsetBits) - 1);
+            const Key key = Order::key(this->values_[offset]);
+            const uint32_t to = this->bin(static_cast<uint32_t>((key - low) >> shift)) + (listed >> kOffsetBits);
+            placed_keys[to] = key;
+            placed_offsets[to] = offset;
+          });
     } else {
+      const Key span = high_ - low_;
       const Key* keys = listed_keys();
       const uint32_t* offsets = listed_offsets();
       this->template sweep<kListBatch>(
-          shared_.listed, [&](int place) { return keys[place]; },
-          [&](int place, Key key, bool there) {
+          shared_.listed, [&](int i) { return keys[i]; },
+          [&](int i, Key key, bool there) {
             const bool inside = there && key - low <= span;
-            put(inside, key, inside ? offsets[place] : 0);
+            const uint32_t to = this->take_places(inside, static_cast<uint32_t>((key - low) >> shift));
+            if (inside) placed_keys[to] = key;
+            if (inside) placed_offsets[to] = offsets[i];
           });
     }
   }
@@ -273,19 +288,25 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
   DYNAMS_DEVICE bool narrow(int round) {
     const Count* grid_bins = task_.bins + round * Shape::kHistogram;
     Count bins[kOwnBins], own = 0, total;
-    DYNAMS_UNROLL
-    for (int i = 0; i < kOwnBins; ++i) bins[i] = m_.fresh(grid_bins + thread_ * kOwnBins + i);
-    const Count below = m_.fresh(grid_bins + Shape::kBelow);
-    const Count unplaced = m_.fresh(grid_bins + Shape::kUnplaced);
+    m_.fresh(grid_bins + thread_ * kOwnBins, bins);
+    // One thread of the block reads what all want: the memory serves a word's readers one after the other.
+    if (thread_ == kThreads - 1) {
+      Count of_grid[2];
+      m_.fresh(grid_bins + Shape::kBelow, of_grid);
+      shared_.grid_below = of_grid[0];
+      shared_.grid_unplaced = of_grid[1];
+    }
     DYNAMS_UNROLL
     for (int i = 0; i < kOwnBins; ++i) {
       own += bins[i];
       this->own_bin(i) = 0;
     }
     const Count before = this->sum_before(own, &total);
-    const uint64_t rank = static_cast<uint64_t>(task_.k) - 1;
+    const Count below = static_cast<Count>(shared_.grid_below), unplaced = static_cast<Count>(shared_.grid_unplaced);
+    const Count rank = static_cast<Count>(task_.k) - 1;
     const bool missed = rank < below || rank - below >= total;
     if (missed) listed_ = false;  // what is listed is of the range that missed
+    if (thread_ == 0) shared_.below = 0;
     if (thread_ == 0 && !listed_) shared_.listed = 0;
     if (missed) {
       const bool low = rank < below;
@@ -311,7 +332,6 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
 
   Key low_, high_;       // the range, both ends in it, and
   int shift_;            // the width of its bins
-  uint32_t below_;       // the thread's own values below it
   bool listed_ = false;  // the list in global memory holds all of the range
 };
 

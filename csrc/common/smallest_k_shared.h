@@ -46,7 +46,9 @@ struct SelectionShared {
   uint64_t member_sources[Shape::kMembers];  // a block, and a place among what it placed
   OneMember members[Shape::kMembers];
   uint32_t gathered, selected_before;
-  uint32_t listed, listed_below;  // values in range, and those of the slice below the range they were listed for
+  uint32_t listed, below;         // the slice's values in range, and below it
+  uint32_t listed_below;          // those below the range they were listed for
+  uint64_t grid_below, grid_unplaced;
   Key threshold;
   int64_t last_tie;
   uint32_t ties_end;

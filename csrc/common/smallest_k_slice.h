@@ -74,19 +74,14 @@ class BlockSlice : protected BlockBins<Machine, Shape::kThreads, Shape::kBins> {
   DYNAMS_DEVICE int reader() const { return static_cast<int>(thread_) - kWarp; }
   static constexpr int kReading = 4 * Shape::kReaders;  // values that all readers take in one load
 
-  DYNAMS_DEVICE void read_slice(int begin, Quad<Raw>* quads) {
-    DYNAMS_UNROLL
-    for (int i = 0; i < kChunks; ++i) {
-      const int offset = begin + 4 * reader() + i * kReading;
-      if (reader() >= 0 && offset < size_) quads[i] = read_quad(offset);
-    }
-  }
-
-  DYNAMS_DEVICE void cache_slice(int begin, const Quad<Raw>* quads) {
-    DYNAMS_UNROLL
-    for (int i = 0; i < kChunks; ++i) {
-      const int offset = begin + 4 * reader() + i * kReading;
-      if (reader() >= 0 && offset < size_) cached(offset) = quads[i];
+  // Starts to cache the slice; it is there once every reader has waited for its copies and the block has met.
+  DYNAMS_DEVICE void copy_slice() {
+    if (reader() < 0) return;
+    DYNAMS_UNROLL_BY(kChunks)
+    for (int offset = 4 * reader(); offset < size_; offset += kReading) {
+      if (aligned_ && offset + 4 <= size_)
+        m_.start_copy(&cached(offset), reinterpret_cast<const Quad<Raw>*>(task_.values + start_ + offset));
+      else cached(offset) = read_quad(offset);
     }
   }
 
@@ -100,14 +95,15 @@ class BlockSlice : protected BlockBins<Machine, Shape::kThreads, Shape::kBins> {
 
   DYNAMS_DEVICE Quad<Raw>& cached(int offset) { return *reinterpret_cast<Quad<Raw>*>(values_ + offset); }
 
-  // One value of each of kSample equal parts of them all, at a place that no period of the data follows.
+  // One value of each of kSample equal parts of them all, at a place that no period of the data follows; of fewer
+  // values than that some several times.
   DYNAMS_DEVICE void read_sample(Raw* sample) {
-    const uint64_t count = task_.count, part = count / Shape::kSample;
     DYNAMS_UNROLL
     for (int i = 0; i < Shape::kSampleItems; ++i) {
       const uint32_t which = i * Shape::kReaders + reader();
-      const uint64_t jitter = static_cast<uint64_t>(which * 2654435761u) * part >> 32;
-      sample[i] = reader() >= 0 ? m_.read(task_.values + which * count / Shape::kSample + jitter) : Raw(0);
+      const uint64_t jitter = static_cast<uint64_t>(which * 2654435761u) * task_.sample_part >> 32;
+      const uint64_t part = which * task_.sample_part + which * task_.sample_rest / Shape::kSample;
+      sample[i] = reader() >= 0 ? m_.read(task_.values + part + jitter) : Raw(0);
     }
   }
 
@@ -170,10 +166,11 @@ class BlockSlice : protected BlockBins<Machine, Shape::kThreads, Shape::kBins> {
   }
 
   // Puts the offsets of a chunk's marked values into a list and returns its end.
-  static DYNAMS_DEVICE uint16_t* append(uint16_t* list, int c, uint32_t bits, int first) {
+  template <class Offset>
+  static DYNAMS_DEVICE Offset* append(Offset* list, int c, uint32_t bits, int first) {
     DYNAMS_UNROLL
     for (int j = 0; j < 4; ++j)
-      if (bits >> (8 * c + j) & 1) *list++ = static_cast<uint16_t>(first + c * kChunk + j);
+      if (bits >> (8 * c + j) & 1) *list++ = static_cast<Offset>(first + c * kChunk + j);
     return list;
   }
 
@@ -202,7 +199,7 @@ class BlockSlice : protected BlockBins<Machine, Shape::kThreads, Shape::kBins> {
 
   const SelectionTask<Shape>& task_;
   Raw* const values_;        // in shared memory: the slice, or a tile of it
-  uint16_t* const offsets_;  // in shared memory
+  uint16_t* const offsets_;  // in shared memory, where a cached slice's list is before
   const int64_t start_;      // of the slice, in the values
   int size_;                 // of the slice
   bool aligned_;             // the slice's vectors

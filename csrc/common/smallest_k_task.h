@@ -92,9 +92,11 @@ struct SelectionShape {
   // A round splits a range of keys into kBins: so many reach single keys, after one bracket that may miss.
   static constexpr int kRounds = 1 + (Order::kKeyBits + kBinBits - 1) / kBinBits;
   static constexpr int kWarp = kWarp_;
-  // Of a round: the bins, the values below the range, the blocks that could not place theirs; a multiple of 16 bytes.
+  // Of a round: the bins, the values below the range, the blocks that could not place theirs, the blocks that have
+  // added all this; a multiple of 16 bytes.
   static constexpr int kBelow = kBins;
   static constexpr int kUnplaced = kBins + 1;
+  static constexpr int kArrived = kBins + 2;
   static constexpr int kHistogram = kBins + 4;
   static constexpr int kRow = kBins + 4;  // of a block: kBins + 1 numbers
   static constexpr Key kLastKey = static_cast<Key>(~Key(0)) >> (sizeof(Key) * 8 - Order::kKeyBits);
@@ -117,12 +119,13 @@ struct SelectionTask {
   bool* out_mask;        // or null
 
   uint32_t slice;           // values a block owns: block b those from b * slice; at most kLargestSlice
-  bool sampled;             // needs kSample values
+  bool sampled;
+  uint64_t sample_part;     // count / kSample,
+  uint32_t sample_rest;     // and what that leaves over
   int32_t sample_low;       // ranks in the sample that enclose rank k, most likely; negative: no lower bound
   int32_t sample_high;      // kSample or more: no upper bound
   uint32_t place_capacity;  // values in range that a block can show the others; at least kMembers
-  uint32_t list_capacity;   // values in range that a block can list; at least place_capacity, and within a cached slice
-                            // at most a tile
+  uint32_t list_capacity;   // values in range that a block can list; at least place_capacity
   typename Shape::Count* bins;  // kHistogram a round
   uint32_t* rows;               // kRow a block
   Key* placed_keys;             // place_capacity a block
@@ -151,20 +154,18 @@ size_t lay_out(SelectionTask<Shape>& task, size_t blocks, void* scratch) {
 }
 
 // Shared memory of a block beside SelectionShared: its slice, or a tile of it, and offsets of values in the slice or of
-// a tile: first those in range, then those selected, up to 3 places on for the sake of alignment.
+// a tile: first those in range, cached with their places in their bins, then those selected, up to 3 places on for the
+// sake of alignment.
 template <class Shape>
 DYNAMS_HD size_t shared_values(const SelectionTask<Shape>& task) {
   constexpr size_t kChunk = Shape::kChunk;
   return Shape::kCached ? (task.slice + kChunk - 1) / kChunk * kChunk : Shape::kTile;
 }
 template <class Shape>
-size_t shared_offsets(const SelectionTask<Shape>& task) {
-  const size_t tile = std::min<size_t>(Shape::kTile, shared_values(task)) + 4;
-  return Shape::kCached ? std::max<size_t>(tile, (task.list_capacity + 3) / 4 * 4) : tile;
-}
-template <class Shape>
 size_t shared_bytes(const SelectionTask<Shape>& task) {
-  return shared_values(task) * sizeof(typename Shape::Raw) + shared_offsets(task) * sizeof(uint16_t);
+  const size_t selected = (std::min<size_t>(Shape::kTile, shared_values(task)) + 4) * sizeof(uint16_t);
+  const size_t listed = Shape::kCached ? task.list_capacity * sizeof(uint32_t) : 0;
+  return shared_values(task) * sizeof(typename Shape::Raw) + (std::max(selected, listed) + 15) / 16 * 16;
 }
 
 // Decides on the sample. Rank k falls outside its bracket once in many inputs: 2 in 10,000 at 3.7 deviations of random
@@ -174,7 +175,9 @@ void set_sample(SelectionTask<Shape>& task, double deviations) {
   const double share = (static_cast<double>(task.k) - 0.5) / static_cast<double>(task.count);
   const double centre = share * Shape::kSample;
   const double reach = deviations * std::sqrt(centre * (1 - share)) + 1;
-  task.sampled = task.count >= Shape::kSample;
+  task.sampled = task.count >= Shape::kReaders;
+  task.sample_part = static_cast<uint64_t>(task.count) / Shape::kSample;
+  task.sample_rest = static_cast<uint32_t>(static_cast<uint64_t>(task.count) % Shape::kSample);
   task.sample_low = static_cast<int32_t>(std::floor(centre - reach));
   task.sample_high = static_cast<int32_t>(std::ceil(centre + reach));
 }

@@ -31,10 +31,25 @@ class GridMachine {
   // plainly, has none.
   __device__ __forceinline__ void arrive() {
     if (gridDim.x > 1) token_ = cooperative_groups::this_grid().barrier_arrive();
+    else __syncthreads();
   }
   __device__ __forceinline__ void wait() {
     if (gridDim.x > 1) cooperative_groups::this_grid().barrier_wait(static_cast<unsigned>(token_));
     else __syncthreads();
+  }
+  // Both halves by a count of our own, zero before and for this once: nobody waits for what the count was.
+  template <class T>
+  __device__ __forceinline__ void meet(T* count) const {
+    __syncthreads();
+    if (gridDim.x == 1) return;
+    if (threadIdx.x == 0) {
+      auto* const word = reinterpret_cast<uint32_t*>(count);  // of a little-endian number the lower half
+      asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(word) : "memory");
+      uint32_t arrived;
+      do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(arrived) : "l"(word) : "memory");
+      while (arrived != gridDim.x);
+    }
+    __syncthreads();
   }
 
   __device__ __forceinline__ uint32_t ballot(bool vote) const { return __ballot_sync(kAll, vote); }
@@ -76,6 +91,23 @@ class GridMachine {
     memcpy(&out, words, sizeof(out));
     return out;
   }
+  // From global to shared memory, with no register on the way; to be read once every thread has waited for the copies
+  // it started, and the block has met.
+  template <class T>
+  __device__ __forceinline__ void start_copy(Quad<T>* to, const Quad<T>* from) const {
+    const auto shared = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+    if constexpr (sizeof(Quad<T>) == 8) {
+      asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared), "l"(from) : "memory");
+    } else {
+#pragma unroll
+      for (uint32_t i = 0; i < sizeof(Quad<T>); i += 16)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared + i),
+                     "l"(reinterpret_cast<const char*>(from) + i)
+                     : "memory");
+    }
+  }
+  __device__ __forceinline__ void finish_copies() const { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
   // Of what other blocks wrote: past the first-level cache, which does not hear of their writes, and in its place among
   // the barriers.
   __device__ __forceinline__ uint32_t fresh(const uint32_t* from) const {
@@ -89,6 +121,19 @@ class GridMachine {
     T value;
     asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(from) : "memory");
     return value;
+  }
+  __device__ __forceinline__ void fresh(const uint32_t* from, uint32_t (&out)[2]) const {
+    asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];" : "=r"(out[0]), "=r"(out[1]) : "l"(from) : "memory");
+  }
+  template <class T, int kCount>
+  __device__ __forceinline__ void fresh(const T* from, T (&out)[kCount]) const {
+    static_assert(sizeof(T) == 8 && kCount % 2 == 0);
+#pragma unroll
+    for (int i = 0; i < kCount; i += 2)
+      asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
+                   : "=l"(out[i]), "=l"(out[i + 1])
+                   : "l"(from + i)
+                   : "memory");
   }
   template <class T>
   __device__ __forceinline__ void write(T* to, T value) const {

@@ -3,11 +3,13 @@
 // process. Warps are of 8 and everything is slow: it is for proofs on small inputs.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <thread>
 #include <type_traits>
@@ -106,15 +108,23 @@ class ThreadMachine {
 
   void sync() { block_.barrier.arrive_and_wait(); }
   void sync_warp() { exchange(5, 0); }
-  // As on the GPU: one thread arrives for its block after all have come, and waits for the others' blocks; where there
-  // are none, arriving is nothing at all.
+  // As on the GPU: one thread arrives for its block after all have come, and waits for the others' blocks.
   void arrive() {
-    if (grid_.blocks == 1) return;
     sync();
-    if (thread_ == 0) block_.token = grid_.barrier.arrive();
+    if (grid_.blocks > 1 && thread_ == 0) block_.token = grid_.barrier.arrive();
   }
   void wait() {
     if (grid_.blocks > 1 && thread_ == 0) grid_.barrier.wait(block_.token);
+    sync();
+  }
+  template <class T>
+  void meet(T* count) {
+    sync();
+    if (grid_.blocks == 1) return;
+    if (thread_ == 0) {
+      __atomic_fetch_add(count, T(1), __ATOMIC_RELEASE);
+      while (__atomic_load_n(count, __ATOMIC_ACQUIRE) != grid_.blocks) std::this_thread::yield();
+    }
     sync();
   }
 
@@ -164,6 +174,21 @@ class ThreadMachine {
   T fresh(const T* from) const {
     return *from;
   }
+  template <class T, int kCount>
+  void fresh(const T* from, T (&out)[kCount]) const {
+    if (reinterpret_cast<uintptr_t>(from) % (2 * sizeof(T)) != 0) fail("a vector that is not aligned");
+    std::copy(from, from + kCount, out);
+  }
+  // As late as they may be.
+  template <class T>
+  void start_copy(dynams::Quad<T>* to, const dynams::Quad<T>* from) {
+    if (reinterpret_cast<uintptr_t>(from) % alignof(dynams::Quad<T>) != 0) fail("a vector that is not aligned");
+    copies_.push_back([to, from] { *to = *from; });
+  }
+  void finish_copies() {
+    for (const auto& copy : copies_) copy();
+    copies_.clear();
+  }
   template <class T>
   void write(T* to, T value) {
     *to = value;
@@ -201,6 +226,7 @@ class ThreadMachine {
   Block& block_;
   Warp& warp_;
   const uint32_t thread_, lane_;
+  std::vector<std::function<void()>> copies_;
   int turn_ = 0;
 };
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 # Of tests/executor/selection_driver.cpp and csrc/common/smallest_k_block.h.
 TILE, MEMBERS = 256, 6
-SAMPLE = {True: 24, False: 48}
+SAMPLE = 48
 EVENTS = (
     "ranked members",
     "single key",
@@ -248,7 +248,7 @@ def every_path(dtype: int, cached: bool) -> list[tuple[Case, str]]:
     base = Case("", np.array([]), 1, dtype, cached)
     made = inputs(dtype, 500)
     normal, tied, near = made["normal"], made["half tied"], made["next to each other"]
-    last = SAMPLE[cached]
+    last = SAMPLE
     cases = [
         (replace(base, name="plain", bits=normal, k=300), "ranked members"),
         (replace(base, name="one value", bits=made["constant"], k=77), "single key"),
