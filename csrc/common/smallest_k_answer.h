@@ -116,7 +116,7 @@ class BlockAnswer : protected BlockSlice<Machine, Shape> {
   }
 
   // Writes the slice's selected values and their indices: compacted in shared memory, where only their offsets move,
-  // then four to a thread, that the memory gets whole vectors.
+  // then a chunk to a warp, that the memory gets whole lines.
   DYNAMS_DEVICE void write_selected(const Threshold<Key>& threshold) {
     const bool aligned = (reinterpret_cast<uintptr_t>(task_.out_values) % alignof(Quad<Raw>) |
                           reinterpret_cast<uintptr_t>(task_.out_indices) % alignof(Quad<int64_t>)) == 0;
@@ -146,21 +146,25 @@ class BlockAnswer : protected BlockSlice<Machine, Shape> {
       Raw* const out_values = task_.out_values + (base - shift);
       int64_t* const out_indices = task_.out_indices + (base - shift);
       DYNAMS_UNROLL_BY(1)
-      for (int begin = 4 * static_cast<int>(thread_); begin < shift + chosen.total; begin += 4 * kThreads) {
-        const Quad<uint16_t> offsets = *reinterpret_cast<const Quad<uint16_t>*>(offsets_ + begin);
-        if (aligned && begin >= shift && begin + 4 <= shift + chosen.total) {
+      for (int begin = kChunk * static_cast<int>(warp()); begin < shift + chosen.total; begin += kChunk * kWarps) {
+        if (aligned && begin >= shift && begin + kChunk <= shift + chosen.total) {
+          const int own = begin + 4 * static_cast<int>(lane());
+          const Quad<uint16_t> offsets = *reinterpret_cast<const Quad<uint16_t>*>(offsets_ + own);
           Quad<Raw> some;
-          Quad<int64_t> indices;
           DYNAMS_UNROLL
-          for (int j = 0; j < 4; ++j) {
-            some.at[j] = values[offsets.at[j]];
-            indices.at[j] = tile_start + offsets.at[j];
+          for (int j = 0; j < 4; ++j) some.at[j] = values[offsets.at[j]];
+          m_.write(reinterpret_cast<Quad<Raw>*>(out_values + own), some);
+          // Four indices of a lane would be two stores, of every other 16 bytes each.
+          DYNAMS_UNROLL
+          for (int half = 0; half < 2; ++half) {
+            const int pair = begin + half * kChunk / 2 + 2 * static_cast<int>(lane());
+            const Pair<uint16_t> two = *reinterpret_cast<const Pair<uint16_t>*>(offsets_ + pair);
+            m_.write(reinterpret_cast<Pair<int64_t>*>(out_indices + pair),
+                     Pair<int64_t>{{tile_start + two.at[0], tile_start + two.at[1]}});
           }
-          m_.write(reinterpret_cast<Quad<Raw>*>(out_values + begin), some);
-          m_.write(reinterpret_cast<Quad<int64_t>*>(out_indices + begin), indices);
         } else {
           DYNAMS_UNROLL_BY(1)
-          for (int i = begin; i < begin + 4; ++i) {
+          for (int i = begin + static_cast<int>(lane()); i < begin + kChunk; i += kWarp) {
             if (i < shift || i >= shift + chosen.total) continue;
             m_.write(out_values + i, values[offsets_[i]]);
             m_.write(out_indices + i, tile_start + offsets_[i]);

@@ -67,9 +67,7 @@ class BlockSelection : BlockRounds<Machine, Shape> {
     }
     DYNAMS_UNROLL_BY(1)
     for (int round = 0;; ++round) {
-      this->count_range();
-      if (round == 0) m_.wait();
-      else m_.sync();
+      this->count_range(round);
       this->publish(round);
       m_.meet(task_.bins + round * Shape::kHistogram + Shape::kArrived);
       if (this->narrow(round)) break;

@@ -87,9 +87,14 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
     return task_.listed_offsets + size_t(m_.block()) * task_.list_capacity;
   }
 
-  // Counts the values below the range, fills the bins with those in it and lists them. The histogram is empty before; a
-  // barrier must follow.
-  DYNAMS_DEVICE void count_range() {
+  // While a cached slice is counted, the first warp has nothing to do but to meet the grid, which has long been there:
+  // to ask takes almost as long.
+  static constexpr int kIdle = Shape::kCached ? 1 : 0;
+  static constexpr int kCountTile = kTile / kWarps * (kWarps - kIdle);
+
+  // Counts the values below the range, fills the bins with those in it and lists them. The histogram is empty before.
+  // Ends with a barrier of the block, and in the first round with the grid's first.
+  DYNAMS_DEVICE void count_range(int round) {
     const Key low = low_, span = high_ - low_;
     const int bits = m_.bit_length(span);
     shift_ = bits > Shape::kBinBits ? bits - Shape::kBinBits : 0;
@@ -103,42 +108,57 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
             below += there && key < low;
             this->count_in_bins(there && key - low <= span, static_cast<uint32_t>((key - low) >> shift));
           });
-    } else {
-      // The last tile comes first: the write begins with those that the second-level cache saw last.
-      DYNAMS_UNROLL_BY(1)
-      for (int tile = (size_ - 1) / kTile * kTile; tile >= 0 && size_ > 0; tile -= kTile) below += count_tile(tile);
+    } else if (warp() >= kIdle && size_ > 0) {
+      below = count_tiles();
     }
     const uint32_t of_warp = m_.warp_sum(below);
     if (lane() == 0 && of_warp != 0) m_.add_shared(&shared_.below, of_warp);
+    if (round == 0) m_.wait();
+    else m_.sync();
     if (Shape::kCached) {
-      m_.sync();
       fill_bins();
+      m_.sync();
     }
   }
 
-  // Lists a tile's values in range; returns how many of the thread's own lie below it.
-  DYNAMS_DEVICE uint32_t count_tile(int tile) {
-    const Part part = this->part_of(tile);
+  // Lists the slice's values in range; returns how many of the thread's own lie below it. The last tile comes first: the
+  // write begins with those that the second-level cache saw last.
+  DYNAMS_DEVICE uint32_t count_tiles() {
+    uint32_t below = 0;
+    int tile = (size_ - 1) / kCountTile * kCountTile;
     Quad<Raw> quads[kChunks];
-    this->read_part(part, quads);
+    if (!Shape::kCached) this->read_part(this->template part_of<kIdle>(tile), quads);
+    DYNAMS_UNROLL_BY(1)
+    for (; tile >= 0; tile -= kCountTile) {
+      const Part part = this->template part_of<kIdle>(tile);
+      if (Shape::kCached) this->read_part(part, quads);
+      const uint32_t inside = in_range(part, quads, &below);
+      if (!Shape::kCached && tile > 0) this->read_part(this->template part_of<kIdle>(tile - kCountTile), quads);
+      if (m_.ballot(inside != 0) != 0) list_tile(tile, part, inside);
+    }
+    return below;
+  }
+
+  // Those of a lane's values in range; adds those below it.
+  DYNAMS_DEVICE uint32_t in_range(const Part& part, const Quad<Raw>* quads, uint32_t* below) {
     const Key low = low_, span = high_ - low_;
-    uint32_t below = 0, inside;
     if (high_ <= Order::kHighest) {
       // NaN compares as neither. A range of numbers begins where those of its first key do.
       const Number first = Order::number(Order::raw(low)), last = this->number_up_to(high_);
-      inside = this->mark(part, quads, [&](Raw raw, int) {
+      return this->mark(part, quads, [&](Raw raw, int) {
         const Number number = Order::number(raw);
-        if (number < first) ++below;
+        if (number < first) ++*below;
         return !(number < first) && number <= last;
       });
-    } else {
-      inside = this->mark(part, quads, [&](Raw raw, int offset) {
-        const Key key = Order::key(raw);
-        if (offset < size_ && key < low) ++below;
-        return offset < size_ && key - low <= span;
-      });
     }
-    if (m_.ballot(inside != 0) == 0) return below;
+    return this->mark(part, quads, [&](Raw raw, int offset) {
+      const Key key = Order::key(raw);
+      if (offset < size_ && key < low) ++*below;
+      return offset < size_ && key - low <= span;
+    });
+  }
+
+  DYNAMS_DEVICE void list_tile(int tile, const Part& part, uint32_t inside) {
     const uint32_t own = m_.count_bits(inside), up_to_lane = this->sum_up_to_lane(own);
     const uint32_t of_warp = m_.shuffle(up_to_lane, kWarp - 1);
     uint32_t place = 0;
@@ -155,7 +175,6 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
       list_globally(list, of_warp, tile, place);
       m_.sync_warp();
     }
-    return below;
   }
 
   template <class Offset>

@@ -18,6 +18,10 @@ template <class T>
 struct alignas(sizeof(T) < 4 ? 4 * sizeof(T) : 16) Quad {
   T at[4];
 };
+template <class T>
+struct alignas(2 * sizeof(T)) Pair {
+  T at[2];
+};
 
 template <class Machine, class Shape>
 class BlockSlice : protected BlockBins<Machine, Shape::kThreads, Shape::kBins> {
@@ -125,11 +129,14 @@ class BlockSlice : protected BlockBins<Machine, Shape::kThreads, Shape::kBins> {
     int chunks;  // at most kChunks, and none beyond the slice
   };
 
+  // Without the first kIdle warps, which ask for none.
+  template <int kIdle = 0>
   DYNAMS_DEVICE Part part_of(int tile) const {
+    constexpr int kAmong = kWarps - kIdle;
     const int left = (size_ - tile + kChunk - 1) / kChunk;
-    const int own = static_cast<int>(warp());
-    if (left >= kWarps * kChunks) return {tile + own * kChunks * kChunk + 4 * static_cast<int>(lane()), kChunks};
-    const int each = left / kWarps, more = left % kWarps;
+    const int own = static_cast<int>(warp()) - kIdle;
+    if (left >= kAmong * kChunks) return {tile + own * kChunks * kChunk + 4 * static_cast<int>(lane()), kChunks};
+    const int each = left / kAmong, more = left % kAmong;
     const int before = own * each + (own < more ? own : more);
     return {tile + before * kChunk + 4 * static_cast<int>(lane()), each + (own < more)};
   }

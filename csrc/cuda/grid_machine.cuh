@@ -142,16 +142,25 @@ class GridMachine {
 
   template <class T>
   __device__ __forceinline__ void write(Quad<T>* to, const Quad<T>& values) const {
-    using Words = VectorsOf<Quad<T>>;
-    Words words[sizeof(Quad<T>) / sizeof(Words)];
-    memcpy(words, &values, sizeof(values));
-#pragma unroll
-    for (size_t i = 0; i < sizeof(words) / sizeof(Words); ++i) store(reinterpret_cast<Words*>(to) + i, words[i]);
+    write_words(to, values);
+  }
+  template <class T>
+  __device__ __forceinline__ void write(Pair<T>* to, const Pair<T>& values) const {
+    write_words(to, values);
   }
 
   __device__ __forceinline__ void note(SelectionEvent) const {}
 
  private:
+  template <class T>
+  static __device__ __forceinline__ void write_words(T* to, const T& values) {
+    using Words = VectorsOf<T>;
+    Words words[sizeof(T) / sizeof(Words)];
+    memcpy(words, &values, sizeof(values));
+#pragma unroll
+    for (size_t i = 0; i < sizeof(words) / sizeof(Words); ++i) store(reinterpret_cast<Words*>(to) + i, words[i]);
+  }
+
   // Left to itself the compiler takes vectors apart again.
   static __device__ __forceinline__ void store(uint4* to, uint4 words) {
     asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(words.x), "r"(words.y), "r"(words.z),

@@ -202,6 +202,11 @@ class ThreadMachine {
     if (reinterpret_cast<uintptr_t>(to) % alignof(dynams::Quad<T>) != 0) fail("a vector that is not aligned");
     for (int i = 0; i < 4; ++i) write(&to->at[i], values.at[i]);
   }
+  template <class T>
+  void write(dynams::Pair<T>* to, const dynams::Pair<T>& values) {
+    if (reinterpret_cast<uintptr_t>(to) % alignof(dynams::Pair<T>) != 0) fail("a vector that is not aligned");
+    for (int i = 0; i < 2; ++i) write(&to->at[i], values.at[i]);
+  }
 
   void note(dynams::SelectionEvent event) { grid_.events.fetch_or(1u << static_cast<int>(event)); }
 
