@@ -60,8 +60,7 @@ class BlockSelection : BlockRounds<Machine, Shape> {
     if (task_.sampled) {
       if (!Shape::kCached) this->keep_sample(sample);
       this->set_range(sample);
-    }
-    if (Shape::kCached) {
+    } else if (Shape::kCached) {
       m_.finish_copies();
       m_.sync();
     }

@@ -15,7 +15,7 @@ template <class Machine, class Shape>
 class BlockRounds : protected BlockAnswer<Machine, Shape> {
  protected:
   using Base = BlockAnswer<Machine, Shape>;
-  using Base::kWarp, Base::kWarps, Base::kThreads, Base::kChunks, Base::kTile, Base::kOwnBins;
+  using Base::kWarp, Base::kWarps, Base::kThreads, Base::kChunks, Base::kChunk, Base::kTile, Base::kOwnBins;
   using Base::m_, Base::thread_, Base::lane, Base::warp, Base::task_, Base::start_, Base::size_;
   using typename Base::Key, typename Base::Number, typename Base::Order, typename Base::Part, typename Base::Raw;
   using Count = typename Shape::Count;
@@ -29,7 +29,8 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
   // ---------------------------------------------------------------------------------------- the sample
 
   // Makes the range that of two ranks of the sample, to the first 2 * kBinBits - 1 bits of their keys: first by bins of
-  // the leading bits, then by bins of the next within those two. The histogram is empty before and after.
+  // the leading bits, then by bins of the next within those two. The histogram is empty before and after, and the slice
+  // cached.
   DYNAMS_DEVICE void set_range(const Raw* sample) {
     constexpr int kShift = Order::kKeyBits > Shape::kBinBits ? Order::kKeyBits - Shape::kBinBits : 0;
     constexpr int kNextBits = Shape::kBinBits - 1;
@@ -56,6 +57,7 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
       this->count_in_bins(sampler && key >> kShift == high.bin, kBins / 2 + next);
     }
     m_.sync();
+    if (Shape::kCached) m_.finish_copies();
     find_two(static_cast<uint32_t>(low.rank), static_cast<uint32_t>(low.members + high.rank));
     const Key next_low = shared_.found[0].bin, next_high = shared_.found[1].bin - kBins / 2;
     if (low_given) low_ = (static_cast<Key>(low.bin) << kShift) + (next_low << kNextShift);
@@ -108,32 +110,25 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
             below += there && key < low;
             this->count_in_bins(there && key - low <= span, static_cast<uint32_t>((key - low) >> shift));
           });
-    } else if (warp() >= kIdle && size_ > 0) {
+    } else if (static_cast<int>(warp()) >= kIdle && size_ > 0) {
       below = count_tiles();
     }
     const uint32_t of_warp = m_.warp_sum(below);
     if (lane() == 0 && of_warp != 0) m_.add_shared(&shared_.below, of_warp);
     if (round == 0) m_.wait();
     else m_.sync();
-    if (Shape::kCached) {
-      fill_bins();
-      m_.sync();
-    }
   }
 
   // Lists the slice's values in range; returns how many of the thread's own lie below it. The last tile comes first: the
   // write begins with those that the second-level cache saw last.
   DYNAMS_DEVICE uint32_t count_tiles() {
     uint32_t below = 0;
-    int tile = (size_ - 1) / kCountTile * kCountTile;
-    Quad<Raw> quads[kChunks];
-    if (!Shape::kCached) this->read_part(this->template part_of<kIdle>(tile), quads);
     DYNAMS_UNROLL_BY(1)
-    for (; tile >= 0; tile -= kCountTile) {
+    for (int tile = (size_ - 1) / kCountTile * kCountTile; tile >= 0; tile -= kCountTile) {
       const Part part = this->template part_of<kIdle>(tile);
-      if (Shape::kCached) this->read_part(part, quads);
+      Quad<Raw> quads[kChunks];
+      this->read_part(part, quads);
       const uint32_t inside = in_range(part, quads, &below);
-      if (!Shape::kCached && tile > 0) this->read_part(this->template part_of<kIdle>(tile - kCountTile), quads);
       if (m_.ballot(inside != 0) != 0) list_tile(tile, part, inside);
     }
     return below;
@@ -158,6 +153,7 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
     });
   }
 
+  // Lists a warp's values in range of a tile and brings them to the bins.
   DYNAMS_DEVICE void list_tile(int tile, const Part& part, uint32_t inside) {
     const uint32_t own = m_.count_bits(inside), up_to_lane = this->sum_up_to_lane(own);
     const uint32_t of_warp = m_.shuffle(up_to_lane, kWarp - 1);
@@ -165,9 +161,13 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
     if (lane() == 0) place = m_.add_shared(&shared_.listed, of_warp);
     place = m_.shuffle(place, 0);
     if (Shape::kCached) {
-      // A list that is too short is of no use.
-      if (place + of_warp <= task_.list_capacity)
+      if (place + of_warp <= task_.list_capacity) {
         append(list() + place + up_to_lane - own, part, part.first, inside);
+        m_.sync_warp();
+        take_places_of(list() + place, of_warp);
+      } else {  // a list that is too short is of no use
+        count_marked(part, inside);
+      }
     } else {
       uint16_t* list = this->offsets_ + warp() * (kTile / kWarps);  // room for all the warp's values of a tile
       append(list + up_to_lane - own, part, part.first - tile, inside);
@@ -186,25 +186,26 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
     }
   }
 
-  // Of a cached slice: from the list, or where it was too short for all in range, from the slice.
-  DYNAMS_DEVICE void fill_bins() {
-    const Key low = low_, span = high_ - low_;
-    const int shift = shift_;
-    if (shared_.listed <= task_.list_capacity) {
-      this->template sweep<kListBatch>(
-          shared_.listed, [&](int i) { return list()[i]; },
-          [&](int i, uint32_t offset, bool there) {
-            const Key key = Order::key(this->values_[offset]);
-            const uint32_t place = this->take_places(there, static_cast<uint32_t>((key - low) >> shift));
-            if (there) list()[i] = place << kOffsetBits | offset;
-          });
-    } else {
-      this->template sweep<kListBatch>(
-          size_, [](int i) { return i; },
-          [&](int, int offset, bool there) {
-            const Key key = Order::key(this->values_[offset]);
-            this->count_in_bins(there && key - low <= span, static_cast<uint32_t>((key - low) >> shift));
-          });
+  // Adds listed values of a cached slice to the bins and their places there to the list.
+  DYNAMS_DEVICE void take_places_of(uint32_t* list, uint32_t count) {
+    DYNAMS_UNROLL_BY(1)
+    for (uint32_t begin = 0; begin < count; begin += kWarp) {
+      const uint32_t i = begin + lane();
+      const bool there = i < count;
+      const uint32_t offset = there ? list[i] : 0;
+      const Key key = Order::key(this->values_[offset]);
+      const uint32_t place = this->take_places(there, static_cast<uint32_t>((key - low_) >> shift_));
+      if (there) list[i] = place << kOffsetBits | offset;
+    }
+  }
+
+  // Adds a lane's marked values of a cached slice to the bins.
+  DYNAMS_DEVICE void count_marked(const Part& part, uint32_t bits) {
+    DYNAMS_UNROLL_BY(1)
+    for (; bits != 0; bits &= bits - 1) {
+      const uint32_t bit = m_.lowest_bit(bits);
+      const Key key = Order::key(this->values_[part.first + bit / 8 * kChunk + bit % 8]);
+      this->count_in_bins(true, static_cast<uint32_t>((key - low_) >> shift_));
     }
   }
 
@@ -220,8 +221,9 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
       const Key key = Order::key(this->value(offset));
       this->count_in_bins(there, static_cast<uint32_t>((key - low) >> shift));
       if (there && place + i < task_.list_capacity) {
-        listed_keys()[place + i] = key;
-        listed_offsets()[place + i] = offset;
+        const size_t to = size_t(m_.block()) * task_.list_capacity + place + i;
+        task_.listed_keys[to] = key;
+        task_.listed_offsets[to] = offset;
       }
     }
   }

@@ -81,7 +81,7 @@ class BlockSlice : protected BlockBins<Machine, Shape::kThreads, Shape::kBins> {
   // Starts to cache the slice; it is there once every reader has waited for its copies and the block has met.
   DYNAMS_DEVICE void copy_slice() {
     if (reader() < 0) return;
-    DYNAMS_UNROLL_BY(kChunks)
+    DYNAMS_UNROLL_BY(1)
     for (int offset = 4 * reader(); offset < size_; offset += kReading) {
       if (aligned_ && offset + 4 <= size_)
         m_.start_copy(&cached(offset), reinterpret_cast<const Quad<Raw>*>(task_.values + start_ + offset));

@@ -122,18 +122,23 @@ class GridMachine {
     asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(from) : "memory");
     return value;
   }
-  __device__ __forceinline__ void fresh(const uint32_t* from, uint32_t (&out)[2]) const {
-    asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];" : "=r"(out[0]), "=r"(out[1]) : "l"(from) : "memory");
-  }
   template <class T, int kCount>
   __device__ __forceinline__ void fresh(const T* from, T (&out)[kCount]) const {
-    static_assert(sizeof(T) == 8 && kCount % 2 == 0);
+    static_assert(kCount == 1 || kCount % 2 == 0);
+    if constexpr (kCount == 1) out[0] = fresh(from);
 #pragma unroll
-    for (int i = 0; i < kCount; i += 2)
-      asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
-                   : "=l"(out[i]), "=l"(out[i + 1])
-                   : "l"(from + i)
-                   : "memory");
+    for (int i = 0; i + 1 < kCount; i += 2) {
+      if constexpr (sizeof(T) == 4)
+        asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];"
+                     : "=r"(out[i]), "=r"(out[i + 1])
+                     : "l"(from + i)
+                     : "memory");
+      else
+        asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
+                     : "=l"(out[i]), "=l"(out[i + 1])
+                     : "l"(from + i)
+                     : "memory");
+    }
   }
   template <class T>
   __device__ __forceinline__ void write(T* to, T value) const {
