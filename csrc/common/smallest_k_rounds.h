@@ -89,6 +89,29 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
     return task_.listed_offsets + size_t(m_.block()) * task_.list_capacity;
   }
 
+  // Divides the range into kBins bins of equal width, all but the last few of which are used: a power of two might leave
+  // half of them empty, and twice as many values in the others. Distances are cut to kStepBits, so that the division by a
+  // product is exact: distance * bin_steps() < 2^31. Streamed, there are too many values to rank after one round in any
+  // case, and no registers to spare: the width is a power of two.
+  static constexpr int kStepBits = Shape::kBinBits + (Shape::kCached ? 8 : 0);
+  static_assert(2 * kStepBits - Shape::kBinBits < 31);
+
+  DYNAMS_DEVICE void split_range() {
+    const Key span = high_ - low_;
+    const int bits = m_.bit_length(span);
+    shift_ = bits > kStepBits ? bits - kStepBits : 0;
+    if (Shape::kCached) inverse_ = 0x7fffffffu / bin_steps() + 1;
+  }
+  // Of a key in range.
+  DYNAMS_DEVICE uint32_t bin_of(Key key) const {
+    const uint32_t distance = static_cast<uint32_t>((key - low_) >> shift_);
+    return Shape::kCached ? static_cast<uint32_t>(static_cast<uint64_t>(2 * distance) * inverse_ >> 32) : distance;
+  }
+  DYNAMS_DEVICE uint32_t bin_steps() const {
+    return Shape::kCached ? (static_cast<uint32_t>((high_ - low_) >> shift_) >> Shape::kBinBits) + 1 : 1;
+  }
+  DYNAMS_DEVICE Key bin_width() const { return static_cast<Key>(bin_steps()) << shift_; }
+
   // While a cached slice is counted, the first warp has nothing to do but to meet the grid, which has long been there:
   // to ask takes almost as long.
   static constexpr int kIdle = Shape::kCached ? 1 : 0;
@@ -98,9 +121,7 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
   // Ends with a barrier of the block, and in the first round with the grid's first.
   DYNAMS_DEVICE void count_range(int round) {
     const Key low = low_, span = high_ - low_;
-    const int bits = m_.bit_length(span);
-    shift_ = bits > Shape::kBinBits ? bits - Shape::kBinBits : 0;
-    const int shift = shift_;
+    split_range();
     uint32_t below = 0;  // of the thread's own values
     if (!Shape::kCached && listed_) {
       const Key* keys = listed_keys();
@@ -108,7 +129,7 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
           shared_.listed, [&](int place) { return keys[place]; },
           [&](int, Key key, bool there) {
             below += there && key < low;
-            this->count_in_bins(there && key - low <= span, static_cast<uint32_t>((key - low) >> shift));
+            this->count_in_bins(there && key - low <= span, bin_of(key));
           });
     } else if (static_cast<int>(warp()) >= kIdle && size_ > 0) {
       below = count_tiles();
@@ -194,7 +215,7 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
       const bool there = i < count;
       const uint32_t offset = there ? list[i] : 0;
       const Key key = Order::key(this->values_[offset]);
-      const uint32_t place = this->take_places(there, static_cast<uint32_t>((key - low_) >> shift_));
+      const uint32_t place = this->take_places(there, bin_of(key));
       if (there) list[i] = place << kOffsetBits | offset;
     }
   }
@@ -205,21 +226,19 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
     for (; bits != 0; bits &= bits - 1) {
       const uint32_t bit = m_.lowest_bit(bits);
       const Key key = Order::key(this->values_[part.first + bit / 8 * kChunk + bit % 8]);
-      this->count_in_bins(true, static_cast<uint32_t>((key - low_) >> shift_));
+      this->count_in_bins(true, bin_of(key));
     }
   }
 
   // Brings what a warp listed of a streamed tile to the bins and, from `place` on, to the list in global memory.
   DYNAMS_DEVICE void list_globally(const uint16_t* list, uint32_t count, int tile, uint32_t place) {
-    const Key low = low_;
-    const int shift = shift_;
     DYNAMS_UNROLL_BY(1)
     for (uint32_t begin = 0; begin < count; begin += kWarp) {
       const uint32_t i = begin + lane();
       const bool there = i < count;
       const int offset = tile + (there ? list[i] : list[0]);
       const Key key = Order::key(this->value(offset));
-      this->count_in_bins(there, static_cast<uint32_t>((key - low) >> shift));
+      this->count_in_bins(there, bin_of(key));
       if (there && place + i < task_.list_capacity) {
         const size_t to = size_t(m_.block()) * task_.list_capacity + place + i;
         task_.listed_keys[to] = key;
@@ -265,17 +284,15 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
     if (thread_ == 0) {
       row[kBins] = below + inside;
       if (below != 0) m_.add_global(grid_bins + Shape::kBelow, static_cast<Count>(below));
-      if (!placed && shift_ > 0) m_.add_global(grid_bins + Shape::kUnplaced, Count(1));
+      if (!placed && bin_width() > 1) m_.add_global(grid_bins + Shape::kUnplaced, Count(1));
     }
-    if (placed && shift_ > 0) {  // bins of a single key need only be counted
+    if (placed && bin_width() > 1) {  // bins of a single key need only be counted
       m_.sync();
       place();
     }
   }
 
   DYNAMS_DEVICE void place() {
-    const Key low = low_;
-    const int shift = shift_;
     Key* placed_keys = task_.placed_keys + size_t(m_.block()) * task_.place_capacity;
     uint32_t* placed_offsets = task_.placed_offsets + size_t(m_.block()) * task_.place_capacity;
     if constexpr (Shape::kCached) {
@@ -285,19 +302,19 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
             if (!there) return;
             const uint32_t offset = listed & ((1u << kOffsetBits) - 1);
             const Key key = Order::key(this->values_[offset]);
-            const uint32_t to = this->bin(static_cast<uint32_t>((key - low) >> shift)) + (listed >> kOffsetBits);
+            const uint32_t to = this->bin(bin_of(key)) + (listed >> kOffsetBits);
             placed_keys[to] = key;
             placed_offsets[to] = offset;
           });
     } else {
-      const Key span = high_ - low_;
+      const Key low = low_, span = high_ - low_;
       const Key* keys = listed_keys();
       const uint32_t* offsets = listed_offsets();
       this->template sweep<kListBatch>(
           shared_.listed, [&](int i) { return keys[i]; },
           [&](int i, Key key, bool there) {
             const bool inside = there && key - low <= span;
-            const uint32_t to = this->take_places(inside, static_cast<uint32_t>((key - low) >> shift));
+            const uint32_t to = this->take_places(inside, bin_of(key));
             if (inside) placed_keys[to] = key;
             if (inside) placed_offsets[to] = offsets[i];
           });
@@ -341,9 +358,9 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
     this->find(rank - below, bins, before, &shared_.found[0]);
     m_.sync();
     const FoundBin found = shared_.found[0];
-    low_ += static_cast<Key>(found.bin) << shift_;
-    const Key width = (Key(1) << shift_) - 1;
-    high_ = high_ - low_ < width ? high_ : low_ + width;
+    const Key width = bin_width();
+    low_ += found.bin * width;
+    high_ = high_ - low_ < width ? high_ : low_ + (width - 1);
     if (low_ == high_ || (found.members <= Shape::kMembers && unplaced == 0)) return true;
     if (thread_ == 0) m_.note(unplaced == 0 ? SelectionEvent::kNarrowed : SelectionEvent::kUnplaced);
     return false;
@@ -352,7 +369,8 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
   Shared& shared_;
 
   Key low_, high_;       // the range, both ends in it, and
-  int shift_;            // the width of its bins
+  int shift_;            // bits of a key's distance from `low_` that its bin leaves out,
+  uint32_t inverse_;     // and 2^31 / bin_steps(), rounded up
   bool listed_ = false;  // the list in global memory holds all of the range
 };
 

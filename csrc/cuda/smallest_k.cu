@@ -25,7 +25,8 @@ constexpr int kChunksOf = sizeof(typename Order::Raw) == 8 ? 2 : 4;
 // round, so no more are ranked. The sample is read by every block: it must stay small beside a slice, and is larger
 // where slices are.
 template <class Order>
-using CachedShape = SelectionShape<Order, uint32_t, true, 1024, 32, 11, kChunksOf<Order>, 4, 256>;
+using CachedShape = SelectionShape<Order, uint32_t, true, 1024, 32, 11, kChunksOf<Order>,
+                                   sizeof(typename Order::Raw) == 8 ? 2 : 4, 256>;
 template <class Order>
 using StreamedShape = SelectionShape<Order, unsigned long long, false, 512, 32, 11, kChunksOf<Order>,
                                      sizeof(typename Order::Raw) == 8 ? 8 : 16, 256>;

@@ -250,7 +250,7 @@ def every_path(dtype: int, cached: bool) -> list[tuple[Case, str]]:
     normal, tied, near = made["normal"], made["half tied"], made["next to each other"]
     last = SAMPLE
     cases = [
-        (replace(base, name="plain", bits=normal, k=300), "ranked members"),
+        (replace(base, name="plain", bits=normal, k=270), "ranked members"),
         (replace(base, name="one value", bits=made["constant"], k=77), "single key"),
         (replace(base, name="ties split in a block", bits=tied, k=200), "split ties"),
         (replace(base, name="low", bits=normal, k=20, ranks=(last - 9, last - 1)), "missed low"),
