@@ -108,18 +108,31 @@ class BlockBins {
   }
 
   // The one thread that has the value of this rank in its own bins, with `before` values in those of earlier threads,
-  // tells in which it is.
+  // tells in which it is. All counts together are less than T holds: a rank before the thread's own wraps beyond them.
   template <class T>
   DYNAMS_DEVICE void find(T rank, const T* own, T before, FoundBin* found) {
+    T all = 0;
     DYNAMS_UNROLL
-    for (int i = 0; i < kOwnBins; ++i) {
-      if (rank >= before && rank - before < own[i]) *found = {thread_ * kOwnBins + i, rank - before, own[i]};
-      before += own[i];
+    for (int i = 0; i < kOwnBins; ++i) all += own[i];
+    T left = rank - before;
+    if (left >= all) return;
+    int at = 0;
+    T members = own[0];
+    DYNAMS_UNROLL
+    for (int i = 0; i + 1 < kOwnBins; ++i) {
+      if (at < i || left < own[i]) continue;
+      left -= own[i];
+      at = i + 1;
+      members = own[i + 1];
     }
+    *found = {thread_ * kOwnBins + at, left, members};
   }
 
+  // Between phases: what was computed from the thread's number is not kept in registers for the next one.
+  DYNAMS_DEVICE void begin_phase() { m_.renew(&thread_); }
+
   Machine& m_;
-  const uint32_t thread_;
+  uint32_t thread_;
 
  private:
   SharedBins<Machine, kBins>& bins_;

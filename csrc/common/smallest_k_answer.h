@@ -148,19 +148,24 @@ class BlockAnswer : protected BlockSlice<Machine, Shape> {
       DYNAMS_UNROLL_BY(1)
       for (int begin = kChunk * static_cast<int>(warp()); begin < shift + chosen.total; begin += kChunk * kWarps) {
         if (aligned && begin >= shift && begin + kChunk <= shift + chosen.total) {
-          const int own = begin + 4 * static_cast<int>(lane());
-          const Quad<uint16_t> offsets = *reinterpret_cast<const Quad<uint16_t>*>(offsets_ + own);
-          Quad<Raw> some;
-          DYNAMS_UNROLL
-          for (int j = 0; j < 4; ++j) some.at[j] = values[offsets.at[j]];
-          m_.write(reinterpret_cast<Quad<Raw>*>(out_values + own), some);
-          // Four indices of a lane would be two stores, of every other 16 bytes each.
+          // Four numbers of 8 bytes would be two stores of a lane, of every other 16 bytes each.
           DYNAMS_UNROLL
           for (int half = 0; half < 2; ++half) {
-            const int pair = begin + half * kChunk / 2 + 2 * static_cast<int>(lane());
-            const Pair<uint16_t> two = *reinterpret_cast<const Pair<uint16_t>*>(offsets_ + pair);
-            m_.write(reinterpret_cast<Pair<int64_t>*>(out_indices + pair),
-                     Pair<int64_t>{{tile_start + two.at[0], tile_start + two.at[1]}});
+            const int own = begin + half * kChunk / 2 + 2 * static_cast<int>(lane());
+            const Pair<uint16_t> offsets = *reinterpret_cast<const Pair<uint16_t>*>(offsets_ + own);
+            m_.write(reinterpret_cast<Pair<int64_t>*>(out_indices + own),
+                     Pair<int64_t>{{tile_start + offsets.at[0], tile_start + offsets.at[1]}});
+            if (sizeof(Raw) == 8)
+              m_.write(reinterpret_cast<Pair<Raw>*>(out_values + own),
+                       Pair<Raw>{{values[offsets.at[0]], values[offsets.at[1]]}});
+          }
+          if (sizeof(Raw) < 8) {
+            const int own = begin + 4 * static_cast<int>(lane());
+            const Quad<uint16_t> offsets = *reinterpret_cast<const Quad<uint16_t>*>(offsets_ + own);
+            Quad<Raw> some;
+            DYNAMS_UNROLL
+            for (int j = 0; j < 4; ++j) some.at[j] = values[offsets.at[j]];
+            m_.write(reinterpret_cast<Quad<Raw>*>(out_values + own), some);
           }
         } else {
           DYNAMS_UNROLL_BY(1)

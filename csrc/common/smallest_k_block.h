@@ -66,11 +66,14 @@ class BlockSelection : BlockRounds<Machine, Shape> {
     }
     DYNAMS_UNROLL_BY(1)
     for (int round = 0;; ++round) {
+      this->begin_phase();
       this->count_range(round);
+      this->begin_phase();
       this->publish(round);
       m_.meet(task_.bins + round * Shape::kHistogram + Shape::kArrived);
       if (this->narrow(round)) break;
     }
+    this->begin_phase();
     const Threshold<Key> threshold = low_ == high_ ? split_ties() : rank_members();
     if (task_.out_indices != nullptr) this->write_selected(threshold);
     if (task_.out_mask != nullptr) this->write_mask(threshold);
@@ -86,7 +89,7 @@ class BlockSelection : BlockRounds<Machine, Shape> {
 
   // The members of the bin are gathered and ranked: the one of rank k and all before it are selected.
   DYNAMS_DEVICE Threshold<Key> rank_members() {
-    const uint64_t below_before = gather_members();
+    gather_members();
     const uint64_t rank = shared_.found[0].rank;
     const uint32_t members = static_cast<uint32_t>(shared_.found[0].members);
     // A warp ranks four at once, so that each read of another serves four comparisons.
@@ -125,12 +128,12 @@ class BlockSelection : BlockRounds<Machine, Shape> {
     if (thread_ == 0) m_.note(SelectionEvent::kRankedMembers);
     const int64_t ties = shared_.last_tie + 1 - start_;
     const uint32_t ties_end = static_cast<uint32_t>(ties <= 0 ? 0 : ties < size_ ? ties : size_);
-    return {shared_.threshold, ties_end, static_cast<int64_t>(below_before) + shared_.selected_before};
+    return {shared_.threshold, ties_end, static_cast<int64_t>(shared_.below_before) + shared_.selected_before};
   }
 
-  // Brings the members of the bin to shared memory; returns how many values before the slice lie below the bin. First
-  // every block's share is found, then each member is fetched by a thread of its own: all may lie in one block.
-  DYNAMS_DEVICE uint64_t gather_members() {
+  // Brings to shared memory how many values before the slice lie below the bin, and the members of the bin. First every
+  // block's share is found, then each member is fetched by a thread of its own: all may lie in one block.
+  DYNAMS_DEVICE void gather_members() {
     const uint32_t bin = shared_.found[0].bin;
     Count below = 0, below_before;
     DYNAMS_UNROLL_BY(1)
@@ -145,6 +148,7 @@ class BlockSelection : BlockRounds<Machine, Shape> {
         shared_.member_sources[into + i] = static_cast<uint64_t>(block) << 32 | (first + i);
     }
     this->sum_before(below, &below_before);
+    if (thread_ == 0) shared_.below_before = below_before;
     DYNAMS_UNROLL_BY(1)
     for (uint32_t member = thread_; member < shared_.found[0].members; member += kThreads) {
       const uint64_t source = shared_.member_sources[member], block = source >> 32;
@@ -154,7 +158,6 @@ class BlockSelection : BlockRounds<Machine, Shape> {
       shared_.members[member] = {static_cast<Key>(key - low_), static_cast<int64_t>(block * task_.slice + offset)};
     }
     m_.sync();
-    return below_before;
   }
 
   // The members of the bin share one key: all below it are selected, and so many of them, by index.

@@ -89,10 +89,10 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
     return task_.listed_offsets + size_t(m_.block()) * task_.list_capacity;
   }
 
-  // Divides the range into kBins bins of equal width, all but the last few of which are used: a power of two might leave
-  // half of them empty, and twice as many values in the others. Distances are cut to kStepBits, so that the division by a
-  // product is exact: distance * bin_steps() < 2^31. Streamed, there are too many values to rank after one round in any
-  // case, and no registers to spare: the width is a power of two.
+  // Divides the range into kBins bins of equal width, all but the last few of which are used: a power of two might
+  // leave half of them empty, and twice as many values in the others. Distances are cut to kStepBits, so that the
+  // division by a product is exact: distance * bin_steps() < 2^31. Streamed, there are too many values to rank after
+  // one round in any case, and no registers to spare: the width is a power of two.
   static constexpr int kStepBits = Shape::kBinBits + (Shape::kCached ? 8 : 0);
   static_assert(2 * kStepBits - Shape::kBinBits < 31);
 
@@ -140,8 +140,8 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
     else m_.sync();
   }
 
-  // Lists the slice's values in range; returns how many of the thread's own lie below it. The last tile comes first: the
-  // write begins with those that the second-level cache saw last.
+  // Lists the slice's values in range; returns how many of the thread's own lie below it. The last tile comes first:
+  // the write begins with those that the second-level cache saw last.
   DYNAMS_DEVICE uint32_t count_tiles() {
     uint32_t below = 0;
     DYNAMS_UNROLL_BY(1)

@@ -45,9 +45,10 @@ struct SelectionShared {
   FoundBin found[2];
   uint64_t member_sources[Shape::kMembers];  // a block, and a place among what it placed
   OneMember members[Shape::kMembers];
+  uint64_t below_before;  // values of earlier slices below the bin of rank k
   uint32_t gathered, selected_before;
-  uint32_t listed, below;         // the slice's values in range, and below it
-  uint32_t listed_below;          // those below the range they were listed for
+  uint32_t listed, below;  // the slice's values in range, and below it
+  uint32_t listed_below;   // those below the range they were listed for
   uint64_t grid_below, grid_unplaced;
   Key threshold;
   int64_t last_tie;

@@ -118,14 +118,14 @@ struct SelectionTask {
   int64_t* out_indices;  // where only the mask is wanted
   bool* out_mask;        // or null
 
-  uint32_t slice;           // values a block owns: block b those from b * slice; at most kLargestSlice
+  uint32_t slice;  // values a block owns: block b those from b * slice; at most kLargestSlice
   bool sampled;
-  uint64_t sample_part;     // count / kSample,
-  uint32_t sample_rest;     // and what that leaves over
-  int32_t sample_low;       // ranks in the sample that enclose rank k, most likely; negative: no lower bound
-  int32_t sample_high;      // kSample or more: no upper bound
-  uint32_t place_capacity;  // values in range that a block can show the others; at least kMembers
-  uint32_t list_capacity;   // values in range that a block can list; at least place_capacity
+  uint64_t sample_part;         // count / kSample,
+  uint32_t sample_rest;         // and what that leaves over
+  int32_t sample_low;           // ranks in the sample that enclose rank k, most likely; negative: no lower bound
+  int32_t sample_high;          // kSample or more: no upper bound
+  uint32_t place_capacity;      // values in range that a block can show the others; at least kMembers
+  uint32_t list_capacity;       // values in range that a block can list; at least place_capacity
   typename Shape::Count* bins;  // kHistogram a round
   uint32_t* rows;               // kRow a block
   Key* placed_keys;             // place_capacity a block

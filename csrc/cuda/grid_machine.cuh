@@ -23,6 +23,9 @@ class GridMachine {
   __device__ __forceinline__ uint32_t block() const { return blockIdx.x; }
   __device__ __forceinline__ uint32_t blocks() const { return gridDim.x; }
 
+  // The same value, of which the compiler knows nothing.
+  __device__ __forceinline__ void renew(uint32_t* value) const { asm volatile("" : "+r"(*value)); }
+
   __device__ __forceinline__ void sync() const { __syncthreads(); }
   __device__ __forceinline__ void sync_warp() const { __syncwarp(); }
 

@@ -106,6 +106,8 @@ class ThreadMachine {
   uint32_t block() const { return block_.index; }
   uint32_t blocks() const { return grid_.blocks; }
 
+  void renew(uint32_t*) const {}
+
   void sync() { block_.barrier.arrive_and_wait(); }
   void sync_warp() { exchange(5, 0); }
   // As on the GPU: one thread arrives for its block after all have come, and waits for the others' blocks.
