@@ -21,9 +21,9 @@ template <class Order>
 constexpr int kChunksOf = sizeof(typename Order::Raw) == 8 ? 2 : 4;
 
 // 2048 bins take 11 bits of a key a round: three rounds without luck for 32 bits. A sample of 3968 makes a bracket of a
-// sixteenth of the values, of which a bin has about forty among 1.28 million; one of 992 left bins of more than 256 there,
-// and a second round. To rank 256 takes about as long as one more round, so no more are ranked. The sample is read by
-// every block: it must stay small beside a slice, and is larger where slices are.
+// sixteenth of the values, of which a bin has about forty among 1.28 million; one of 992 left bins of more than 256
+// there, and a second round. To rank 256 takes about as long as one more round, so no more are ranked. The sample is
+// read by every block: it must stay small beside a slice, and is larger where slices are.
 template <class Order>
 using CachedShape = SelectionShape<Order, uint32_t, true, 1024, 32, 11, kChunksOf<Order>,
                                    sizeof(typename Order::Raw) == 8 ? 2 : 4, 256>;
