@@ -143,13 +143,18 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
   // Lists the slice's values in range; returns how many of the thread's own lie below it. The last tile comes first:
   // the write begins with those that the second-level cache saw last.
   DYNAMS_DEVICE uint32_t count_tiles() {
+    constexpr bool kAhead = !Shape::kCached && sizeof(Raw) < 8;  // doubles leave no registers for it
     uint32_t below = 0;
+    int tile = (size_ - 1) / kCountTile * kCountTile;
+    Quad<Raw> quads[kChunks];
+    if (kAhead) this->read_part(this->template part_of<kIdle>(tile), quads);
     DYNAMS_UNROLL_BY(1)
-    for (int tile = (size_ - 1) / kCountTile * kCountTile; tile >= 0; tile -= kCountTile) {
+    for (; tile >= 0; tile -= kCountTile) {
       const Part part = this->template part_of<kIdle>(tile);
-      Quad<Raw> quads[kChunks];
-      this->read_part(part, quads);
+      if (!kAhead) this->read_part(part, quads);
       const uint32_t inside = in_range(part, quads, &below);
+      // The next tile's values are on their way while this one's are listed.
+      if (kAhead && tile > 0) this->read_part(this->template part_of<kIdle>(tile - kCountTile), quads);
       if (m_.ballot(inside != 0) != 0) list_tile(tile, part, inside);
     }
     return below;
