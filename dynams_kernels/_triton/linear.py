@@ -12,6 +12,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from dynams_kernels import _device
 from dynams_kernels._kinds import BIT, KINDS, LABELLED_KINDS, MARGIN_KINDS, mask_of
 from dynams_kernels._tma import lies_in_rows
+from dynams_kernels._triton.launch import Launch
 from dynams_kernels._triton.linear_configuration import (
     MAX_WIDTHS,
     MERGE_WARPS,
@@ -74,7 +75,7 @@ def linear_scores(
     with _device.on_device(features.get_device()):
         for begin in range(0, len(widths), MAX_WIDTHS):
             some = tuple(widths[begin : begin + MAX_WIDTHS])
-            operands = features[:, : some[-1]], weight[:, : some[-1]], bias
+            operands = _narrowed(features, some[-1]), _narrowed(weight, some[-1]), bias
             if kinds & _DISTANCE:
                 call = _Call(
                     *operands, None, some, chosen, splits, burden(_DISTANCE, pairs, 1), False
@@ -109,6 +110,11 @@ def describable(
     if features.dtype == torch.float32:
         return False
     return all(lies_in_rows(operand, widths[0]) for operand in (features, weight))
+
+
+def _narrowed(matrix: Tensor, width: int) -> Tensor:
+    """The first `width` columns: as it is where it has no more, as a view costs more than all checks of a call."""
+    return matrix if matrix.shape[1] == width else matrix[:, :width]
 
 
 def _state_floats(kinds: int) -> int:
@@ -187,19 +193,23 @@ class _Call:
         state_classes = None
         if state_floats is not None and pairs is not None:
             state_classes = scores.new_empty(2, tiling.splits, rows, dtype=torch.int32)
-        numbers, constants = tiling.sweep(kinds, pairs is not None, known is None)
-        linear_kernel[tiling.grid](
+        key = kinds, pairs is None, known is None, distances_strides
+        launch = tiling.launches.get(key)
+        if launch is None:
+            numbers, constants = tiling.sweep(kinds, pairs is not None, known is None)
+            numbers = *numbers, rows, *distances_strides
+            launch = tiling.launches[key] = Launch(linear_kernel, tiling.grid, numbers, constants)
+        largest, largest_class = known or (None, None)
+        launch(
+            scores.get_device(),
             *self.operands,
             distances,
-            *(known or (None, None)),
+            largest,
+            largest_class,
             scores,
             pairs,
             state_floats,
             state_classes,
-            *numbers,
-            rows,
-            *distances_strides,
-            **constants,
         )
         self._merge(kinds, state_floats, state_classes, scores, pairs, rows, rows)
 
@@ -209,10 +219,13 @@ class _Call:
         rows = scores[0].numel()
         step = scores.stride(0)
         state_floats = self._scratch(kinds, scores, rows)
-        numbers, constants = tiling.sweep_widths(kinds)
-        widths_kernel[tiling.grid](
-            *self.operands, scores, state_floats, *numbers, step, **constants
-        )
+        key = kinds, step
+        launch = tiling.launches.get(key)
+        if launch is None:
+            numbers, constants = tiling.sweep_widths(kinds)
+            numbers = *numbers, step
+            launch = tiling.launches[key] = Launch(widths_kernel, tiling.grid, numbers, constants)
+        launch(scores.get_device(), *self.operands, scores, state_floats)
         self._merge(kinds, state_floats, None, scores, None, rows, step)
 
     def sweep_described(self, kinds: int, scores: Tensor) -> None:
@@ -222,17 +235,20 @@ class _Call:
         of_features, of_weight = tiling.blocks
         rows = scores.shape[-1]
         state_floats = self._scratch(kinds, scores, rows)
-        numbers, constants = tiling.sweep_described(kinds)
-        descriptors_kernel[tiling.grid](
+        launch = tiling.launches.get(kinds)
+        if launch is None:
+            numbers, constants = tiling.sweep_described(kinds)
+            numbers = *numbers, rows
+            launch = Launch(descriptors_kernel, tiling.grid, numbers, constants)
+            tiling.launches[kinds] = launch
+        launch(
+            scores.get_device(),
             TensorDescriptor(features, *of_features),
             TensorDescriptor(weight, *of_weight),
             bias,
             labels,
             scores,
             state_floats,
-            *numbers,
-            rows,
-            **constants,
         )
         self._merge(kinds, state_floats, None, scores, None, rows, rows)
 

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from dynams_kernels import _device
+from dynams_kernels._triton.launch import Launch
 from dynams_kernels._triton.linear_configuration import (
     MAX_WIDTHS,
     Burden,
@@ -107,6 +108,7 @@ class Tiling:
             **compiler_options(self.chosen, load),
         }
         self._sweeps: dict[Any, tuple[tuple[int, ...], dict[str, Any]]] = {}
+        self.launches: dict[Any, Launch] = {}  # by what tells those of this layout apart
 
     def sweep(
         self, kinds: int, pairs: bool, one_tile: bool

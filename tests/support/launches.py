@@ -54,9 +54,8 @@ class Launch:
 
 
 @contextmanager
-def recorded(capability: int) -> Iterator[list[Launch]]:
-    """Within, launches of Triton's kernels are noted as a GPU of this capability would compile them, and not carried out."""
-    from triton import JITFunction, knobs
+def named_gpu(capability: int) -> Iterator[None]:
+    """Within, Triton takes it that there is a GPU of this capability."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime.driver import driver
 
@@ -69,6 +68,20 @@ def recorded(capability: int) -> Iterator[list[Launch]]:
 
         def get_current_target(self) -> Any:
             return GPUTarget("cuda", capability, 32)
+
+    # Its own reset looks for a GPU, and fails where there is none.
+    state = dict(vars(driver))
+    driver.set_active(NamedGpu())
+    try:
+        yield
+    finally:
+        vars(driver).update(state)
+
+
+@contextmanager
+def recorded(capability: int) -> Iterator[list[Launch]]:
+    """Within, launches of Triton's kernels are noted as a GPU of this capability would compile them, and not carried out."""
+    from triton import JITFunction, knobs
 
     launches: list[Launch] = []
 
@@ -98,13 +111,10 @@ def recorded(capability: int) -> Iterator[list[Launch]]:
     before = knobs.runtime.jit_cache_hook
     knobs.runtime.jit_cache_hook = note
     JITFunction.run = run_in_grid
-    # Its own reset looks for a GPU, and fails where there is none.
-    state = dict(vars(driver))
-    driver.set_active(NamedGpu())
     try:
-        yield launches
+        with named_gpu(capability):
+            yield launches
     finally:
-        vars(driver).update(state)
         knobs.runtime.jit_cache_hook = before
         JITFunction.run = run
 
