@@ -159,7 +159,12 @@ def test_predictions_are_of_benchmarks_that_exist_in_a_measure_they_have() -> No
             words = {"copy", "us"} | {
                 f"{quantity} of {peer}"
                 for quantity in ("time", "speed")
-                for peer in ("F.linear alone", "linear_margin alone", "torch.topk(sorted=False)")
+                for peer in (
+                    "F.linear alone",
+                    "linear_margin alone",
+                    "torch.topk(sorted=False)",
+                    "torch.topk(2)",
+                )
             }
             assert measure in words
     assert set(predictions.PREDICTED) <= collected_names()
