@@ -41,7 +41,7 @@ class Triton:
         pairs: bool,
         *,
         descriptors: bool = False,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """See `registry.Backend`; with `descriptors`: by TMA, of operands that are `describable`."""
         return linear.linear_scores(
             features,

@@ -53,8 +53,8 @@ def linear_scores(
     loads: Literal["pointers", "descriptors"] = "pointers",
     chosen: Configuration | None = None,
     splits: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Scores (kinds, widths, B) float32, kinds in bit order, and class pairs (B, 2) int64 where asked for, else (0, 2).
+) -> tuple[Tensor, Tensor | None]:
+    """Scores (kinds, widths, B) float32, kinds in bit order, and class pairs (B, 2) int64 where asked for.
 
     One sweep serves all kinds at up to MAX_WIDTHS widths, which ascend; `distance` takes one or two of its own. It, and pairs,
     are asked for at one width only; pairs of one kind of `gap`, `label`, `distance`. Arguments are taken as checked; float64
@@ -63,7 +63,7 @@ def linear_scores(
     """
     batch = features.shape[0]
     scores = features.new_empty(kinds.bit_count(), len(widths), batch, dtype=torch.float32)
-    pair_rows = features.new_empty(batch if pairs else 0, 2, dtype=torch.int64)
+    pair_rows = features.new_empty(batch, 2, dtype=torch.int64) if pairs else None
     if scores.numel() == 0:
         return scores, pair_rows
     described = loads == "descriptors"
@@ -71,7 +71,6 @@ def linear_scores(
         raise ValueError('loads: got "descriptors", want "pointers" for such operands and kinds')
     if not kinds & _LABELLED:
         labels = None
-    wanted = pair_rows if pairs else None
     with _device.on_device(features.get_device()):
         for begin in range(0, len(widths), MAX_WIDTHS):
             some = tuple(widths[begin : begin + MAX_WIDTHS])
@@ -81,14 +80,14 @@ def linear_scores(
                     *operands, None, some, chosen, splits, burden(_DISTANCE, pairs, 1), False
                 )
                 place = (kinds & (_DISTANCE - 1)).bit_count()
-                call.sweep_distance(scores[place, 0], wanted, class_distances)
+                call.sweep_distance(scores[place, 0], pair_rows, class_distances)
             if kinds & ~_DISTANCE:
                 load = burden(kinds, pairs, len(some))
                 call = _Call(*operands, labels, some, chosen, splits, load, described)
                 if described:
                     call.sweep_described(kinds, scores)
                 elif len(widths) == 1:
-                    call.sweep(kinds, scores, wanted)
+                    call.sweep(kinds, scores, pair_rows)
                 else:
                     call.sweep_widths(kinds, scores[:, begin : begin + len(some)])
     return scores, pair_rows

@@ -137,9 +137,10 @@ def check(
         except AssertionError as error:
             raise AssertionError(f"{kind}: {error}") from error
         assert kind != "entropy" or not (scores < 0).any()
-    assert got_pairs.shape == ((len(z) if pairs else 0), 2)
-    assert got_pairs.dtype == torch.int64
-    if pairs:
+    assert (got_pairs is not None) == pairs
+    if got_pairs is not None:
+        assert got_pairs.shape == (len(z), 2)
+        assert got_pairs.dtype == torch.int64
         (kind,) = names
         whole = ~np.isnan(z).any(axis=1)
         assert np.array_equal(got_pairs.numpy()[whole], pairs_of(z, kind, y, distances)[whole])
