@@ -30,7 +30,7 @@ from dynams.report.codec import to_plain
 from dynams.report.files import replace_file
 from dynams.report.text import MISSING
 from dynams.selection import Signals
-from dynams.selection.strategy import selection_size
+from dynams.selection.timetable import selection_size
 from dynams.training import TrainConfig, evaluate, score_candidates, train
 from dynams.training.distributed import build_fabric
 from dynams.training.environment import environment

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from dynams.training.checks import at_least, fraction, one_of
+from dynams.checks import at_least, fraction, one_of
 
 Kernel = Literal[
     "all",

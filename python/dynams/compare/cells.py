@@ -7,6 +7,7 @@ budget, and so on; within a diagonal the reference first, then as the plan lists
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -90,21 +91,20 @@ def planned_share(config: TrainConfig) -> float:
     Strategies that choose inside a batch, or decide themselves how many samples they keep, plan all.
     """
     from dynams.selection.schedule import build_schedule
-    from dynams.selection.strategy import progress_at
+    from dynams.selection.timetable import Timetable
 
     chosen, epochs = config.selection, config.optim.epochs
-    if not has_budget(config):
-        return float(epochs)
-    budget = build_schedule(
-        chosen.schedule, chosen.budget, start=chosen.start, exponent=chosen.exponent
+    times = Timetable(
+        build_schedule(
+            chosen.schedule, chosen.budget, start=chosen.start, exponent=chosen.exponent
+        ),
+        budgeted=has_budget(config),
+        epochs=epochs,
+        refresh_every=chosen.refresh_every,
+        warmup_epochs=chosen.warmup_epochs,
+        tail=chosen.tail,
     )
-    warmup = min(chosen.warmup_epochs, epochs)
-    end = max(warmup, epochs - int(chosen.tail * epochs + 0.5))
-    share = float(warmup + epochs - end)
-    for epoch in range(warmup, end):
-        refresh = epoch - (epoch - warmup) % chosen.refresh_every
-        share += budget(progress_at(refresh, warmup_epochs=warmup, epochs=end))
-    return share
+    return math.fsum(times.planned_budget(epoch) for epoch in range(epochs))
 
 
 def _matched_epochs(plan: Plan, recipe: Recipe, budget: float | None, known: Known) -> int | None:

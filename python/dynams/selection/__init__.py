@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dynams.selection.strategies.base import BatchStrategy, Selection, Signals, Strategy
     from dynams.selection.strategies.registry import STRATEGIES, build_strategy
     from dynams.selection.strategies.switches import with_switches
-    from dynams.selection.strategy import selection_size
+    from dynams.selection.timetable import Timetable, selection_size
 
 __all__ = [
     "SCHEDULE_KINDS",
@@ -42,6 +42,7 @@ __all__ = [
     "Signals",
     "Strategy",
     "SubsetSampler",
+    "Timetable",
     "build_schedule",
     "build_strategy",
     "constant",
@@ -70,7 +71,7 @@ _MODULES = {
     "strategies.base": ("BatchStrategy", "Selection", "Signals", "Strategy"),
     "strategies.registry": ("STRATEGIES", "build_strategy"),
     "strategies.switches": ("with_switches",),
-    "strategy": ("selection_size",),
+    "timetable": ("Timetable", "selection_size"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

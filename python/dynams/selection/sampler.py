@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 import dynams_kernels as dk
+from dynams.checks import at_least
 from dynams.selection.checks import check_state
+from dynams.selection.draws import epoch_order, selection_generator
 from dynams.selection.schedule import Schedule, constant
 from dynams.selection.strategies.base import TENSORS, VALIDATION, Selection, Signals, Strategy
 from dynams.selection.strategies.margin import MARGINS
 from dynams.selection.strategies.uniform import Full
-from dynams.selection.strategy import overlap, permutation, selection_generator
 from dynams.selection.timetable import Phase, Timetable
 
 
@@ -95,8 +96,8 @@ class SubsetSampler(Sampler[int]):
         name: str | None = None,
     ) -> None:
         super().__init__()
+        at_least("num_samples", num_samples, 1)
         self.timetable = Timetable(
-            num_samples,
             budget if isinstance(budget, Schedule) else constant(budget),
             strategy.budgeted,
             epochs,
@@ -166,7 +167,7 @@ class SubsetSampler(Sampler[int]):
 
     def planned_size(self, epoch: int) -> int:
         """Count the samples that `epoch` is to train on: where the strategy decides, at most."""
-        return self.timetable.planned_size(epoch)
+        return self.timetable.planned_size(epoch, self.num_samples)
 
     def wanted(self, epoch: int) -> frozenset[str]:
         """Return the names of the signals that `begin_epoch(epoch)` asks for; empty: none."""
@@ -174,7 +175,7 @@ class SubsetSampler(Sampler[int]):
             return frozenset()
         if self.dynamic or self._selected_at is None:
             return self.strategy.needs
-        kept = self._reusable or self.timetable.size(epoch) == len(self)
+        kept = self._reusable or self.timetable.size(epoch, self.num_samples) == len(self)
         return frozenset() if kept else self.strategy.needs
 
     def due(self, epoch: int) -> bool:
@@ -352,7 +353,7 @@ class SubsetSampler(Sampler[int]):
         if not self._new_block(epoch):
             return None
         # Before anything is scored: a schedule may be refused.
-        size = self.timetable.size(epoch)
+        size = self.timetable.size(epoch, self.num_samples)
         wanted = self.wanted(epoch)
         again = self.dynamic or self._selected_at is None
         if not again and not (self.strategy.budgeted and size != len(self)):
@@ -405,9 +406,14 @@ class SubsetSampler(Sampler[int]):
             indices,
             margins,
             self._threshold(epoch, indices, margins),
-            None if previous is None else float(overlap(indices, previous, self.num_samples)),
+            None if previous is None else self._overlap(indices, previous),
             selection.weights,
         )
+
+    def _overlap(self, indices: Tensor, previous: Tensor) -> float:
+        known = torch.zeros(self.num_samples, dtype=torch.bool, device=indices.device)
+        known[previous] = True
+        return float(known[indices].double().mean())
 
     def _threshold(self, epoch: int, indices: Tensor, margins: Tensor) -> float:
         if self.phase(epoch) == "tail" or not any(kind in self._scores for kind in MARGINS):
@@ -419,7 +425,7 @@ class SubsetSampler(Sampler[int]):
             raise RuntimeError("call begin_epoch(epoch) before the sampler is used in that epoch")
         if not self.shuffle:
             return values.clone()
-        places = permutation(len(self), self.seed, self._epoch)
+        places = epoch_order(len(self), self.seed, self._epoch)
         return values[places.to(values.device)]
 
     def _walk(self, rest: list[int], start: int) -> Iterator[int]:

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args, runtime_checkable
 
+from dynams.checks import fraction, interval, one_of, positive
+
 Kind = Literal["constant", "linear", "cosine", "power"]
 SCHEDULE_KINDS: tuple[str, ...] = get_args(Kind)
 
@@ -50,14 +52,14 @@ class BudgetCurve:
     exponent: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.kind not in SCHEDULE_KINDS:
-            raise ValueError(f"kind must be one of {', '.join(SCHEDULE_KINDS)}; got {self.kind!r}")
-        check_budget(self.start, "start")
-        check_budget(self.end, "end")
+        one_of("kind", self.kind, SCHEDULE_KINDS)
+        fraction("start", self.start)
+        fraction("end", self.end)
         if self.kind == "constant" and self.start != self.end:
-            raise ValueError(f"a constant has one budget, got {self.start!r} and {self.end!r}")
-        if not 0.0 < self.exponent < math.inf:
-            raise ValueError(f"exponent must be positive and finite, got {self.exponent!r}")
+            raise ValueError(
+                f"start: got {self.start!r}, want {self.end!r}: a constant has one budget"
+            )
+        positive("exponent", self.exponent)
 
     def __call__(self, progress: float, /) -> float:
         """Return the budget at `progress`.
@@ -65,8 +67,7 @@ class BudgetCurve:
         Raises:
             ValueError: `progress` is outside [0, 1].
         """
-        if not 0.0 <= progress <= 1.0:
-            raise ValueError(f"progress must be in [0, 1], got {progress!r}")
+        interval("progress", progress, "[0, 1]")
         if progress == 1.0:
             return self.end
         budget = self.start + (self.end - self.start) * self._shape(progress)
@@ -93,7 +94,7 @@ def constant(budget: float) -> BudgetCurve:
     Raises:
         ValueError: `budget` is outside (0, 1].
     """
-    check_budget(budget, "budget")
+    fraction("budget", budget)
     return BudgetCurve("constant", budget, budget)
 
 
@@ -146,18 +147,6 @@ def build_schedule(
         "cosine": lambda: cosine(start, budget),
         "power": lambda: power(start, budget, exponent),
     }
-    if kind not in makers:
-        raise ValueError(f"kind must be one of {', '.join(makers)}; got {kind!r}")
-    check_budget(budget, "budget")
+    one_of("kind", kind, makers)
+    fraction("budget", budget)
     return makers[kind]()
-
-
-def check_budget(budget: float, name: str) -> float:
-    """Return `budget`, which must be in (0, 1].
-
-    Raises:
-        ValueError: it is not; the message calls it `name`.
-    """
-    if not 0.0 < budget <= 1.0:
-        raise ValueError(f"{name} must be a fraction of the samples in (0, 1], got {budget!r}")
-    return budget

@@ -1,22 +1,37 @@
-"""The timetable of selections: phases, blocks of epochs that share a selection, and budgets."""
+"""The timetable of a training: phases, blocks of epochs that share a selection, budgets and sizes.
+
+Whatever needs to know when a selection is due or how large it is asks here: the sampler, predictions of
+cost, comparisons. Everything is a function of the epoch and of the number of samples.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-from dynams.selection.schedule import BudgetCurve, Schedule, check_budget
-from dynams.selection.strategy import progress_at, refresh_block, selection_size
+from dynams.checks import at_least, fraction, interval
+from dynams.selection.schedule import BudgetCurve, Schedule
 
 Phase = Literal["warm-up", "selected", "tail"]
 
 
+def selection_size(num_samples: int, budget: float) -> int:
+    """Count the samples that `budget` keeps: budget * num_samples to the nearest, at least 1.
+
+    Raises:
+        ValueError: `num_samples` is not positive, or `budget` is outside (0, 1].
+    """
+    at_least("num_samples", num_samples, 1)
+    fraction("budget", budget)
+    return max(1, min(num_samples, math.floor(num_samples * budget + 0.5)))
+
+
 @dataclass(frozen=True)
 class Timetable:
-    """When a selection is due and how large it is: functions of the epoch alone.
+    """When a selection is due and how large it is.
 
     Attributes:
-        num_samples: N.
         schedule: of the budget, over the epochs between warm-up and tail.
         budgeted: False: the strategy decides itself how many to keep.
         epochs: length of the whole training; needed by a budget that varies and by a tail.
@@ -26,9 +41,9 @@ class Timetable:
 
     Raises:
         ValueError: a value out of range, or a budget that varies, or a tail, without `epochs`.
+        TypeError: a value is no number.
     """
 
-    num_samples: int
     schedule: Schedule
     budgeted: bool = True
     epochs: int | None = None
@@ -37,27 +52,33 @@ class Timetable:
     tail: float = 0.0
 
     def __post_init__(self) -> None:
-        for setting, value, least in (
-            ("num_samples", self.num_samples, 1),
-            ("epochs", 1 if self.epochs is None else self.epochs, 1),
-            ("refresh_every", self.refresh_every, 1),
-            ("warmup_epochs", self.warmup_epochs, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{setting} must be at least {least}, got {value}")
-        if not 0.0 <= self.tail < 1.0:
-            raise ValueError(f"tail must be a fraction of the epochs in [0, 1), got {self.tail!r}")
-        if self.tail and self.epochs is None:
-            raise ValueError(f"epochs must be given with a tail, {self.tail!r}")
+        at_least("epochs", self.epochs, 1)
+        at_least("refresh_every", self.refresh_every, 1)
+        at_least("warmup_epochs", self.warmup_epochs, 0)
+        interval("tail", self.tail, "[0, 1)")
         schedule = self.schedule
         steady = isinstance(schedule, BudgetCurve) and schedule.start == schedule.end
-        if self.epochs is None and not steady:
-            raise ValueError(f"epochs must be given with a budget that varies, {schedule!r}")
+        if self.epochs is None and (self.tail or not steady):
+            needing = f"with tail={self.tail!r}" if self.tail else f"with budget={schedule!r}"
+            raise ValueError(f"epochs: got None {needing}, want the length of the training")
 
     @property
     def tail_epochs(self) -> int:
         """Epochs of the tail: the fraction to the nearest number."""
         return 0 if self.epochs is None else int(self.tail * self.epochs + 0.5)
+
+    @property
+    def refreshes(self) -> list[int]:
+        """The epochs that begin a block of epochs that share a selection, ascending.
+
+        Raises:
+            ValueError: the number of epochs is not known.
+        """
+        return [
+            epoch
+            for epoch in range(self.warmup_epochs, self._length, self.refresh_every)
+            if self.phase(epoch) == "selected"
+        ]
 
     def phase(self, epoch: int) -> Phase:
         """Tell whether `epoch` is of the warm-up, the tail, or trains on a selection."""
@@ -68,38 +89,75 @@ class Timetable:
         return "selected"
 
     def block(self, epoch: int) -> int | None:
-        """Return the number of the block of epochs that share a selection; None outside selections."""
+        """Return the number of the block of epochs that share a selection; None outside selections.
+
+        Block b is made of the `refresh_every` epochs from warmup_epochs + b * refresh_every on; a
+        refresh is due where the block changes.
+        """
         if self.phase(epoch) != "selected":
             return None
-        return refresh_block(
-            epoch, warmup_epochs=self.warmup_epochs, refresh_every=self.refresh_every
-        )
+        return (epoch - self.warmup_epochs) // self.refresh_every
 
     def progress(self, epoch: int) -> float:
-        """Return how far `epoch` is through the epochs that select, in [0, 1]."""
+        """Return how far `epoch` is through the epochs that select.
+
+        The first of them is at 0, the last one at 1; a single one is at 1, as is any where their
+        number is not known.
+        """
         if self.epochs is None:
             return 1.0
-        return progress_at(
-            epoch, warmup_epochs=self.warmup_epochs, epochs=self.epochs - self.tail_epochs
-        )
+        last = self.epochs - self.tail_epochs - 1 - self.warmup_epochs
+        if last <= 0:
+            return 1.0
+        return min(1.0, max(0.0, (epoch - self.warmup_epochs) / last))
 
     def budget(self, epoch: int) -> float:
         """Return the budget of a selection made for `epoch`; 1.0 where nothing or the strategy decides.
 
         Raises:
-            ValueError: a foreign schedule gave a budget outside (0, 1].
+            ValueError, TypeError: a foreign schedule gave no number in (0, 1].
         """
         if not self.budgeted or self.phase(epoch) != "selected":
             return 1.0
-        return check_budget(self.schedule(self.progress(epoch)), f"the budget of {self.schedule!r}")
+        budget = self.schedule(self.progress(epoch))
+        fraction(f"the budget of {self.schedule!r}", budget)
+        return budget
 
-    def size(self, epoch: int) -> int:
-        """Count the samples of a selection made for `epoch`."""
-        return selection_size(self.num_samples, self.budget(epoch))
-
-    def planned_size(self, epoch: int) -> int:
-        """Count the samples that `epoch` is to train on: where the strategy decides, at most."""
+    def planned_budget(self, epoch: int) -> float:
+        """Return the budget that `epoch` trains with: that of the epoch that began its block."""
         block = self.block(epoch)
-        return self.size(
+        return self.budget(
             epoch if block is None else self.warmup_epochs + block * self.refresh_every
         )
+
+    def size(self, epoch: int, num_samples: int) -> int:
+        """Count the samples of a selection made for `epoch` among `num_samples`."""
+        return selection_size(num_samples, self.budget(epoch))
+
+    def planned_size(self, epoch: int, num_samples: int) -> int:
+        """Count the samples that `epoch` is to train on: where the strategy decides, at most."""
+        return selection_size(num_samples, self.planned_budget(epoch))
+
+    def planned_sizes(self, num_samples: int) -> list[int]:
+        """Count the samples that each epoch of the training is to train on, at most.
+
+        Raises:
+            ValueError: the number of epochs is not known.
+        """
+        return [self.planned_size(epoch, num_samples) for epoch in range(self._length)]
+
+    def total_steps(self, num_samples: int, batch_size: int, *, drop_last: bool = False) -> int:
+        """Count the batches of the whole training, at most.
+
+        Raises:
+            ValueError: the number of epochs is not known, or `batch_size` is not positive.
+        """
+        at_least("batch_size", batch_size, 1)
+        short = 0 if drop_last else batch_size - 1
+        return sum((size + short) // batch_size for size in self.planned_sizes(num_samples))
+
+    @property
+    def _length(self) -> int:
+        if self.epochs is None:
+            raise ValueError("epochs: got None, want the length of the training")
+        return self.epochs

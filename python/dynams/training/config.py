@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dynams.checks import at_least, fraction, interval, one_of, positive
 from dynams.selection.strategies.registry import STRATEGIES
-from dynams.training.checks import at_least, fraction, interval, one_of, positive
 
 # Settings that may differ when a run is resumed: where things are and what is shown, nothing that
 # the result depends on beyond rounding.

@@ -29,7 +29,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from dynams.selection.schedule import BudgetCurve, build_schedule, check_budget, constant
+from dynams.checks import at_least, interval, one_of
+from dynams.selection.schedule import BudgetCurve, build_schedule, constant
 from dynams.selection.timetable import Timetable
 from dynams.training.rates import Rates, Work
 
@@ -79,32 +80,22 @@ class Plan:
     dynamic: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("num_samples", "epochs", "refresh_every", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: wanted at least 1, got {getattr(self, name)}")
-        if self.warmup_epochs < 0:
-            raise ValueError(f"warmup_epochs: wanted at least 0, got {self.warmup_epochs}")
-        if self.scoring not in get_args(Scoring):
-            known = ", ".join(get_args(Scoring))
-            raise ValueError(f"scoring: wanted one of {known}, got {self.scoring!r}")
-        if not 0.0 <= self.tail < 1.0:
-            raise ValueError(f"tail: wanted a fraction in [0, 1), got {self.tail!r}")
-        for name in ("scored_share", "proxy_share"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name}: wanted a share in [0, 1], got {getattr(self, name)!r}")
+        at_least("num_samples", self.num_samples, 1)
+        at_least("evaluate_every", self.evaluate_every, 1)
+        one_of("scoring", self.scoring, get_args(Scoring))
+        interval("scored_share", self.scored_share, "[0, 1]")
+        interval("proxy_share", self.proxy_share, "[0, 1]")
+        _ = self._timetable  # refuses the rest
 
     @property
     def refreshes(self) -> list[int]:
         """The epochs that begin a block of `refresh_every` epochs, ascending."""
-        times = self._timetable
-        end = max(self.warmup_epochs, self.epochs - times.tail_epochs)
-        return list(range(self.warmup_epochs, min(end, self.epochs), self.refresh_every))
+        return self._timetable.refreshes
 
     @property
     def sizes(self) -> list[int]:
         """The samples that each epoch trains on."""
-        times = self._timetable
-        return [times.planned_size(epoch) for epoch in range(self.epochs)]
+        return self._timetable.planned_sizes(self.num_samples)
 
     @property
     def work(self) -> Work:
@@ -153,7 +144,6 @@ class Plan:
     @property
     def _timetable(self) -> Timetable:
         return Timetable(
-            self.num_samples,
             self.schedule,
             epochs=self.epochs,
             refresh_every=self.refresh_every,
@@ -282,13 +272,14 @@ def fit(
             message says what that would take, and which purpose takes most of it.
     """
     if (seconds is None) == (fraction is None):
-        raise ValueError("target: wanted either seconds or fraction")
-    check_budget(least, "least")
+        came = "neither" if seconds is None else "both"
+        raise ValueError(f"target: got {came}, want either seconds or fraction")
+    interval("least", least, "(0, 1]")
     full = predict(plan.everything(), rates)
     target = seconds if seconds is not None else (fraction or 0.0) * full.total
     given = f"seconds={seconds!r}" if seconds is not None else f"fraction={fraction!r}"
     if not 0.0 < target < math.inf:
-        raise ValueError(f"target: wanted a positive time, got {given}")
+        raise ValueError(f"target: got {given}, want a positive time")
     budget = _largest_within(plan, rates, target, least)
     if budget is None:
         cheapest = predict(plan.with_budget(least), rates)

@@ -171,7 +171,7 @@ def rates_of(run: Run, *, num_samples: int, scored_share: float = 1.0) -> Rates:
         trained=sum(epoch.samples for epoch in run.epochs),
         proxy_trained=joint * proxy.get("share", 1.0) / proxy.get("every", 1),
         scored=scored_share * num_samples * passes,
-        selections=_selections(run, num_samples),
+        selections=_selections(run),
         evaluations=sum(1 for epoch in run.epochs if epoch.accuracy is not None),
         epochs=len(run.epochs),
         holdouts=int(seconds.get("holdout model", 0.0) > 0.0),
@@ -182,11 +182,11 @@ def rates_of(run: Run, *, num_samples: int, scored_share: float = 1.0) -> Rates:
     return measured(seconds, work, total_seconds=total)
 
 
-def _selections(run: Run, num_samples: int) -> int:
+def _selections(run: Run) -> int:
     """Count the selections of the finished epochs: going back to all samples for a tail is none."""
     tail = run.config.get("selection", {}).get("tail", 0.0)
     epochs = run.config["optim"]["epochs"] if tail else None
-    times = Timetable(num_samples, constant(1.0), epochs=epochs, tail=tail)
+    times = Timetable(constant(1.0), epochs=epochs, tail=tail)
     finished = {epoch.epoch for epoch in run.epochs}
     return sum(
         1 for each in run.refreshes if each.epoch in finished and times.phase(each.epoch) != "tail"

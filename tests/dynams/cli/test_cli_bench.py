@@ -39,7 +39,7 @@ def test_every_option_is_a_key_and_options_count_before_the_file(tmp_path):
     [
         ("row: 1\n", "unknown key row in .* (did you mean rows?)"),
         ("rows: {a: 1}\n", "unknown key rows.a"),
-        ("rows: 0\n", "rows: wanted at least 1, got 0"),
+        ("rows: 0\n", "rows: got 0, want at least 1"),
         ("just words\n", "wanted keys in"),
     ],
 )

@@ -66,7 +66,7 @@ def test_the_help_imports_no_torch(tmp_path):
         (["digits", "--optim.lr"], "--optim.lr: expected one argument"),
         (["digits", "--optim.lr", "--list"], "--optim.lr: expected one argument"),
         (["digits", "--optim.lr=fast"], "optim.lr: wanted a number, got 'fast'"),
-        (["digits", "--optim.lr", "-1"], "optim.lr: wanted a number in (0, inf), got -1"),
+        (["digits", "--optim.lr", "-1"], "optim.lr: got -1.0, want a number in (0, inf)"),
         (["digits", "--optim.lr", "["], "--optim.lr: is not YAML"),
         (["digits", "--run.seed", "3"], "run.seed: seeds says which"),
         (["digits", "--limit-seconds", "0"], "--limit-seconds: wanted seconds above 0, got 0"),

@@ -160,7 +160,7 @@ def test_a_match_by_seconds_waits_then_takes_the_share_then_keeps_what_was_begun
         ({"out": 3}, "out: wanted a folder"),
         ({"name": "a b"}, "name: wanted a name"),
         ({"base": {"run.seed": 1}}, "base: run.seed: seeds says which"),
-        ({"base": {"optim": {"lr": -1}}}, "optim.lr: wanted a number in (0, inf), got -1"),
+        ({"base": {"optim": {"lr": -1}}}, "optim.lr: got -1.0, want a number in (0, inf)"),
         ({"base": {"optim": {"lr": "fast"}}}, "base: optim.lr: wanted a number, got 'fast'"),
         ({"base": {"optim": {"epochs": 2.5}}}, "optim.epochs: wanted a whole number, got 2.5"),
         ({"base": {"data.augment": "yes"}}, "data.augment: wanted true or false, got 'yes'"),

@@ -66,9 +66,9 @@ def test_a_refused_value_is_named_with_its_setting(section, setting, value):
 
 
 def test_a_value_of_the_wrong_type_is_a_type_error():
-    with pytest.raises(TypeError, match=r"optim\.lr: wanted a number"):
+    with pytest.raises(TypeError, match=r"optim\.lr: got 'fast', want a number"):
         OptimConfig(lr="fast")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"proxy\.every: wanted a whole number"):
+    with pytest.raises(TypeError, match=r"proxy\.every: got 1\.5, want a whole number"):
         ProxyConfig(every=1.5)  # type: ignore[arg-type]
 
 

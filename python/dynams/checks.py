@@ -1,9 +1,10 @@
-"""Checks of settings: each refuses a value with the setting's name, what came and what is wanted."""
+"""Checks of values: each refuses one with its name, what came and what is wanted."""
 
 from __future__ import annotations
 
 import difflib
 import math
+import operator
 from collections.abc import Iterable
 
 
@@ -13,7 +14,17 @@ def one_of(name: str, value: object, known: Iterable[str]) -> None:
     if value not in known:
         near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.6)
         meant = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"{name}: wanted one of {', '.join(known)}, got {value!r}{meant}")
+        raise ValueError(f"{name}: got {value!r}, want one of {', '.join(known)}{meant}")
+
+
+def whole(name: str, value: object) -> int:
+    """Return a whole number of any kind, NumPy's too, as an int."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name}: got {value!r}, want a whole number") from None
 
 
 def at_least(name: str, value: int | None, smallest: int) -> None:
@@ -21,9 +32,9 @@ def at_least(name: str, value: int | None, smallest: int) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: wanted a whole number, got {value!r}")
+        raise TypeError(f"{name}: got {value!r}, want a whole number")
     if value < smallest:
-        raise ValueError(f"{name}: wanted at least {smallest}, got {value}")
+        raise ValueError(f"{name}: got {value}, want at least {smallest}")
 
 
 def positive(name: str, value: float) -> None:
@@ -39,9 +50,9 @@ def fraction(name: str, value: float) -> None:
 def interval(name: str, value: float, bounds: str) -> None:
     """Refuse what is no number in ``bounds``, written as in "(0, 1]"; NaN lies in none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}: wanted a number in {bounds}, got {value!r}")
+        raise TypeError(f"{name}: got {value!r}, want a number in {bounds}")
     low, high = (float(bound) for bound in bounds[1:-1].split(","))
     above = value >= low if bounds[0] == "[" else value > low
     below = value <= high if bounds[-1] == "]" else value < high
     if not (above and below and math.isfinite(value)):
-        raise ValueError(f"{name}: wanted a number in {bounds}, got {value}")
+        raise ValueError(f"{name}: got {value}, want a number in {bounds}")
