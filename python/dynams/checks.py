@@ -14,7 +14,8 @@ def one_of(name: str, value: object, known: Iterable[str]) -> None:
     if value not in known:
         near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.6)
         meant = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"{name}: got {value!r}, want one of {', '.join(known)}{meant}")
+        wanted = f"one of {', '.join(known)}" if known else "none"
+        raise ValueError(f"{name}: got {value!r}, want {wanted}{meant}")
 
 
 def whole(name: str, value: object) -> int:

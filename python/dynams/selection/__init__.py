@@ -1,9 +1,8 @@
-"""Which samples an epoch trains on: budget schedules, strategies and the samplers.
+"""Which samples an epoch trains on: budget schedules, strategies and the sampler.
 
-In any training loop three lines change: build the sampler, give it to the DataLoader, and call
-`sampler.begin_epoch(epoch, score)` at the start of every epoch. `MarginSampler` selects by margin,
-`SubsetSampler` by any strategy. The names load on first use, so that knowing the strategies' names
-does not import torch.
+In any training loop three lines change: build a `SubsetSampler`, give it to the DataLoader, and call its
+`set_epoch(epoch)` at the start of every epoch. `score_batches` scores a network's samples for it. The
+names load on first use, so that knowing the strategies' names does not import torch.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dynams.selection.margin_sampler import MarginSampler
-    from dynams.selection.sampler import Refresh, SubsetSampler
+    from dynams.selection.refresh import Refresh
+    from dynams.selection.sampler import SubsetSampler
     from dynams.selection.schedule import (
         SCHEDULE_KINDS,
         BudgetCurve,
@@ -35,7 +34,6 @@ __all__ = [
     "STRATEGIES",
     "BatchStrategy",
     "BudgetCurve",
-    "MarginSampler",
     "Refresh",
     "Schedule",
     "Selection",
@@ -55,8 +53,8 @@ __all__ = [
 ]
 
 _MODULES = {
-    "margin_sampler": ("MarginSampler",),
-    "sampler": ("Refresh", "SubsetSampler"),
+    "refresh": ("Refresh",),
+    "sampler": ("SubsetSampler",),
     "schedule": (
         "SCHEDULE_KINDS",
         "BudgetCurve",

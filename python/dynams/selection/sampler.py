@@ -1,155 +1,152 @@
-"""The sampler of any strategy: the subset that an epoch trains on, its order, and where in it training is."""
+"""The sampler: the subset that an epoch trains on, its order, and how much of it was trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-import dynams_kernels as dk
-from dynams.checks import at_least
-from dynams.selection.checks import check_state
-from dynams.selection.draws import epoch_order, selection_generator
+from dynams.checks import at_least, whole
+from dynams.selection.draws import epoch_order
+from dynams.selection.kept_scores import KeptScores
+from dynams.selection.refresh import Current, Refresh, Refresher, Score
+from dynams.selection.sampler_checks import check_score, check_state, check_strategy_object, told
 from dynams.selection.schedule import Schedule, constant
-from dynams.selection.strategies.base import TENSORS, VALIDATION, Selection, Signals, Strategy
-from dynams.selection.strategies.margin import MARGINS
-from dynams.selection.strategies.uniform import Full
+from dynams.selection.strategies.base import Strategy
+from dynams.selection.strategies.registry import build_strategy
 from dynams.selection.timetable import Phase, Timetable
-
-
-@dataclass(frozen=True, eq=False)
-class Refresh:
-    """A change of the selection.
-
-    Attributes:
-        epoch: the first epoch that trains on it.
-        indices: (k,) int64 ascending, on the sampler's device; not to be written to.
-        margins: (num_samples,) float32 copy of all margins, -inf where a sample was never scored; all
-            -inf with a strategy that knows no margins.
-        threshold: the largest margin selected; NaN without margins or where a NaN was selected.
-        overlap: the fraction of it that the previous selection held; None for the first one.
-        weights: (k,) float32 of the samples' losses; None: all 1.
-    """
-
-    epoch: int
-    indices: Tensor
-    margins: Tensor
-    threshold: float
-    overlap: float | None
-    weights: Tensor | None = None
 
 
 class SubsetSampler(Sampler[int]):
     """Samples that a strategy selects, chosen again every few epochs, in a reproducible order.
 
+        sampler = SubsetSampler(len(train_set), score=lambda: score_batches(model, scoring_loader))
+        loader = DataLoader(train_set, batch_size=128, sampler=sampler)
+        for epoch in range(epochs):
+            sampler.set_epoch(epoch)
+            for images, labels in loader:
+                ...
+
     A dynamic strategy selects at every refresh; a static one at the first refresh, and again from the
     scores of then only where a schedule changes the budget. During the warm-up, and in the tail at the
-    end, all samples are trained on. Scores (one number a sample) of the last refresh are kept, in a
-    `dynams_kernels.MarginSelector` each; features and residuals are not.
+    end, all samples are trained on; without a warm-up, the first scores are those of an untrained
+    network. Scores (one number a sample) of the last refresh are kept; features and residuals are not.
 
-    With several processes each holds the same sampler and must be given the same signals; sharding the
+    Every iterator has its own position: two of one epoch give the same samples and know nothing of each
+    other, however far loader workers read ahead. What was trained on only the training loop knows: it
+    says so with `advance`, and a state resumes behind that. Without it a state resumes where the epoch
+    began: samples may be trained on twice, and none is left out.
+
+    With several processes each holds the same sampler and must be given the same scores; sharding the
     order among ranks is the caller's.
 
     Args:
         num_samples: N; indices are 0 to N - 1.
-        strategy: what selects; `with_switches` included.
+        strategy: what selects, by name (`STRATEGIES`) or as an object, `with_switches` included.
         budget: fraction of the samples to keep, or a schedule of it. The default is the authors'.
         epochs: length of the whole training, warm-up and tail included; needed by a budget that varies
             and by a tail.
         refresh_every: Q, epochs that train on one selection.
         warmup_epochs: first epochs, on all samples.
         tail: fraction of the epochs, at the end, on all samples.
+        score: called where a refresh is due. It gives pairs of indices (n,) int64 and scores (n,), floating
+            point, on any device, as `score_batches` does; or the `Signals` of all samples that
+            `wanted(epoch)` names, for strategies that need more than one score. Pairs of margins may
+            leave samples out: those keep their last margin, and one never scored is selected first.
         dynamic: select again at every refresh; None: as the strategy was published.
         shuffle: permute every epoch; otherwise the order is ascending.
         seed: of permutations and random draws; nothing else decides them but the epoch.
         device: where scores and selection live.
-        name: what the strategy is called in a state; None: its repr.
 
     Attributes:
         num_samples: N.
-        strategy: as given.
+        strategy: what selects.
         timetable: when selections are due and how large they are.
         dynamic: whether it selects again at every refresh.
 
     Raises:
-        ValueError: an argument out of range, or a budget that varies, or a tail, without `epochs`.
+        ValueError: an argument out of range, an unknown strategy (the message lists the known ones), one
+            that chooses inside a batch, or a budget that varies, or a tail, without `epochs`.
+        TypeError: an argument of another type.
     """
 
     def __init__(
         self,
         num_samples: int,
-        strategy: Strategy,
+        strategy: str | Strategy = "margin",
         *,
         budget: float | Schedule = 0.6,
         epochs: int | None = None,
         refresh_every: int = 1,
         warmup_epochs: int = 0,
         tail: float = 0.0,
+        score: Score | None = None,
         dynamic: bool | None = None,
         shuffle: bool = True,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        name: str | None = None,
     ) -> None:
         super().__init__()
+        num_samples = whole("num_samples", num_samples)
         at_least("num_samples", num_samples, 1)
+        made = build_strategy(strategy) if isinstance(strategy, str) else strategy
+        self.strategy = check_strategy_object(made)
         self.timetable = Timetable(
             budget if isinstance(budget, Schedule) else constant(budget),
-            strategy.budgeted,
-            epochs,
-            refresh_every,
-            warmup_epochs,
+            self.strategy.budgeted,
+            None if epochs is None else whole("epochs", epochs),
+            whole("refresh_every", refresh_every),
+            whole("warmup_epochs", warmup_epochs),
             tail,
         )
         self.num_samples = num_samples
-        self.strategy = strategy
-        self.dynamic = strategy.dynamic if dynamic is None else dynamic
+        self.dynamic = self.strategy.dynamic if dynamic is None else dynamic
         self.shuffle = shuffle
-        self.seed = seed
-        self._name = repr(strategy) if name is None else name
-        self._scores = {
-            score: dk.MarginSelector(num_samples, device=device)
-            for score in sorted(strategy.needs)
-            if score not in TENSORS and not score.startswith(VALIDATION)
-        }
-        self._indices = torch.arange(num_samples, device=device)
-        self._weights: Tensor | None = None
-        self._selected_at: int | None = None
-        self._epoch: int | None = None
-        self._consumed = 0
-        self._resume_at = 0
+        self.seed = whole("seed", seed)
+        self._score = check_score(score)
+        everything = torch.arange(num_samples, device=device)
+        self._refresher = Refresher(
+            num_samples,
+            self.strategy,
+            self.timetable,
+            self.dynamic,
+            self.seed,
+            everything.device,
+        )
+        scores = KeptScores(num_samples, self.strategy.needs, everything.device)
+        self._current = Current(None, None, everything, None, scores)
+        self._trained = 0
+        self._walked = False
+        self._counts = False  # whether the loop tells what it trained on
 
     @property
     def indices(self) -> Tensor:
         """The current selection: (k,) int64 ascending, on the sampler's device; not to be written to."""
-        return self._indices
+        return self._current.indices
 
     @property
     def weights(self) -> Tensor | None:
         """Weights (k,) float32 of the selection's losses, in the order of `indices`; None: all 1."""
-        return self._weights
+        return self._current.weights
 
     @property
     def margins(self) -> Tensor:
         """A copy of all margins (num_samples,) float32; -inf where never scored, or nothing scores them."""
-        kind = next((kind for kind in MARGINS if kind in self._scores), None)
-        if kind is not None:
-            return self._scores[kind].margins
-        return torch.full((self.num_samples,), -torch.inf, device=self._indices.device)
+        return self._current.scores.margins
 
     @property
     def epoch(self) -> int | None:
         """The epoch begun last; None before the first."""
-        return self._epoch
+        return self._current.epoch
 
     @property
     def consumed(self) -> int:
-        """Samples of this epoch's order that were iterated, or were trained on before a resume."""
-        return self._consumed
+        """Samples of this epoch's order that were trained on, as `advance` was told, before a resume too."""
+        return self._current.start + self._trained
 
     def phase(self, epoch: int) -> Phase:
         """Tell whether `epoch` is of the warm-up, the tail, or trains on a selection."""
@@ -169,76 +166,82 @@ class SubsetSampler(Sampler[int]):
         """Count the samples that `epoch` is to train on: where the strategy decides, at most."""
         return self.timetable.planned_size(epoch, self.num_samples)
 
+    def total_steps(self, batch_size: int, drop_last: bool = False) -> int:
+        """Count the batches of the whole training, for learning-rate schedules; `len` is of one epoch.
+
+        Where the strategy decides how many samples to keep, or draws some twice, it is the most there can be.
+
+        Raises:
+            ValueError: the sampler was made without `epochs`, or `batch_size` is not positive.
+        """
+        return self.timetable.total_steps(self.num_samples, batch_size, drop_last=drop_last)
+
     def wanted(self, epoch: int) -> frozenset[str]:
-        """Return the names of the signals that `begin_epoch(epoch)` asks for; empty: none."""
-        if not self._new_block(epoch):
-            return frozenset()
-        if self.dynamic or self._selected_at is None:
-            return self.strategy.needs
-        kept = self._reusable or self.timetable.size(epoch, self.num_samples) == len(self)
-        return frozenset() if kept else self.strategy.needs
+        """Return the names of the scores and signals that `begin_epoch(epoch)` asks for; empty: none."""
+        return self._refresher.wanted(self._current, epoch)
 
     def due(self, epoch: int) -> bool:
-        """Tell whether `epoch` starts with a refresh that needs signals."""
+        """Tell whether `epoch` starts with a refresh that calls `score`."""
         return bool(self.wanted(epoch))
 
     def wanted_after(self, epoch: int) -> bool:
-        """Tell whether a refresh of an epoch after `epoch`, the current one, will ask for signals."""
-        times = self.timetable
-        if times.epochs is None or not self.strategy.needs:
-            return bool(self.strategy.needs)
-        later = [each for each in range(epoch + 1, times.epochs) if times.block(each) is not None]
-        if self.dynamic or self._selected_at is None:
-            return any(times.block(each) != times.block(epoch) for each in later)
-        return not self._reusable and any(self.planned_size(each) != len(self) for each in later)
+        """Tell whether a refresh of an epoch after `epoch`, the current one, will call `score`."""
+        return self._refresher.wanted_after(self._current, epoch)
 
-    def begin_epoch(
-        self, epoch: int, signals: Callable[[], Signals] | None = None
-    ) -> Refresh | None:
+    def set_epoch(self, epoch: int) -> None:
+        """Begin `epoch` with the `score` given at construction; see `begin_epoch`. Many frameworks call it."""
+        self.begin_epoch(epoch)
+
+    def begin_epoch(self, epoch: int, score: Score | None = None) -> Refresh | None:
         """Make `epoch` the current one, with a new selection if one is due.
 
         A second call for the current epoch changes nothing, so a resumed loop may call it again.
-        Epochs may be skipped, not gone back to. If anything is refused, or `signals` fails, the
-        sampler stays as it was.
+        Epochs may be skipped, not gone back to. If anything is refused, or `score` fails, the
+        sampler stays as it was, scores included.
 
         Args:
             epoch: from 0.
-            signals: called where `due(epoch)`; gives what `wanted(epoch)` names, of all samples.
+            score: in place of the one given at construction; see there.
 
         Returns:
             What changed, or None if the selection did not.
 
         Raises:
-            ValueError: `epoch` lies before the current one, or `signals` is missing where it is due, of
-                another number of samples, or lacks something.
+            ValueError: `epoch` lies before the current one, there is no `score` where one is due, or what
+                it gave does not fit.
+            TypeError: what it gave has other types.
         """
-        if signals is None:
-            return self._begin(epoch, None)
-        return self._begin(epoch, lambda wanted: self._take(wanted, signals()))
-
-    def _begin(
-        self, epoch: int, take: Callable[[frozenset[str]], Signals] | None
-    ) -> Refresh | None:
-        """`begin_epoch`, where `take` gets what is wanted, keeps its scores and gives the rest."""
-        if epoch < 0:
-            raise ValueError(f"epoch must be at least 0, got {epoch}")
-        if self._epoch is not None and epoch < self._epoch:
+        epoch = whole("epoch", epoch)
+        at_least("epoch", epoch, 0)
+        score = self._score if score is None else check_score(score)
+        current = self._current
+        if current.epoch is not None and epoch < current.epoch:
             raise ValueError(
-                f"epoch must not lie before the current one, {self._epoch}; got {epoch}. "
-                "To go back, load a state or make a new sampler"
+                f"epoch: got {epoch}, want at least {current.epoch}, the current one; to go back, "
+                "load a state or make a new sampler"
             )
-        if epoch == self._epoch:
+        if epoch == current.epoch:
             return None
-        selection = self._select(epoch, take)
-        refresh = None
-        if selection is not None:
-            refresh = self._refresh(epoch, selection)
-            self._indices, self._weights = refresh.indices, refresh.weights
-        if self._new_block(epoch):
-            self._selected_at = epoch
-        self._epoch = epoch
-        self._consumed = self._resume_at = 0
+        begun, refresh = self._refresher.begun(current, epoch, score)
+        self._become(begun)
         return refresh
+
+    def advance(self, samples: int) -> None:
+        """Count the next `samples` of the epoch's order as trained on: a state resumes behind them.
+
+        Call it after each step, with the size of its batch over all ranks.
+
+        Raises:
+            ValueError: there are not as many left.
+            RuntimeError: no epoch was begun.
+        """
+        samples = whole("samples", samples)
+        self._check_begun()
+        left = len(self) - self.consumed
+        if not 0 <= samples <= left:
+            raise ValueError(f"samples: got {samples}, want at most the {left} left of this epoch")
+        self._trained += samples
+        self._counts = True
 
     def order(self) -> Tensor:
         """Return the current epoch's whole order: (k,) int64 on the sampler's device.
@@ -246,7 +249,7 @@ class SubsetSampler(Sampler[int]):
         Raises:
             RuntimeError: no epoch was begun.
         """
-        return self._ordered(self._indices)
+        return self._ordered(self._current.indices)
 
     def order_weights(self) -> Tensor | None:
         """Return the weights of `order()`'s samples: (k,) float32; None: all 1.
@@ -254,181 +257,111 @@ class SubsetSampler(Sampler[int]):
         Raises:
             RuntimeError: no epoch was begun.
         """
-        return None if self._weights is None else self._ordered(self._weights)
+        weights = self._current.weights
+        return None if weights is None else self._ordered(weights)
 
     def __len__(self) -> int:
         """Return the size of the selection, also where a resumed epoch has fewer left."""
-        return self._indices.shape[0]
+        return self._current.indices.shape[0]
 
     def __iter__(self) -> Iterator[int]:
-        """Walk the epoch's order; the first walk after `load_state_dict` starts where that was.
+        """Walk the epoch's order from its start, or, resumed, from where training was.
+
+        Before any epoch was begun this begins epoch 0, as frameworks count on. An epoch that is over, and not
+        begun anew, is walked again in the same order, with a warning: it is over once all of it was trained
+        on, or, where nobody calls `advance`, once it was walked to its end.
 
         Raises:
-            RuntimeError: no epoch was begun.
+            ValueError: epoch 0 has to be begun, and needs a `score`.
         """
-        order = self.order()
-        start, self._resume_at = self._resume_at, 0
-        self._consumed = start
-        return self._walk(order[start:].tolist(), start)
+        if self._current.epoch is None:
+            self.set_epoch(0)
+        elif self._over():
+            warnings.warn(
+                f"epoch {self._current.epoch} is over and is iterated again, in the same order: call "
+                "set_epoch(epoch) before every epoch",
+                stacklevel=2,
+            )
+        current = self._current
+        return self._walk(self.order()[current.start :].tolist(), current)
 
-    def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
-        """Return all that an exact resume needs, as copies: tensors, numbers and strings.
-
-        Args:
-            consumed: samples of this epoch's order already trained on. None: as many as were
-                iterated, which is more than were trained on where DataLoader workers read ahead.
-
-        Raises:
-            ValueError: `consumed` is not in [0, len(self)].
-        """
-        consumed = self._consumed if consumed is None else consumed
-        if not 0 <= consumed <= len(self):
-            raise ValueError(f"consumed must be in [0, {len(self)}], got {consumed}")
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that an exact resume needs, as copies: tensors, numbers and strings."""
+        current = self._current
         return {
             **self._identity(),
-            "epoch": self._epoch,
-            "selected_at": self._selected_at,
-            "consumed": consumed,
-            "indices": self._indices.clone(),
-            "weights": None if self._weights is None else self._weights.clone(),
-            "scores": {name: scores.state_dict() for name, scores in self._scores.items()},
+            "epoch": current.epoch,
+            "selected_at": current.selected_at,
+            "consumed": self.consumed,
+            "indices": current.indices.clone(),
+            "weights": None if current.weights is None else current.weights.clone(),
+            "scores": current.scores.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state: the same selection, order and place in it.
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a state: the same selection and order, and every walk starts behind what was trained on.
 
         Budget and `refresh_every` may differ from those of the sampler that made the state: they
         decide later epochs only.
 
         Raises:
-            ValueError: it lacks an entry, or is of another number of samples, seed, strategy,
-                warm-up, tail or shuffling; nothing is changed then.
-            TypeError: its indices are no int64 tensor.
+            ValueError: it lacks an entry, is of another number of samples, seed, strategy, warm-up, tail
+                or shuffling, or holds what no sampler saves; nothing is changed then.
+            TypeError: an entry is of another type.
         """
-        check_state(state, self._identity(), self._scores, self.num_samples)
-        indices, weights = state["indices"], state["weights"]
-        for name, scores in self._scores.items():
-            scores.load_state_dict(state["scores"][name])
-        device = self._indices.device
-        self._indices = indices.to(device, copy=True)
-        self._weights = None if weights is None else weights.to(device, copy=True)
-        self._epoch, self._selected_at = state["epoch"], state["selected_at"]
-        self._consumed = self._resume_at = state["consumed"]
+        check_state(state, self._identity())
+        scores = self._current.scores.loaded(state["scores"])
+        weights = state["weights"]
+        self._become(
+            Current(
+                epoch=state["epoch"],
+                selected_at=state["selected_at"],
+                indices=state["indices"].to(self._device, copy=True),
+                weights=None if weights is None else weights.to(self._device, copy=True),
+                scores=scores,
+                start=state["consumed"],
+            )
+        )
+        self._counts = state["consumed"] > 0
 
     @property
     def _device(self) -> torch.device:
-        return self._indices.device
+        return self._current.indices.device
 
-    @property
-    def _reusable(self) -> bool:
-        """Whether the strategy can select again from what is kept."""
-        return self.strategy.needs <= set(self._scores)
+    def _become(self, current: Current) -> None:
+        """Commit: beside counts of the walk, nothing changes anywhere else."""
+        self._current, self._trained, self._walked = current, 0, False
+
+    def _over(self) -> bool:
+        return (
+            0 < self._trained == len(self) - self._current.start if self._counts else self._walked
+        )
 
     def _identity(self) -> dict[str, int | str | bool]:
         return {
             "num_samples": self.num_samples,
             "seed": self.seed,
-            "strategy": self._name,
+            "strategy": told(self.strategy),
             "shuffle": self.shuffle,
             "warmup_epochs": self.timetable.warmup_epochs,
             "tail_epochs": self.timetable.tail_epochs,
         }
 
-    def _new_block(self, epoch: int) -> bool:
-        """Whether `epoch` is of another block than the one selected for, if any."""
-        block = self.timetable.block(epoch)
-        return block is not None and (
-            self._selected_at is None or block != self.timetable.block(self._selected_at)
-        )
-
-    def _select(
-        self, epoch: int, take: Callable[[frozenset[str]], Signals] | None
-    ) -> Selection | None:
-        if isinstance(self.strategy, Full):
-            return None
-        if self.phase(epoch) == "tail":
-            if len(self) == self.num_samples and self._weights is None:
-                return None
-            return Selection(torch.arange(self.num_samples, device=self._indices.device))
-        if not self._new_block(epoch):
-            return None
-        # Before anything is scored: a schedule may be refused.
-        size = self.timetable.size(epoch, self.num_samples)
-        wanted = self.wanted(epoch)
-        again = self.dynamic or self._selected_at is None
-        if not again and not (self.strategy.budgeted and size != len(self)):
-            return None
-        if wanted and take is None:
-            raise ValueError(f"signals must be given: epoch {epoch} starts with a refresh")
-        rest = take(wanted) if wanted and take else Signals(self.num_samples, device=self._device)
-        block = self.timetable.block(epoch) if self.dynamic else 0
-        assert block is not None
-        selection = self.strategy.select(
-            self._with_scores(rest),
-            size,
-            epoch=epoch,
-            progress=self.timetable.progress(epoch),
-            generator=selection_generator(self.seed, block),
-        )
-        if selection.indices.shape[0] == 0:
-            raise ValueError(f"{self._name} selected nothing for epoch {epoch}")
-        return selection
-
-    def _take(self, wanted: frozenset[str], signals: Signals) -> Signals:
-        if signals.count != self.num_samples:
-            raise ValueError(f"signals must be of {self.num_samples} samples, got {signals.count}")
-        if missing := signals.missing(wanted):
-            raise ValueError(f"signals lack {', '.join(missing)}")
-        places = torch.arange(self.num_samples, device=self._device)
-        for name, scores in self._scores.items():
-            scores.update(places, signals.score(name).to(self._device))
-        return signals
-
-    def _with_scores(self, rest: Signals) -> Signals:
-        # As stored: a sample never scored stays apart from one that scored -inf.
-        stored = {name: each.state_dict()["margins"] for name, each in self._scores.items()}
-        return Signals(
-            self.num_samples,
-            stored,
-            rest.labels,
-            rest.features,
-            rest.residuals,
-            rest.validation,
-            self._device,
-        )
-
-    def _refresh(self, epoch: int, selection: Selection) -> Refresh:
-        indices = selection.indices.to(self._indices.device)
-        margins = self.margins
-        previous = None if self._selected_at is None else self._indices
-        return Refresh(
-            epoch,
-            indices,
-            margins,
-            self._threshold(epoch, indices, margins),
-            None if previous is None else self._overlap(indices, previous),
-            selection.weights,
-        )
-
-    def _overlap(self, indices: Tensor, previous: Tensor) -> float:
-        known = torch.zeros(self.num_samples, dtype=torch.bool, device=indices.device)
-        known[previous] = True
-        return float(known[indices].double().mean())
-
-    def _threshold(self, epoch: int, indices: Tensor, margins: Tensor) -> float:
-        if self.phase(epoch) == "tail" or not any(kind in self._scores for kind in MARGINS):
-            return float("nan")
-        return float(margins[indices].max())
+    def _check_begun(self) -> None:
+        if self._current.epoch is None:
+            raise RuntimeError("call set_epoch(epoch) before the sampler is used in that epoch")
 
     def _ordered(self, values: Tensor) -> Tensor:
-        if self._epoch is None:
-            raise RuntimeError("call begin_epoch(epoch) before the sampler is used in that epoch")
+        self._check_begun()
         if not self.shuffle:
             return values.clone()
-        places = epoch_order(len(self), self.seed, self._epoch)
+        assert self._current.epoch is not None
+        places = epoch_order(len(self), self.seed, self._current.epoch)
         return values[places.to(values.device)]
 
-    def _walk(self, rest: list[int], start: int) -> Iterator[int]:
-        for position, index in enumerate(rest, start + 1):
-            self._consumed = position
-            yield index
+    def _walk(self, rest: list[int], walked: Current) -> Iterator[int]:
+        yield from rest[:-1]
+        # Before the last one: whoever knows the length asks for no more.
+        if self._current is walked:
+            self._walked = True
+        yield from rest[-1:]

@@ -19,7 +19,7 @@ def score_batches(
     class_distances: Tensor | None = None,
     device: torch.device | str | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Score images batch by batch: what `MarginSampler.begin_epoch` wants from its `score`.
+    """Score images batch by batch: what `SubsetSampler.begin_epoch` wants from its `score`.
 
     The model runs in inference mode. If it is an `nn.Module` in training mode, its modules are in
     eval mode for each of its calls and get their modes back after it. Nothing makes the host wait.

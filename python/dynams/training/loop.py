@@ -42,7 +42,6 @@ from dynams.training.session import (
     build_session,
     capture,
     check_config,
-    consumed,
     planned_samples,
     read_given,
     restore,
@@ -211,7 +210,7 @@ class _Loop:
         bounds = step_bounds(len(order), config.optim.batch_size)
         rank, processes = self.fabric.global_rank, self.fabric.world_size
         self.progress.epoch(at.epoch, len(order), "training")
-        self.progress.advance(consumed(session))
+        self.progress.advance(session.sampler.consumed)
         session.module.train()
         proxy = session.proxy_needed()
         batch_strategy = session.choice.batch
@@ -257,6 +256,7 @@ class _Loop:
             if session.visits is not None:
                 with session.cost.measure("scoring"):
                     session.visits.record(at.epoch, mine, output.logits, labels)
+            session.sampler.advance(stop - start)
             at.step += 1
             at.global_step += 1
             # Of other processes' choices nothing is known here: taken to keep as much.

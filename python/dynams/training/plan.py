@@ -15,7 +15,7 @@ The work follows from the plan alone, so a prediction is arithmetic. More budget
 `fit` finds the largest budget within a target by bisection. With constant budget b, Q epochs a
 selection, share p of the samples training a proxy of relative cost c, no warm-up and nothing else
 that costs (a training step being three forward passes), the saving is 1 - b (1 + p c) - c / (3 Q): it
-is positive exactly where the inequality of `MarginSampler` holds. The proxy rests once no selection is
+is positive exactly where the inequality of `Margin` holds. The proxy rests once no selection is
 to come, so that of the samples of B blocks at most the share (B - 1) / B trains it.
 
     rates = rates_of(read_run(calibration), num_samples=50_000)

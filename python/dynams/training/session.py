@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dynams.data import ImageData, ImageSet, load_data
 from dynams.models import build_model
 from dynams.selection import SubsetSampler, build_schedule
-from dynams.training.batches import Batches, fingerprint, resolve_augmentation, step_bounds
+from dynams.training.batches import Batches, fingerprint, resolve_augmentation
 from dynams.training.checkpoint import Checkpoint
 from dynams.training.choosing import Choice, build_choice
 from dynams.training.config import DataConfig, TrainConfig, changed_settings
@@ -204,17 +204,9 @@ def read_given(session: Session) -> None:
     session.given[name] = kept.to(session.fabric.device)
 
 
-def consumed(session: Session) -> int:
-    """Count the samples of the current epoch already trained on, over all processes."""
-    step = session.position.step
-    if step == 0:
-        return 0
-    return step_bounds(len(session.sampler), session.config.optim.batch_size)[step - 1][1]
-
-
 def planned_samples(session: Session) -> list[int]:
     """Count the samples that each epoch of the run goes through, at most."""
-    return [session.sampler.planned_size(epoch) for epoch in range(session.config.optim.epochs)]
+    return session.sampler.timetable.planned_sizes(session.sampler.num_samples)
 
 
 def capture(session: Session, total_seconds: float) -> Checkpoint:
@@ -231,7 +223,7 @@ def capture(session: Session, total_seconds: float) -> Checkpoint:
         samples=at.samples,
         model=session.module.state_dict(),
         optimizer=session.optimizer.state_dict(),
-        sampler=session.sampler.state_dict(consumed(session)),
+        sampler=session.sampler.state_dict(),
         sums=session.sums.state_dict(session.fabric),
         cost=session.cost.state_dict(),
         total_seconds=total_seconds,

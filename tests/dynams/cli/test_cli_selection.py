@@ -39,7 +39,7 @@ def test_a_strategys_own_options_are_a_mapping_in_any_form(tmp_path):
         (["--selection.strategy=infobtch"], "(did you mean infobatch?)"),
         (
             ["--selection.strategy=infobatch", "--selection.options.rato=0.3"],
-            "selection.options: infobatch has no option 'rato' (did you mean ratio?); it has: ratio",
+            "selection.options: option of infobatch: got 'rato', want one of ratio, delta (did you mean ratio?)",
         ),
         (
             ["--selection.strategy=infobatch", "--selection.options.ratio=1.5"],
@@ -47,7 +47,7 @@ def test_a_strategys_own_options_are_a_mapping_in_any_form(tmp_path):
         ),
         (
             ["--selection.strategy=infobatch", "--selection.options.ratio=much"],
-            "selection.options: ratio of infobatch must be float, got 'much'",
+            "selection.options: ratio of infobatch: got 'much', want float",
         ),
         (["--selection.options=3"], "selection.options: wanted dict, got 3"),
         (["--selection.options.kind=gap"], "selection.options: the margin is selection.kind"),

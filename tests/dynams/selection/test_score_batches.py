@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dynams.models import build_model
-from dynams.selection import MarginSampler, score_batches
+from dynams.selection import SubsetSampler, score_batches
 
 N = 23
 
@@ -108,7 +108,7 @@ def test_nothing_is_read_before_it_is_asked_for(images: Tensor, model: nn.Module
 
 
 def test_three_lines_are_enough_in_a_foreign_loop(images: Tensor, model: nn.Module) -> None:
-    sampler = MarginSampler(N, budget=0.6)
+    sampler = SubsetSampler(N, budget=0.6)
     for epoch in range(2):
         refresh = sampler.begin_epoch(epoch, lambda: score_batches(model, batches(images)))
         assert refresh is not None
@@ -129,6 +129,6 @@ def test_images_go_to_the_device_of_the_network(images: Tensor, device: str) -> 
     model = build_model("resnet8", 4, base_channels=4).eval().to(device)
     pairs = list(score_batches(model, batches(images), device=device))
     assert {margins.device.type for _, margins in pairs} == {device}
-    sampler = MarginSampler(N, budget=0.5)
+    sampler = SubsetSampler(N, budget=0.5)
     sampler.begin_epoch(0, lambda: pairs)
     assert sampler.indices.device.type == "cpu"

@@ -92,19 +92,6 @@ def test_the_tail_trains_on_everything_without_weights() -> None:
     assert sampler.phase(6) == "tail"
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"tail": 1.0}, r"tail: got 1.0"),
-        ({"tail": -0.1}, "tail: got -0.1"),
-        ({"tail": 0.5}, "epochs: got None with tail"),
-    ],
-)
-def test_a_tail_out_of_range_is_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        SubsetSampler(N, built("random"), **options)
-
-
 def test_a_static_strategy_can_be_made_dynamic_and_the_other_way_round() -> None:
     for name, published in (("el2n", False), ("loss", True)):
         for dynamic in (None, True, False):
@@ -168,7 +155,8 @@ def test_a_state_taken_anywhere_continues_the_run(name: str) -> None:
     for epoch in range(8):
         whole.begin_epoch(epoch, lambda epoch=epoch: known(epoch))
         resumed = make()
-        resumed.load_state_dict(whole.state_dict(consumed=3))
+        whole.advance(3)
+        resumed.load_state_dict(whole.state_dict())
         assert list(resumed) == whole.order().tolist()[3:]
         if epoch == 3:
             early = resumed
@@ -183,25 +171,14 @@ def test_a_state_taken_anywhere_continues_the_run(name: str) -> None:
 
 def test_a_state_of_another_strategy_or_tail_is_refused() -> None:
     state = SubsetSampler(N, built("importance", smoothing=0.2), epochs=8).state_dict()
-    with pytest.raises(ValueError, match=r"strategy=.Importance\(.*smoothing=0.2\)., this has"):
+    with pytest.raises(
+        ValueError, match=r"got strategy=.Importance\(.*smoothing=0.2\)., want .Imp"
+    ):
         SubsetSampler(N, built("importance"), epochs=8).load_state_dict(state)
-    with pytest.raises(ValueError, match="tail_epochs=0, this has 4"):
+    with pytest.raises(ValueError, match="got tail_epochs=0, want 4"):
         SubsetSampler(N, built("importance", smoothing=0.2), epochs=8, tail=0.5).load_state_dict(
             state
         )
-
-
-def test_missing_or_foreign_signals_are_refused_and_change_nothing() -> None:
-    sampler = SubsetSampler(N, built("craig"))
-    for given, message in (
-        (None, "signals must be given: epoch 0 starts with a refresh"),
-        (lambda: signals(N - 1), "signals must be of 30 samples, got 29"),
-        (lambda: Signals(N, labels=known(0).labels), "signals lack features, residuals"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            sampler.begin_epoch(0, given)
-        assert sampler.epoch is None
-        assert len(sampler) == N
 
 
 def test_margins_are_told_where_the_strategy_knows_them() -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import dynams_kernels as dk
 from dynams import slimmable
-from dynams.selection import MarginSampler, score_batches
+from dynams.selection import SubsetSampler, score_batches
 from dynams.slimmable.layers import SlicedGroupNorm, SlicedLayer
 
 WIDTHS = (0.3, 0.5, 1.0)
@@ -331,7 +331,7 @@ def test_margins_of_features_and_head_are_those_of_the_logits(name: str, width: 
 
 def test_a_sampler_selects_by_a_slim_width() -> None:
     network, batch = converted("mlp"), images(count=10)
-    sampler = MarginSampler(10, budget=0.3, refresh_every=1, warmup_epochs=0)
+    sampler = SubsetSampler(10, budget=0.3)
     pairs = [(torch.arange(10), batch)]
     sampler.begin_epoch(0, lambda: score_batches(lambda x: network(x, 0.5), pairs))
     margins = dk.margin(network(batch, 0.5))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import dynams_kernels as dk
-from dynams.selection import MarginSampler
+from dynams.selection import SubsetSampler
 from max_margin import Array, Problem, Solution, cosine, hard_margin, separable
 
 Choose = Callable[[Tensor], Tensor]
@@ -272,9 +272,7 @@ def test_the_sampler_reaches_it_where_it_chooses_again(strategy: str, reaches: b
     size = 12
     assert on_margin(problem, full) <= size
     features, everything = torch.from_numpy(problem.features), torch.arange(problem.count)
-    sampler = MarginSampler(
-        problem.count, budget=size / problem.count, refresh_every=2, strategy=strategy
-    )
+    sampler = SubsetSampler(problem.count, strategy, budget=size / problem.count, refresh_every=2)
     weight, ridge, mean = starts(full)[4:5], ridge_for(size, full), []
     for epoch in range(300):
         logits = features @ weight[0].T

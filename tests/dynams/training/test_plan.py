@@ -10,7 +10,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dynams.selection import BudgetCurve, MarginSampler, constant, cosine, linear, power
+from dynams.selection import BudgetCurve, SubsetSampler, constant, cosine, linear, power
 from dynams.training.cost import PURPOSES
 from dynams.training.plan import (
     BUDGET_STEP,
@@ -178,14 +178,14 @@ def test_what_is_chosen_once_without_scoring_is_selected_once() -> None:
 @given(plans())
 def test_sizes_passes_and_the_proxys_samples_are_those_of_the_sampler(plan: Plan) -> None:
     strategy = {"every refresh": "margin", "once": "static", "never": "random"}[plan.scoring]
-    sampler = MarginSampler(
+    sampler = SubsetSampler(
         plan.num_samples,
+        strategy,
         budget=plan.schedule,
         epochs=plan.epochs,
         refresh_every=plan.refresh_every,
         warmup_epochs=plan.warmup_epochs,
         tail=plan.tail,
-        strategy=strategy,  # type: ignore[arg-type]
     )
     everything = torch.arange(plan.num_samples)
     sizes, passes, joint = [], 0, 0

@@ -27,7 +27,9 @@ class Margin(Ranked):
     Source: Wang et al. 2023 (DynaMS); the label-free margins are of Emam et al. 2021.
     Cost: one forward pass of every sample (by the proxy) at each refresh, O(N) numbers.
     Does not pay: when epochs between refreshes are few and the proxy is dear: c + 3 Q b p c must stay
-    below 3 Q (1 - b), see `MarginSampler`. "label" takes noisy and unlearnt samples first and hurts
+    below 3 Q (1 - b), with c the cost of the proxy over that of the network, b the budget, Q epochs from
+    refresh to refresh and p the fraction of steps that train the proxy too (a training step being three
+    forward passes). "label" takes noisy and unlearnt samples first and hurts
     early in training; guard it against label noise or use another kind.
 
     Attributes:

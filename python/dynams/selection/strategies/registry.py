@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+from dynams.checks import one_of
 
 if TYPE_CHECKING:
     from dynams.selection.strategies.base import BatchStrategy, Strategy
@@ -69,11 +70,7 @@ def check_strategy(name: str) -> str:
     Raises:
         ValueError: there is no such strategy; the message lists the known ones and the nearest.
     """
-    if name not in STRATEGIES:
-        raise ValueError(
-            f"strategy must be one of {', '.join(STRATEGIES)}; got {name!r}"
-            f"{_nearest(name, STRATEGIES)}"
-        )
+    one_of("strategy", name, STRATEGIES)
     return name
 
 
@@ -96,18 +93,9 @@ def build_strategy(name: str, **options: Any) -> Strategy | BatchStrategy:
     """
     known = inspect.signature(STRATEGIES[check_strategy(name)]).parameters
     for option, value in options.items():
-        if option not in known:
-            raise ValueError(
-                f"{name} has no option {option!r}{_nearest(option, known)}; "
-                f"it has: {', '.join(known) or 'none'}"
-            )
+        one_of(f"option of {name}", option, known)
         # Every option has a default of its type; a whole number is a fraction too.
         wanted = type(known[option].default)
         if type(value) is not wanted and (wanted, type(value)) != (float, int):
-            raise TypeError(f"{option} of {name} must be {wanted.__name__}, got {value!r}")
+            raise TypeError(f"{option} of {name}: got {value!r}, want {wanted.__name__}")
     return STRATEGIES[name](**options)
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
-    return f" (did you mean {near[0]}?)" if near else ""
