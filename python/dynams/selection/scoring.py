@@ -1,64 +1,190 @@
-"""Margins from batches of images, for training loops other than ours."""
+"""Scores of samples that a loader gives, by any network: what `SubsetSampler` wants from its `score`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
 import dynams_kernels as dk
+from dynams.checks import one_of
+from dynams.selection.evaluating import compiled, evaluating, networks_of
+
+_LABELLED = frozenset({"label", "loss", "el2n"})
 
 
 def score_batches(
-    model_fn: Callable[[Tensor], Tensor],
-    batches: Iterable[tuple[Tensor, Tensor]],
+    model: Callable[..., Tensor],
+    loader: Iterable[Any],
     *,
-    kind: dk.MarginKind = "gap",
+    forward: Callable[[Any, Any], Tensor] | None = None,
+    indices: Callable[[Any], tuple[Any, ...]] | None = None,
+    width: float | None = None,
+    kind: dk.ScoreKind = "gap",
     class_distances: Tensor | None = None,
     device: torch.device | str | None = None,
+    autocast: torch.dtype | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Score images batch by batch: what `SubsetSampler.begin_epoch` wants from its `score`.
+    """Score samples batch by batch.
 
-    The model runs in inference mode. If it is an `nn.Module` in training mode, its modules are in
-    eval mode for each of its calls and get their modes back after it. Nothing makes the host wait.
+    All networks that are called are in eval mode for each call, without gradients, and get their modes back
+    after it; also those inside functions. Nothing makes the host wait.
+
+        sampler = SubsetSampler(len(train_set), score=lambda: score_batches(model, scoring_loader))
 
     Args:
-        model_fn: images (B, ...) to logits (B, C); a network, or a function around a slim one.
-        batches: pairs of sample indices (B,) int64 and images (B, ...).
-        kind: of margin, one without labels: "gap", "probability" or "distance" (`dk.margin`).
-        class_distances: (C, C), for "distance": `dk.class_distances` of the head's weight.
-        device: where the images go before they are scored; None leaves them where they are.
+        model: a network, or a function around one, from inputs to logits (B, C).
+        loader: a `DataLoader`, or any iterable of batches. A batch is the inputs, or a tuple that begins with
+            them and goes on with labels. Samples are numbered in the order in which they come, so a loader
+            that shuffles or leaves some out is refused unless `indices` is given.
+        forward: called as `forward(model, inputs)` for the logits, in place of `model(inputs)`.
+        indices: called with each batch; gives the samples' indices (B,) int64 and the inputs, and labels
+            after them if there are any.
+        width: of a slimmable network: `model(inputs, width=width)`.
+        kind: of margin, or another score of `dynams_kernels.scores`. "label", "loss" and "el2n" need labels.
+        class_distances: (C, C), for "distance": `dynams_kernels.class_distances` of the head's weight.
+        device: where the inputs go before they are scored; None: where the network's parameters are.
+        autocast: dtype of autocast while the network runs, such as torch.bfloat16; None: as the caller has it.
 
-    Yields:
-        The batch's indices, as they came, and their margins (B,) float32.
+    Returns:
+        An iterator of the batches' indices (B,) int64 and scores (B,), float32 (float64 of float64 logits).
 
     Raises:
-        ValueError: `model_fn` gave another number of rows than there are indices, or `kind` is
-            refused by `dk.margin`.
+        ValueError: an argument, the loader's order, or what the network gave does not fit; or a function's
+            network is in training mode and cannot be found.
+        TypeError: `model` cannot be called, or the network gave no tensor.
     """
-    for indices, images in batches:
-        with torch.inference_mode(), _evaluating(model_fn):
-            images = images if device is None else images.to(device, non_blocking=True)
-            margins = dk.margin(model_fn(images), kind=kind, class_distances=class_distances)
-        if margins.shape != indices.shape:
+    one_of("kind", kind, get_args(dk.ScoreKind))
+    if not callable(model):
+        raise TypeError(f"model: got {type(model).__name__}, want a network or a function")
+    if forward is not None and width is not None:
+        raise ValueError(f"width: got {width!r} beside forward, want one of the two")
+    if indices is None:
+        _check_order(loader)
+    call = _call(model, forward, width)
+    # A network alone is all that is called; a function may call others.
+    watch = forward is not None or not isinstance(model, nn.Module)
+    networks = networks_of(model) + networks_of(forward)
+    watch = watch and not compiled(networks)
+    if device is None:
+        device = _device_of([model] if isinstance(model, nn.Module) else networks)
+
+    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+        done = 0
+        for batch in loader:
+            given, inputs, labels = _parts(batch, indices)
+            inputs = _moved(inputs, device)
+            # Outside the block that yields: modes set around a yield would leak into the caller's code.
+            with torch.no_grad(), evaluating(networks, watch=watch):
+                with _autocast(device, autocast):
+                    logits = call(inputs)
+                scores = _scores(logits, inputs, labels, kind, class_distances)
+            if given is None:
+                given = torch.arange(done, done + len(scores), device="cpu")
+                done += len(scores)
+            elif given.shape != scores.shape:
+                raise ValueError(
+                    f"indices: got shape {tuple(given.shape)} for {len(scores)} rows of logits, want one each"
+                )
+            yield given, scores
+
+    return pairs()
+
+
+def _call(
+    model: Callable[..., Tensor], forward: Callable[[Any, Any], Tensor] | None, width: float | None
+) -> Callable[[Any], Tensor]:
+    if forward is not None:
+        return lambda inputs: forward(model, inputs)
+    if width is not None:
+        return lambda inputs: model(inputs, width=width)
+    return model
+
+
+def _check_order(loader: object) -> None:
+    """Refuse a loader whose batches do not hold all samples in order."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return
+    batches: Any = loader.batch_sampler
+    drawn_by = loader.sampler if batches is None else getattr(batches, "sampler", None)
+    if type(drawn_by) is not SequentialSampler or type(batches) not in (BatchSampler, type(None)):
+        source = drawn_by if type(batches) in (BatchSampler, type(None)) else batches
+        raise ValueError(
+            f"loader: got samples in the order of a {type(source).__name__}, want shuffle=False, or "
+            "indices=... that tells which they are"
+        )
+    left = len(drawn_by) % batches.batch_size if batches is not None and batches.drop_last else 0
+    if left:
+        raise ValueError(f"loader: got drop_last=True, want the last {left} samples too")
+
+
+def _parts(
+    batch: Any, indices: Callable[[Any], tuple[Any, ...]] | None
+) -> tuple[Tensor | None, Any, Any]:
+    """The indices, if told, the inputs, and the labels, if any, of a batch."""
+    if indices is None:
+        values = (None, *batch) if isinstance(batch, (tuple, list)) else (None, batch)
+    else:
+        values = tuple(indices(batch))
+        if len(values) < 2 or not isinstance(values[0], Tensor):
+            raise ValueError("indices: got something else, want it to give (indices, inputs)")
+    if len(values) < 2:
+        raise ValueError("loader: got an empty batch, want inputs")
+    return values[0], values[1], values[2] if len(values) > 2 else None
+
+
+def _moved(value: Any, device: torch.device | str | None) -> Any:
+    if device is None:
+        return value
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {name: _moved(item, device) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [_moved(item, device) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
+
+
+def _device_of(networks: list[nn.Module]) -> torch.device | None:
+    """The device that the networks are on; None: on several, or they have no parameters."""
+    first = (next(itertools.chain(each.parameters(), each.buffers()), None) for each in networks)
+    devices = {tensor.device for tensor in first if tensor is not None}
+    return devices.pop() if len(devices) == 1 else None
+
+
+def _autocast(device: torch.device | str | None, dtype: torch.dtype | None) -> Any:
+    if dtype is None:
+        return nullcontext()
+    return torch.autocast(torch.device("cpu" if device is None else device).type, dtype)
+
+
+def _scores(
+    logits: object,
+    inputs: object,
+    labels: Any,
+    kind: dk.ScoreKind,
+    class_distances: Tensor | None,
+) -> Tensor:
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"model: got {type(logits).__name__}, want logits (B, C): forward=... can take them out of it"
+        )
+    rows = inputs.shape[0] if isinstance(inputs, Tensor) and inputs.dim() else None
+    if logits.dim() != 2 or rows not in (None, logits.shape[0]):
+        want = "one row of logits for each input" if rows is None else f"logits ({rows}, C)"
+        raise ValueError(f"model: got logits of shape {tuple(logits.shape)}, want {want}")
+    if kind in _LABELLED:
+        if not isinstance(labels, Tensor):
             raise ValueError(
-                f"model_fn must give one row of logits for each of the {tuple(indices.shape)} "
-                f"indices, got {margins.shape[0]} rows"
+                f"kind: got {kind!r}, which needs labels, want batches (inputs, labels)"
             )
-        # Outside the block: a mode set around a yield would leak into the caller's code.
-        yield indices, margins
-
-
-@contextmanager
-def _evaluating(model_fn: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    modules = model_fn.modules() if isinstance(model_fn, nn.Module) else ()
-    training = [module for module in modules if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+        labels = labels.to(logits.device, non_blocking=True)
+    else:
+        labels = None
+    return dk.scores(logits, [kind], labels=labels, class_distances=class_distances)[kind]

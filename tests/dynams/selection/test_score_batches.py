@@ -1,23 +1,22 @@
-"""score_batches gives the margins of a network in eval mode and leaves the network as it was."""
+"""score_batches gives the scores of networks in eval mode and leaves them as they were."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
 
+import dynams_kernels as dk
 from dynams.models import build_model
 from dynams.selection import SubsetSampler, score_batches
+from oracle import scores as oracle_scores
 
 N = 23
-
-
-def batches(images: Tensor, size: int = 5) -> Iterator[tuple[Tensor, Tensor]]:
-    for indices in torch.arange(len(images)).split(size):
-        yield indices, images[indices]
 
 
 def gap(logits: Tensor) -> np.ndarray:
@@ -25,9 +24,21 @@ def gap(logits: Tensor) -> np.ndarray:
     return np.asarray(ordered[:, -1] - ordered[:, -2])
 
 
+def scored(*args: Any, **options: Any) -> Tensor:
+    """All scores, their indices checked to be 0 to N - 1 in order."""
+    pairs = list(score_batches(*args, **options))
+    assert torch.equal(torch.cat([indices for indices, _ in pairs]), torch.arange(N))
+    return torch.cat([scores for _, scores in pairs])
+
+
 @pytest.fixture
 def images() -> Tensor:
     return torch.randn(N, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def labels() -> Tensor:
+    return torch.randint(0, 4, (N,), generator=torch.Generator().manual_seed(2))
 
 
 @pytest.fixture
@@ -37,69 +48,208 @@ def model() -> nn.Module:
     return model
 
 
-def test_margins_are_the_gaps_of_the_network_in_eval_mode(images: Tensor, model: nn.Module) -> None:
-    pairs = list(score_batches(model, batches(images)))
-    expected = gap(model.eval()(images))
-    assert torch.equal(torch.cat([indices for indices, _ in pairs]), torch.arange(N))
-    margins = torch.cat([margins for _, margins in pairs])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_margins_are_the_gaps_of_the_network_in_eval_mode(
+    images: Tensor, labels: Tensor, model: nn.Module, workers: int
+) -> None:
+    loader = DataLoader(TensorDataset(images, labels), batch_size=5, num_workers=workers)
+    margins = scored(model, loader)
     assert margins.dtype == torch.float32
-    np.testing.assert_allclose(margins.numpy(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(margins.numpy(), gap(model.eval()(images)), rtol=1e-4, atol=1e-5)
 
 
-def test_the_network_keeps_its_modes_and_statistics(images: Tensor, model: nn.Module) -> None:
+class Net(nn.Module):
+    """What differs most between the modes: batch-norm and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192), nn.Dropout(0.9))
+        self.head = nn.Linear(192, 4)
+        self.drop = 0.9
+
+    def features(self, images: Tensor) -> Tensor:
+        return nn.functional.dropout(self.body(images), self.drop, self.training)
+
+    def forward(self, images: Tensor, scale: float = 1.0) -> Tensor:
+        logits: Tensor = self.head(self.features(images)) * scale
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("function", "forward"),
+    [
+        (lambda model: model, None),
+        (lambda model: lambda x: model(x), None),
+        (lambda model: model.forward, None),
+        (lambda model: lambda x: model.head(model.features(x)), None),
+        (lambda model: model, lambda m, x: m(x, scale=1.0)),
+        (lambda model: model, lambda m, x: m.head(m.features(x))),
+        (lambda model: lambda x: torch.nn.Identity()(model(x)), None),
+    ],
+)
+def test_every_network_that_is_called_is_in_eval_mode_and_keeps_modes_and_statistics(
+    images: Tensor, function: Any, forward: Any
+) -> None:
+    torch.manual_seed(0)
+    model = Net()
+    model.head.eval()
     modes = [module.training for module in model.modules()]
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    for _ in score_batches(model, batches(images)):
+    margins = []
+    for _, part in score_batches(function(model), images.split(5), forward=forward):
+        margins.append(part)
         assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.cat(margins), dk.margin(model.eval()(images)).detach())
+
+
+def test_a_function_whose_network_is_in_training_mode_and_cannot_be_found_is_refused(
+    images: Tensor,
+) -> None:
+    model = Net()
+    give = iter(lambda: model, None)
+    with pytest.raises(ValueError, match="calls a Net in training mode which cannot be found"):
+        list(score_batches(lambda x: next(give)(x), images.split(5)))
+    assert not model.body[1].num_batches_tracked
+    model.eval()
+    assert len(scored(lambda x: next(give)(x), images.split(5))) == N
 
 
 def test_no_mode_leaks_into_the_callers_code(images: Tensor, model: nn.Module) -> None:
-    scores = score_batches(model, batches(images))
+    scores = score_batches(model, images.split(5))
     next(scores)
-    assert not torch.is_inference_mode_enabled()
     assert torch.is_grad_enabled()
     assert any(module.training for module in model.modules())
+    assert torch.cat([margins for _, margins in scores]).grad_fn is None
 
 
 def test_a_network_that_fails_keeps_its_modes(images: Tensor, model: nn.Module) -> None:
     modes = [module.training for module in model.modules()]
     with pytest.raises(ValueError, match="images must have shape"):
-        list(score_batches(model, batches(images[:, :1])))
+        list(score_batches(model, images[:, :1].split(5)))
     assert [module.training for module in model.modules()] == modes
 
 
-def test_a_function_around_a_slim_width_will_do(images: Tensor, model: nn.Module) -> None:
-    model.eval()
-    pairs = score_batches(lambda batch: model(batch, 0.5), batches(images))
-    margins = torch.cat([margins for _, margins in pairs])
-    np.testing.assert_allclose(margins.numpy(), gap(model(images, 0.5)), rtol=1e-4, atol=1e-5)
+def test_a_slim_width_scores(images: Tensor, model: nn.Module) -> None:
+    slim = scored(model, images.split(5), width=0.5)
+    through = scored(model, images.split(5), forward=lambda m, x: m(x, width=0.5))
+    assert torch.equal(slim, through)
+    np.testing.assert_allclose(slim.numpy(), gap(model.eval()(images, 0.5)), rtol=1e-4, atol=1e-5)
 
 
-def test_other_kinds_are_handed_on(images: Tensor, model: nn.Module) -> None:
-    model.eval()
-    pairs = score_batches(model, batches(images), kind="probability")
-    margins = torch.cat([margins for _, margins in pairs])
-    ordered = model(images).detach().double().softmax(1).sort(dim=1).values.numpy()
-    np.testing.assert_allclose(
-        margins.numpy(), ordered[:, -1] - ordered[:, -2], rtol=1e-4, atol=1e-5
-    )
-    with pytest.raises(ValueError, match="kind"):
-        list(score_batches(model, batches(images), kind="luck"))
+@pytest.mark.parametrize("kind", ["probability", "label", "loss", "el2n", "entropy", "confidence"])
+def test_other_scores_are_the_oracles(
+    images: Tensor, labels: Tensor, model: nn.Module, kind: str
+) -> None:
+    loader = DataLoader(TensorDataset(images, labels), batch_size=5)
+    scores = scored(model, loader, kind=kind)
+    logits = model.eval()(images).detach().double().numpy()
+    expected = oracle_scores(logits, [kind], labels.numpy())[kind]
+    np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_another_number_of_rows_than_indices_is_refused(images: Tensor) -> None:
-    with pytest.raises(ValueError, match="model_fn must give one row of logits for each"):
-        list(score_batches(lambda batch: torch.zeros(2, 4), batches(images)))
+class Batch(NamedTuple):
+    image: Tensor
+    label: Tensor
+
+
+def test_batches_may_be_inputs_alone_tuples_or_mappings(images: Tensor, labels: Tensor) -> None:
+    model = Net()
+    expected = dk.margin(model.eval()(images)).detach()
+    model.train()
+    parts = list(zip(images.split(5), labels.split(5), strict=True))
+    assert torch.equal(scored(model, images.split(5)), expected)
+    assert torch.equal(scored(model, parts), expected)
+    assert torch.equal(scored(model, [Batch(*part) for part in parts]), expected)
+    mapped = [{"x": image} for image, _ in parts]
+    assert torch.equal(scored(model, mapped, forward=lambda m, batch: m(batch["x"])), expected)
+
+
+def test_indices_of_the_batch_may_come_in_any_order(images: Tensor, labels: Tensor) -> None:
+    model = Net().eval()
+    data = TensorDataset(torch.arange(N), images, labels)
+    loader = DataLoader(data, batch_size=5, shuffle=True)
+    pairs = list(score_batches(model, loader, indices=lambda batch: batch, kind="loss"))
+    indices = torch.cat([indices for indices, _ in pairs])
+    assert indices.tolist() != list(range(N))
+    losses = torch.cat([losses for _, losses in pairs])[indices.argsort()]
+    expected = nn.functional.cross_entropy(model(images), labels, reduction="none")
+    torch.testing.assert_close(losses, expected.detach())
+
+
+def test_autocast_computes_in_its_dtype(images: Tensor) -> None:
+    model = Net().eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = dk.margin(model(images).detach())
+    assert torch.equal(scored(model, [images], autocast=torch.bfloat16), expected)
+    assert not torch.equal(scored(model, [images]), expected)
+
+
+def loaders(count: int = N) -> list[Any]:
+    data = TensorDataset(torch.randn(count, 3, 8, 8))
+    order = SequentialSampler(data)
+    sampler = SubsetSampler(count, "full")
+    own = [[0, 1], [2, 3]]
+    return [
+        (
+            DataLoader(data, shuffle=True),
+            "order of a RandomSampler, want shuffle=False, or indices",
+        ),
+        (DataLoader(data, sampler=sampler), "in the order of a SubsetSampler"),
+        (DataLoader(data, batch_sampler=BatchSampler(sampler, 4, False)), "a SubsetSampler"),
+        (DataLoader(data, batch_sampler=own), "in the order of a list"),  # type: ignore[arg-type]
+        (DataLoader(data, batch_size=None, sampler=sampler), "in the order of a SubsetSampler"),
+        (DataLoader(data, batch_size=5, drop_last=True), "got drop_last=True, want the last 3"),
+        (DataLoader(data, batch_sampler=BatchSampler(order, 5, True)), "want the last 3 samples"),
+    ]
+
+
+@pytest.mark.parametrize(("loader", "message"), loaders())
+def test_a_loader_that_does_not_give_all_samples_in_order_is_refused(
+    loader: DataLoader[Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^loader: .*{message}"):
+        score_batches(Net(), loader)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "error", "message"),
+    [
+        (Net(), {"kind": "luck"}, ValueError, "kind: got 'luck', want one of gap"),
+        (Net(), {"kind": "loss"}, ValueError, "kind: got 'loss', which needs labels, want batches"),
+        (
+            Net(),
+            {"forward": Net.forward, "width": 0.5},
+            ValueError,
+            "width: got 0.5 beside forward",
+        ),
+        (3, {}, TypeError, "model: got int, want a network or a function"),
+        (lambda x: torch.zeros(2, 4), {}, ValueError, r"logits of shape \(2, 4\), want .*\(5, C\)"),
+        (lambda x: torch.zeros(5, 2, 4), {}, ValueError, r"logits of shape \(5, 2, 4\), want"),
+        (lambda x: {"logits": x}, {}, TypeError, "model: got dict, want logits"),
+        (
+            Net(),
+            {"indices": lambda x: (x[:2, 0, 0, 0], x)},
+            ValueError,
+            r"indices: got shape \(2,\)",
+        ),
+        (Net(), {"indices": lambda x: [x]}, ValueError, "want it to give .indices, inputs"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(
+    images: Tensor, model: Any, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        list(score_batches(model, images[:20].split(5), **options))
 
 
 def test_nothing_is_read_before_it_is_asked_for(images: Tensor, model: nn.Module) -> None:
     seen: list[int] = []
 
-    def watched() -> Iterator[tuple[Tensor, Tensor]]:
-        for indices, batch in batches(images):
-            seen.append(int(indices[0]))
-            yield indices, batch
+    def watched() -> Iterator[Tensor]:
+        for place, batch in enumerate(images.split(5)):
+            seen.append(place)
+            yield batch
 
     scores = score_batches(model, watched())
     assert seen == []
@@ -108,27 +258,23 @@ def test_nothing_is_read_before_it_is_asked_for(images: Tensor, model: nn.Module
 
 
 def test_three_lines_are_enough_in_a_foreign_loop(images: Tensor, model: nn.Module) -> None:
-    sampler = SubsetSampler(N, budget=0.6)
+    sampler = SubsetSampler(N, budget=0.6, score=lambda: score_batches(model, images.split(5)))
     for epoch in range(2):
-        refresh = sampler.begin_epoch(epoch, lambda: score_batches(model, batches(images)))
-        assert refresh is not None
+        sampler.set_epoch(epoch)
         gaps = gap(model.eval()(images))
         model.train()
-        k = int(0.6 * N + 0.5)
-        assert len(refresh.indices) == k
         chosen = np.zeros(N, dtype=bool)
-        chosen[refresh.indices.numpy()] = True
+        chosen[list(sampler)] = True
+        assert chosen.sum() == int(0.6 * N + 0.5)
         assert gaps[chosen].max() <= gaps[~chosen].min() + 1e-5
-        for index in sampler:
-            assert chosen[index]
-        model.requires_grad_(True)
         model(images[sampler.order()]).sum().backward()
 
 
 def test_images_go_to_the_device_of_the_network(images: Tensor, device: str) -> None:
     model = build_model("resnet8", 4, base_channels=4).eval().to(device)
-    pairs = list(score_batches(model, batches(images), device=device))
-    assert {margins.device.type for _, margins in pairs} == {device}
+    for scoring in (model, lambda x: model(x)):
+        pairs = list(score_batches(scoring, images.split(5)))
+        assert {margins.device.type for _, margins in pairs} == {device}
     sampler = SubsetSampler(N, budget=0.5)
     sampler.begin_epoch(0, lambda: pairs)
     assert sampler.indices.device.type == "cpu"

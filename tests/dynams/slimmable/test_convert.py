@@ -332,8 +332,7 @@ def test_margins_of_features_and_head_are_those_of_the_logits(name: str, width: 
 def test_a_sampler_selects_by_a_slim_width() -> None:
     network, batch = converted("mlp"), images(count=10)
     sampler = SubsetSampler(10, budget=0.3)
-    pairs = [(torch.arange(10), batch)]
-    sampler.begin_epoch(0, lambda: score_batches(lambda x: network(x, 0.5), pairs))
+    sampler.begin_epoch(0, lambda: score_batches(network, [batch], width=0.5))
     margins = dk.margin(network(batch, 0.5))
     assert torch.equal(sampler.indices, dk.smallest_k(margins, 3).indices)
 
