@@ -13,6 +13,7 @@ from torch.utils.data import Sampler
 from dynams.checks import at_least, whole
 from dynams.selection.draws import epoch_order
 from dynams.selection.kept_scores import KeptScores
+from dynams.selection.ranks import agreed
 from dynams.selection.refresh import Current, Refresh, Refresher, Score
 from dynams.selection.sampler_checks import check_score, check_state, check_strategy_object, told
 from dynams.selection.schedule import Schedule, constant
@@ -41,8 +42,9 @@ class SubsetSampler(Sampler[int]):
     says so with `advance`, and a state resumes behind that. Without it a state resumes where the epoch
     began: samples may be trained on twice, and none is left out.
 
-    With several processes each holds the same sampler and must be given the same scores; sharding the
-    order among ranks is the caller's.
+    With several processes (torch.distributed) each holds the same sampler, begins every epoch, and must be
+    given the same scores: a rank with another selection is an error on all. Sharding the order among ranks
+    is the caller's.
 
     Args:
         num_samples: N; indices are 0 to N - 1.
@@ -207,9 +209,10 @@ class SubsetSampler(Sampler[int]):
             What changed, or None if the selection did not.
 
         Raises:
-            ValueError: `epoch` lies before the current one, there is no `score` where one is due, or what
-                it gave does not fit.
+            ValueError: `epoch` lies before the current one, there is no `score` where one is due, what it
+                gave does not fit, or other ranks selected something else.
             TypeError: what it gave has other types.
+            RuntimeError: another rank could not begin the epoch.
         """
         epoch = whole("epoch", epoch)
         at_least("epoch", epoch, 0)
@@ -222,7 +225,11 @@ class SubsetSampler(Sampler[int]):
             )
         if epoch == current.epoch:
             return None
-        begun, refresh = self._refresher.begun(current, epoch, score)
+        begun, refresh = agreed(
+            epoch,
+            lambda: self._refresher.begun(current, epoch, score),
+            lambda made: made[0].indices,
+        )
         self._become(begun)
         return refresh
 
