@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -67,7 +68,7 @@ class KeptScores:
         if isinstance(given, Signals):
             updates, rest = self._of_signals(given), given
         else:
-            updates, rest = self._of_pairs(given), Signals(self.num_samples, device=self.device)
+            updates, rest = self._of_pairs(given), None
         new = copy.copy(self)
         new._selectors = copy.deepcopy(self._selectors)
         for name, (indices, scores) in updates.items():
@@ -83,16 +84,8 @@ class KeptScores:
             rest: where labels, features and residuals come from.
         """
         stored = {name: each.state_dict()["margins"] for name, each in self._selectors.items()}
-        rest = Signals(self.num_samples, device=self.device) if rest is None else rest
-        return Signals(
-            self.num_samples,
-            stored,
-            rest.labels,
-            rest.features,
-            rest.residuals,
-            rest.validation,
-            self.device,
-        )
+        rest = Signals(self.num_samples) if rest is None else rest
+        return dataclasses.replace(rest, scores=stored, device=self.device)
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of all scores, by name."""

@@ -143,6 +143,8 @@ def _moved(value: Any, device: torch.device | str | None) -> Any:
         return value
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
+    if hasattr(value, "to"):  # batches of other libraries
+        return value.to(device)
     if isinstance(value, Mapping):
         return {name: _moved(item, device) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
