@@ -41,5 +41,6 @@ def table(report: dict[str, Any]) -> str:
     return (
         f"{targets.markdown(headings, rows)}\n"
         f"Medians of one run on one {facts['gpu']['name']} (torch {facts['torch']}, commit {commit}, {report['datetime'][:10]}); above 1 ours is faster. "
-        "The limit is a copy's bandwidth, or the rate of a large matrix product, of the same run.\n"
+        "The limit is a copy's bandwidth, or the rate of a large matrix product, of the same run. Ratios to a product alone are good to a tenth: "
+        "both are held by the GPU's power, and its clock by what ran before.\n"
     )

@@ -154,8 +154,9 @@ def test_gradients_are_no_worse_than_torchs(dtype: torch.dtype, device: str) -> 
     for mine, right, other in zip(got, want, torchs, strict=True):
         assert mine.dtype == dtype
         exact = oracle.array(right)
-        epsilon = torch.finfo(dtype).eps * float(abs(exact).max())
-        assert oracle.worst(mine, exact) <= 2 * oracle.worst(other, exact) + epsilon
+        # A probability is exp(logit - logsumexp), both of which are rounded where they are several times one.
+        rounding = 3 * torch.finfo(dtype).eps * float(abs(exact).max())
+        assert oracle.worst(mine, exact) <= 2 * oracle.worst(other, exact) + rounding
 
 
 @pytest.mark.parametrize(
