@@ -124,8 +124,6 @@ def bench_linear_margin(against: Callable[..., None], shape: str) -> None:
         "clone of the features": lambda f, w, b: f.clone(),
         **peers.linear_cross_entropies(labels),
     }
-    if HEADS[shape] == IMAGENET:
-        rivals[peers.COMPILED] = torch.compile(plain)
     against(
         lambda f, w, b: dk.linear_margin(f, w, b),
         rivals,

@@ -46,7 +46,6 @@ def bench_margin(against: Callable[..., None], backend: Any, classes: int, dtype
     if classes == 1000:
         rivals["softmax(1)"] = lambda x: x.softmax(1)
         rivals["topk(2), subtracted"] = topk_gap
-        rivals[peers.COMPILED] = torch.compile(topk_gap)
         rivals |= peers.topk_of_rows()
     against(
         lambda x: backend.row_scores(x, None, None, BIT["gap"]),

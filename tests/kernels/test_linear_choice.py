@@ -47,9 +47,7 @@ def test_only_a_candidate_that_can_serve_is_chosen(
 
 
 @given(classes=st.integers(256, 300_000), kinds=st.sampled_from([GAP, TRAINING]))
-def test_large_heads_go_to_a_tiling_that_wastes_little(
-    classes: int, kinds: int
-) -> None:
+def test_large_heads_go_to_a_tiling_that_wastes_little(classes: int, kinds: int) -> None:
     chosen = choose(65_536, classes, 1024, kinds, H100, CANDIDATES)
     assert chosen in (*HOPPER_TILES, "triton descriptors")
     least = min(tiles_in_columns(tile, classes) for tile in HOPPER_TILES)
