@@ -73,16 +73,19 @@ def tile_sums(KINDS: tl.constexpr, others, largest):
     if ENTROPY & KINDS:
         # Where a logit is -inf.
         odd = odd | (shifted != shifted)
-    if tl.max(odd.to(tl.int32), 0) > 0:
-        # For these rows alone: what a row scores must not depend on the rows beside it.
-        with_care = add_up(KINDS, exponent(others, largest[:, None]))
-        rest = tl.where(odd, with_care[0], rest)
-        squares = tl.where(odd, with_care[1], squares)
-        shifted = tl.where(odd, with_care[2], shifted)
-        excess = tl.where(odd, 0.0, excess)
     scale = tl.exp2(-excess)
     shifted = scale * (shifted - excess * rest)
-    return scale * rest, scale * scale * squares, shifted
+    rest = scale * rest
+    squares = scale * scale * squares
+    if tl.max(odd.to(tl.int32), 0) > 0:
+        # For these rows alone: what a row scores must not depend on the rows beside it.
+        careful_rest, careful_squares, careful_shifted = add_up(
+            KINDS, exponent(others, largest[:, None])
+        )
+        rest = tl.where(odd, careful_rest, rest)
+        squares = tl.where(odd, careful_squares, squares)
+        shifted = tl.where(odd, careful_shifted, shifted)
+    return rest, squares, shifted
 
 
 @triton.jit

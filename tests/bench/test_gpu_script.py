@@ -95,7 +95,7 @@ def test_without_a_gpu_it_ends_at_once_with_one_line(script: Script) -> None:
 
 def test_an_environment_that_hangs_ends_the_run(script: Script) -> None:
     script.fake("environment", "exec sleep 100\n")
-    ran = script.run("--plan", "first", seconds=2)
+    ran = script.run("--plan", "first", seconds=5)
     assert ran.returncode == 2
     assert "the environment could not be read (exit code 137)" in ran.stderr
 

@@ -17,6 +17,7 @@ NOT_INTERPRETED = {
     "test_triton_compiled.py",
     "test_triton_configuration.py",
     "test_triton_interpreted.py",
+    "test_triton_launch.py",
     "test_triton_launches.py",
 }
 MODULES = sorted({path.name for path in HERE.glob("test_triton_*.py")} - NOT_INTERPRETED)
