@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 import dynams_kernels as dk
-from dynams.selection.strategies.base import TENSORS, VALIDATION, Signals
+from dynams.selection.strategies.base import LAST_LOSS, TENSORS, VALIDATION, Signals
 from dynams.selection.strategies.margin import MARGINS
 
 Pairs = Iterable[tuple[Tensor, Tensor]]
+
+# The loss that training left behind may come from a scoring pass as well.
+_SAME = {(LAST_LOSS, "loss")}
 
 
 class KeptScores:
@@ -122,6 +125,10 @@ class KeptScores:
             raise TypeError(
                 f"score: got {type(pairs).__name__}, want pairs of indices and margins, or Signals"
             )
+        (name,) = self._selectors
+        kind = getattr(pairs, "kind", name)
+        if kind != name and (name, kind) not in _SAME:
+            raise ValueError(f"score: got {kind}, want {name}{_how(name)}")
         checked = [_checked(pair) for pair in pairs]
         if sum(len(indices) for indices, _ in checked) == 0:
             raise ValueError("score: got no margins, want pairs of indices and margins")
@@ -131,7 +138,6 @@ class KeptScores:
         low, high = torch.stack(indices.aminmax()).tolist()
         if low < 0 or high >= self.num_samples:
             raise ValueError(f"indices: got {low} to {high}, want them in [0, {self.num_samples})")
-        (name,) = self._selectors
         return {name: (indices, scores)}
 
     def _check_complete(self) -> None:
@@ -144,6 +150,11 @@ class KeptScores:
                     f"score: got {name} of {self.num_samples - never} samples so far, want all "
                     f"{self.num_samples}: only margins may leave samples out"
                 )
+
+
+def _how(name: str) -> str:
+    known = name in get_args(dk.ScoreKind)
+    return f': score_batches(..., kind="{name}")' if known else ""
 
 
 def _checked(pair: object) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,22 @@ from dynams.selection.evaluating import compiled, evaluating, networks_of
 _LABELLED = frozenset({"label", "loss", "el2n"})
 
 
+class ScoredBatches(Iterator[tuple[Tensor, Tensor]]):
+    """The pairs of one pass over a loader, each made when it is asked for.
+
+    Attributes:
+        kind: of the scores; a sampler refuses those of another kind than it ranks by.
+    """
+
+    def __init__(self, kind: dk.ScoreKind, pairs: Iterator[tuple[Tensor, Tensor]]) -> None:
+        self.kind = kind
+        self._pairs = pairs
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        """Return the indices and scores of the next batch."""
+        return next(self._pairs)
+
+
 def score_batches(
     model: Callable[..., Tensor],
     loader: Iterable[Any],
@@ -29,7 +45,7 @@ def score_batches(
     class_distances: Tensor | None = None,
     device: torch.device | str | None = None,
     autocast: torch.dtype | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> ScoredBatches:
     """Score samples batch by batch.
 
     All networks that are called are in eval mode for each call, without gradients, and get their modes back
@@ -46,13 +62,15 @@ def score_batches(
         indices: called with each batch; gives the samples' indices (B,) int64 and the inputs, and labels
             after them if there are any.
         width: of a slimmable network: `model(inputs, width=width)`.
-        kind: of margin, or another score of `dynams_kernels.scores`. "label", "loss" and "el2n" need labels.
+        kind: of margin, or another score of `dynams_kernels.scores`: the one that the sampler's strategy ranks
+            by. "label", "loss" and "el2n" need labels.
         class_distances: (C, C), for "distance": `dynams_kernels.class_distances` of the head's weight.
         device: where the inputs go before they are scored; None: where the network's parameters are.
         autocast: dtype of autocast while the network runs, such as torch.bfloat16; None: as the caller has it.
 
     Returns:
-        An iterator of the batches' indices (B,) int64 and scores (B,), float32 (float64 of float64 logits).
+        An iterator of the batches' indices (B,) int64 and scores (B,), float32 (float64 of float64 logits),
+        with the kind of score as its `kind`.
 
     Raises:
         ValueError: an argument, the loader's order, or what the network gave does not fit; or a function's
@@ -93,7 +111,7 @@ def score_batches(
                 )
             yield given, scores
 
-    return pairs()
+    return ScoredBatches(kind, pairs())
 
 
 def _call(

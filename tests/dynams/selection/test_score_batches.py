@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, Tensor
 
 import dynams_kernels as dk
 from dynams.models import build_model
-from dynams.selection import SubsetSampler, score_batches
+from dynams.selection import SubsetSampler, build_strategy, score_batches
 from oracle import scores as oracle_scores
 
 N = 23
@@ -268,6 +268,38 @@ def test_three_lines_are_enough_in_a_foreign_loop(images: Tensor, model: nn.Modu
         assert chosen.sum() == int(0.6 * N + 0.5)
         assert gaps[chosen].max() <= gaps[~chosen].min() + 1e-5
         model(images[sampler.order()]).sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "kind", "want"),
+    [
+        ("loss", "gap", "loss"),
+        ("importance", "loss", "el2n"),
+        ("margin", "probability", "gap"),
+        (build_strategy("margin", kind="label"), "gap", "label"),
+    ],
+)
+def test_a_sampler_refuses_scores_of_another_kind_than_it_ranks_by(
+    images: Tensor, labels: Tensor, model: nn.Module, strategy: Any, kind: Any, want: Any
+) -> None:
+    batches = list(zip(images.split(5), labels.split(5), strict=True))
+    sampler = SubsetSampler(N, strategy, budget=0.5)
+    message = f'^score: got {kind}, want {want}: score_batches\\(..., kind="{want}"\\)$'
+    with pytest.raises(ValueError, match=message):
+        sampler.begin_epoch(0, lambda: score_batches(model, batches, kind=kind))
+    sampler.begin_epoch(0, lambda: score_batches(model, batches, kind=want))
+    # Pairs without a name are taken as what is wanted.
+    SubsetSampler(N, strategy).begin_epoch(0, lambda: list(score_batches(model, images.split(5))))
+
+
+def test_losses_of_a_scoring_pass_stand_for_those_of_training(
+    images: Tensor, labels: Tensor, model: nn.Module
+) -> None:
+    batches = list(zip(images.split(5), labels.split(5), strict=True))
+    sampler = SubsetSampler(N, "infobatch")
+    sampler.begin_epoch(0, lambda: score_batches(model, batches, kind="loss"))
+    with pytest.raises(ValueError, match=r"^score: got gap, want last_loss$"):
+        SubsetSampler(N, "infobatch").begin_epoch(0, lambda: score_batches(model, batches))
 
 
 def test_images_go_to_the_device_of_the_network(images: Tensor, device: str) -> None:
