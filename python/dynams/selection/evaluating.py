@@ -1,28 +1,46 @@
 """Networks in eval mode for the time of a call, also those that a function calls, and as they were afterwards.
 
 The networks of a function are looked for before it is called: in its closure, its defaults, the object it is
-bound to, and the globals and attributes that its code names. A network that is called all the same without
-having been found, and is in training mode, is refused before it computes anything: its batch-norms would
-take up statistics, its dropout would be on, and what it gives would not be what it gives in evaluation.
+bound to, and the globals and attributes that its code names; those of a network likewise, which may keep
+others where torch does not look. A network that is called all the same without having been found, and is in
+training mode, is refused before it computes anything: its batch-norms would take up statistics, its dropout
+would be on, and what it gives would not be what it gives in evaluation. Only where torch.compile made
+something of what was found, no calls are watched: the watch is a hook of all modules, for whose sake it would
+compile again at every call, and soon give up for good.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
 import itertools
 import sys
 import threading
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 # Where no network of a user's is kept: a search would wander through all of it.
 _LIBRARIES = sys.stdlib_module_names | {"torch", "numpy"}
+# What holds no network. By exact type, for items of long lists of data.
+_PLAIN = (int, float, complex, bool, str, bytes, type(None), np.generic, np.ndarray, Tensor)
+_PLAIN_TYPES = frozenset(_PLAIN)
+
+
+class Reached(NamedTuple):
+    """What a call can reach.
+
+    Attributes:
+        networks: each once.
+        compiled: whether torch.compile made something of it.
+    """
+
+    networks: list[nn.Module]
+    compiled: bool
 
 
 @contextmanager
@@ -47,7 +65,7 @@ def evaluating(networks: list[nn.Module], *, watch: bool) -> Iterator[None]:
         state = itertools.chain(module.children(), module.parameters(), module.buffers())
         if next(state, None) is not None:
             raise ValueError(
-                f"model: got a function that calls a {type(module).__name__} in training mode which cannot "
+                f"model: got one that calls a {type(module).__name__} in training mode which cannot "
                 "be found from outside, want score_batches(network, loader, forward=...), or network.eval()"
             )
         # Made on the spot, such as nn.Softmax(1)(x): nothing to find and nothing to keep.
@@ -64,91 +82,138 @@ def evaluating(networks: list[nn.Module], *, watch: bool) -> Iterator[None]:
             module.training = True
 
 
-def networks_of(function: object) -> list[nn.Module]:
-    """Find the networks that `function` can call, itself included where it is one; each once."""
-    found: dict[int, nn.Module] = {}
-    _Search(found).visit(function, frozenset())
-    return list(found.values())
-
-
-def compiled(networks: list[nn.Module]) -> bool:
-    """Tell whether torch.compile made one: it compiles again, and warns, where calls are watched."""
-    return any(
-        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
-        for network in networks
-        for module in network.modules()
-    )
+def reached_by(*functions: object) -> Reached:
+    """Find what calls of `functions` can reach, themselves included where they are networks."""
+    search = _Search()
+    for function in functions:
+        search.run(function)
+    return Reached(list(search.found.values()), search.compiled)
 
 
 class _Search:
     """Walks from a function to what it can reach, as far as names in code lead."""
 
-    def __init__(self, found: dict[int, nn.Module]) -> None:
-        self.found = found
-        self.seen: set[tuple[int, str]] = set()
-        self.kept: list[object] = []  # what was seen must live on, or its id might come again
+    def __init__(self) -> None:
+        self.found: dict[int, nn.Module] = {}
+        self.compiled = False
+        self._seen: set[tuple[int, str]] = set()
+        self._kept: list[object] = []  # what was seen must live on, or its id might come again
+        # Values still to visit, and the names in the code that holds them. Data may be nested deeply.
+        self._left: list[tuple[object, frozenset[str]]] = []
 
-    def visit(self, value: object, names: frozenset[str]) -> None:
-        """Visit a value that code with these names holds."""
-        if isinstance(value, nn.Module):
-            self.found[id(value)] = value
-        elif isinstance(value, (Tensor, str, bytes, type)):
+    def run(self, function: object) -> None:
+        self._left.append((function, frozenset()))
+        while self._left:
+            self._visit(*self._left.pop())
+
+    def _visit(self, value: object, names: frozenset[str]) -> None:
+        if isinstance(value, _PLAIN):
             return
+        if isinstance(value, nn.Module):
+            if self._first(value):
+                self.found[id(value)] = value
+                self._visit_network(value)
+            self._visit_object(value, names)
+        elif isinstance(value, type):
+            self._visit_class(value, value, names)
         elif isinstance(value, types.FunctionType):
-            if _root(value.__module__) not in _LIBRARIES and self._first(value):
+            if self._first(value):
                 self._visit_function(value)
         elif isinstance(value, types.MethodType):
-            self.visit(value.__func__, names)
-            self.visit(value.__self__, _names(value.__func__))
+            self._later((value.__func__,), names)
+            self._later((value.__self__,), _names(value.__func__))
         elif isinstance(value, functools.partial):
-            for part in (value.func, *value.args, *value.keywords.values()):
-                self.visit(part, names)
+            self._later((value.func, *value.args, *value.keywords.values()), names)
         elif isinstance(value, types.ModuleType):
             if _root(value.__name__) not in _LIBRARIES:
-                for name in names & vars(value).keys():
-                    if self._first(value, name):
-                        self.visit(vars(value)[name], names)
-        elif isinstance(value, (Mapping, list, tuple, set, frozenset)):
+                held = vars(value)
+                self._later(
+                    [held[each] for each in names & held.keys() if self._first(value, each)], names
+                )
+        elif isinstance(value, (dict, list, tuple, set, frozenset)):
+            # No other mapping: one may read a file for each of its items.
             if self._first(value):
-                for item in value.values() if isinstance(value, Mapping) else value:
-                    self.visit(item, names)
+                self._later(dict.values(value) if isinstance(value, dict) else value, names)
         else:
             self._visit_object(value, names)
 
+    def _later(self, values: Iterable[object], names: frozenset[str]) -> None:
+        self._left += [(each, names) for each in values if not _is_data(each)]
+
     def _first(self, value: object, name: str = "") -> bool:
-        if (id(value), name) in self.seen:
+        if (id(value), name) in self._seen:
             return False
-        self.seen.add((id(value), name))
-        self.kept.append(value)
+        self._seen.add((id(value), name))
+        self._kept.append(value)
         return True
 
+    def _visit_network(self, network: nn.Module) -> None:
+        """Visit what its modules call that is not registered in it."""
+        for module in network.modules():
+            self._first(module)
+            if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None):
+                self.compiled = True
+            self._visit_object(module, frozenset({"forward"}))
+
     def _visit_function(self, function: types.FunctionType) -> None:
+        # One that torch.compile leaves alone has the first of these attributes too.
+        if hasattr(function, "_torchdynamo_orig_callable") and not getattr(
+            function, "_torchdynamo_disable", False
+        ):
+            self.compiled = True
+        elif _root(function.__module__) in _LIBRARIES:
+            return
         names = _names(function)
-        held: list[object] = [*(function.__defaults__ or ()), *vars(function).values()]
-        held += (function.__kwdefaults__ or {}).values()
+        self._later(function.__defaults__ or (), names)
+        self._later((function.__kwdefaults__ or {}).values(), names)
+        self._later(vars(function).values(), names)
         for cell in function.__closure__ or ():
             with suppress(ValueError):  # not filled yet
-                held.append(cell.cell_contents)
-        held += [function.__globals__[name] for name in names & function.__globals__.keys()]
-        for value in held:
-            self.visit(value, names)
+                self._later((cell.cell_contents,), names)
+        held = function.__globals__
+        self._later([held[name] for name in names & held.keys()], names)
 
     def _visit_object(self, value: object, names: frozenset[str]) -> None:
         """Visit the attributes of an object that code names; of one that is called, those of its call."""
+        names = names | {"__call__", "__wrapped__"}
         own = getattr(value, "__dict__", {})
-        for name in names | {"__call__", "__wrapped__"}:
-            if not self._first(value, name):
+        self._later([own[each] for each in names & own.keys() if self._first(value, each)], names)
+        self._visit_class(type(value), value, names)
+
+    def _visit_class(self, kind: type, value: object, names: frozenset[str]) -> None:
+        """Visit the attributes of a class that code names, those that others override too: `super()`."""
+        for each in kind.__mro__:
+            if _root(each.__module__) in _LIBRARIES:
                 continue
-            if name in own:
-                self.visit(own[name], names)
-                continue
-            attribute: Any = inspect.getattr_static(type(value), name, None)
-            code = attribute.fget if isinstance(attribute, property) else attribute
-            if isinstance(code, types.FunctionType):
-                self.visit(code, names)
-                self.visit(value, _names(code))
-            elif isinstance(attribute, types.MemberDescriptorType):  # a slot
-                self.visit(getattr(value, name, None), names)
+            held = vars(each)
+            for name in names & held.keys():
+                if not self._first(value, f"{id(each)}.{name}"):
+                    continue
+                attribute = held[name]
+                if isinstance(attribute, types.MemberDescriptorType):  # a slot
+                    if value is not kind:
+                        self._later((getattr(value, name, None),), names)
+                    continue
+                code = _code_of(attribute)
+                self._later((code,), names)
+                if isinstance(code, types.FunctionType):
+                    self._left.append((value, _names(code)))
+
+
+def _is_data(value: object) -> bool:
+    """Tell quickly whether it is data, or a row of it: there may be a million."""
+    if type(value) in (tuple, list):
+        return _PLAIN_TYPES.issuperset(map(type, value))  # type: ignore[call-overload]
+    return type(value) in _PLAIN_TYPES
+
+
+def _code_of(attribute: object) -> object:
+    """The function behind an attribute of a class, or the attribute."""
+    if isinstance(attribute, property):
+        return attribute.fget
+    if isinstance(attribute, functools.cached_property):
+        return attribute.func
+    return attribute.__func__ if isinstance(attribute, (staticmethod, classmethod)) else attribute
 
 
 def _root(module: str | None) -> str:
@@ -156,12 +221,16 @@ def _root(module: str | None) -> str:
 
 
 def _names(function: object) -> frozenset[str]:
-    """All names in a function's code, that of functions inside it too."""
-    codes = [getattr(function, "__code__", None)]
+    """All names in a function's code, that of functions inside it and of the one it wraps too."""
     names: set[str] = set()
-    while codes:
-        code = codes.pop()
-        if code is not None:
-            names.update(code.co_names)
-            codes += [const for const in code.co_consts if isinstance(const, types.CodeType)]
+    functions: list[object] = []
+    while function is not None and function not in functions:
+        functions.append(function)
+        codes = [getattr(function, "__code__", None)]
+        while codes:
+            code = codes.pop()
+            if code is not None:
+                names.update(code.co_names)
+                codes += [const for const in code.co_consts if isinstance(const, types.CodeType)]
+        function = getattr(function, "__wrapped__", None)
     return frozenset(names)

@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sequenti
 
 import dynams_kernels as dk
 from dynams.checks import one_of
-from dynams.selection.evaluating import compiled, evaluating, networks_of
+from dynams.selection.evaluating import evaluating, reached_by
 
 _LABELLED = frozenset({"label", "loss", "el2n"})
 
@@ -49,7 +49,8 @@ def score_batches(
     """Score samples batch by batch.
 
     All networks that are called are in eval mode for each call, without gradients, and get their modes back
-    after it; also those inside functions. Nothing makes the host wait.
+    after it; also those inside functions. One that is called in training mode, because it cannot be found from
+    outside, is refused, but where torch.compile made any of what is called. Nothing makes the host wait.
 
         sampler = SubsetSampler(len(train_set), score=lambda: score_batches(model, scoring_loader))
 
@@ -73,8 +74,8 @@ def score_batches(
         with the kind of score as its `kind`.
 
     Raises:
-        ValueError: an argument, the loader's order, or what the network gave does not fit; or a function's
-            network is in training mode and cannot be found.
+        ValueError: an argument, the loader's order, or what the network gave does not fit; or a network in
+            training mode is called that cannot be found.
         TypeError: `model` cannot be called, or the network gave no tensor.
     """
     one_of("kind", kind, get_args(dk.ScoreKind))
@@ -85,10 +86,7 @@ def score_batches(
     if indices is None:
         _check_order(loader)
     call = _call(model, forward, width)
-    # A network alone is all that is called; a function may call others.
-    watch = forward is not None or not isinstance(model, nn.Module)
-    networks = networks_of(model) + networks_of(forward)
-    watch = watch and not compiled(networks)
+    networks, compiled = reached_by(model, forward)
     if device is None:
         device = _device_of([model] if isinstance(model, nn.Module) else networks)
 
@@ -98,7 +96,7 @@ def score_batches(
             given, inputs, labels = _parts(batch, indices)
             inputs = _moved(inputs, device)
             # Outside the block that yields: modes set around a yield would leak into the caller's code.
-            with torch.no_grad(), evaluating(networks, watch=watch):
+            with torch.no_grad(), evaluating(networks, watch=not compiled):
                 with _autocast(device, autocast):
                     logits = call(inputs)
                 scores = _scores(logits, inputs, labels, kind, class_distances)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dynams.selection.evaluating import evaluating, networks_of
+from dynams.selection.evaluating import evaluating, reached_by
 
 NETWORK = nn.BatchNorm1d(3)
 TABLE = {"inner": [NETWORK]}
@@ -54,8 +55,34 @@ class Owner:
         return self.slot(x)
 
 
+class Heir(Owner):
+    def indirect(self, x: Tensor) -> Any:
+        return super().indirect(x)
+
+    @functools.cached_property
+    def made(self) -> Any:
+        return self.network
+
+
+class Student(nn.Module):
+    """Calls a network that is not registered in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.teachers = [NETWORK]
+
+    def forward(self, x: Tensor) -> Any:
+        return self.teach(x)
+
+    def teach(self, x: Tensor) -> Any:
+        return self.teachers[0](x)
+
+
 def functions() -> list[Any]:
-    network, owner, holder = NETWORK, Owner(), [NETWORK]
+    network, owner, heir, holder = NETWORK, Owner(), Heir(), [NETWORK]
+    deep: list[Any] = [NETWORK]
+    for _ in range(3000):
+        deep = [deep]
 
     @torch.no_grad()
     def decorated(x: Tensor) -> Any:
@@ -89,12 +116,84 @@ def functions() -> list[Any]:
         pytest.param(owner.by_property, id="property"),
         pytest.param(owner.by_slot, id="slot"),
         pytest.param(lambda x: owner.network(x), id="attribute"),
+        pytest.param(lambda x: Owner.shared(x), id="class attribute"),
+        pytest.param(lambda x: owner.shared(x), id="class attribute of an object"),
+        pytest.param(Heir().indirect, id="overridden method"),
+        pytest.param(lambda x: heir.made(x), id="cached property"),
+        pytest.param(lambda x: deep[0](x), id="nested lists"),
     ]
 
 
 @pytest.mark.parametrize("function", functions())
 def test_a_functions_network_is_found(function: Any) -> None:
-    assert networks_of(function) == [NETWORK]
+    assert reached_by(function).networks == [NETWORK]
+
+
+def test_a_network_that_another_calls_without_registering_it_is_found() -> None:
+    student = Student()
+    for holder in (student, nn.Sequential(student)):
+        assert set(reached_by(holder).networks) == {holder, NETWORK}
+
+
+class Unread(Mapping[int, nn.Module]):
+    """Items that take long to read."""
+
+    def __getitem__(self, key: int) -> nn.Module:
+        raise AssertionError
+
+    def __iter__(self) -> Iterator[int]:
+        raise AssertionError
+
+    def __len__(self) -> int:
+        return 10**9
+
+
+def test_data_is_not_searched() -> None:
+    numbers, rows, lazy = list(range(200_000)), [("a", 1)] * 100_000, Unread()
+    steps = 0
+
+    def count(frame: Any, event: str, argument: object) -> None:
+        nonlocal steps
+        steps += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        reached = reached_by(lambda x: (numbers[0], rows[0], lazy[x]))
+    finally:
+        sys.setprofile(before)
+    assert reached == ([], False)
+    # None of its own for a number; for a row, one look at its items.
+    assert steps < 2 * (len(numbers) + len(rows))
+
+
+def test_what_torch_compiled_is_known_wherever_it_is() -> None:
+    make = functools.partial(torch.compile, backend="eager")
+    function = make(lambda x: x)
+
+    class Compiled(nn.Module):
+        forward = make(lambda self, x: x)
+
+    class Calling(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return function(x)
+
+    own = nn.Linear(2, 2)
+    own.forward = make(own.forward)  # type: ignore[method-assign]
+    inside = nn.Linear(2, 2)
+    inside.compile(backend="eager")
+    for each in (
+        function,
+        lambda x: function(x),
+        Compiled(),
+        Calling(),
+        own,
+        nn.Sequential(inside),
+        make(NETWORK),
+    ):
+        assert reached_by(each).compiled
+    left_alone = torch.compiler.disable(lambda x: NETWORK(x))
+    assert reached_by(left_alone) == ([NETWORK], False)
 
 
 def test_a_function_without_a_network_has_none() -> None:
@@ -103,8 +202,8 @@ def test_a_function_without_a_network_has_none() -> None:
     def function(x: Tensor) -> Tensor:
         return torch.softmax(x, 1)
 
-    assert networks_of(function) == networks_of(torch.relu) == networks_of(None) == []
-    assert networks_of(lambda x: unused) == [NETWORK]
+    assert reached_by(function, torch.relu, None) == ([], False)
+    assert reached_by(lambda x: unused).networks == [NETWORK]
 
 
 def hiding(network: nn.Module) -> Callable[[Tensor], Any]:
@@ -116,9 +215,9 @@ def hiding(network: nn.Module) -> Callable[[Tensor], Any]:
 def test_a_network_in_training_mode_that_was_not_found_is_refused_before_it_computes() -> None:
     network = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout())
     function = hiding(network)
-    assert networks_of(function) == []
+    assert reached_by(function).networks == []
     state = {name: value.clone() for name, value in network.state_dict().items()}
-    refused = pytest.raises(ValueError, match="model: got a function that calls a Sequential in")
+    refused = pytest.raises(ValueError, match="model: got one that calls a Sequential in")
     with refused, evaluating([], watch=True):
         function(torch.randn(4, 3))
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())

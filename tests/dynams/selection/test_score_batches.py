@@ -115,6 +115,40 @@ def test_a_function_whose_network_is_in_training_mode_and_cannot_be_found_is_ref
     assert len(scored(lambda x: next(give)(x), images.split(5))) == N
 
 
+class Distilled(Net):
+    """Calls a teacher that is not registered in it."""
+
+    def __init__(self, teachers: Any) -> None:
+        super().__init__()
+        self.teachers = teachers
+
+    def forward(self, images: Tensor, scale: float = 1.0) -> Tensor:
+        logits: Tensor = next(self.teachers)(images)
+        return super().forward(images, scale) + logits
+
+
+def test_a_network_that_another_calls_unregistered_is_in_eval_mode_or_refused(
+    images: Tensor,
+) -> None:
+    teacher = Net()
+    model = Distilled(iter(lambda: teacher, None))
+    with pytest.raises(ValueError, match="calls a Net in training mode which cannot be found"):
+        list(score_batches(model, images.split(5)))
+    assert not teacher.body[1].num_batches_tracked
+
+
+def test_a_compiled_function_is_compiled_once_for_all_batches() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout())
+
+    @torch.compile(backend="eager")
+    def function(x: Tensor) -> Any:
+        return model(x)
+
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        pairs = list(score_batches(function, torch.randn(20, 3).split(5)))
+    assert len(pairs) == 4
+
+
 def test_no_mode_leaks_into_the_callers_code(images: Tensor, model: nn.Module) -> None:
     scores = score_batches(model, images.split(5))
     next(scores)
