@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import dynams_kernels as dk
+from dynams.selection.sampler_checks import check_int64
 from dynams.selection.strategies.base import LAST_LOSS, TENSORS, VALIDATION, Signals
 from dynams.selection.strategies.margin import MARGINS
 
@@ -161,8 +162,7 @@ def _checked(pair: object) -> tuple[Tensor, Tensor]:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise TypeError(f"score: got {_kind(pair)}, want pairs of indices and margins")
     indices, margins = pair
-    if not isinstance(indices, Tensor) or indices.dtype != torch.int64:
-        raise TypeError(f"indices: got {_kind(indices)}, want an int64 tensor")
+    check_int64("indices", indices)
     if indices.dim() != 1:
         raise ValueError(f"indices: got shape {tuple(indices.shape)}, want (n,)")
     if not isinstance(margins, Tensor) or not margins.is_floating_point():

@@ -85,10 +85,20 @@ def check_state(state: Mapping[str, Any], identity: Mapping[str, object]) -> Non
         raise ValueError(f"state: got consumed={state['consumed']}, want it in [0, {size}]")
 
 
+def check_int64(name: str, value: object) -> Tensor:
+    """Return an int64 tensor.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(value, Tensor) or value.dtype != torch.int64:
+        came = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name}: got {came}, want an int64 tensor")
+    return value
+
+
 def _check_indices(name: str, indices: object, num_samples: int) -> None:
-    if not isinstance(indices, Tensor) or indices.dtype != torch.int64:
-        came = indices.dtype if isinstance(indices, Tensor) else type(indices).__name__
-        raise TypeError(f"{name}: got indices of {came}, want an int64 tensor")
+    indices = check_int64(f"{name}: indices", indices)
     if indices.dim() != 1 or indices.shape[0] == 0:
         raise ValueError(f"{name}: got indices of shape {tuple(indices.shape)}, want (k,), k >= 1")
     low, high = torch.stack(indices.aminmax()).tolist()

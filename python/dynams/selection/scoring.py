@@ -14,6 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sequenti
 import dynams_kernels as dk
 from dynams.checks import one_of
 from dynams.selection.evaluating import evaluating, reached_by
+from dynams.selection.sampler_checks import check_int64
 
 _LABELLED = frozenset({"label", "loss", "el2n"})
 
@@ -58,7 +59,8 @@ def score_batches(
         model: a network, or a function around one, from inputs to logits (B, C).
         loader: a `DataLoader`, or any iterable of batches. A batch is the inputs, or a tuple that begins with
             them and goes on with labels. Samples are numbered in the order in which they come, so a loader
-            that shuffles or leaves some out is refused unless `indices` is given.
+            that shuffles, gives them in any other order that can be told beforehand, or leaves some out is
+            refused unless `indices` is given.
         forward: called as `forward(model, inputs)` for the logits, in place of `model(inputs)`.
         indices: called with each batch; gives the samples' indices (B,) int64 and the inputs, and labels
             after them if there are any.
@@ -83,8 +85,8 @@ def score_batches(
         raise TypeError(f"model: got {type(model).__name__}, want a network or a function")
     if forward is not None and width is not None:
         raise ValueError(f"width: got {width!r} beside forward, want one of the two")
-    if indices is None:
-        _check_order(loader)
+    _check_arguments(loader, forward, indices, device, autocast)
+    total = _checked_order(loader) if indices is None else None
     call = _call(model, forward, width)
     networks, compiled = reached_by(model, forward)
     if device is None:
@@ -108,6 +110,10 @@ def score_batches(
                     f"indices: got shape {tuple(given.shape)} for {len(scores)} rows of logits, want one each"
                 )
             yield given, scores
+        if total is not None and done < total:
+            raise ValueError(
+                f"loader: got {done} samples, want all {total}, or indices=... that tells which they are"
+            )
 
     return ScoredBatches(kind, pairs())
 
@@ -122,10 +128,36 @@ def _call(
     return model
 
 
-def _check_order(loader: object) -> None:
-    """Refuse a loader whose batches do not hold all samples in order."""
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        return
+def _check_arguments(
+    loader: object, forward: object, indices: object, device: object, autocast: object
+) -> None:
+    if not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
+        raise TypeError(f"loader: got {type(loader).__name__}, want a DataLoader or batches")
+    for name, function in (("forward", forward), ("indices", indices)):
+        if function is not None and not callable(function):
+            raise TypeError(f"{name}: got {function!r}, want a function or None")
+    if autocast is not None and not isinstance(autocast, torch.dtype):
+        raise TypeError(f"autocast: got {autocast!r}, want a dtype, such as torch.bfloat16")
+    if device is not None:
+        try:
+            torch.device(device)  # type: ignore[call-overload]
+        except (RuntimeError, TypeError):
+            raise ValueError(f"device: got {device!r}, want a device, such as 'cuda'") from None
+
+
+def _checked_order(loader: object) -> int | None:
+    """Refuse a loader whose batches do not hold all samples in order; count them, where that can be told."""
+    if not isinstance(loader, DataLoader):
+        return None
+    if not getattr(loader, "in_order", True):
+        raise ValueError("loader: got in_order=False, want batches in order, or indices=...")
+    if isinstance(loader.dataset, IterableDataset):
+        if loader.num_workers > 1:
+            raise ValueError(
+                f"loader: got an IterableDataset in {loader.num_workers} workers, want at most one, or "
+                "indices=... that tells which samples they give"
+            )
+        return None
     batches: Any = loader.batch_sampler
     drawn_by = loader.sampler if batches is None else getattr(batches, "sampler", None)
     if type(drawn_by) is not SequentialSampler or type(batches) not in (BatchSampler, type(None)):
@@ -137,6 +169,8 @@ def _check_order(loader: object) -> None:
     left = len(drawn_by) % batches.batch_size if batches is not None and batches.drop_last else 0
     if left:
         raise ValueError(f"loader: got drop_last=True, want the last {left} samples too")
+    # Without a batch sampler the data set gives batches, of any size.
+    return None if batches is None else len(drawn_by)
 
 
 def _parts(
@@ -146,9 +180,13 @@ def _parts(
     if indices is None:
         values = (None, *batch) if isinstance(batch, (tuple, list)) else (None, batch)
     else:
-        values = tuple(indices(batch))
-        if len(values) < 2 or not isinstance(values[0], Tensor):
-            raise ValueError("indices: got something else, want it to give (indices, inputs)")
+        told = indices(batch)
+        if not isinstance(told, (tuple, list)):
+            raise TypeError(f"indices: got a {type(told).__name__}, want (indices, inputs)")
+        if len(told) < 2:
+            raise ValueError(f"indices: got {len(told)} value, want (indices, inputs)")
+        values = tuple(told)
+        check_int64("indices", values[0])
     if len(values) < 2:
         raise ValueError("loader: got an empty batch, want inputs")
     return values[0], values[1], values[2] if len(values) > 2 else None

@@ -121,7 +121,7 @@ class Foreign:
         ((torch.tensor([3, N]),), ValueError, r"got indices 3 to 40, want them in \[0, 40\)"),
         ((torch.tensor([3, 3]),), ValueError, "twice, want them ascending"),
         ((torch.tensor([3, 2]),), ValueError, "want them ascending"),
-        ((torch.tensor([1.0]),), TypeError, "got indices of torch.float32, want an int64"),
+        ((torch.tensor([1.0]),), TypeError, "indices: got torch.float32, want an int64"),
         ((torch.arange(2), torch.ones(3)), ValueError, r"got weights of shape \(3,\), want \(2,\)"),
         ((torch.arange(2), torch.ones(2).long()), TypeError, "got weights of torch.int64"),
     ],

@@ -183,7 +183,7 @@ def test_a_state_is_a_copy() -> None:
         ({"indices": torch.tensor([[0, 1]])}, ValueError, "got indices of shape"),
         ({"indices": torch.tensor([], dtype=torch.int64)}, ValueError, r"indices of shape \(0,\)"),
         ({"indices": torch.tensor([4, 4])}, ValueError, "got indices in another order or twice"),
-        ({"indices": [0]}, TypeError, "got indices of list, want an int64 tensor"),
+        ({"indices": [0]}, TypeError, "state: indices: got list, want an int64 tensor"),
         ({"weights": torch.ones(1)}, ValueError, "got weights of shape"),
         ({"scores": {}}, ValueError, "got no scores of gap"),
         ({"scores": {"gap": {"num_samples": 1, "margins": torch.zeros(1)}}}, ValueError, "want 22"),

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    SequentialSampler,
+    TensorDataset,
+)
 
 import dynams_kernels as dk
 from dynams.models import build_model
@@ -219,6 +225,11 @@ def test_autocast_computes_in_its_dtype(images: Tensor) -> None:
     assert not torch.equal(scored(model, [images]), expected)
 
 
+class Stream(IterableDataset[Tensor]):
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(torch.zeros(4, 3, 8, 8))
+
+
 def loaders(count: int = N) -> list[Any]:
     data = TensorDataset(torch.randn(count, 3, 8, 8))
     order = SequentialSampler(data)
@@ -235,7 +246,16 @@ def loaders(count: int = N) -> list[Any]:
         (DataLoader(data, batch_size=None, sampler=sampler), "in the order of a SubsetSampler"),
         (DataLoader(data, batch_size=5, drop_last=True), "got drop_last=True, want the last 3"),
         (DataLoader(data, batch_sampler=BatchSampler(order, 5, True)), "want the last 3 samples"),
+        (DataLoader(Stream(), num_workers=2), "an IterableDataset in 2 workers, want at most one"),
+        (without_order(data), "got in_order=False, want batches in order"),
+        (without_order(Stream()), "got in_order=False, want batches in order"),
     ]
+
+
+def without_order(data: Any) -> DataLoader[Any]:
+    loader = DataLoader(data, num_workers=1)
+    loader.in_order = False  # an argument since torch 2.6
+    return loader
 
 
 @pytest.mark.parametrize(("loader", "message"), loaders())
@@ -244,6 +264,27 @@ def test_a_loader_that_does_not_give_all_samples_in_order_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=f"^loader: .*{message}"):
         score_batches(Net(), loader)
+
+
+def test_a_loader_that_leaves_samples_out_on_its_way_is_refused_at_the_end(images: Tensor) -> None:
+    def valid(samples: list[Any]) -> Tensor:
+        return torch.stack([image for (image,) in samples if not image.equal(images[2])])
+
+    data = TensorDataset(images)
+    model = Net().eval()
+    with pytest.raises(ValueError, match=f"^loader: got {N - 1} samples, want all {N}, or indices"):
+        list(score_batches(model, DataLoader(data, batch_size=5, collate_fn=valid)))
+    told = score_batches(
+        model,
+        DataLoader(data, batch_size=5, collate_fn=valid),
+        indices=lambda batch: (torch.arange(len(batch)), batch),
+    )
+    assert sum(len(indices) for indices, _ in told) == N - 1
+    # What a data set gives may be batches already.
+    batches = DataLoader(images.split(5), batch_size=None)  # type: ignore[arg-type]
+    assert len(scored(model, batches)) == N
+    first = DataLoader(images.split(5), collate_fn=lambda one: one[0])  # type: ignore[arg-type]
+    assert len(scored(model, first)) == N
 
 
 @pytest.mark.parametrize(
@@ -263,11 +304,25 @@ def test_a_loader_that_does_not_give_all_samples_in_order_is_refused(
         (lambda x: {"logits": x}, {}, TypeError, "model: got dict, want logits"),
         (
             Net(),
-            {"indices": lambda x: (x[:2, 0, 0, 0], x)},
+            {"indices": lambda x: (torch.arange(2), x)},
             ValueError,
             r"indices: got shape \(2,\)",
         ),
-        (Net(), {"indices": lambda x: [x]}, ValueError, "want it to give .indices, inputs"),
+        (Net(), {"indices": lambda x: [x]}, ValueError, "got 1 value, want .indices, inputs"),
+        (Net(), {"indices": lambda x: x}, TypeError, "^indices: got a Tensor, want .indices, in"),
+        (Net(), {"indices": lambda x: None}, TypeError, "^indices: got a NoneType, want .indices"),
+        (
+            Net(),
+            {"indices": lambda x: (torch.arange(5).int(), x)},
+            TypeError,
+            "^indices: got torch.int32, want an int64 tensor$",
+        ),
+        (Net(), {"indices": lambda x: ([0], x)}, TypeError, "^indices: got list, want an int64"),
+        (Net(), {"indices": 3}, TypeError, "^indices: got 3, want a function"),
+        (Net(), {"forward": "x"}, TypeError, "^forward: got 'x', want a function"),
+        (Net(), {"autocast": "bf16"}, TypeError, "^autocast: got 'bf16', want a dtype"),
+        (Net(), {"device": "gpu"}, ValueError, "^device: got 'gpu', want a device"),
+        (Net(), {"device": 1.5}, ValueError, "^device: got 1.5, want a device"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(
@@ -275,6 +330,11 @@ def test_what_does_not_fit_is_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=message):
         list(score_batches(model, images[:20].split(5), **options))
+
+
+def test_a_loader_that_gives_no_batches_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^loader: got int, want a DataLoader or batches$"):
+        score_batches(Net(), 3)  # type: ignore[arg-type]
 
 
 def test_nothing_is_read_before_it_is_asked_for(images: Tensor, model: nn.Module) -> None:
