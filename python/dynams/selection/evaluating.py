@@ -162,6 +162,8 @@ class _Search:
         ):
             self.compiled = True
         elif _root(function.__module__) in _LIBRARIES:
+            # A decorator gives its function the name of the one inside: of a method of a library's network.
+            self._later((getattr(function, "__wrapped__", None),), frozenset())
             return
         names = _names(function)
         self._later(function.__defaults__ or (), names)

@@ -106,6 +106,7 @@ def functions() -> list[Any]:
         pytest.param(given, id="default"),
         pytest.param(named, id="keyword default"),
         pytest.param(decorated, id="decorated"),
+        pytest.param(torch.no_grad()(network.forward), id="decorated method"),
         pytest.param(functools.lru_cache(decorated), id="cached"),
         pytest.param(functools.partial(torch.nn.Module.__call__, network), id="partial"),
         pytest.param(by_global, id="global"),

@@ -9,13 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    IterableDataset,
-    SequentialSampler,
-    TensorDataset,
-)
+from torch.utils.data import DataLoader, TensorDataset
 
 import dynams_kernels as dk
 from dynams.models import build_model
@@ -225,68 +219,6 @@ def test_autocast_computes_in_its_dtype(images: Tensor) -> None:
     assert not torch.equal(scored(model, [images]), expected)
 
 
-class Stream(IterableDataset[Tensor]):
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(torch.zeros(4, 3, 8, 8))
-
-
-def loaders(count: int = N) -> list[Any]:
-    data = TensorDataset(torch.randn(count, 3, 8, 8))
-    order = SequentialSampler(data)
-    sampler = SubsetSampler(count, "full")
-    own = [[0, 1], [2, 3]]
-    return [
-        (
-            DataLoader(data, shuffle=True),
-            "order of a RandomSampler, want shuffle=False, or indices",
-        ),
-        (DataLoader(data, sampler=sampler), "in the order of a SubsetSampler"),
-        (DataLoader(data, batch_sampler=BatchSampler(sampler, 4, False)), "a SubsetSampler"),
-        (DataLoader(data, batch_sampler=own), "in the order of a list"),  # type: ignore[arg-type]
-        (DataLoader(data, batch_size=None, sampler=sampler), "in the order of a SubsetSampler"),
-        (DataLoader(data, batch_size=5, drop_last=True), "got drop_last=True, want the last 3"),
-        (DataLoader(data, batch_sampler=BatchSampler(order, 5, True)), "want the last 3 samples"),
-        (DataLoader(Stream(), num_workers=2), "an IterableDataset in 2 workers, want at most one"),
-        (without_order(data), "got in_order=False, want batches in order"),
-        (without_order(Stream()), "got in_order=False, want batches in order"),
-    ]
-
-
-def without_order(data: Any) -> DataLoader[Any]:
-    loader = DataLoader(data, num_workers=1)
-    loader.in_order = False  # an argument since torch 2.6
-    return loader
-
-
-@pytest.mark.parametrize(("loader", "message"), loaders())
-def test_a_loader_that_does_not_give_all_samples_in_order_is_refused(
-    loader: DataLoader[Any], message: str
-) -> None:
-    with pytest.raises(ValueError, match=f"^loader: .*{message}"):
-        score_batches(Net(), loader)
-
-
-def test_a_loader_that_leaves_samples_out_on_its_way_is_refused_at_the_end(images: Tensor) -> None:
-    def valid(samples: list[Any]) -> Tensor:
-        return torch.stack([image for (image,) in samples if not image.equal(images[2])])
-
-    data = TensorDataset(images)
-    model = Net().eval()
-    with pytest.raises(ValueError, match=f"^loader: got {N - 1} samples, want all {N}, or indices"):
-        list(score_batches(model, DataLoader(data, batch_size=5, collate_fn=valid)))
-    told = score_batches(
-        model,
-        DataLoader(data, batch_size=5, collate_fn=valid),
-        indices=lambda batch: (torch.arange(len(batch)), batch),
-    )
-    assert sum(len(indices) for indices, _ in told) == N - 1
-    # What a data set gives may be batches already.
-    batches = DataLoader(images.split(5), batch_size=None)  # type: ignore[arg-type]
-    assert len(scored(model, batches)) == N
-    first = DataLoader(images.split(5), collate_fn=lambda one: one[0])  # type: ignore[arg-type]
-    assert len(scored(model, first)) == N
-
-
 @pytest.mark.parametrize(
     ("model", "options", "error", "message"),
     [
@@ -330,11 +262,6 @@ def test_what_does_not_fit_is_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=message):
         list(score_batches(model, images[:20].split(5), **options))
-
-
-def test_a_loader_that_gives_no_batches_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"^loader: got int, want a DataLoader or batches$"):
-        score_batches(Net(), 3)  # type: ignore[arg-type]
 
 
 def test_nothing_is_read_before_it_is_asked_for(images: Tensor, model: nn.Module) -> None:
