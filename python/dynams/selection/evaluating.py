@@ -97,6 +97,7 @@ class _Search:
         self.found: dict[int, nn.Module] = {}
         self.compiled = False
         self._seen: set[tuple[int, str]] = set()
+        self._attributes: dict[tuple[type, frozenset[str]], list[tuple[int, str, object]]] = {}
         self._kept: list[object] = []  # what was seen must live on, or its id might come again
         # Values still to visit, and the names in the code that holds them. Data may be nested deeply.
         self._left: list[tuple[object, frozenset[str]]] = []
@@ -184,26 +185,35 @@ class _Search:
 
     def _visit_class(self, kind: type, value: object, names: frozenset[str]) -> None:
         """Visit the attributes of a class that code names, those that others override too: `super()`."""
-        for each in kind.__mro__:
-            if _root(each.__module__) in _LIBRARIES:
+        for owner, name, attribute in self._named(kind, names):
+            if not self._first(value, f"{owner}.{name}"):
                 continue
-            held = vars(each)
-            for name in names & held.keys():
-                if not self._first(value, f"{id(each)}.{name}"):
-                    continue
-                attribute = held[name]
-                if isinstance(attribute, types.MemberDescriptorType):  # a slot
-                    if value is not kind:
-                        self._later((getattr(value, name, None),), names)
-                    continue
-                code = _code_of(attribute)
-                self._later((code,), names)
-                if isinstance(code, types.FunctionType):
-                    self._left.append((value, _names(code)))
+            if isinstance(attribute, types.MemberDescriptorType):  # a slot
+                if value is not kind:
+                    self._later((getattr(value, name, None),), names)
+                continue
+            code = _code_of(attribute)
+            self._later((code,), names)
+            if isinstance(code, types.FunctionType):
+                self._left.append((value, _names(code)))
+
+    def _named(self, kind: type, names: frozenset[str]) -> list[tuple[int, str, object]]:
+        """The attributes of a class and its bases that code names: looked up once for all of its objects."""
+        key = (kind, names)
+        if key not in self._attributes:
+            self._attributes[key] = [
+                (place, name, vars(each)[name])
+                for place, each in enumerate(kind.__mro__)
+                if _root(each.__module__) not in _LIBRARIES
+                for name in names & vars(each).keys()
+            ]
+        return self._attributes[key]
 
 
 def _is_data(value: object) -> bool:
     """Tell quickly whether it is data, or a row of it: there may be a million."""
+    if type(value) is dict:
+        value = tuple(value.values())
     if type(value) in (tuple, list):
         return _PLAIN_TYPES.issuperset(map(type, value))  # type: ignore[call-overload]
     return type(value) in _PLAIN_TYPES
