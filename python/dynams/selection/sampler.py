@@ -210,27 +210,14 @@ class SubsetSampler(Sampler[int]):
 
         Raises:
             ValueError: `epoch` lies before the current one, there is no `score` where one is due, what it
-                gave does not fit, or other ranks selected something else.
+                gave does not fit, or other ranks selected something else or stand at another place.
             TypeError: what it gave has other types.
             RuntimeError: another rank could not begin the epoch.
         """
         epoch = whole("epoch", epoch)
-        at_least("epoch", epoch, 0)
-        score = self._score if score is None else check_score(score)
-        current = self._current
-        if current.epoch is not None and epoch < current.epoch:
-            raise ValueError(
-                f"epoch: got {epoch}, want at least {current.epoch}, the current one; to go back, "
-                "load a state or make a new sampler"
-            )
-        if epoch == current.epoch:
-            return None
-        begun, refresh = agreed(
-            epoch,
-            lambda: self._refresher.begun(current, epoch, score),
-            lambda made: made[0].indices,
-        )
-        self._become(begun)
+        begun, refresh = agreed(epoch, lambda: self._begun(epoch, score), _told_to_other_ranks)
+        if begun is not self._current:
+            self._become(begun)
         return refresh
 
     def advance(self, samples: int) -> None:
@@ -335,6 +322,20 @@ class SubsetSampler(Sampler[int]):
     def _device(self) -> torch.device:
         return self._current.indices.device
 
+    def _begun(self, epoch: int, score: Score | None) -> tuple[Current, Refresh | None]:
+        """What holds once `epoch` has begun, and the refresh where there is one; nothing is changed."""
+        at_least("epoch", epoch, 0)
+        score = self._score if score is None else check_score(score)
+        current = self._current
+        if current.epoch is not None and epoch < current.epoch:
+            raise ValueError(
+                f"epoch: got {epoch}, want at least {current.epoch}, the current one; to go back, "
+                "load a state or make a new sampler"
+            )
+        if epoch == current.epoch:
+            return current, None
+        return self._refresher.begun(current, epoch, score)
+
     def _become(self, current: Current) -> None:
         """Commit: beside counts of the walk, nothing changes anywhere else."""
         self._current, self._trained, self._walked = current, 0, False
@@ -372,3 +373,13 @@ class SubsetSampler(Sampler[int]):
         if self._current is walked:
             self._walked = True
         yield from rest[-1:]
+
+
+def _told_to_other_ranks(made: tuple[Current, Refresh | None]) -> dict[str, int | Tensor | None]:
+    begun = made[0]
+    return {
+        "epoch": begun.epoch,
+        "consumed": begun.start,
+        "selection": begun.indices,
+        "weights": begun.weights,
+    }
