@@ -123,6 +123,7 @@ class SubsetSampler(Sampler[int]):
         self._current = Current(None, None, everything, None, scores)
         self._trained = 0
         self._walked = False
+        self._warned_of_going_back = False
         self._counts = False  # whether the loop tells what it trained on
 
     @property
@@ -191,8 +192,12 @@ class SubsetSampler(Sampler[int]):
         return self._refresher.wanted_after(self._current, epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin `epoch` with the `score` given at construction; see `begin_epoch`. Many frameworks call it."""
-        self.begin_epoch(epoch)
+        """Begin `epoch` with the `score` given at construction; see `begin_epoch`. Many frameworks call it.
+
+        After a resume some of them count from 0 again: an epoch before the current one leaves the sampler
+        as it is, with a warning.
+        """
+        self._begin(epoch, None, back=True)
 
     def begin_epoch(self, epoch: int, score: Score | None = None) -> Refresh | None:
         """Make `epoch` the current one, with a new selection if one is due.
@@ -214,11 +219,7 @@ class SubsetSampler(Sampler[int]):
             TypeError: what it gave has other types.
             RuntimeError: another rank could not begin the epoch.
         """
-        epoch = whole("epoch", epoch)
-        begun, refresh = agreed(epoch, lambda: self._begun(epoch, score), _told_to_other_ranks)
-        if begun is not self._current:
-            self._become(begun)
-        return refresh
+        return self._begin(epoch, score, back=False)
 
     def advance(self, samples: int) -> None:
         """Count the next `samples` of the epoch's order as trained on: a state resumes behind them.
@@ -322,17 +323,35 @@ class SubsetSampler(Sampler[int]):
     def _device(self) -> torch.device:
         return self._current.indices.device
 
-    def _begun(self, epoch: int, score: Score | None) -> tuple[Current, Refresh | None]:
+    def _begin(self, epoch: int, score: Score | None, *, back: bool) -> Refresh | None:
+        epoch = whole("epoch", epoch)
+        begun, refresh = agreed(
+            epoch, lambda: self._begun(epoch, score, back=back), _told_to_other_ranks
+        )
+        if begun is not self._current:
+            self._become(begun)
+        elif begun.epoch != epoch and not self._warned_of_going_back:
+            self._warned_of_going_back = True
+            warnings.warn(
+                f"epoch: got {epoch}, want at least {begun.epoch}, the current one, which stays: after a "
+                "resume, tell the framework to count on from it",
+                stacklevel=3,
+            )
+        return refresh
+
+    def _begun(
+        self, epoch: int, score: Score | None, *, back: bool
+    ) -> tuple[Current, Refresh | None]:
         """What holds once `epoch` has begun, and the refresh where there is one; nothing is changed."""
         at_least("epoch", epoch, 0)
         score = self._score if score is None else check_score(score)
         current = self._current
-        if current.epoch is not None and epoch < current.epoch:
-            raise ValueError(
-                f"epoch: got {epoch}, want at least {current.epoch}, the current one; to go back, "
-                "load a state or make a new sampler"
-            )
-        if epoch == current.epoch:
+        if current.epoch is not None and epoch <= current.epoch:
+            if epoch < current.epoch and not back:
+                raise ValueError(
+                    f"epoch: got {epoch}, want at least {current.epoch}, the current one; to go back, "
+                    "load a state or make a new sampler"
+                )
             return current, None
         return self._refresher.begun(current, epoch, score)
 

@@ -168,7 +168,7 @@ def test_going_back_is_refused() -> None:
     sampler = SubsetSampler(N, "full")
     sampler.set_epoch(3)
     with pytest.raises(ValueError, match="epoch: got 2, want at least 3, the current one; to go"):
-        sampler.set_epoch(2)
+        sampler.begin_epoch(2)
     with pytest.raises(ValueError, match="epoch: got -1, want at least 0"):
         sampler.set_epoch(-1)
     with pytest.raises(TypeError, match=r"epoch: got 4\.0, want a whole number"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -154,6 +155,24 @@ def test_a_resumed_epoch_may_be_interrupted_again() -> None:
     third.load_state_dict(state)
     rest, _ = train(third)
     assert first + more + rest == whole
+
+
+def test_a_framework_that_counts_from_0_after_a_resume_leaves_the_epoch_as_it_is() -> None:
+    sampler = build("random")
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+    sampler.advance(3)
+    resumed = build("random")
+    resumed.load_state_dict(sampler.state_dict())
+    with pytest.warns(UserWarning, match="epoch: got 0, want at least 2, the current one, which s"):
+        resumed.set_epoch(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is told once
+        resumed.set_epoch(1)
+        assert (resumed.epoch, resumed.consumed) == (2, 3)
+        assert list(resumed) == sampler.order().tolist()[3:]
+        resumed.set_epoch(3)
+    assert resumed.consumed == 0
 
 
 def test_a_state_is_a_copy() -> None:
