@@ -214,8 +214,9 @@ class SubsetSampler(Sampler[int]):
             What changed, or None if the selection did not.
 
         Raises:
-            ValueError: `epoch` lies before the current one, there is no `score` where one is due, what it
-                gave does not fit, or other ranks selected something else or stand at another place.
+            ValueError: `epoch` lies before the current one or not below `epochs`, there is no `score` where
+                one is due, what it gave does not fit, or other ranks selected something else or stand at
+                another place.
             TypeError: what it gave has other types.
             RuntimeError: another rank could not begin the epoch.
         """
@@ -224,18 +225,23 @@ class SubsetSampler(Sampler[int]):
     def advance(self, samples: int) -> None:
         """Count the next `samples` of the epoch's order as trained on: a state resumes behind them.
 
-        Call it after each step, with the size of its batch over all ranks.
+        Call it after each step, with the size of its batch over all ranks. Of a last batch that was filled
+        up, to be the same on all ranks, what is left of the epoch counts.
 
         Raises:
-            ValueError: there are not as many left.
+            ValueError: there are none left, or `samples` is negative.
             RuntimeError: no epoch was begun.
         """
         samples = whole("samples", samples)
+        at_least("samples", samples, 0)
         self._check_begun()
         left = len(self) - self.consumed
-        if not 0 <= samples <= left:
-            raise ValueError(f"samples: got {samples}, want at most the {left} left of this epoch")
-        self._trained += samples
+        if samples > 0 == left:
+            raise ValueError(
+                f"samples: got {samples}, want 0: all {len(self)} of epoch {self.epoch} were trained on; "
+                "call set_epoch(epoch) before every epoch"
+            )
+        self._trained += min(samples, left)
         self._counts = True
 
     def order(self) -> Tensor:
@@ -344,6 +350,9 @@ class SubsetSampler(Sampler[int]):
     ) -> tuple[Current, Refresh | None]:
         """What holds once `epoch` has begun, and the refresh where there is one; nothing is changed."""
         at_least("epoch", epoch, 0)
+        epochs = self.timetable.epochs
+        if epochs is not None and epoch >= epochs:
+            raise ValueError(f"epoch: got {epoch}, want below epochs={epochs}")
         score = self._score if score is None else check_score(score)
         current = self._current
         if current.epoch is not None and epoch <= current.epoch:

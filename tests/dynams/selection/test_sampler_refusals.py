@@ -176,6 +176,15 @@ def test_going_back_is_refused() -> None:
     assert sampler.epoch == 3
 
 
+def test_training_longer_than_it_was_said_to_is_refused() -> None:
+    sampler = SubsetSampler(N, budget=0.5, epochs=2, score=scorer(0))
+    sampler.set_epoch(1)
+    for begin in (sampler.set_epoch, sampler.begin_epoch):
+        with pytest.raises(ValueError, match="epoch: got 2, want below epochs=2"):
+            begin(2)
+    assert (sampler.epoch, len(sampler)) == (1, N // 2)
+
+
 def test_use_before_the_first_epoch_is_refused() -> None:
     sampler = SubsetSampler(N)
     for use in (sampler.order, lambda: sampler.advance(0)):
@@ -183,12 +192,20 @@ def test_use_before_the_first_epoch_is_refused() -> None:
             use()
 
 
-def test_more_trained_on_than_there_is_is_refused() -> None:
+def test_a_batch_that_was_filled_up_counts_what_was_left_and_another_is_refused() -> None:
     sampler = at_epoch_0()
-    for samples in (18, -1):
-        with pytest.raises(ValueError, match=f"samples: got {samples}, want at most the 17 left"):
-            sampler.advance(samples)
+    with pytest.raises(ValueError, match="samples: got -1, want at least 0"):
+        sampler.advance(-1)
     assert sampler.consumed == 3
+    sampler.advance(18)  # of 17
+    assert sampler.consumed == 20
+    with pytest.raises(
+        ValueError,
+        match=r"samples: got 4, want 0: all 20 of epoch 0 .*; call set_epoch\(epoch\) before every epoch$",
+    ):
+        sampler.advance(4)
+    sampler.advance(0)
+    assert sampler.consumed == 20
 
 
 @pytest.mark.parametrize(
