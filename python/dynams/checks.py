@@ -6,6 +6,7 @@ import difflib
 import math
 import operator
 from collections.abc import Iterable
+from numbers import Real
 
 
 def one_of(name: str, value: object, known: Iterable[str]) -> None:
@@ -18,14 +19,26 @@ def one_of(name: str, value: object, known: Iterable[str]) -> None:
         raise ValueError(f"{name}: got {value!r}, want {wanted}{meant}")
 
 
-def whole(name: str, value: object) -> int:
-    """Return a whole number of any kind, NumPy's too, as an int."""
+def whole(name: str, value: object, least: int | None = None) -> int:
+    """Return a whole number of any kind, NumPy's or torch's too, as an int of at least ``least``."""
     try:
         if isinstance(value, bool):
             raise TypeError
-        return operator.index(value)  # type: ignore[arg-type]
+        count = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{name}: got {value!r}, want a whole number") from None
+    if least is not None:
+        at_least(name, count, least)
+    return count
+
+
+def number(name: str, value: object, bounds: str) -> float:
+    """Return a real number of any kind, NumPy's too, as a float in ``bounds``; see `interval`."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        value = float(value)
+    interval(name, value, bounds)  # type: ignore[arg-type]
+    assert isinstance(value, float)
+    return value
 
 
 def at_least(name: str, value: int | None, smallest: int) -> None:

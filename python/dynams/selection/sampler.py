@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from dynams.checks import at_least, whole
+from dynams.checks import number, whole
 from dynams.selection.draws import epoch_order
 from dynams.selection.kept_scores import KeptScores
 from dynams.selection.ranks import agreed
@@ -93,17 +93,16 @@ class SubsetSampler(Sampler[int]):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
-        num_samples = whole("num_samples", num_samples)
-        at_least("num_samples", num_samples, 1)
+        num_samples = whole("num_samples", num_samples, 1)
         made = build_strategy(strategy) if isinstance(strategy, str) else strategy
         self.strategy = check_strategy_object(made)
         self.timetable = Timetable(
             budget if isinstance(budget, Schedule) else constant(budget),
             self.strategy.budgeted,
-            None if epochs is None else whole("epochs", epochs),
-            whole("refresh_every", refresh_every),
-            whole("warmup_epochs", warmup_epochs),
-            tail,
+            None if epochs is None else whole("epochs", epochs, 1),
+            whole("refresh_every", refresh_every, 1),
+            whole("warmup_epochs", warmup_epochs, 0),
+            number("tail", tail, "[0, 1)"),
         )
         self.num_samples = num_samples
         self.dynamic = self.strategy.dynamic if dynamic is None else dynamic
@@ -232,8 +231,7 @@ class SubsetSampler(Sampler[int]):
             ValueError: there are none left, or `samples` is negative.
             RuntimeError: no epoch was begun.
         """
-        samples = whole("samples", samples)
-        at_least("samples", samples, 0)
+        samples = whole("samples", samples, 0)
         self._check_begun()
         left = len(self) - self.consumed
         if samples > 0 == left:
@@ -349,7 +347,7 @@ class SubsetSampler(Sampler[int]):
         self, epoch: int, score: Score | None, *, back: bool
     ) -> tuple[Current, Refresh | None]:
         """What holds once `epoch` has begun, and the refresh where there is one; nothing is changed."""
-        at_least("epoch", epoch, 0)
+        whole("epoch", epoch, 0)
         epochs = self.timetable.epochs
         if epochs is not None and epoch >= epochs:
             raise ValueError(f"epoch: got {epoch}, want below epochs={epochs}")

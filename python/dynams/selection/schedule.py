@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args, runtime_checkable
 
-from dynams.checks import fraction, interval, one_of, positive
+from dynams.checks import interval, number, one_of
 
 Kind = Literal["constant", "linear", "cosine", "power"]
 SCHEDULE_KINDS: tuple[str, ...] = get_args(Kind)
@@ -53,13 +53,12 @@ class BudgetCurve:
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, SCHEDULE_KINDS)
-        fraction("start", self.start)
-        fraction("end", self.end)
+        for name, bounds in (("start", "(0, 1]"), ("end", "(0, 1]"), ("exponent", "(0, inf)")):
+            object.__setattr__(self, name, number(name, getattr(self, name), bounds))
         if self.kind == "constant" and self.start != self.end:
             raise ValueError(
                 f"start: got {self.start!r}, want {self.end!r}: a constant has one budget"
             )
-        positive("exponent", self.exponent)
 
     def __call__(self, progress: float, /) -> float:
         """Return the budget at `progress`.
@@ -94,7 +93,7 @@ def constant(budget: float) -> BudgetCurve:
     Raises:
         ValueError: `budget` is outside (0, 1].
     """
-    fraction("budget", budget)
+    budget = number("budget", budget, "(0, 1]")
     return BudgetCurve("constant", budget, budget)
 
 
@@ -148,5 +147,5 @@ def build_schedule(
         "power": lambda: power(start, budget, exponent),
     }
     one_of("kind", kind, makers)
-    fraction("budget", budget)
+    budget = number("budget", budget, "(0, 1]")
     return makers[kind]()

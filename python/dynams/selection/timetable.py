@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from dynams.checks import at_least, fraction, interval
+from dynams.checks import at_least, interval, number, whole
 from dynams.selection.schedule import BudgetCurve, Schedule
 
 Phase = Literal["warm-up", "selected", "tail"]
@@ -22,8 +22,7 @@ def selection_size(num_samples: int, budget: float) -> int:
     Raises:
         ValueError: `num_samples` is not positive, or `budget` is outside (0, 1].
     """
-    at_least("num_samples", num_samples, 1)
-    fraction("budget", budget)
+    num_samples, budget = whole("num_samples", num_samples, 1), number("budget", budget, "(0, 1]")
     return max(1, min(num_samples, math.floor(num_samples * budget + 0.5)))
 
 
@@ -120,8 +119,7 @@ class Timetable:
         if not self.budgeted or self.phase(epoch) != "selected":
             return 1.0
         budget = self.schedule(self.progress(epoch))
-        fraction(f"the budget of {self.schedule!r}", budget)
-        return budget
+        return number(f"the budget of {self.schedule!r}", budget, "(0, 1]")
 
     def planned_budget(self, epoch: int) -> float:
         """Return the budget that `epoch` trains with: that of the epoch that began its block."""
@@ -152,7 +150,7 @@ class Timetable:
         Raises:
             ValueError: the number of epochs is not known, or `batch_size` is not positive.
         """
-        at_least("batch_size", batch_size, 1)
+        batch_size = whole("batch_size", batch_size, 1)
         short = 0 if drop_last else batch_size - 1
         return sum((size + short) // batch_size for size in self.planned_sizes(num_samples))
 

@@ -248,8 +248,21 @@ def test_arguments_of_the_wrong_type_are_refused_by_name(
         SubsetSampler(**{"num_samples": N, **options})
 
 
-def test_counts_may_be_numpys() -> None:
-    sampler = SubsetSampler(np.int64(N), build_strategy("random"), refresh_every=np.int32(2))
+def test_numbers_may_be_numpys_or_torchs() -> None:
+    sampler = SubsetSampler(
+        np.int64(N), build_strategy("random"), budget=np.float32(0.5), epochs=torch.tensor(8),
+        refresh_every=np.int32(2), tail=np.float32(0.25),
+    )  # fmt: skip
     sampler.set_epoch(np.int64(3))
+    sampler.advance(torch.tensor(5))
     assert type(sampler.state_dict()["num_samples"]) is int
-    assert type(sampler.epoch) is int
+    assert (type(sampler.epoch), type(sampler.consumed)) == (int, int)
+    for size in (10, np.int64(10), torch.tensor(10)):
+        steps = sampler.total_steps(size)
+        assert (type(steps), steps) == (int, 6 * 2 + 2 * 4)
+    assert type(sampler.budget_at(3)) is float
+    schedule = linear(np.float32(1.0), np.float32(0.5))
+    assert repr(schedule) == "linear(start=1.0, end=0.5)"
+    for budget in (True, np.bool_(True), torch.tensor(0.5), 0.5j):
+        with pytest.raises(TypeError, match=r"budget: got .*, want a number in \(0, 1\]"):
+            SubsetSampler(N, budget=budget)
