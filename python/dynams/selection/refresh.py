@@ -127,7 +127,8 @@ class Refresher:
         return Current(epoch, selected_at, refresh.indices, refresh.weights, scores), refresh
 
     def _size(self, epoch: int) -> int:
-        return self.timetable.size(epoch, self.num_samples)
+        # Of the block's first epoch, also where that was skipped: as long as what was planned.
+        return self.timetable.planned_size(epoch, self.num_samples)
 
     def _new_block(self, current: Current, epoch: int) -> bool:
         """Whether `epoch` is of another block than the one selected for, if any."""

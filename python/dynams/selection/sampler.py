@@ -15,7 +15,13 @@ from dynams.selection.draws import epoch_order
 from dynams.selection.kept_scores import KeptScores
 from dynams.selection.ranks import agreed
 from dynams.selection.refresh import Current, Refresh, Refresher, Score
-from dynams.selection.sampler_checks import check_score, check_state, check_strategy_object, told
+from dynams.selection.sampler_checks import (
+    check_bool,
+    check_score,
+    check_state,
+    check_strategy_object,
+    told,
+)
 from dynams.selection.schedule import Schedule, constant
 from dynams.selection.strategies.base import Strategy
 from dynams.selection.strategies.registry import build_strategy
@@ -105,8 +111,8 @@ class SubsetSampler(Sampler[int]):
             number("tail", tail, "[0, 1)"),
         )
         self.num_samples = num_samples
-        self.dynamic = self.strategy.dynamic if dynamic is None else dynamic
-        self.shuffle = shuffle
+        self.dynamic = self.strategy.dynamic if dynamic is None else check_bool("dynamic", dynamic)
+        self.shuffle = check_bool("shuffle", shuffle)
         self.seed = whole("seed", seed)
         self._score = check_score(score)
         everything = torch.arange(num_samples, device=device)
@@ -155,18 +161,14 @@ class SubsetSampler(Sampler[int]):
         return self.timetable.phase(epoch)
 
     def budget_at(self, epoch: int) -> float:
-        """Return the budget that a selection made for `epoch` has.
+        """Return the budget that `epoch` trains with: that of the first epoch with the same selection.
 
         It is 1.0 in the warm-up, in the tail, and with a strategy that decides itself how many to keep.
 
         Raises:
             ValueError: a foreign schedule gave a budget outside (0, 1].
         """
-        return self.timetable.budget(epoch)
-
-    def planned_size(self, epoch: int) -> int:
-        """Count the samples that `epoch` is to train on: where the strategy decides, at most."""
-        return self.timetable.planned_size(epoch, self.num_samples)
+        return self.timetable.planned_budget(epoch)
 
     def total_steps(self, batch_size: int, drop_last: bool = False) -> int:
         """Count the batches of the whole training, for learning-rate schedules; `len` is of one epoch.
@@ -181,10 +183,6 @@ class SubsetSampler(Sampler[int]):
     def wanted(self, epoch: int) -> frozenset[str]:
         """Return the names of the scores and signals that `begin_epoch(epoch)` asks for; empty: none."""
         return self._refresher.wanted(self._current, epoch)
-
-    def due(self, epoch: int) -> bool:
-        """Tell whether `epoch` starts with a refresh that calls `score`."""
-        return bool(self.wanted(epoch))
 
     def wanted_after(self, epoch: int) -> bool:
         """Tell whether a refresh of an epoch after `epoch`, the current one, will call `score`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,9 +30,21 @@ def check_strategy_object(strategy: object) -> Strategy:
 
 
 def told(strategy: object) -> str:
-    """Name a strategy: by its settings where it shows them, else by its class; never by its address."""
+    """Name a strategy: by its settings where it shows them, else by its class; never by an address."""
     kind = type(strategy)
-    return kind.__qualname__ if kind.__repr__ is object.__repr__ else repr(strategy)
+    shown = kind.__qualname__ if kind.__repr__ is object.__repr__ else repr(strategy)
+    return re.sub(" at 0x[0-9a-fA-F]+", "", shown)  # of what it wraps: another in each process
+
+
+def check_bool(name: str, value: object) -> bool:
+    """Return what is true or false.
+
+    Raises:
+        TypeError: it is something else, which Python would take for either.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: got {value!r}, want True or False")
+    return value
 
 
 def check_score(score: object) -> Any:
@@ -66,8 +79,10 @@ def check_state(state: Mapping[str, Any], identity: Mapping[str, object]) -> Non
 
     Raises:
         ValueError: an entry is missing, of another sampler, or does not fit the others.
-        TypeError: an entry is of another type.
+        TypeError: it is no mapping, or an entry is of another type.
     """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state: got {state!r}, want what state_dict() gives")
     entries = {"epoch", "selected_at", "consumed", "indices", "weights", "scores"}
     if missing := {*identity, *entries} - set(state):
         raise ValueError(f"state: got no {', '.join(sorted(missing))}, want all entries")

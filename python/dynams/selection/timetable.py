@@ -111,7 +111,7 @@ class Timetable:
         return min(1.0, max(0.0, (epoch - self.warmup_epochs) / last))
 
     def budget(self, epoch: int) -> float:
-        """Return the budget of a selection made for `epoch`; 1.0 where nothing or the strategy decides.
+        """Return the schedule's budget at `epoch`; 1.0 where nothing or the strategy decides.
 
         Raises:
             ValueError, TypeError: a foreign schedule gave no number in (0, 1].
@@ -127,10 +127,6 @@ class Timetable:
         return self.budget(
             epoch if block is None else self.warmup_epochs + block * self.refresh_every
         )
-
-    def size(self, epoch: int, num_samples: int) -> int:
-        """Count the samples of a selection made for `epoch` among `num_samples`."""
-        return selection_size(num_samples, self.budget(epoch))
 
     def planned_size(self, epoch: int, num_samples: int) -> int:
         """Count the samples that `epoch` is to train on: where the strategy decides, at most."""

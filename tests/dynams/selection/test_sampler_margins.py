@@ -53,10 +53,10 @@ def test_margin_refreshes_every_q_epochs_after_the_warm_up(
     previous: list[int] | None = None
     for epoch in range(12):
         due = epoch >= warmup_epochs and (epoch - warmup_epochs) % refresh_every == 0
-        assert sampler.due(epoch) == due
+        assert bool(sampler.wanted(epoch)) == due
         refresh = sampler.begin_epoch(epoch, scorer(epoch, calls=calls))
         assert (refresh is not None) == due
-        assert not sampler.due(epoch)
+        assert not sampler.wanted(epoch)
         if epoch < warmup_epochs:
             assert sampler.indices.tolist() == list(range(N))
         if refresh is not None:
@@ -126,8 +126,16 @@ def test_a_schedule_sets_the_size_of_every_refresh() -> None:
         start = epoch - (epoch - 1) % 2
         budget = 1.0 if epoch == 0 else schedule((start - 1) / 6)
         assert len(sampler) == int(N * budget + 0.5)
-    assert sampler.budget_at(0) == 1.0
-    assert sampler.budget_at(7) == 0.25
+        assert sampler.budget_at(epoch) == budget
+    assert budget == 0.25
+
+
+@pytest.mark.parametrize("strategy", ["margin", "static", "random"])
+def test_a_block_whose_first_epochs_are_skipped_is_as_large_as_planned(strategy: str) -> None:
+    sampler = SubsetSampler(N, strategy, budget=linear(1.0, 0.5), epochs=12, refresh_every=4)
+    for epoch in (0, 6, 7, 11):
+        sampler.begin_epoch(epoch, scorer(epoch))
+        assert len(sampler) == sampler.timetable.planned_size(epoch, N)
 
 
 @given(st.data())
@@ -151,12 +159,12 @@ def test_samples_never_scored_come_first_and_others_keep_their_last_margin(
 def test_skipping_over_a_refresh_makes_it_due() -> None:
     sampler = SubsetSampler(N, budget=0.5, refresh_every=4)
     sampler.begin_epoch(0, scorer(0))
-    assert not sampler.due(3)
-    assert sampler.due(4)
-    assert sampler.due(6)
+    assert not sampler.wanted(3)
+    assert sampler.wanted(4)
+    assert sampler.wanted(6)
     sampler.begin_epoch(6, scorer(6))
-    assert not sampler.due(7)
-    assert sampler.due(8)
+    assert not sampler.wanted(7)
+    assert sampler.wanted(8)
 
 
 def test_pairs_are_of_whatever_score_the_strategy_ranks_by() -> None:

@@ -59,7 +59,7 @@ def test_a_bad_pair_is_refused_by_name_and_changes_nothing(
     with pytest.raises(error, match=message):
         sampler.begin_epoch(1, lambda: pairs)
     assert_states_equal(sampler.state_dict(), before)
-    assert sampler.due(1)
+    assert sampler.wanted(1)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_strategy_that_fails_or_selects_what_it_may_not_leaves_scores_and_all_
     with pytest.raises(error, match=message):
         sampler.begin_epoch(1, lambda: signals(N, seed=1))
     assert_states_equal(sampler.state_dict(), before)
-    assert sampler.due(1)
+    assert sampler.wanted(1)
 
 
 def test_a_schedule_is_refused_before_anything_is_scored() -> None:
@@ -238,6 +238,8 @@ def test_bad_arguments_are_refused_by_name(options: dict[str, Any], message: str
         ({"seed": None}, "seed: got None, want a whole number"),
         ({"score": [1]}, "score: got list, want a function"),
         ({"strategy": Margin}, "strategy: got <class .*, want a name or a strategy object"),
+        ({"shuffle": "no"}, "shuffle: got 'no', want True or False"),
+        ({"dynamic": "once"}, "dynamic: got 'once', want True or False"),
         ({"strategy": 3}, "strategy: got 3, want a name or a strategy object"),
     ],
 )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from dynams.selection import SubsetSampler, linear
+from dynams.selection import SubsetSampler, linear, with_switches
 
 N, EPOCHS, BATCH = 22, 4, 4
 STRATEGIES = ("margin", "static", "random", "full")
@@ -234,6 +234,8 @@ def test_a_state_that_lacks_an_entry_is_refused_by_name() -> None:
     del state["indices"], state["epoch"]
     with pytest.raises(ValueError, match="state: got no epoch, indices"):
         build().load_state_dict(state)
+    with pytest.raises(TypeError, match="state: got None, want what state_dict"):
+        build().load_state_dict(None)  # type: ignore[arg-type]
 
 
 def test_a_state_of_a_foreign_strategy_is_known_by_its_class() -> None:
@@ -244,7 +246,10 @@ def test_a_state_of_a_foreign_strategy_is_known_by_its_class() -> None:
         def select(self, signals: Any, size: int, **_: Any) -> Any:
             raise NotImplementedError
 
-    build(Odd()).load_state_dict(build(Odd()).state_dict())
+    one, other = Odd(), Odd()  # at two addresses, as in another process
+    build(one).load_state_dict(build(other).state_dict())
+    wrapped = build(with_switches(one, exploration=0.1))
+    wrapped.load_state_dict(build(with_switches(other, exploration=0.1)).state_dict())
 
 
 def test_another_refresh_interval_after_a_resume_counts_from_the_last_refresh() -> None:
@@ -253,6 +258,6 @@ def test_another_refresh_interval_after_a_resume_counts_from_the_last_refresh() 
         sampler.begin_epoch(epoch, lambda epoch=epoch: score(epoch))
     resumed = SubsetSampler(N, budget=0.5, refresh_every=4)
     resumed.load_state_dict(sampler.state_dict())
-    assert [epoch for epoch in range(6, 13) if resumed.due(epoch)] == [8, 9, 10, 11, 12]
+    assert [epoch for epoch in range(6, 13) if resumed.wanted(epoch)] == [8, 9, 10, 11, 12]
     resumed.begin_epoch(8, lambda: score(8))
-    assert [epoch for epoch in range(8, 13) if resumed.due(epoch)] == [12]
+    assert [epoch for epoch in range(8, 13) if resumed.wanted(epoch)] == [12]

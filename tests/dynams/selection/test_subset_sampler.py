@@ -82,7 +82,7 @@ def test_the_tail_trains_on_everything_without_weights() -> None:
     for epoch in range(8):
         refresh = sampler.begin_epoch(epoch, lambda epoch=epoch: known(epoch))
         sizes.append(len(sampler))
-        assert sampler.planned_size(epoch) == len(sampler)
+        assert sampler.timetable.planned_size(epoch, N) == len(sampler)
         assert (refresh is not None) == (epoch in (0, 2, 4, 6))
         assert (sampler.weights is None) == (epoch >= 6)
     # The schedule runs over the first six epochs and reaches its end with the last of them.
@@ -98,7 +98,7 @@ def test_a_static_strategy_can_be_made_dynamic_and_the_other_way_round() -> None
             sampler = SubsetSampler(N, built(name), budget=0.5, dynamic=dynamic)
             asked = []
             for epoch in range(3):
-                asked.append(sampler.due(epoch))
+                asked.append(bool(sampler.wanted(epoch)))
                 sampler.begin_epoch(epoch, lambda epoch=epoch: known(epoch))
             again = published if dynamic is None else dynamic
             assert asked == [True, again, again]
@@ -120,9 +120,9 @@ def test_static_features_are_scored_again_where_a_schedule_needs_them() -> None:
     asked: dict[str, list[bool]] = {"craig": [], "loss": []}
     for epoch in range(4):
         for name, sampler in (("craig", craig), ("loss", loss)):
-            asked[name].append(sampler.due(epoch))
+            asked[name].append(bool(sampler.wanted(epoch)))
             sampler.begin_epoch(epoch, lambda epoch=epoch: known(epoch))
-            assert len(sampler) == sampler.planned_size(epoch)
+            assert len(sampler) == sampler.timetable.planned_size(epoch, N)
     assert asked == {"craig": [True] * 4, "loss": [True, False, False, False]}
 
 
