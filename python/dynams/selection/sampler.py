@@ -274,8 +274,10 @@ class SubsetSampler(Sampler[int]):
         if self._current.epoch is None:
             self.set_epoch(0)
         elif self._over():
+            # Walked to its end it was by somebody, perhaps by workers of an iterator that was thrown away.
+            over = "is" if self._counts else "may be"
             warnings.warn(
-                f"epoch {self._current.epoch} is over and is iterated again, in the same order: call "
+                f"epoch {self._current.epoch} {over} over and is iterated again, in the same order: call "
                 "set_epoch(epoch) before every epoch",
                 stacklevel=2,
             )

@@ -66,7 +66,7 @@ def built() -> SubsetSampler:
     return SubsetSampler(N, budget=KEPT / N, warmup_epochs=WARMUP, refresh_every=EVERY, seed=1)
 
 
-@pytest.mark.filterwarnings("ignore:epoch .* is over")
+@pytest.mark.filterwarnings("ignore:epoch .* over and is iterated")
 @given(st.lists(steps, max_size=25))
 def test_whatever_happens_the_sampler_is_what_it_should_be(
     happenings: list[tuple[str, int, dict[int, float] | None]],
