@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -52,7 +53,8 @@ def agreed(
 def _comparable(fact: int | Tensor | None) -> int | str | None:
     if not isinstance(fact, Tensor):
         return fact
-    return hashlib.blake2b(fact.cpu().numpy().tobytes(), digest_size=16).hexdigest()
+    raw = fact.detach().cpu().contiguous().view(torch.uint8)  # NumPy knows no bfloat16
+    return hashlib.blake2b(raw.numpy().tobytes(), digest_size=16).hexdigest()
 
 
 def _check_same(epoch: int, name: str, told: list[int | str | None]) -> None:

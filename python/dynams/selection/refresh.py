@@ -69,6 +69,16 @@ class Current:
         """How many samples are selected."""
         return self.indices.shape[0]
 
+    @property
+    def facts(self) -> dict[str, int | Tensor | None]:
+        """What every rank of a training must have the same of, to walk the same order from the same place."""
+        return {
+            "epoch": self.epoch,
+            "consumed": self.start,
+            "selection": self.indices,
+            "weights": self.weights,
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class Refresher:

@@ -330,7 +330,7 @@ class SubsetSampler(Sampler[int]):
     def _begin(self, epoch: int, score: Score | None, *, back: bool) -> Refresh | None:
         epoch = whole("epoch", epoch)
         begun, refresh = agreed(
-            epoch, lambda: self._begun(epoch, score, back=back), _told_to_other_ranks
+            epoch, lambda: self._begun(epoch, score, back=back), lambda made: made[0].facts
         )
         if begun is not self._current:
             self._become(begun)
@@ -399,13 +399,3 @@ class SubsetSampler(Sampler[int]):
         if self._current is walked:
             self._walked = True
         yield from rest[-1:]
-
-
-def _told_to_other_ranks(made: tuple[Current, Refresh | None]) -> dict[str, int | Tensor | None]:
-    begun = made[0]
-    return {
-        "epoch": begun.epoch,
-        "consumed": begun.start,
-        "selection": begun.indices,
-        "weights": begun.weights,
-    }

@@ -44,7 +44,10 @@ def at_epoch(epoch: int, consumed: int = 0) -> SubsetSampler:
 def weighted(rank: int) -> SubsetSampler:
     """The same samples on all ranks, with other weights on rank 1."""
     sampler = at_epoch(0)
-    state = {**sampler.state_dict(), "weights": torch.full((N,), 2.0 if rank == 1 else 1.0)}
+    state = {
+        **sampler.state_dict(),
+        "weights": torch.full((N,), 2.0 if rank == 1 else 1.0).bfloat16(),
+    }
     sampler.load_state_dict(state)
     return sampler
 
