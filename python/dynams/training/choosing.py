@@ -35,6 +35,7 @@ class Choice:
         given: the score that is read from selection.scores; None without a file.
         irreducible: a network has to be trained on held-out samples for the irreducible losses.
         visits: scores that training steps leave behind.
+        proxy_width: width that scores the candidates, if it is a proxy; None at full width or unscored.
     """
 
     strategy: Strategy
@@ -43,6 +44,7 @@ class Choice:
     given: str | None
     irreducible: bool
     visits: frozenset[str]
+    proxy_width: float | None
 
 
 def build_choice(config: TrainConfig) -> Choice:
@@ -95,16 +97,8 @@ def build_choice(config: TrainConfig) -> Choice:
                 f"{chosen.strategy} scores {', '.join(sorted(scored)) or 'nothing'}"
             )
         visits |= scored
-    return Choice(strategy, batch, scored, given, irreducible, visits)
-
-
-def scored_signals(config: TrainConfig) -> frozenset[str]:
-    """Return the signals that a scoring pass computes for ``config``; empty: there is none.
-
-    Raises:
-        ValueError: as `build_choice`.
-    """
-    return build_choice(config).scored
+    width = config.score_width if scored and config.score_width < 1.0 else None
+    return Choice(strategy, batch, scored, given, irreducible, visits, width)
 
 
 def _bare(chosen: SelectionConfig) -> Strategy | BatchStrategy:

@@ -353,14 +353,6 @@ class TrainConfig:
             )
 
     @property
-    def proxy_width(self) -> float | None:
-        """Width that scores the candidates, if it is a proxy: None at full width or unscored."""
-        from dynams.training.choosing import scored_signals  # needs torch
-
-        width = self.score_width
-        return width if width < 1.0 and scored_signals(self) else None
-
-    @property
     def score_width(self) -> float:
         """Width at which candidates are scored."""
         return 1.0 if self.proxy.recipe == "full" else self.proxy.width

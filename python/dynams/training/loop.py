@@ -24,6 +24,7 @@ from dynams.report.runlog import RunLog
 from dynams.selection import Signals
 from dynams.training.batches import share, step_bounds
 from dynams.training.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
+from dynams.training.choosing import build_choice
 from dynams.training.computing import cpu_threads, tuned_convolutions
 from dynams.training.config import TrainConfig
 from dynams.training.distributed import Agreement, average_buffers, build_fabric
@@ -31,8 +32,8 @@ from dynams.training.early import check_early
 from dynams.training.environment import environment
 from dynams.training.errors import NonFiniteLossError
 from dynams.training.evaluation import evaluate
-from dynams.training.holdout import irreducible_losses
 from dynams.training.interrupt import Interrupt
+from dynams.training.irreducible import irreducible_losses
 from dynams.training.optim import learning_rate, set_learning_rate
 from dynams.training.records import refresh_record, sample_pictures
 from dynams.training.rundir import make_run_dir, write_config
@@ -86,7 +87,9 @@ def train(
         checkpoint = load_checkpoint(checkpoint_path(resume))
         check_config(checkpoint, config)
     # A proxy rests in some steps, at the latest when no selection is to come any more.
-    fabric = build_fabric(config.run, unused_parameters=config.proxy_width is not None)
+    fabric = build_fabric(
+        config.run, unused_parameters=build_choice(config).proxy_width is not None
+    )
     with ExitStack() as stack:
         fabric.launch()
         session = build_session(config, fabric, data)
@@ -316,7 +319,7 @@ class _Loop:
                     session.module,
                     images,
                     session.batches,
-                    proxy_width=self.config.proxy_width,
+                    proxy_width=session.choice.proxy_width,
                     batch_size=self.config.selection.batch_size,
                     advance=self.progress.advance,
                 )
@@ -365,7 +368,7 @@ class _Loop:
         return Summary(
             accuracy=math.nan if at.accuracy is None else at.accuracy,
             proxy_accuracy=at.proxy_accuracy,
-            proxy_width=self.config.proxy_width,
+            proxy_width=session.choice.proxy_width,
             epochs=at.epoch,
             samples=at.samples,
             steps=at.global_step,
@@ -407,7 +410,8 @@ def _open_progress(session: Session, enabled: bool) -> TrainingProgress:
 def _headline(session: Session, run_dir: Path) -> str:
     config, data, at = session.config, session.data, session.position
     parameters = sum(parameter.numel() for parameter in session.module.parameters())
-    proxy = "" if config.proxy_width is None else f", proxy of width {config.proxy_width:g}"
+    width = session.choice.proxy_width
+    proxy = "" if width is None else f", proxy of width {width:g}"
     going_on = f", from epoch {at.epoch + 1}, step {at.step}" if at.epoch or at.step else ""
     return (
         f"{run_dir}: {config.data.name}, {len(data.train):,} training and {len(data.test):,} test "

@@ -97,7 +97,7 @@ def plan_of(config: TrainConfig, num_samples: int) -> Plan:
             "changes, which no prediction knows; constant has one"
         )
     proxy_share = 0.0
-    if config.proxy_width is not None and config.proxy.trains:
+    if choice.proxy_width is not None and config.proxy.trains:
         proxy_share = config.proxy.share / config.proxy.every
     return Plan(
         num_samples,

@@ -100,7 +100,7 @@ class Session:
 
     def proxy_needed(self) -> bool:
         """Whether the proxy has a loss in this epoch: selections that it scores are to come."""
-        if self.config.proxy_width is None or not self.config.proxy.trains:
+        if self.choice.proxy_width is None or not self.config.proxy.trains:
             return False
         return self.sampler.wanted_after(self.position.epoch)
 
@@ -129,7 +129,7 @@ def build_session(config: TrainConfig, fabric: Fabric, data: ImageData | None) -
         data, holdout, rows = hold_out(data, config.data.holdout, config.run.seed)
     _check_data(config, data)
     memory_format = _memory_format(config, device)
-    widths = (1.0,) if config.proxy_width is None else (config.proxy_width, 1.0)
+    widths = (1.0,) if choice.proxy_width is None else (choice.proxy_width, 1.0)
     module = build_model(
         config.model.name,
         data.num_classes,
@@ -154,9 +154,9 @@ def build_session(config: TrainConfig, fabric: Fabric, data: ImageData | None) -
     assert isinstance(fabric_optimizer, _FabricOptimizer)
     cost = Cost(device)
     proxy_share = None
-    if config.run.compile and config.proxy_width is not None and config.proxy.trains:
+    if config.run.compile and choice.proxy_width is not None and config.proxy.trains:
         images, _ = next(batches.plain(data.train, 0, 1, 1))
-        proxy_share = proxy_flop_share(module, images, config.proxy_width)
+        proxy_share = proxy_flop_share(module, images, choice.proxy_width)
     return Session(
         config=config,
         fabric=fabric,
@@ -176,7 +176,7 @@ def build_session(config: TrainConfig, fabric: Fabric, data: ImageData | None) -
             fabric_optimizer,
             cost,
             label_smoothing=config.optim.label_smoothing,
-            proxy_width=config.proxy_width,
+            proxy_width=choice.proxy_width,
             proxy_weight=config.proxy.weight,
             proxy_part=config.proxy.share,
             distill=config.proxy.recipe == "distill",

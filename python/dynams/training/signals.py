@@ -143,7 +143,8 @@ def choose_of_batch(
 def _prepare_proxy(session: Session) -> None:
     """Bring the statistics that scoring reads up to date."""
     config, candidates = session.config, session.data.train
-    if config.proxy.recipe != "batch_norm" or config.proxy_width is None:
+    width = session.choice.proxy_width
+    if config.proxy.recipe != "batch_norm" or width is None:
         average_buffers(session.fabric, session.module)
         return
     random = generator(
@@ -159,6 +160,6 @@ def _prepare_proxy(session: Session) -> None:
             candidates,
             session.batches,
             drawn,
-            width=config.proxy_width,
+            width=width,
             batch_size=config.selection.batch_size,
         )

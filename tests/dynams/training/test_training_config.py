@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from dynams.training.choosing import build_choice
 from dynams.training.config import (
     MAY_CHANGE_ON_RESUME,
     DataConfig,
@@ -102,11 +103,11 @@ def test_there_is_a_proxy_only_when_samples_are_scored_at_a_slim_width():
             selection=SelectionConfig(strategy=strategy), proxy=ProxyConfig(width=width)
         )
 
-    assert config("margin", 0.5).proxy_width == 0.5
-    assert config("static", 0.25).proxy_width == 0.25
-    assert config("margin", 1.0).proxy_width is None
-    assert config("random", 0.5).proxy_width is None
-    assert config("full", 0.5).proxy_width is None
+    assert build_choice(config("margin", 0.5)).proxy_width == 0.5
+    assert build_choice(config("static", 0.25)).proxy_width == 0.25
+    assert build_choice(config("margin", 1.0)).proxy_width is None
+    assert build_choice(config("random", 0.5)).proxy_width is None
+    assert build_choice(config("full", 0.5)).proxy_width is None
 
 
 def test_only_changes_that_matter_are_told():
