@@ -2,7 +2,7 @@
 # Verifies and measures the GPU kernels, unattended, on a machine lent for a quarter of an hour:
 #
 #   bash bench/gpu.sh OUTPUT_FOLDER --plan first      at most 280 s: are they right, how far from the targets, which kernel for which head
-#   bash bench/gpu.sh OUTPUT_FOLDER [--plan full]     at most 400 s: everything, after what the first run showed was mended
+#   bash bench/gpu.sh OUTPUT_FOLDER [--plan full]     at most 400 s: the rest as far as it comes, when what the first run showed is mended
 #   bash bench/gpu.sh OUTPUT_FOLDER --plan compare    at most 525 s: missing cells of `dynams compare cifar10`
 #   ... [--stage STAGE]... [--suspect NAME]...        those stages of the plan alone; what memcheck is to look at
 #
@@ -18,9 +18,9 @@
 # first   tests          85          what only a GPU can show, and selection, with the compiled kernels  tests.log
 # first   benchmarks     the rest    what targets rest on, and each kernel for linear heads (40 to 70 s)  benchmarks.log
 # first   profile        35          Nsight Compute on the selection and the linear kernels              profile.log
-# full    tests          120         all tests that need a GPU, with the compiled kernels                tests.log
+# full    tests          120         tests that need a GPU, the kernels' own first                       tests.log
 # full    tests-triton   100         those that depend on the backend, with Triton's
-# full    benchmarks     the rest    all of them, what the targets rest on first                         benchmarks.log
+# full    benchmarks     the rest    what the targets rest on first; on an H100 126 s reached 20 of 86   benchmarks.log
 # full    memcheck       40          compute-sanitizer on what looked wrong, else on every path          sanitizers.log
 # any     racecheck, initcheck, synccheck    40    the other tools likewise; only by --stage
 # compare compare        the rest    $DYNAMS_CIFAR10 names the data; committed cells count as done       compare.log, compare.tgz
@@ -238,7 +238,7 @@ tests() { # BACKEND SECONDS KEPT, for what comes after
   else
     files=$(test_files 'test_cuda_values.py' 'test_cuda_selection.py' 'test_cuda*.py' 'test_smallest_k.py' 'test_selector.py' 'test_*.py')
   fi
-  # Linear margins are Triton's with either backend: tested once.
+  # Each kernel of a linear head is tested by its name with either backend: once.
   if [ "$1" = triton ] && [ $native = yes ]; then files=$(grep -v 'linear[^/]*$' <<< "$files"); fi
   # The time goes to compiling Triton's kernels, on the host. Each process holds half a gigabyte of the GPU.
   if "$python" -c 'import xdist' 2> /dev/null; then xdist=(-n "$(least "$(nproc)" 14)" --max-worker-restart=24); fi

@@ -182,23 +182,22 @@ def configuration(
 
 @lru_cache(maxsize=1024)
 def descriptors_configuration(
-    classes: int, width: int, element_size: int, load: Burden, capability: tuple[int, int]
+    classes: int, width: int, load: Burden, capability: tuple[int, int]
 ) -> Configuration:
-    """The tile where descriptors load it; arguments as in `configuration`, the burden one of a single width."""
+    """The tile where descriptors load it, of 2-byte elements; arguments as in `configuration`, the burden one of a single width."""
     if capability == INTERPRETED:
         return Configuration(16, 16, 16, num_warps=4, num_stages=1)
     if capability[0] != 9:
         # The sums are in tensor memory; with 4 warps, or 256 classes, too many logits come to a thread at once.
         chosen = Configuration(128, 128, 64, 8, 5)
-    elif load == Burden.TOP_TWO and width * element_size >= 4096 and _suits_wide_tiles(classes):
+    elif load == Burden.TOP_TWO and width >= 2048 and _suits_wide_tiles(classes):
         # What a reduction holds up is 1/30 of such a tile. The sums of exponentials, or class numbers, would spill.
         chosen = Configuration(128, 256, 64, 8, 4)
     else:
         # Two programs, a warpgroup each: one multiplies while the other reduces.
         chosen = Configuration(128, 128, 64, 4, 3, programs=2)
-    # Rows of 128 bytes, which is what shared memory is swizzled in.
-    chosen = replace(chosen, block_features=chosen.block_features * 2 // element_size)
-    return _fitted(chosen, width, element_size, capability)
+    # Their rows are of 128 bytes, which is what shared memory is swizzled in.
+    return _fitted(chosen, width, 2, capability)
 
 
 def _fitted(

@@ -44,14 +44,14 @@ def reduce_sums(
 
 @triton.jit
 def sweep_step(
-    KINDS: tl.constexpr, HAS_BIAS: tl.constexpr, PIPELINED: tl.constexpr, PRECISION: tl.constexpr,
+    KINDS: tl.constexpr, HAS_BIAS: tl.constexpr, PIPELINED: tl.constexpr,
     BLOCK_CLASSES: tl.constexpr, BLOCK_FEATURES: tl.constexpr,
     features, weight, bias, classes, label, first_row, steps, sums, state, tile, step,
 ):  # fmt: skip
     """Sums, states, class tile and step after one more step along the features, the last of which reduces the tile."""
     a = features.load([first_row, step * BLOCK_FEATURES])
     b = weight.load([tile * BLOCK_CLASSES, step * BLOCK_FEATURES])
-    sums = tl.dot(a, b.T, sums, input_precision=PRECISION)
+    sums = tl.dot(a, b.T, sums)
     last = step + 1 == steps
     if last:
         state = reduce_sums(
@@ -72,7 +72,6 @@ def descriptors_kernel(
     features, weight, bias, labels, scores, state_floats,
     rows, classes, steps, splits, tiles_per_split, group_blocks, labels_step, scores_step,
     KINDS: tl.constexpr, HAS_BIAS: tl.constexpr, SPLIT: tl.constexpr, PIPELINED: tl.constexpr,
-    PRECISION: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_CLASSES: tl.constexpr, BLOCK_FEATURES: tl.constexpr,
 ):  # fmt: skip
     """Scores (kinds, rows); with SPLIT the states' floats (n, splits, rows) instead.
@@ -94,13 +93,13 @@ def descriptors_kernel(
     if PIPELINED:
         for _ in tl.range(0, (end - tile) * steps):
             sums, state, tile, step = sweep_step(
-                KINDS, HAS_BIAS, PIPELINED, PRECISION, BLOCK_CLASSES, BLOCK_FEATURES,
+                KINDS, HAS_BIAS, PIPELINED, BLOCK_CLASSES, BLOCK_FEATURES,
                 features, weight, bias, classes, label, first_row, steps, sums, state, tile, step,
             )  # fmt: skip
     else:
         while tile < end:
             sums, state, tile, step = sweep_step(
-                KINDS, HAS_BIAS, PIPELINED, PRECISION, BLOCK_CLASSES, BLOCK_FEATURES,
+                KINDS, HAS_BIAS, PIPELINED, BLOCK_CLASSES, BLOCK_FEATURES,
                 features, weight, bias, classes, label, first_row, steps, sums, state, tile, step,
             )  # fmt: skip
     store_rows(

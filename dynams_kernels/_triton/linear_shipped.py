@@ -175,7 +175,11 @@ def _linear(head: Head, architecture: int) -> Shipped:
         head.scattered,
         divmod(architecture, 10),
     )
-    constants = {**_constants(head, chosen), "ROW_UNIT": 1 if head.scattered else 16}
+    constants = {
+        **_constants(head, chosen),
+        "PRECISION": head.precision,
+        "ROW_UNIT": 1 if head.scattered else 16,
+    }
     if head.widths:
         constants |= slicing_widths(head.widths, chosen.block_features)
     else:
@@ -203,9 +207,7 @@ def _linear(head: Head, architecture: int) -> Shipped:
 
 def _described(head: Head, architecture: int) -> Shipped:
     load = burden(head.mask, False, 1)
-    chosen = descriptors_configuration(
-        head.classes, head.width, _ELEMENT_SIZE[head.dtype], load, divmod(architecture, 10)
-    )
+    chosen = descriptors_configuration(head.classes, head.width, load, divmod(architecture, 10))
     return _shipped(
         f"linear {head}" + _suffix((architecture,)),
         descriptors_kernel,
@@ -231,7 +233,6 @@ def _constants(head: Head, chosen: Configuration) -> dict[str, Any]:
         "HAS_BIAS": head.bias,
         "SPLIT": head.split,
         "PIPELINED": True,
-        "PRECISION": head.precision,
         "BLOCK_ROWS": chosen.block_rows,
         "BLOCK_CLASSES": chosen.block_classes,
         "BLOCK_FEATURES": chosen.block_features,

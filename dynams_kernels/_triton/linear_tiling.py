@@ -63,7 +63,7 @@ class Tiling:
         if given:
             self.chosen = given
         elif described:
-            self.chosen = descriptors_configuration(classes, width, element_size, load, capability)
+            self.chosen = descriptors_configuration(classes, width, load, capability)
         else:
             self.chosen = configuration(
                 rows, classes, width, element_size, precision, load, scattered, capability
@@ -94,12 +94,12 @@ class Tiling:
             ([rows, width], [features_strides[0], 1], [self.chosen.block_rows, step]),
             ([classes, width], [weight_strides[0], 1], [self.chosen.block_classes, step]),
         )
-        self._row_unit = row_unit
+        # Of the kernels that take rows from pointers.
+        self._from_rows = {"ROW_UNIT": row_unit, "PRECISION": precision}
         self._constants = {
             "HAS_BIAS": has_bias,
             "SPLIT": shared.splits > 1,
             "PIPELINED": capability != _device.INTERPRETED,
-            "PRECISION": precision,
             "BLOCK_ROWS": self.chosen.block_rows,
             "BLOCK_CLASSES": self.chosen.block_classes,
             "BLOCK_FEATURES": self.chosen.block_features,
@@ -119,9 +119,7 @@ class Tiling:
             (width,) = self._widths
             sliced = slicing(width, self.chosen.block_features, self._element_size)
             units = width // sliced["WIDTH_UNIT"]
-            asked = {
-                "KINDS": kinds, "PAIRS": pairs, "ONE_TILE": one_tile, "ROW_UNIT": self._row_unit,
-            }  # fmt: skip
+            asked = {"KINDS": kinds, "PAIRS": pairs, "ONE_TILE": one_tile, **self._from_rows}
             self._sweeps[key] = (
                 (*self.sizes, units, *self.shares, *self.strides),
                 {**asked, **sliced, **self._constants},
@@ -137,7 +135,7 @@ class Tiling:
             unused = (0,) * (MAX_WIDTHS - len(widths))
             self._sweeps[kinds] = (
                 (*self.sizes, *self.shares, *units, *unused, *self.strides),
-                {"KINDS": kinds, "ROW_UNIT": self._row_unit, **sliced, **self._constants},
+                {"KINDS": kinds, **self._from_rows, **sliced, **self._constants},
             )
         return self._sweeps[kinds]
 

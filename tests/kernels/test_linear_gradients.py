@@ -154,8 +154,9 @@ def test_gradients_are_no_worse_than_torchs(dtype: torch.dtype, device: str) -> 
     for mine, right, other in zip(got, want, torchs, strict=True):
         assert mine.dtype == dtype
         exact = oracle.array(right)
-        # A probability is exp(logit - logsumexp), both of which are rounded where they are several times one.
-        rounding = 3 * torch.finfo(dtype).eps * float(abs(exact).max())
+        epsilon = torch.finfo(dtype).eps * float(abs(exact).max())
+        # A probability is exp(logit - logsumexp), both of which a GPU rounds where they are several times one.
+        rounding = epsilon if device == "cpu" else 3 * epsilon
         assert oracle.worst(mine, exact) <= 2 * oracle.worst(other, exact) + rounding
 
 
