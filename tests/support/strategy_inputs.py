@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynams.selection.strategies import Signals
+from dynams.selection.signals import Signals
 
 Array = NDArray[np.float64]
 

@@ -155,7 +155,7 @@ class Plan:
 
 def has_budget(config: TrainConfig) -> bool:
     """Tell whether the strategy keeps as many samples as selection.budget says."""
-    from dynams.selection.strategies.registry import STRATEGIES
+    from dynams.selection.methods.registry import STRATEGIES
 
     return bool(getattr(STRATEGIES[config.selection.strategy], "budgeted", False))
 

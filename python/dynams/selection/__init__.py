@@ -11,6 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dynams.selection.methods.interface import BatchStrategy, Selection, Strategy
+    from dynams.selection.methods.registry import STRATEGIES, build_strategy
     from dynams.selection.refresh import Refresh
     from dynams.selection.sampler import SubsetSampler
     from dynams.selection.schedule import (
@@ -24,9 +26,8 @@ if TYPE_CHECKING:
         power,
     )
     from dynams.selection.scoring import score_batches
-    from dynams.selection.strategies.base import BatchStrategy, Selection, Signals, Strategy
-    from dynams.selection.strategies.registry import STRATEGIES, build_strategy
-    from dynams.selection.strategies.switches import with_switches
+    from dynams.selection.signals import Signals
+    from dynams.selection.switches import with_switches
     from dynams.selection.timetable import Timetable, selection_size
 
 __all__ = [
@@ -66,9 +67,10 @@ _MODULES = {
         "power",
     ),
     "scoring": ("score_batches",),
-    "strategies.base": ("BatchStrategy", "Selection", "Signals", "Strategy"),
-    "strategies.registry": ("STRATEGIES", "build_strategy"),
-    "strategies.switches": ("with_switches",),
+    "methods.interface": ("BatchStrategy", "Selection", "Strategy"),
+    "methods.registry": ("STRATEGIES", "build_strategy"),
+    "signals": ("Signals",),
+    "switches": ("with_switches",),
     "timetable": ("Timetable", "selection_size"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

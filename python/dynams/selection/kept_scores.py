@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import dynams_kernels as dk
+from dynams.selection.methods.margin import MARGINS
 from dynams.selection.sampler_checks import check_int64
-from dynams.selection.strategies.base import LAST_LOSS, TENSORS, VALIDATION, Signals
-from dynams.selection.strategies.margin import MARGINS
+from dynams.selection.signals import LAST_LOSS, TENSORS, VALIDATION, Signals
 
 Pairs = Iterable[tuple[Tensor, Tensor]]
 

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from dynams.selection.draws import selection_generator
 from dynams.selection.kept_scores import KeptScores, Pairs
+from dynams.selection.methods.interface import Selection, Strategy
+from dynams.selection.methods.uniform import Full
 from dynams.selection.sampler_checks import check_selection
-from dynams.selection.strategies.base import Selection, Signals, Strategy
-from dynams.selection.strategies.uniform import Full
+from dynams.selection.signals import Signals
 from dynams.selection.timetable import Timetable
 
 Score = Callable[[], "Signals | Pairs"]

@@ -13,6 +13,8 @@ from torch.utils.data import Sampler
 from dynams.checks import number, whole
 from dynams.selection.draws import epoch_order
 from dynams.selection.kept_scores import KeptScores
+from dynams.selection.methods.interface import Strategy
+from dynams.selection.methods.registry import build_strategy
 from dynams.selection.ranks import agreed
 from dynams.selection.refresh import Current, Refresh, Refresher, Score
 from dynams.selection.sampler_checks import (
@@ -23,8 +25,6 @@ from dynams.selection.sampler_checks import (
     told,
 )
 from dynams.selection.schedule import Schedule, constant
-from dynams.selection.strategies.base import Strategy
-from dynams.selection.strategies.registry import build_strategy
 from dynams.selection.timetable import Phase, Timetable
 
 

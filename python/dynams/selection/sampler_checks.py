@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dynams.checks import at_least, whole
-from dynams.selection.strategies.base import BatchStrategy, Selection, Strategy
+from dynams.selection.methods.interface import BatchStrategy, Selection, Strategy
 
 
 def check_strategy_object(strategy: object) -> Strategy:

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dynams.selection.strategies.base import (
-    GIVEN_SCORES,
-    TENSORS,
-    VALIDATION,
-    VISIT_SCORES,
-    BatchStrategy,
-    Strategy,
-)
-from dynams.selection.strategies.registry import build_strategy, strategy_options
-from dynams.selection.strategies.switches import with_switches
-from dynams.selection.strategies.uniform import Full
+from dynams.selection.methods.interface import BatchStrategy, Strategy
+from dynams.selection.methods.registry import build_strategy, strategy_options
+from dynams.selection.methods.uniform import Full
+from dynams.selection.signals import GIVEN_SCORES, TENSORS, VALIDATION, VISIT_SCORES
+from dynams.selection.switches import with_switches
 from dynams.training.config import SelectionConfig, TrainConfig
 
 # Scores that come from a row of logits alone.

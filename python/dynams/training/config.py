@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dynams.checks import at_least, fraction, interval, one_of, positive
-from dynams.selection.strategies.registry import STRATEGIES
+from dynams.selection.methods.registry import STRATEGIES
 
 # Settings that may differ when a run is resumed: where things are and what is shown, nothing that
 # the result depends on beyond rounding.

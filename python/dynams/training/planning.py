@@ -17,7 +17,7 @@ from dynams.report.records import Run
 from dynams.report.runlog import read_run
 from dynams.report.text import duration, percent
 from dynams.selection.schedule import build_schedule
-from dynams.selection.strategies.base import TENSORS, VALIDATION
+from dynams.selection.signals import TENSORS, VALIDATION
 from dynams.training.checkpoint import checkpoint_path, load_checkpoint
 from dynams.training.choosing import Choice, build_choice
 from dynams.training.config import TrainConfig

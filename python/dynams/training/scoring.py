@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 import dynams_kernels as dk
 from dynams.data import ImageSet
-from dynams.selection.strategies.base import Signals
-from dynams.selection.strategies.difficulty import last_layer_gradient_norm
+from dynams.selection.methods.difficulty import last_layer_gradient_norm
+from dynams.selection.signals import Signals
 from dynams.training.batches import Batches, share
 from dynams.training.distributed import gather_shares
 from dynams.training.frozen import Slimmable, frozen

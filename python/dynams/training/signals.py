@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from dynams.data import ImageSet
-from dynams.selection.strategies.base import VALIDATION, BatchChoice, BatchStrategy, Signals
+from dynams.selection.methods.interface import BatchChoice, BatchStrategy
+from dynams.selection.signals import VALIDATION, Signals
 from dynams.training.distributed import average_buffers
 from dynams.training.proxy_norms import reestimate_norms
 from dynams.training.scoring import head_scores, score_signals

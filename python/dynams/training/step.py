@@ -17,7 +17,7 @@ from lightning_fabric.wrappers import _FabricOptimizer
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dynams.selection.strategies.base import BatchChoice
+from dynams.selection.methods.interface import BatchChoice
 from dynams.training.cost import Cost
 from dynams.training.frozen import Slimmable
 from dynams.training.optim import loss_function

@@ -14,8 +14,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from dynams.selection.strategies.base import FORGETTING, LAST_LOSS
-from dynams.selection.strategies.forgetting import ForgettingEvents
+from dynams.selection.methods.forgetting import ForgettingEvents
+from dynams.selection.signals import FORGETTING, LAST_LOSS
 from dynams.training.scoring import row_scores
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dynams.selection import Selection, Signals, SubsetSampler, build_strategy, linear
-from dynams.selection.strategies import Margin
+from dynams.selection.methods import Margin
 from sampler_inputs import N, assert_states_equal, margins_of, scorer, smallest
 from strategy_inputs import signals
 

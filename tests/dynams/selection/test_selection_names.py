@@ -9,15 +9,15 @@ import sys
 import pytest
 
 import dynams.selection
-from dynams.selection import strategies
+from dynams.selection import methods
 
 
 def test_there_is_one_table_of_strategies() -> None:
-    assert dynams.selection.STRATEGIES is strategies.STRATEGIES
-    assert all(callable(strategies.STRATEGIES[name]) for name in strategies.STRATEGIES)
+    assert dynams.selection.STRATEGIES is methods.STRATEGIES
+    assert all(callable(methods.STRATEGIES[name]) for name in methods.STRATEGIES)
 
 
-@pytest.mark.parametrize("package", [dynams.selection, strategies])
+@pytest.mark.parametrize("package", [dynams.selection, methods])
 def test_every_public_name_is_there_and_no_other_is(package) -> None:
     for name in package.__all__:
         assert getattr(package, name) is not None

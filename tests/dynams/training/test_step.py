@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch.nn.functional import cross_entropy
 
 from dynams.models import SlimmableResNet, build_model
-from dynams.selection.strategies import BatchChoice
+from dynams.selection.methods import BatchChoice
 from dynams.training.cost import Cost
 from dynams.training.step import Step, Sums, proxy_flop_share
 

@@ -1,0 +1,105 @@
+"""Strategies that rank samples by one number and keep the first: an exact partial selection.
+
+The selection is `dynams_kernels.smallest_k`: exact, in linear time, without a wait for the device, and
+with NaN last whichever end is wanted. Equal values go by index, which is right for continuous scores. A
+score with few values, such as a count of events, would then favour the front of the data set (often one
+class), so `ties="random"` breaks ties by a random order instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+import dynams_kernels as dk
+from dynams.selection.methods.interface import Selection, check_size, permutation
+from dynams.selection.signals import Signals
+
+Ties = Literal["index", "random"]
+TIES: tuple[str, ...] = ("index", "random")
+
+
+def smallest(values: Tensor, size: int, *, order: Tensor | None = None) -> Tensor:
+    """Return the indices (size,) int64 ascending of the smallest values; NaN counts as the largest.
+
+    Args:
+        values: (N,) floating point.
+        size: how many, in [0, N].
+        order: a permutation of the samples: equal values go by their place in it; None: by index.
+    """
+    if order is None:
+        return dk.smallest_k(values, size).indices
+    places = dk.smallest_k(values[order], size).indices
+    return order[places].sort().values
+
+
+def largest(values: Tensor, size: int, *, order: Tensor | None = None) -> Tensor:
+    """Return the indices (size,) int64 ascending of the largest values; NaN counts as the smallest."""
+    return smallest(-values, size, order=order)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Base of the strategies that keep the extreme of one score, `score`.
+
+    Attributes:
+        ties: how equal scores are told apart: by "index", or in a "random" order.
+    """
+
+    dynamic: ClassVar[bool] = True
+    budgeted: ClassVar[bool] = True
+    keeps_largest: ClassVar[bool] = True
+    score: ClassVar[str] = ""
+
+    ties: Ties = "index"
+
+    def __post_init__(self) -> None:
+        if self.ties not in TIES:
+            raise ValueError(f"ties must be one of {', '.join(TIES)}; got {self.ties!r}")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The score it ranks by."""
+        return frozenset({self.score})
+
+    @property
+    def is_plain_ranking(self) -> bool:
+        """Whether nothing but the scores, and the index where they are equal, decides."""
+        return self.ties == "index" and type(self).select is Ranked.select
+
+    def values(self, signals: Signals) -> Tensor:
+        """Return the number that ranks the samples: (N,) floating point."""
+        return signals.score(self.score)
+
+    def select(
+        self,
+        signals: Signals,
+        size: int,
+        *,
+        epoch: int,
+        progress: float,
+        generator: torch.Generator,
+    ) -> Selection:
+        """Keep the `size` extreme samples; see `Strategy.select`."""
+        check_size(signals, size)
+        order = None
+        if self.ties == "random":
+            order = permutation(signals.count, generator, signals.device)
+        keep = largest if self.keeps_largest else smallest
+        return Selection(keep(self.values(signals), size, order=order))
+
+    def select_grouped(self, signals: Signals, groups: Tensor, quotas: Sequence[int]) -> Selection:
+        """Keep the extreme samples of every group at once, as many as its quota; equal scores go by index.
+
+        Args:
+            signals: of all samples.
+            groups: (N,) int64 in [0, number of quotas).
+            quotas: how many of each group, at most its size.
+        """
+        values = self.values(signals)
+        ranking = -values if self.keeps_largest else values
+        return Selection(dk.smallest_k_grouped(ranking, groups, quotas).indices)

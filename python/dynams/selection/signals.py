@@ -1,0 +1,134 @@
+"""What is known of the samples that a strategy chooses from.
+
+The signals come from a scoring pass, from the training's own visits, or from a file. The module knows no
+network: whoever computes a score puts it under its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+VALIDATION = "validation."
+# Scores by where they come from, those not named here being computed by a scoring pass: what the visits
+# of training steps leave behind, and what has to be given.
+LAST_LOSS = "last_loss"
+FORGETTING = "forgetting"
+VISIT_SCORES: frozenset[str] = frozenset({LAST_LOSS, FORGETTING})
+GIVEN_SCORES: frozenset[str] = frozenset({"memorisation", "irreducible_loss"})
+# Signals of more than one number a sample.
+TENSORS: tuple[str, ...] = ("labels", "features", "residuals")
+
+
+@dataclass(frozen=True, eq=False)
+class Signals:
+    """What is known of `count` samples; only what a strategy's `needs` asked for has to be there.
+
+    A last-layer gradient is g_i = (p_i - y_i) (x) [h_i, 1]: residuals and features stand for it, and
+    it is never built.
+
+    Attributes:
+        count: how many samples; every tensor has as many rows.
+        scores: name to (count,) floating point.
+        labels: (count,) int64.
+        features: (count, D) inputs h of the last layer.
+        residuals: (count, C) softmax minus one-hot label.
+        validation: the same of held-out samples; asked for as "validation.features" and so on.
+        device: where all of it lives, and where the selection is wanted; None: where the first tensor
+            is, the CPU without any.
+
+    Raises:
+        ValueError: a tensor has another number of rows or dimensions, or lives elsewhere.
+    """
+
+    count: int
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
+    labels: Tensor | None = None
+    features: Tensor | None = None
+    residuals: Tensor | None = None
+    validation: Signals | None = None
+    device: torch.device | None = None
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ValueError(f"count must be at least 0, got {self.count}")
+        device = self.device
+        for name, tensor in self._tensors():
+            dimensions = 2 if name in ("features", "residuals") else 1
+            if tensor.dim() != dimensions or tensor.shape[0] != self.count:
+                raise ValueError(
+                    f"{name} must have {dimensions} dimensions and {self.count} rows, "
+                    f"got shape {tuple(tensor.shape)}"
+                )
+            # A device without an index, "cuda", is the current one: whichever the tensors are on.
+            if device is None or (device.index is None and device.type == tensor.device.type):
+                device = tensor.device
+            if tensor.device != device:
+                raise ValueError(f"{name} must be on {device} like the rest, got {tensor.device}")
+        object.__setattr__(self, "device", torch.device("cpu") if device is None else device)
+
+    def score(self, name: str) -> Tensor:
+        """Return the score `name`.
+
+        Raises:
+            ValueError: it is not there; the message lists those that are.
+        """
+        if name not in self.scores:
+            raise ValueError(
+                f"the score {name!r} is needed; these are there: {', '.join(self.scores) or 'none'}"
+            )
+        return self.scores[name]
+
+    def tensor(self, name: str) -> Tensor:
+        """Return "labels", "features" or "residuals".
+
+        Raises:
+            ValueError: it is not there.
+        """
+        tensor: Tensor | None = getattr(self, name)
+        if tensor is None:
+            raise ValueError(f"{name} of the samples are needed and missing")
+        return tensor
+
+    def held_out(self) -> Signals:
+        """Return the validation samples' signals.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if self.validation is None:
+            raise ValueError("signals of validation samples are needed and missing")
+        return self.validation
+
+    def missing(self, needs: Iterable[str]) -> list[str]:
+        """Return those of `needs` that are not there, in alphabetical order."""
+        there = {name for name, _ in self._tensors()}
+        if self.validation is not None:
+            there |= {VALIDATION + name for name, _ in self.validation._tensors()}
+        return sorted(set(needs) - there)
+
+    def subset(self, indices: Tensor) -> Signals:
+        """Return the signals of some samples, in the order of `indices` (k,) int64."""
+
+        def pick(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[indices]
+
+        return Signals(
+            indices.shape[0],
+            {name: score[indices] for name, score in self.scores.items()},
+            pick(self.labels),
+            pick(self.features),
+            pick(self.residuals),
+            self.validation,
+            self.device,
+        )
+
+    def _tensors(self) -> Iterable[tuple[str, Tensor]]:
+        yield from self.scores.items()
+        for name in TENSORS:
+            tensor = getattr(self, name)
+            if tensor is not None:
+                yield name, tensor

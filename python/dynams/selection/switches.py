@@ -1,0 +1,322 @@
+"""Switches for any strategy: quotas by class, a share of exploration, a guard against label noise.
+
+They wrap a strategy and are strategies themselves, so they combine. `with_switches` puts them in the
+order that makes sense: the guard first takes suspects out of everyone's sight, then every class gets
+its share, and within it some are drawn at random.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dynams.selection.methods.interface import (
+    Selection,
+    Strategy,
+    check_share,
+    check_size,
+    permutation,
+)
+from dynams.selection.methods.ranked import Ranked, smallest
+from dynams.selection.quotas import class_members, equal_quotas, proportional_quotas
+from dynams.selection.signals import Signals
+
+Shares = Literal["proportional", "equal"]
+SHARES: tuple[str, ...] = ("proportional", "equal")
+
+
+@dataclass(frozen=True)
+class ClassBalanced:
+    """Every class is selected from on its own, with a share of the size.
+
+    Shares are proportional to the classes' numbers, or equal (as far as classes have samples enough),
+    by largest remainder. The strategy's weights in class c are multiplied by n_c k / (N k_c), with N the
+    samples of classes that got a share, so that weighted means remain means over all samples; without
+    weights equal shares do rebalance.
+
+    Cost: one call of the strategy for each class; of one that ranks by a score, a single selection for all
+    of them. Does not pay: where batches are balanced anyway.
+
+    Attributes:
+        strategy: what selects within a class; it must keep to a size.
+        shares: "proportional" or "equal".
+
+    Raises:
+        ValueError: the strategy decides its size itself, or `shares` is unknown.
+    """
+
+    strategy: Strategy
+    shares: Shares = "proportional"
+
+    def __post_init__(self) -> None:
+        _check_budgeted(self.strategy, "class quotas")
+        if self.shares not in SHARES:
+            raise ValueError(f"shares must be one of {', '.join(SHARES)}; got {self.shares!r}")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the strategy needs, and labels."""
+        return self.strategy.needs | {"labels"}
+
+    @property
+    def dynamic(self) -> bool:
+        """As the strategy."""
+        return self.strategy.dynamic
+
+    @property
+    def budgeted(self) -> bool:
+        """It keeps to the size."""
+        return True
+
+    def select(
+        self,
+        signals: Signals,
+        size: int,
+        *,
+        epoch: int,
+        progress: float,
+        generator: torch.Generator,
+    ) -> Selection:
+        """Select class by class; see `Strategy.select`."""
+        check_size(signals, size)
+        share = proportional_quotas if self.shares == "proportional" else equal_quotas
+        labels = signals.tensor("labels")
+        strategy = self.strategy
+        if isinstance(strategy, Ranked) and strategy.is_plain_ranking:
+            _, groups, sizes = torch.unique(labels, return_inverse=True, return_counts=True)
+            return strategy.select_grouped(signals, groups, share(sizes.tolist(), size))
+        classes = class_members(labels)
+        quotas = share([members.shape[0] for members in classes], size)
+        chosen: list[Selection] = []
+        represented = 0
+        for members, quota in zip(classes, quotas, strict=True):
+            if quota == 0:
+                continue
+            part = self.strategy.select(
+                signals.subset(members),
+                quota,
+                epoch=epoch,
+                progress=progress,
+                generator=generator,
+            )
+            represented += members.shape[0]
+            weights = part.weights
+            if weights is not None:
+                # Times k / N below, where k is known: a draw with replacement may give less than size.
+                weights = weights * (members.shape[0] / max(part.indices.shape[0], 1))
+            chosen.append(Selection(members[part.indices], weights))
+        return _joined(signals, chosen, represented)
+
+
+@dataclass(frozen=True)
+class Exploring:
+    """A share of the size is drawn at random from what the strategy did not take.
+
+    Explored samples weigh 1, as the average sample of a weighted selection does. So weights of
+    importance sampling are no longer unbiased: give those a `smoothing` instead.
+
+    `unbiased`: of N samples t are taken for certain and m of the other N - t explored; with weights
+    k / N and k (N - t) / (N m), k = t + m, the explored stand for all that were not taken. That is
+    stratified sampling (Neyman 1934): the weighted mean over the selection is an unbiased estimate of
+    the mean over all samples, however wrong or old the scores are, with a variance that comes from the
+    others alone. Where nothing is explored nobody can stand for them, and nothing is weighed.
+
+    Cost: none. Does not pay: beside `Random`, or a strategy that draws every sample now and then.
+    Unbiased, with a small share: few samples of large weight stand for many.
+
+    Attributes:
+        strategy: what takes the rest of the size; it must keep to a size.
+        share: of the size, in [0, 1], to the nearest number.
+        unbiased: weigh, so that nothing is biased; for strategies that rank by one score.
+
+    Raises:
+        ValueError: the strategy decides its size itself, `share` is out of range, or `unbiased` does
+            not fit the strategy.
+    """
+
+    strategy: Strategy
+    share: float = 0.1
+    unbiased: bool = False
+
+    def __post_init__(self) -> None:
+        _check_budgeted(self.strategy, "exploration")
+        check_share("share", self.share)
+        if self.unbiased and not isinstance(self.strategy, Ranked):
+            raise ValueError(
+                "unbiased exploration needs a strategy that ranks by one score, got "
+                f"{type(self.strategy).__name__}"
+            )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the strategy needs."""
+        return self.strategy.needs
+
+    @property
+    def dynamic(self) -> bool:
+        """As the strategy."""
+        return self.strategy.dynamic
+
+    @property
+    def budgeted(self) -> bool:
+        """It keeps to the size."""
+        return True
+
+    def select(
+        self,
+        signals: Signals,
+        size: int,
+        *,
+        epoch: int,
+        progress: float,
+        generator: torch.Generator,
+    ) -> Selection:
+        """Select, then explore; see `Strategy.select`."""
+        check_size(signals, size)
+        explored = math.floor(self.share * size + 0.5)
+        taken = self.strategy.select(
+            signals, size - explored, epoch=epoch, progress=progress, generator=generator
+        )
+        # First of a random order in which those taken stand behind all others.
+        order = permutation(signals.count, generator, signals.device)
+        behind = torch.zeros(signals.count, device=signals.device)
+        behind[taken.indices] = 1.0
+        drawn = smallest(behind, explored, order=order)
+        indices, places = torch.cat([taken.indices, drawn]).sort()
+        own, theirs = taken.weights, 1.0
+        if self.unbiased and explored > 0:
+            own = torch.full_like(taken.indices, size / signals.count, dtype=torch.float32)
+            left = signals.count - taken.indices.shape[0]
+            theirs = size * left / (signals.count * explored)
+        if own is None:
+            return Selection(indices)
+        weights = torch.cat([own, torch.full_like(drawn, theirs, dtype=torch.float32)])
+        return Selection(indices, weights[places])
+
+
+@dataclass(frozen=True)
+class NoiseGuard:
+    """The most suspicious samples are out of sight of the strategy.
+
+    Suspicious are the largest losses, or the most negative label margins z_y - max over c != y of z_c;
+    a score of NaN is the most suspicious of all. Never so many are left out that fewer than the size
+    remain.
+
+    Cost: the score, from the same pass. Does not pay: on clean labels, where it withholds the hardest.
+
+    Attributes:
+        strategy: what selects from the rest.
+        share: of all samples to leave out, in [0, 1).
+        score: "loss" or "label".
+
+    Raises:
+        ValueError: `share` or `score` is out of range.
+    """
+
+    strategy: Strategy
+    share: float = 0.05
+    score: Literal["loss", "label"] = "loss"
+
+    def __post_init__(self) -> None:
+        check_share("share", self.share, one=False)
+        if self.score not in ("loss", "label"):
+            raise ValueError(f"score must be one of loss, label; got {self.score!r}")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the strategy needs, and the score."""
+        return self.strategy.needs | {self.score}
+
+    @property
+    def dynamic(self) -> bool:
+        """As the strategy."""
+        return self.strategy.dynamic
+
+    @property
+    def budgeted(self) -> bool:
+        """As the strategy."""
+        return self.strategy.budgeted
+
+    def select(
+        self,
+        signals: Signals,
+        size: int,
+        *,
+        epoch: int,
+        progress: float,
+        generator: torch.Generator,
+    ) -> Selection:
+        """Leave out, then select; see `Strategy.select`."""
+        check_size(signals, size)
+        suspects = math.floor(self.share * signals.count + 0.5)
+        if self.strategy.budgeted:
+            suspects = min(suspects, signals.count - size)
+        trust = signals.score(self.score)
+        # Trusted are the smallest losses or the largest margins; in both NaN comes last.
+        trusted = smallest(trust if self.score == "loss" else -trust, signals.count - suspects)
+        part = self.strategy.select(
+            signals.subset(trusted),
+            min(size, trusted.shape[0]),
+            epoch=epoch,
+            progress=progress,
+            generator=generator,
+        )
+        return Selection(trusted[part.indices], part.weights)
+
+
+def with_switches(
+    strategy: Strategy,
+    *,
+    class_shares: Shares | None = None,
+    exploration: float = 0.0,
+    unbiased: bool = False,
+    noise_share: float = 0.0,
+    noise_score: Literal["loss", "label"] = "loss",
+) -> Strategy:
+    """Wrap a strategy as a configuration says; what is not switched on is not there.
+
+    Args:
+        strategy: what selects.
+        class_shares: see `ClassBalanced`; None: classes play no part.
+        exploration: share of the size drawn at random, see `Exploring`.
+        unbiased: weigh what is drawn so that it stands for all that were not taken.
+        noise_share: share of the samples left out, see `NoiseGuard`.
+        noise_score: by which score.
+
+    Raises:
+        ValueError: a switch does not fit the strategy, or is out of range.
+    """
+    check_share("exploration", exploration)
+    check_share("noise_share", noise_share, one=False)
+    if unbiased and exploration == 0.0:
+        raise ValueError("unbiased needs exploration above 0, got 0.0")
+    if exploration > 0.0:
+        strategy = Exploring(strategy, exploration, unbiased)
+    if class_shares is not None:
+        strategy = ClassBalanced(strategy, class_shares)
+    if noise_share > 0.0:
+        strategy = NoiseGuard(strategy, noise_share, noise_score)
+    return strategy
+
+
+def _joined(signals: Signals, parts: list[Selection], represented: int) -> Selection:
+    """Disjoint selections as one; weights, already times n_c / k_c, times k / N, N the represented."""
+    if not parts:
+        return Selection(torch.empty(0, dtype=torch.int64, device=signals.device))
+    indices, places = torch.cat([part.indices for part in parts]).sort()
+    weights: list[Tensor] = [part.weights for part in parts if part.weights is not None]
+    if not weights:
+        return Selection(indices)
+    scale = indices.shape[0] / represented
+    return Selection(indices, torch.cat(weights)[places] * scale)
+
+
+def _check_budgeted(strategy: Strategy, switch: str) -> None:
+    if not strategy.budgeted:
+        raise ValueError(
+            f"{switch} need a strategy that keeps to a size, got {type(strategy).__name__}"
+        )
