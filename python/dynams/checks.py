@@ -5,18 +5,45 @@ from __future__ import annotations
 import difflib
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Real
 
+# How a file or a command line calls what is of a type.
+TYPE_WORDS: dict[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "keys with values",
+}
 
-def one_of(name: str, value: object, known: Iterable[str]) -> None:
+
+def did_you_mean(word: object, known: Iterable[object]) -> str:
+    """Make the end of a message about an unknown word, such as " (did you mean train?)"; it may be empty."""
+    near = difflib.get_close_matches(str(word), [str(each) for each in known], n=1, cutoff=0.6)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def unknown(kind: str, word: object, known: Iterable[object]) -> str:
+    """Tell of an unknown word where those that are known are too many to list."""
+    return f"unknown {kind} {word}{did_you_mean(word, known)}"
+
+
+def one_of(name: str, value: object, known: Iterable[object]) -> None:
     """Refuse what is not known, naming the nearest that is."""
     known = tuple(known)
     if value not in known:
-        near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.6)
-        meant = f" (did you mean {near[0]}?)" if near else ""
-        wanted = f"one of {', '.join(known)}" if known else "none"
-        raise ValueError(f"{name}: got {value!r}, want {wanted}{meant}")
+        listed = f"one of {', '.join(map(str, known))}" if known else "none"
+        near = did_you_mean(value, known)
+        raise ValueError(f"{name}: got {value!r}, want {listed}{near}")
+
+
+def of_type(name: str, value: object, kind: type) -> None:
+    """Refuse what is not of one of the types of `TYPE_WORDS`; a whole number is a number, too."""
+    kinds: tuple[type, ...] = {float: (float, int), dict: (Mapping,)}.get(kind, (kind,))
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{name}: got {value!r}, want {TYPE_WORDS[kind]}")
 
 
 def whole(name: str, value: object, least: int | None = None) -> int:

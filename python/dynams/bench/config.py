@@ -66,7 +66,7 @@ class BenchConfig:
         fraction("budget", self.budget)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ValueError(
-                f"device: wanted auto, cpu, cuda or a numbered one such as cuda:1, got {self.device!r}"
+                f"device: got {self.device!r}, want auto, cpu, cuda or a numbered one such as cuda:1"
             )
         at_least("threads", self.threads, 1)
         at_least("rounds", self.rounds, 1)

@@ -162,7 +162,7 @@ def _device(name: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             found = f"{count} GPUs" if count else "no usable GPU"
-            raise ValueError(f"device: wanted one that is there, got {name!r}; torch finds {found}")
+            raise ValueError(f"device: got {name!r}, want one that is there: torch finds {found}")
         if device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())
     return device

@@ -63,7 +63,7 @@ def parse(argv: Sequence[str]) -> tuple[BenchConfig, bool]:
 
     Raises:
         UsageError: an option, key or value is unknown or refused, or a file is missing.
-        ValueError: a value is out of range.
+        TypeError, ValueError: a value is out of range, or a file holds no keys.
         SystemExit: help was asked for and is printed.
     """
     taker = PlainParser(add_help=False, allow_abbrev=False)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from dynams.checks import positive, unknown
 from dynams.cli.errors import INTERRUPTED, OK, PlainParser, UsageError, tell
-from dynams.cli.suggest import suggestion
+from dynams.cli.parsing import number_in, whole_in
 from dynams.cli.train import _quieten
 from dynams.compare.options import option_types
 from dynams.compare.plan import Plan
@@ -43,7 +44,7 @@ compare.md. Exit status: 0 when what was asked is done or the limit is reached, 
 
 
 @dataclass(frozen=True)
-class Request:
+class CompareRequest:
     """What `dynams compare` was asked to do."""
 
     plan: Plan
@@ -83,8 +84,8 @@ def run(argv: Sequence[str]) -> int:
         new = merge(folder, request.merge)
         added = queue.add(new)
         folder.save_plan(request.plan)
-        left = f", {len(new) - added} are not of this plan" if added < len(new) else ""
-        tell(f"{added} cells merged{left}")
+        others = f", {len(new) - added} are not of this plan" if added < len(new) else ""
+        tell(f"{added} cells merged{others}")
     elif request.only_report and not queue.cells:
         raise UsageError(f"--report: no finished cells of this plan in {request.out}")
     elif not request.only_report:
@@ -119,30 +120,31 @@ def listing(queue: Queue) -> str:
             state = f"under way: {begun.epochs} of {begun.total_epochs} epochs"
         else:
             state = "missing"
-        if cell is None and entry.left is not None:
-            state += f", about {entry.left:.0f} s left"
+        if cell is None and entry.seconds_left is not None:
+            state += f", about {entry.seconds_left:.0f} s left"
         lines.append(f"{entry.key!s:<{width}}  {epochs:>11}  {state}\n")
     return "".join([*lines, f"{queue.status()}\n"])
 
 
-def parse(argv: Sequence[str]) -> Request:
+def parse(argv: Sequence[str]) -> CompareRequest:
     """Read the arguments after `dynams compare`.
 
     Raises:
-        UsageError, ValueError: something is unknown or refused.
+        UsageError, TypeError, ValueError: something is unknown or refused.
         SystemExit: help was asked for and is printed.
     """
     parser = make_parser()
     own, overrides = _take_options(argv, parser)
     options = parser.parse_args(own)
     if options.plan is None:
-        raise UsageError(f"wanted a plan: {', '.join(presets())}, or a YAML file; see --help")
+        known = ", ".join(presets())
+        raise UsageError(f"plan: got none, want one of {known}, or a YAML file; see --help")
     plan = load_plan(options.plan, overrides)
     plan = dataclasses.replace(plan, base={**_quiet(), **plan.base})
     plan = plan.narrowed(recipes=options.recipes, budgets=options.budgets, seeds=options.seeds)
     limit = plan.limit_seconds if options.limit_seconds is None else options.limit_seconds
-    if limit is not None and not 0 < limit < float("inf"):
-        raise UsageError(f"--limit-seconds: wanted seconds above 0, got {limit:g}")
+    if limit is not None:
+        positive("--limit-seconds", limit)
     chosen = [
         name
         for name, given in (
@@ -157,7 +159,7 @@ def parse(argv: Sequence[str]) -> Request:
     folder = Path(options.plan)
     earlier = folder if options.plan not in presets() and folder.is_dir() else None
     out = options.out or (earlier and str(earlier)) or plan.out or f"compare/{plan.name}"
-    return Request(
+    return CompareRequest(
         plan=plan,
         out=Path(out),
         limit_seconds=limit,
@@ -193,7 +195,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--limit-seconds",
         metavar="S",
-        type=_number,
+        type=number_in,
         help="stop in time, with everything saved, before S seconds have passed; no cell is begun "
         "that cannot finish, as far as finished ones tell, unless it needs more than S",
     )
@@ -218,9 +220,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--recipes", metavar="NAME", nargs="+", help="only these recipes, and the reference"
     )
     parser.add_argument(
-        "--budgets", metavar="B", nargs="+", type=_number, help="only these budgets"
+        "--budgets", metavar="B", nargs="+", type=number_in, help="only these budgets"
     )
-    parser.add_argument("--seeds", metavar="N", nargs="+", type=_whole, help="only these seeds")
+    parser.add_argument("--seeds", metavar="N", nargs="+", type=whole_in, help="only these seeds")
     return parser
 
 
@@ -257,8 +259,8 @@ def _take_options(
             own.append(word)
         else:
             option = word.partition("=")[0]
-            near = suggestion(option, [*own_names, *(f"--{each}" for each in known)])
-            raise UsageError(f"unknown option {option!r}{near}")
+            names = [*own_names, *(f"--{each}" for each in known)]
+            raise UsageError(unknown("option", option, names))
     return own, overrides
 
 
@@ -275,17 +277,3 @@ def _is_number(word: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _number(word: str) -> float:
-    try:
-        return float(word)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"wanted a number, got {word!r}") from None
-
-
-def _whole(word: str) -> int:
-    try:
-        return int(word)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"wanted a whole number, got {word!r}") from None

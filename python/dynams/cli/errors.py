@@ -24,7 +24,7 @@ class PlainParser(argparse.ArgumentParser):
     """Raises `UsageError` where argparse prints its usage and exits."""
 
     def error(self, message: str) -> NoReturn:  # noqa: D102
-        raise UsageError(message)
+        raise UsageError(message.removeprefix("argument "))
 
 
 def tell(text: str) -> None:

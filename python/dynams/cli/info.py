@@ -7,8 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dynams.checks import unknown
 from dynams.cli.errors import OK, PlainParser, UsageError
-from dynams.cli.suggest import suggestion
 
 
 def run(argv: Sequence[str]) -> int:
@@ -96,8 +96,7 @@ def _parse(argv: Sequence[str]) -> dict[str, Any]:
         allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    options, unknown = parser.parse_known_args(argv)
-    if unknown:
-        known = ["--json", "--help"]
-        raise UsageError(f"unknown argument {unknown[0]!r}{suggestion(unknown[0], known)}")
+    options, others = parser.parse_known_args(argv)
+    if others:
+        raise UsageError(unknown("argument", others[0], ("--json", "--help")))
     return vars(options)

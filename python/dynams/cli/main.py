@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 
 import dynams
+from dynams.checks import one_of, unknown
 from dynams.cli.errors import INTERRUPTED, OK, UsageError, report, tell
-from dynams.cli.suggest import suggestion
 
 _COMMANDS = {
     "train": "train a network on the samples that DynaMS selects, or resume a run",
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     if not argv:
-        raise UsageError(f"wanted a command: {', '.join(_COMMANDS)}; see dynams --help")
+        raise UsageError(f"command: got none, want one of {', '.join(_COMMANDS)}")
     command, *rest = argv
     if command in ("-h", "--help"):
         sys.stdout.write(_help())
@@ -51,6 +51,9 @@ def _run(argv: list[str]) -> int:
     if command == "--version":
         sys.stdout.write(f"dynams {dynams.__version__}\n")
         return OK
+    if command.startswith("-"):
+        raise UsageError(unknown("option", command, ("--help", "--version")))
+    one_of("command", command, _COMMANDS)
     if command == "train":
         from dynams.cli import train
 
@@ -63,14 +66,9 @@ def _run(argv: list[str]) -> int:
         from dynams.cli import bench
 
         return bench.run(rest)
-    if command == "info":
-        from dynams.cli import info
+    from dynams.cli import info
 
-        return info.run(rest)
-    kind = "option" if command.startswith("-") else "command"
-    raise UsageError(
-        f"unknown {kind} {command!r}{suggestion(command, _COMMANDS)}; see dynams --help"
-    )
+    return info.run(rest)
 
 
 def _help() -> str:

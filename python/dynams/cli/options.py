@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -17,9 +16,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from dynams.checks import one_of, positive
 from dynams.cli.errors import PlainParser, UsageError
-from dynams.cli.parsing import OptionParser, checked_file
-from dynams.cli.suggest import suggestion
+from dynams.cli.parsing import OptionParser, checked_file, number_in
 from dynams.training.config import TrainConfig
 from dynams.training.rundir import config_path
 
@@ -35,7 +34,7 @@ exit with status 130; a second SIGINT stops at once."""
 
 
 @dataclass(frozen=True)
-class Request:
+class TrainRequest:
     """What `dynams train` was asked to do.
 
     Attributes:
@@ -125,12 +124,12 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
-def parse(argv: Sequence[str]) -> Request:
+def parse(argv: Sequence[str]) -> TrainRequest:
     """Read the arguments after `dynams train`.
 
     Raises:
         UsageError: an option, key or value is unknown or refused, or a file is missing.
-        ValueError: a value is out of range.
+        TypeError, ValueError: a value is out of range, or a file holds no keys.
         SystemExit: help or the configuration was asked for and is printed.
     """
     chosen, rest = _take_files(argv)
@@ -151,19 +150,19 @@ def parse(argv: Sequence[str]) -> Request:
         forecast = _forecast(chosen, arguments)
         arguments = [word for word in arguments if _option(word) != "--print_config"]
     values = make_parser().parse_args(arguments)
-    return Request(_build(values), chosen.resume, forecast)
+    return TrainRequest(_build(values), chosen.resume, forecast)
 
 
 def _forecast(chosen: argparse.Namespace, arguments: Sequence[str]) -> ForecastRequest:
     targeted = chosen.within is not None or chosen.within_fraction is not None
     if chosen.within is not None and chosen.within_fraction is not None:
-        raise UsageError("--within: wanted seconds or a fraction, got both")
+        raise UsageError("--within-fraction: does not go with --within")
     for name, target in (
         ("--within", chosen.within),
         ("--within-fraction", chosen.within_fraction),
     ):
-        if target is not None and not 0.0 < target < math.inf:
-            raise UsageError(f"{name}: wanted a number above 0, got {target}")
+        if target is not None:
+            positive(name, target)
     if targeted and "--selection.budget" in map(_option, arguments):
         raise UsageError("--selection.budget: --within sets it; leave one of them out")
     return ForecastRequest(chosen.rates, chosen.within, chosen.within_fraction, tuple(arguments))
@@ -186,17 +185,14 @@ def _take_files(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     taker.add_argument("--resume")
     taker.add_argument("--config", action="append", default=[])
     taker.add_argument("--rates")
-    taker.add_argument("--within", type=float)
-    taker.add_argument("--within-fraction", type=float)
+    taker.add_argument("--within", type=number_in)
+    taker.add_argument("--within-fraction", type=number_in)
     return taker.parse_known_args(argv)
 
 
 def _preset(name: str) -> Path:
     known = presets()
-    if name not in known:
-        raise UsageError(
-            f"--preset: wanted one of {', '.join(known)}, got {name!r}{suggestion(name, known)}"
-        )
+    one_of("--preset", name, known)
     return known[name]
 
 

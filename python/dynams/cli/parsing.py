@@ -1,4 +1,4 @@
-"""What the commands' parsers share: errors in one line, and files of options checked key by key.
+"""What the commands' parsers share: errors in one line, numbers, and files of options checked key by key.
 
 A file counts before the options beside it wherever it stands on the command line: commands take
 files out first, and put them in front.
@@ -7,6 +7,7 @@ files out first, and put them in front.
 from __future__ import annotations
 
 import re
+from argparse import ArgumentTypeError
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,13 +15,17 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import ArgumentParser
 
+from dynams.checks import TYPE_WORDS, did_you_mean, of_type, unknown
 from dynams.cli.errors import UsageError
-from dynams.cli.suggest import suggestion
 
-_UNION = (
-    r"Does not validate against any of the Union subtypes Subtypes: [\[(](.*?)[\])] Errors:.*"
-    r"Given value: (.*)"
+# What jsonargparse says of a value: what it wants, then what came.
+_REFUSALS = (
+    r"Expected a typing\.Literal\[(?P<known>.*)\]\. Got value: (?P<value>.*)",
+    r"Expected an? (?P<type>\S+)\. Got value: (?P<value>.*)",
+    r"Does not validate against any of the Union subtypes Subtypes: [\[(](?P<type>.*?)[\])] Errors:.*"
+    r"Given value: (?P<value>.*)",
 )
+_WORDS = {kind.__name__: words for kind, words in TYPE_WORDS.items()} | {"NoneType": "null"}
 
 
 class OptionParser(ArgumentParser):
@@ -39,6 +44,7 @@ def checked_file(name: str, known: Iterable[str]) -> Path | None:
 
     Raises:
         UsageError: there is no such file, it is not YAML, or a key is unknown.
+        TypeError: it holds no keys.
     """
     path = Path(name)
     if not path.is_file():
@@ -46,45 +52,62 @@ def checked_file(name: str, known: Iterable[str]) -> Path | None:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
-        raise UsageError(f"--config: {name} is not a text file") from error
+        raise UsageError(f"--config: {name}: is not a text file") from error
     except yaml.YAMLError as error:
-        raise UsageError(f"--config: {name} is not YAML: {error}") from error
+        raise UsageError(f"--config: {name}: is not YAML: {error}") from error
     if values is None:
         return None
     known = list(known)
-    what = "sections with keys" if any("." in key for key in known) else "keys"
-    if not isinstance(values, dict):
-        raise UsageError(f"--config: wanted {what} in {name}, got {type(values).__name__}")
-    for key in _flat(values):
+    of_type(f"--config: {name}", values, dict)
+    for key in _keys_of(values):
         if key not in known:
-            raise UsageError(f"--config: unknown key {key} in {name}{suggestion(key, known)}")
+            raise UsageError(f"--config: {name}: {unknown('key', key, known)}")
     return path
 
 
-def _flat(values: dict[Any, Any]) -> list[str]:
+def number_in(word: str) -> float:
+    """Read a number from the command line: a type of options."""
+    try:
+        return float(word)
+    except ValueError:
+        raise ArgumentTypeError(f"got {word!r}, want {TYPE_WORDS[float]}") from None
+
+
+def whole_in(word: str) -> int:
+    """Read a whole number from the command line: a type of options."""
+    try:
+        return int(word)
+    except ValueError:
+        raise ArgumentTypeError(f"got {word!r}, want {TYPE_WORDS[int]}") from None
+
+
+def _keys_of(values: dict[Any, Any]) -> list[str]:
     keys: list[str] = []
     for name, value in values.items():
         keys += [f"{name}.{key}" for key in value] if isinstance(value, dict) else [str(name)]
     return keys
 
 
-def _or(types: str) -> str:
-    return types.replace("NoneType", "null").replace(", ", " or ")
-
-
 def _readable(message: str, parser: ArgumentParser) -> str:
-    """Put the parser's message in one line, with what an unknown option may have meant."""
-    text = " ".join(message.split())
+    """Put the parser's message in one line and in our words."""
+    text = " ".join(message.removeprefix("argument ").split())
     text = re.sub(r'Parser key "([^"]+)"', r"\1", text)
     text = re.sub(r"<class '([^']+)'>", r"\1", text)
-    text = re.sub(
-        r"Expected a typing\.Literal\[(.*)\]\. Got value:", r"wanted one of \1, got", text
-    )
-    text = re.sub(r"Expected an? (\S+)\. Got value:", r"wanted \1, got", text)
-    text = re.sub(_UNION, lambda found: f"wanted {_or(found[1])}, got {found[2]}", text)
+    for refusal in _REFUSALS:
+        text = re.sub(refusal, _refused, text)
+    foreign = re.match(r"unrecognized arguments: ([^\s=]+)", text, re.IGNORECASE)
+    if foreign is None:
+        return text
+    kind = "option" if foreign[1].startswith("-") else "argument"
     options = [name for action in parser._actions for name in action.option_strings]
-    for word in text.split():
-        option = word.partition("=")[0]
-        if option.startswith("--") and option not in options:
-            return text + suggestion(option, options)
-    return text
+    return unknown(kind, foreign[1], options)
+
+
+def _refused(found: re.Match[str]) -> str:
+    """Say it as `dynams.checks` does."""
+    value, groups = found["value"], found.groupdict()
+    if "known" in groups:
+        known = [word.strip("'") for word in found["known"].split(", ")]
+        return f"got {value!r}, want one of {', '.join(known)}{did_you_mean(value, known)}"
+    kinds = [_WORDS.get(name, name) for name in found["type"].split(", ")]
+    return f"got {value!r}, want {' or '.join(kinds)}"

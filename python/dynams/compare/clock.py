@@ -1,6 +1,6 @@
 """How long cells will take, and when to stop.
 
-A cell's time is predicted from finished cells of the same environment, the nearest kin first: the
+A cell's time is estimated from finished cells of the same environment, the nearest kin first: the
 same recipe at the same budget; the same recipe, in proportion to the samples planned; any recipe,
 in proportion, with the slowest of them counting. What is wall-clock counts whole: evaluation and
 checkpoints too.
@@ -23,17 +23,17 @@ _CAUTION = 1.1
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Estimate:
     """Seconds that a cell is expected to take, and from what that is concluded."""
 
     seconds: float
     basis: str
 
 
-def predict(
+def estimate(
     key: CellKey, config: TrainConfig, finished: Iterable[Cell], machine: str
-) -> Prediction | None:
-    """Predict the seconds of a whole cell.
+) -> Estimate | None:
+    """Estimate the seconds of a whole cell.
 
     Args:
         key: the cell.
@@ -49,12 +49,12 @@ def predict(
     same = [cell for cell in own if cell.key.budget == key.budget]
     if same:
         seconds = max(cell.total_seconds for cell in same)
-        return Prediction(_CAUTION * seconds, "other seeds")
+        return Estimate(_CAUTION * seconds, "other seeds")
     share = planned_share(config)
     for kin, basis in ((own, "other budgets"), (timed, "other recipes")):
         rates = [cell.total_seconds / planned_share(build(cell.options)) for cell in kin]
         if rates:
-            return Prediction(_CAUTION * share * max(rates), basis)
+            return Estimate(_CAUTION * share * max(rates), basis)
     return None
 
 
@@ -70,8 +70,8 @@ class Deadline(Interrupt):
         self._end = None if seconds is None else time.monotonic() + seconds
 
     @property
-    def left(self) -> float:
-        """Seconds left; infinite without a limit."""
+    def seconds_left(self) -> float:
+        """Seconds until the time is up; infinite without a limit."""
         return float("inf") if self._end is None else self._end - time.monotonic()
 
     @property
@@ -82,7 +82,7 @@ class Deadline(Interrupt):
     @property
     def requested(self) -> bool:
         """True once the run was asked to stop, or the time is up."""
-        return super().requested or self.left <= 0
+        return super().requested or self.seconds_left <= 0
 
 
 def usable(limit_seconds: float) -> float:

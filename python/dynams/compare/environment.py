@@ -20,7 +20,9 @@ def device_of(run: RunConfig) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("run.accelerator: wanted cuda, but torch sees no CUDA device here")
+        raise ValueError(
+            "run.accelerator: got cuda, want auto or cpu: torch sees no CUDA device here"
+        )
     return torch.device(name)
 
 

@@ -66,7 +66,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Reached:
+class ReferenceResult:
     """What the reference reaches in some time.
 
     Attributes:
@@ -108,7 +108,7 @@ def machines(groups: Iterable[Group]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 
-def reached_in(seconds: float, references: Sequence[Group]) -> Reached | None:
+def reached_in(seconds: float, references: Sequence[Group]) -> ReferenceResult | None:
     """What the reference reaches in ``seconds``.
 
     Args:
@@ -126,13 +126,13 @@ def reached_in(seconds: float, references: Sequence[Group]) -> Reached | None:
         return None
     near = min(rungs, key=lambda rung: abs(rung[0] - seconds))
     if abs(near[0] - seconds) <= SAME_TIME * near[0]:
-        return Reached(near[1].accuracy, "measured", _run(near))
+        return ReferenceResult(near[1].accuracy, "measured", _run(near))
     below = [rung for rung in rungs if rung[0] < seconds]
     above = [rung for rung in rungs if rung[0] >= seconds]
     if not below:
         return None
     if not above:
-        return Reached(below[-1][1].accuracy, "longest run", _run(below[-1]))
+        return ReferenceResult(below[-1][1].accuracy, "longest run", _run(below[-1]))
     (t0, shorter), (t1, longer) = below[-1], above[0]
     share = (seconds - t0) / (t1 - t0)
     first, second = shorter.accuracy, longer.accuracy
@@ -140,7 +140,7 @@ def reached_in(seconds: float, references: Sequence[Group]) -> Reached | None:
         seed: first[seed] + share * (second[seed] - first[seed])
         for seed in sorted(set(first) & set(second))
     }
-    return Reached(between, "interpolated", f"{_run(below[-1])} and {_run(above[0])}")
+    return ReferenceResult(between, "interpolated", f"{_run(below[-1])} and {_run(above[0])}")
 
 
 def _run(rung: tuple[float, Group]) -> str:

@@ -5,15 +5,16 @@ Nothing here knows what an option means; what `TrainConfig` accepts, a plan may 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dynams.cli.suggest import suggestion
+from dynams.checks import TYPE_WORDS, of_type, one_of, unknown
 from dynams.report.codec import to_plain
 from dynams.training.config import MAY_CHANGE_ON_RESUME, TrainConfig
 
@@ -30,31 +31,33 @@ def option_types() -> dict[str, Any]:
     return found
 
 
-def flatten(values: Mapping[Any, Any], where: str) -> Options:
+def read_options(values: Mapping[Any, Any], where: str, beside: Iterable[str] = ()) -> Options:
     """Read options given as sections with keys, as dotted names, or mixed.
 
     Args:
         values: the options.
         where: what the message of an error begins with.
+        beside: other keys that may stand beside them, and may have been meant.
 
     Raises:
-        ValueError: an option is unknown, is given twice, or its value has the wrong type.
+        ValueError: an option is unknown or is given twice.
+        TypeError, ValueError: its value is refused.
     """
+    of_type(where, values, dict)
     known = option_types()
     sections = {name.partition(".")[0] for name in known}
     pairs: list[tuple[str, Any]] = []
     for key, value in values.items():
         if key in sections:
-            if not isinstance(value, Mapping):
-                raise ValueError(f"{where}: {key}: wanted keys with values, got {value!r}")
+            of_type(f"{where}: {key}", value, dict)
             pairs += [(f"{key}.{name}", item) for name, item in value.items()]
         else:
             pairs.append((str(key), value))
     flat: Options = {}
     for name, value in pairs:
         if name not in known:
-            near = suggestion(name, [*known, *sections])
-            raise ValueError(f"{where}: unknown option {name}{near}")
+            names = [*known, *sections, *beside]
+            raise ValueError(f"{where}: {unknown('option', name, names)}")
         if name in flat:
             raise ValueError(f"{where}: {name} is given twice")
         flat[name] = _converted(known[name], value, f"{where}: {name}")
@@ -94,27 +97,17 @@ def _converted(hint: Any, value: Any, where: str) -> Any:
     """Return ``value`` as the type asks for it; YAML reads 5e-4 as text and 1 as a whole number."""
     origin, choices = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
-        if value not in choices:
-            wanted = ", ".join(map(str, choices))
-            raise ValueError(f"{where}: wanted one of {wanted}, got {value!r}")
+        one_of(where, value, choices)
         return value
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in choices:
             return None
         (kind, *others) = [choice for choice in choices if choice is not type(None)]
         return value if others else _converted(kind, value, where)
-    if origin is dict and not isinstance(value, Mapping):
-        raise ValueError(f"{where}: wanted keys with values, got {value!r}")
-    if hint is float:
-        if isinstance(value, str):
-            try:
-                return float(value)
-            except ValueError:
-                pass
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
-        raise ValueError(f"{where}: wanted a number, got {value!r}")
-    names = {bool: "true or false", int: "a whole number", str: "text"}
-    if hint in names and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
-        raise ValueError(f"{where}: wanted {names[hint]}, got {value!r}")
-    return value
+    if hint is float and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    kind = origin or hint
+    if kind in TYPE_WORDS:
+        of_type(where, value, kind)
+    return float(value) if hint is float else value

@@ -233,18 +233,18 @@ def _curves(groups: Sequence[Group]) -> str:
 
 def _settings(plan: Plan) -> str:
     base = plan.to_dict()["base"]  # without the paths of one machine
-    groups = {"base": markup.flatten(base)} if base else {}
+    groups = {"base": markup.dotted(base)} if base else {}
     for recipe in plan.recipes.values():
         own = dict(recipe.options)
         if recipe.match is not None:
             own[f"as many {recipe.match.by} as"] = recipe.match.recipe
-        groups[recipe.title] = markup.flatten(own) or {"options": "the base's"}
+        groups[recipe.title] = markup.dotted(own) or {"options": "the base's"}
     return markup.section("settings", "Recipes", "", markup.settings(groups))
 
 
 def _options(plan: Plan, name: str) -> str:
     recipe = plan.recipes[name]
-    parts = [f"{key} {value}" for key, value in markup.flatten(recipe.options).items()]
+    parts = [f"{key} {value}" for key, value in markup.dotted(recipe.options).items()]
     if recipe.match is not None:
         parts.append(f"as many {recipe.match.by} as {recipe.match.recipe}")
     return ", ".join(parts) or "the base's options"

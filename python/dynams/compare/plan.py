@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dynams.cli.suggest import suggestion
+from dynams.checks import one_of
 from dynams.compare.options import Options, build
 from dynams.training.config import TrainConfig
 
@@ -175,10 +175,9 @@ def _filled(value: Any, budget: float) -> Any:
 
 
 def _check_in(name: str, wanted: Iterable[Any], known: Iterable[Any]) -> None:
-    known = list(known)
-    for item in wanted:
-        if item not in known:
-            near = suggestion(item, known) if isinstance(item, str) else ""
-            raise PlanError(
-                f"{name}: {item} is not in the plan, which has {', '.join(map(str, known))}{near}"
-            )
+    known = tuple(known)
+    try:
+        for item in wanted:
+            one_of(name, item, known)
+    except ValueError as error:
+        raise PlanError(str(error)) from None

@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from dynams.cli.suggest import suggestion
-from dynams.compare.options import Options, build, flatten
+from dynams.checks import at_least, did_you_mean, fraction, of_type, one_of, positive, unknown
+from dynams.compare.options import Options, build, read_options
 from dynams.compare.plan import Match, Plan, PlanError, Recipe, has_budget, names_budget
 from dynams.training.config import TrainConfig
 
@@ -57,8 +57,7 @@ def load_plan(name: str | Path, overrides: Mapping[str, Any] | None = None) -> P
     if not path.is_file():
         known = presets()
         raise PlanError(
-            f"plan: no file {name}, and presets are {', '.join(known)}"
-            f"{suggestion(str(name), known)}"
+            f"plan: no file {name}, and presets are {', '.join(known)}{did_you_mean(name, known)}"
         )
     where = str(name) if str(name) in presets() else str(path)
     try:
@@ -84,19 +83,18 @@ def read_plan(
     Raises:
         PlanError: the plan cannot be used.
     """
-    if not isinstance(values, Mapping):
-        raise PlanError(f"{where}: wanted base, recipes, budgets and seeds, got {values!r}")
-    given = flatten(overrides or {}, "options")
+    given = read_options(overrides or {}, "options")
     try:
-        return _Reader(where, values, given).plan(name)
+        of_type(where, values, dict)
+        return _PlanReader(where, values, given).plan(name)
     except PlanError:
         raise
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise PlanError(str(error)) from error
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _PlanReader:
     """Reads one plan; `where` begins its errors."""
 
     where: str
@@ -106,27 +104,23 @@ class _Reader:
     def plan(self, name: str) -> Plan:
         values = self.values
         _check_keys(self.where, values, _KEYS)
-        base = flatten(self._mapping("base", values.get("base") or {}), f"{self.where}: base")
+        base = read_options(values.get("base") or {}, f"{self.where}: base")
         base.update(self.overrides)
         self._refuse_decided("base", base)
-        given = self._mapping("recipes", values.get("recipes"))
+        given = values.get("recipes")
+        of_type(f"{self.where}: recipes", given, dict)
         if not given:
-            raise PlanError(f"{self.where}: recipes: wanted at least one")
+            raise PlanError(f"{self.where}: recipes: got none, want at least one")
         recipes = {str(key): self._recipe(str(key), value, base) for key, value in given.items()}
         recipes = {key: self._matched(recipe, recipes) for key, recipe in recipes.items()}
         reference = values.get("reference", "full")
-        if reference not in recipes:
-            near = suggestion(str(reference), recipes)
-            raise PlanError(
-                f"{self.where}: reference: wanted one of {', '.join(recipes)}, "
-                f"got {reference!r}{near}"
-            )
+        one_of(f"{self.where}: reference", reference, recipes)
         out = values.get("out")
-        if out is not None and not isinstance(out, str):
-            raise PlanError(f"{self.where}: out: wanted a folder, got {out!r}")
+        if out is not None:
+            of_type(f"{self.where}: out", out, str)
         limit = values.get("limit_seconds")
-        if limit is not None and not (_is_number(limit) and limit > 0):
-            raise PlanError(f"{self.where}: limit_seconds: wanted seconds above 0, got {limit!r}")
+        if limit is not None:
+            positive(f"{self.where}: limit_seconds", limit)
         plan = Plan(
             name=self._name("name", values.get("name", name)),
             base=base,
@@ -143,30 +137,25 @@ class _Reader:
     def _recipe(self, name: str, values: Any, base: Options) -> Recipe:
         where = f"{self.where}: recipes.{name}"
         self._name(f"recipes.{name}", name)
-        values = dict(self._mapping(f"recipes.{name}", values or {}))
+        of_type(where, values or {}, dict)
+        values = dict(values or {})
         own = {key: values.pop(key) for key in _RECIPE_KEYS if key in values}
-        try:
-            options = flatten(values, where)
-        except ValueError as error:
-            unknown = re.search(r"unknown option (\S+)$", str(error))
-            near = suggestion(unknown[1], _RECIPE_KEYS) if unknown else ""
-            raise PlanError(f"{error}{near}") from error
+        options = read_options(values, where, beside=_RECIPE_KEYS)
         self._refuse_decided(
             f"recipes.{name}", {k: v for k, v in options.items() if k != "selection.budget"}
         )
         title, priority = own.get("title", name), own.get("priority", 1)
-        if not isinstance(title, str) or not title.strip():
-            raise PlanError(f"{where}: title: wanted text, got {title!r}")
-        if isinstance(priority, bool) or not isinstance(priority, int):
-            raise PlanError(f"{where}: priority: wanted a whole number, got {priority!r}")
+        of_type(f"{where}: title", title, str)
+        if not title.strip():
+            raise PlanError(f"{where}: title: got {title!r}, want some words")
+        of_type(f"{where}: priority", priority, int)
         config = self._build(where, {**base, **options})
         uses = own.get(
             "uses_budget",
             (has_budget(config) and "selection.budget" not in options)
             or any(names_budget(value) for value in options.values()),
         )
-        if not isinstance(uses, bool):
-            raise PlanError(f"{where}: uses_budget: wanted true or false, got {uses!r}")
+        of_type(f"{where}: uses_budget", uses, bool)
         if uses and "selection.budget" in options:
             raise PlanError(
                 f"{where}: selection.budget: budgets says which; with a budget of its own a "
@@ -180,12 +169,10 @@ class _Reader:
         return Recipe(name, title, options, uses, match, priority)
 
     def _match(self, where: str, values: Any) -> Match:
-        if not isinstance(values, Mapping):
-            raise PlanError(f"{where}: match: wanted recipe and by, got {values!r}")
+        of_type(f"{where}: match", values, dict)
         _check_keys(f"{where}: match", values, _MATCH_KEYS)
         by = values.get("by", "samples")
-        if by not in ("samples", "seconds"):
-            raise PlanError(f"{where}: match.by: wanted samples or seconds, got {by!r}")
+        one_of(f"{where}: match.by", by, ("samples", "seconds"))
         return Match(str(values.get("recipe")), by)
 
     def _matched(self, recipe: Recipe, recipes: Mapping[str, Recipe]) -> Recipe:
@@ -193,34 +180,28 @@ class _Reader:
         if recipe.match is None:
             return recipe
         where = f"{self.where}: recipes.{recipe.name}: match.recipe"
-        other = recipes.get(recipe.match.recipe)
-        if other is None:
-            near = suggestion(recipe.match.recipe, recipes)
-            raise PlanError(f"{where}: unknown recipe {recipe.match.recipe!r}{near}")
+        one_of(where, recipe.match.recipe, recipes)
+        other = recipes[recipe.match.recipe]
         if other.match is not None:
             raise PlanError(f"{where}: {other.name} matches another itself")
         return dataclasses.replace(recipe, uses_budget=other.uses_budget)
 
     def _budgets(self, values: Any) -> tuple[float, ...]:
-        if not isinstance(values, list) or not all(
-            _is_number(value) and 0 < value <= 1 for value in values
-        ):
-            raise PlanError(
-                f"{self.where}: budgets: wanted a list of fractions in (0, 1], got {values!r}"
-            )
+        of_type(f"{self.where}: budgets", values, list)
+        for value in values:
+            fraction(f"{self.where}: budgets", value)
         return self._distinct("budgets", [float(value) for value in values])
 
     def _seeds(self, values: Any) -> tuple[int, ...]:
         if isinstance(values, int) and not isinstance(values, bool) and values > 0:
             return tuple(range(values))
-        if (
-            not isinstance(values, list)
-            or not values
-            or any(isinstance(v, bool) or not isinstance(v, int) or v < 0 for v in values)
-        ):
+        if not isinstance(values, list) or not values:
             raise PlanError(
-                f"{self.where}: seeds: wanted a list of whole numbers or how many, got {values!r}"
+                f"{self.where}: seeds: got {values!r}, want a list of whole numbers or how many"
             )
+        for value in values:
+            of_type(f"{self.where}: seeds", value, int)
+            at_least(f"{self.where}: seeds", value, 0)
         return self._distinct("seeds", values)
 
     def _distinct(self, name: str, values: list[Any]) -> tuple[Any, ...]:
@@ -234,8 +215,8 @@ class _Reader:
         reference = plan.recipes[plan.reference]
         if reference.uses_budget or reference.match is not None:
             raise PlanError(
-                f"{self.where}: reference: {reference.name} depends on the budget; wanted a "
-                "recipe that does not"
+                f"{self.where}: reference: got {reference.name}, which depends on the budget, "
+                "want a recipe that does not"
             )
         for recipe in plan.recipes.values():
             where = f"{self.where}: recipes.{recipe.name}"
@@ -245,7 +226,7 @@ class _Reader:
                 config = self._build(where, plan.options(recipe, budget, plan.seeds[0]))
             if config.run.devices != 1:
                 raise PlanError(
-                    f"{where}: run.devices: a cell runs on one device, got {config.run.devices}"
+                    f"{where}: run.devices: got {config.run.devices}, want 1: a cell runs on one"
                 )
             if (
                 recipe.match is not None
@@ -268,28 +249,16 @@ class _Reader:
             if key in options:
                 raise PlanError(f"{self.where}: {name}: {key}: {reason}; leave it out")
 
-    def _mapping(self, name: str, value: Any) -> Mapping[Any, Any]:
-        if not isinstance(value, Mapping):
-            raise PlanError(f"{self.where}: {name}: wanted keys with values, got {value!r}")
-        return value
-
     def _name(self, name: str, value: Any) -> str:
         if not isinstance(value, str) or not _NAME.fullmatch(value):
             raise PlanError(
-                f"{self.where}: {name}: wanted a name of letters, digits and hyphens, got {value!r}"
+                f"{self.where}: {name}: got {value!r}, want a name of letters, digits and hyphens"
             )
         return value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _check_keys(where: str, values: Mapping[Any, Any], known: Iterable[str]) -> None:
     known = tuple(known)
     for key in values:
         if key not in known:
-            raise PlanError(
-                f"{where}: unknown key {key}{suggestion(str(key), known)}; "
-                f"known: {', '.join(known)}"
-            )
+            raise PlanError(f"{where}: {unknown('key', key, known)}; known: {', '.join(known)}")

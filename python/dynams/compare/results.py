@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import dynams
+from dynams.checks import of_type
 from dynams.compare.cells import CellKey
 from dynams.compare.options import Options, build, digest, essential
 from dynams.report.codec import to_plain
@@ -41,8 +42,8 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A refresh: before which epoch, how many samples, and the share that was selected before."""
+class Refresh:
+    """One refresh: before which epoch, how many samples, and the share that was selected before."""
 
     epoch: int
     selected: int
@@ -69,7 +70,7 @@ class Cell:
         total_seconds: wall-clock seconds in all, with what no purpose accounts for.
         samples_by_purpose: samples handled for each purpose.
         curve: the evaluations.
-        choices: the refreshes.
+        refreshes: those of the selection.
     """
 
     key: CellKey
@@ -87,7 +88,7 @@ class Cell:
     total_seconds: float = math.nan
     samples_by_purpose: dict[str, int] = field(default_factory=dict)
     curve: tuple[Point, ...] = ()
-    choices: tuple[Choice, ...] = ()
+    refreshes: tuple[Refresh, ...] = ()
 
     @property
     def cost(self) -> float:
@@ -150,7 +151,7 @@ def cell_of_run(
         total_seconds=math.nan if end is None else end.total_seconds,
         samples_by_purpose=dict(samples_by_purpose),
         curve=tuple(points),
-        choices=tuple(Choice(r.epoch, r.selected, r.overlap) for r in run.refreshes),
+        refreshes=tuple(Refresh(r.epoch, r.selected, r.overlap) for r in run.refreshes),
     )
 
 
@@ -168,6 +169,7 @@ def cell_text(cell: Cell) -> str:
     values = {"format": FORMAT, **dataclasses.asdict(cell.key), "digest": digest(cell.options)}
     values.update({f.name: getattr(cell, f.name) for f in dataclasses.fields(cell)})
     del values["key"]
+    values["choices"] = values.pop("refreshes")  # their name since the format's first version
     return json.dumps(to_plain(values), indent=1, allow_nan=False) + "\n"
 
 
@@ -189,10 +191,9 @@ def read_cell(path: Path) -> Cell:
 
 
 def _cell(values: Any) -> Cell:
-    if not isinstance(values, dict):
-        raise ValueError(f"wanted an object, got {type(values).__name__}")
+    of_type("cell", values, dict)
     if values["format"] != FORMAT:
-        raise ValueError(f"format must be {FORMAT}, got {values['format']!r}")
+        raise ValueError(f"format: got {values['format']!r}, want {FORMAT}")
     if values["digest"] != digest(values["options"]):
         raise ValueError("its options do not have the digest that it names")
     budget = values["budget"]
@@ -217,8 +218,8 @@ def _cell(values: Any) -> Cell:
             )
             for p in values["curve"]
         ),
-        choices=tuple(
-            Choice(int(c["epoch"]), int(c["selected"]), _maybe(c["overlap"]))
+        refreshes=tuple(
+            Refresh(int(c["epoch"]), int(c["selected"]), _maybe(c["overlap"]))
             for c in values["choices"]
         ),
     )

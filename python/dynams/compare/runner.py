@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dynams.compare.cells import CellKey, Length, cell_config, cell_keys
-from dynams.compare.clock import Deadline, Prediction, predict, usable
+from dynams.compare.clock import Deadline, Estimate, estimate, usable
 from dynams.compare.options import digest, essential
 from dynams.compare.plan import Plan
 from dynams.compare.results import Cell, cell_of_run, differences, machine_of
@@ -37,24 +37,24 @@ class Entry:
         config: what it trains; None while its number of epochs is not known.
         cell: its result; None if it is missing.
         begun: what is left of an unfinished run of it.
-        prediction: of its whole time.
+        estimate: of its whole time.
     """
 
     key: CellKey
     config: TrainConfig | None
     cell: Cell | None = None
     begun: Begun | None = None
-    prediction: Prediction | None = None
+    estimate: Estimate | None = None
 
     @property
-    def left(self) -> float | None:
-        """Seconds that it still needs, as predicted; None if nothing is known."""
-        if self.prediction is None:
+    def seconds_left(self) -> float | None:
+        """Seconds that it still needs, by estimate; None if nothing is known."""
+        if self.estimate is None:
             return None
         done = 0.0
         if self.begun is not None:
             done = self.begun.epochs / self.begun.total_epochs
-        return self.prediction.seconds * (1.0 - done)
+        return self.estimate.seconds * (1.0 - done)
 
 
 class Queue:
@@ -151,7 +151,7 @@ class Queue:
             for key in self.cells:  # a kill between the two leaves both the result and the run
                 self.folder.forget(key)
             while not stop.requested:
-                entry = self._next(stop.left, whole)
+                entry = self._next(stop.seconds_left, whole)
                 if entry is None:
                     break
                 self._run_cell(entry, stop)
@@ -249,15 +249,15 @@ class Queue:
         if begun is not None and begun.digest != digest(essential(config)):
             begun = None
         machine = machine_of(self._here())
-        return Entry(key, config, None, begun, predict(key, config, self.cells.values(), machine))
+        return Entry(key, config, None, begun, estimate(key, config, self.cells.values(), machine))
 
-    def _next(self, left: float, whole: float | None) -> Entry | None:
+    def _next(self, seconds_left: float, whole: float | None) -> Entry | None:
         """Choose the next cell: one under way, else the first in order that can finish."""
         ready = [entry for key in self.missing if (entry := self._entry(key)).config is not None]
         ready.sort(key=lambda entry: entry.begun is None)
         for entry in ready:
-            needed = entry.left
-            if whole is None or needed is None or needed <= left or needed > whole:
+            needed = entry.seconds_left
+            if whole is None or needed is None or needed <= seconds_left or needed > whole:
                 return entry
         return None
 
@@ -328,8 +328,8 @@ class Queue:
         text = f"{entry.key}: {entry.config.optim.epochs} epochs"
         if entry.begun is not None:
             text += f", from epoch {entry.begun.epochs + 1}"
-        if entry.left is not None and entry.prediction is not None:
-            text += f", about {entry.left:.0f} s (from {entry.prediction.basis})"
+        if entry.seconds_left is not None and entry.estimate is not None:
+            text += f", about {entry.seconds_left:.0f} s (from {entry.estimate.basis})"
         return text
 
     def _here(self, run: RunConfig | None = None) -> dict[str, Any]:
@@ -338,10 +338,10 @@ class Queue:
 
         if run is None:
             run = self.plan.config(self.plan.recipes[self.plan.reference], None, 0).run
-        wanted = (run.accelerator, run.threads)
-        if wanted not in self._environments:
-            self._environments[wanted] = here(run)
-        return self._environments[wanted]
+        asked = (run.accelerator, run.threads)
+        if asked not in self._environments:
+            self._environments[asked] = here(run)
+        return self._environments[asked]
 
     def _images(self, config: TrainConfig) -> tuple[ImageData, dict[str, Any]]:
         """Load the images once for all cells that use the same, and their fingerprint."""

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from dynams.checks import at_least
+
 # Two-sided 95 % points of Student's t, for 1 to 30 degrees of freedom.
 _T95 = (
     12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281,
@@ -77,8 +79,7 @@ def t95(degrees: int) -> float:
     Raises:
         ValueError: ``degrees`` is below 1.
     """
-    if degrees < 1:
-        raise ValueError(f"degrees: wanted at least 1, got {degrees}")
+    at_least("degrees", degrees, 1)
     if degrees <= len(_T95):
         return _T95[degrees - 1]
     z = 1.959964

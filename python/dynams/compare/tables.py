@@ -257,7 +257,7 @@ def overlaps(groups: Sequence[Group]) -> Table:
     rows = []
     for group in groups:
         runs = [
-            [choice.overlap for choice in cell.choices if choice.overlap is not None]
+            [each.overlap for each in cell.refreshes if each.overlap is not None]
             for cell in group.cells.values()
         ]
         runs = [run for run in runs if run]

@@ -7,6 +7,7 @@ from typing import get_args
 
 import torch
 
+from dynams.checks import one_of, whole
 from dynams.models.blocks import Architecture, Stem
 from dynams.models.resnet import SlimmableResNet
 
@@ -53,19 +54,13 @@ def build_model(
         ValueError: an unknown `name` or `stem` (the message lists the known ones), sizes too small,
             or `widths` not as described.
     """
-    if name not in _RESNETS:
-        raise ValueError(f"name must be one of {', '.join(MODEL_NAMES)}; got {name!r}")
-    if stem not in get_args(Stem):
-        raise ValueError(f"stem must be one of {', '.join(get_args(Stem))}; got {stem!r}")
+    one_of("name", name, MODEL_NAMES)
+    one_of("stem", stem, get_args(Stem))
     blocks, bottleneck, default_channels = _RESNETS[name]
     base_channels = default_channels if base_channels is None else base_channels
-    for argument, value, least in (
-        ("num_classes", num_classes, 2),
-        ("in_channels", in_channels, 1),
-        ("base_channels", base_channels, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{argument} must be at least {least}, got {value}")
+    num_classes = whole("num_classes", num_classes, 2)
+    in_channels = whole("in_channels", in_channels, 1)
+    base_channels = whole("base_channels", base_channels, 1)
     architecture = Architecture(blocks, bottleneck, base_channels, stem, in_channels, num_classes)
     return SlimmableResNet(
         architecture, widths, zero_init_residual=zero_init_residual, generator=generator

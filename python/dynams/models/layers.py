@@ -16,6 +16,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from dynams.checks import number, one_of, whole
+
 
 def slim_channels(channels: int, width: float) -> int:
     """Count the channels that a layer of `channels` keeps at `width`: max(1, floor(c w + 1/2)).
@@ -23,10 +25,8 @@ def slim_channels(channels: int, width: float) -> int:
     Raises:
         ValueError: `channels` is not positive, or `width` is outside (0, 1].
     """
-    if channels < 1:
-        raise ValueError(f"channels must be at least 1, got {channels}")
-    if not 0.0 < width <= 1.0:
-        raise ValueError(f"width must be in (0, 1], got {width!r}")
+    channels = whole("channels", channels, 1)
+    width = number("width", width, "(0, 1]")
     return max(1, math.floor(channels * width + 0.5))
 
 
@@ -40,8 +40,7 @@ def check_widths(widths: Sequence[float]) -> tuple[float, ...]:
     ascending = all(low < high for low, high in pairwise(checked))
     if not checked or not ascending or not checked[0] > 0.0 or checked[-1] != 1.0:
         raise ValueError(
-            "widths must be fractions in (0, 1], strictly ascending, the last one 1.0; "
-            f"got {tuple(widths)}"
+            f"widths: got {tuple(widths)}, want fractions in (0, 1], strictly ascending, the last 1.0"
         )
     return checked
 
@@ -52,9 +51,7 @@ def check_width(width: float, widths: Iterable[float]) -> float:
     Raises:
         ValueError: it is not; the message lists those that are known.
     """
-    known = tuple(widths)
-    if width not in known:
-        raise ValueError(f"width must be one of {', '.join(map(str, known))}; got {width!r}")
+    one_of("width", width, widths)
     return width
 
 
@@ -90,7 +87,7 @@ class SlimmableConv2d(nn.Module):
     ) -> None:
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
+            raise ValueError(f"kernel_size: got {kernel_size}, want an odd number of at least 1")
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = kernel_size

@@ -102,7 +102,7 @@ class SlimmableResNet(Trunk):
         self._check_images(images)
         widths = [check_width(each, self.widths) for each in width]
         if not widths:
-            raise ValueError("width must name at least one width, got an empty sequence")
+            raise ValueError("width: got an empty sequence, want at least one width")
         weights: list[dict[nn.Module, Tensor]] = [{} for _ in widths]
         for module in self.modules():
             if isinstance(module, SlimmableConv2d):
@@ -136,11 +136,9 @@ class SlimmableResNet(Trunk):
     def _check_images(self, images: Tensor) -> None:
         channels = self.architecture.in_channels
         if images.dim() != 4 or images.shape[1] != channels:
-            raise ValueError(
-                f"images must have shape (B, {channels}, H, W), got {tuple(images.shape)}"
-            )
+            raise ValueError(f"images: got shape {tuple(images.shape)}, want (B, {channels}, H, W)")
         if not images.is_floating_point():
-            raise TypeError(f"images must be floating point, got {images.dtype}")
+            raise TypeError(f"images: got {images.dtype}, want floating point")
 
 
 class ResNet(Trunk):
@@ -171,7 +169,7 @@ class ResNet(Trunk):
             ValueError: the network is in training mode.
         """
         if self.training:
-            raise ValueError("fold_batch_norms: the network must be in eval mode")
+            raise ValueError("fold_batch_norms: got a network in training mode, want eval mode")
         for unit in list(self.modules()):
             convolution, norm = getattr(unit, "conv", None), getattr(unit, "norm", None)
             if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from dynams.checks import of_type
 from dynams.report.records import EpochRecord, RefreshRecord, Summary
 
 _Record = TypeVar("_Record", EpochRecord, RefreshRecord, Summary)
@@ -40,68 +41,62 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(cls: type[_Record], data: Mapping[str, Any]) -> _Record:
-    """Build a record, checking each field; fields that this version does not know are ignored."""
+    """Build a record, checking each field; fields that this version does not know are ignored.
+
+    Raises:
+        TypeError, ValueError: a field is of the wrong type, or is missing.
+    """
     values = {}
     for field in dataclasses.fields(cls):
         if field.name not in data:
             raise ValueError(f"{field.name} is missing")
-        try:
-            values[field.name] = _READERS[str(field.type)](data[field.name])
-        except ValueError as error:
-            raise ValueError(f"{field.name}: {error}") from error
+        values[field.name] = _READERS[str(field.type)](field.name, data[field.name])
     return cls(**values)
 
 
-def _int(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"wanted a whole number, got {value!r}")
-    return value
+_Reader = Callable[[str, Any], Any]
 
 
-def _float(value: Any) -> float:
-    if value is None:
-        return math.nan
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"wanted a number, got {value!r}")
-    return float(value)
-
-
-def _optional_float(value: Any) -> float | None:
-    return None if value is None else _float(value)
-
-
-def _list_of(read: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
-    def read_list(value: Any) -> list[Any]:
-        if not isinstance(value, list):
-            raise ValueError(f"wanted a list, got {value!r}")
-        return [read(item) for item in value]
-
-    return read_list
-
-
-def _seconds(value: Any) -> dict[str, float]:
-    if not isinstance(value, dict):
-        raise ValueError(f"wanted an object, got {value!r}")
-    return {key: _float(item) for key, item in value.items()}
-
-
-def _exactly(kind: type) -> Callable[[Any], Any]:
-    def read(value: Any) -> Any:
-        if not isinstance(value, kind):
-            raise ValueError(f"wanted {kind.__name__}, got {value!r}")
+def _exactly(kind: type) -> _Reader:
+    def read(name: str, value: Any) -> Any:
+        of_type(name, value, kind)
         return value
 
     return read
 
 
+def _float(name: str, value: Any) -> float:
+    if value is None:
+        return math.nan
+    of_type(name, value, float)
+    return float(value)
+
+
+def _optional_float(name: str, value: Any) -> float | None:
+    return None if value is None else _float(name, value)
+
+
+def _list_of(read: _Reader) -> _Reader:
+    def read_list(name: str, value: Any) -> list[Any]:
+        of_type(name, value, list)
+        return [read(name, item) for item in value]
+
+    return read_list
+
+
+def _seconds(name: str, value: Any) -> dict[str, float]:
+    of_type(name, value, dict)
+    return {key: _float(name, item) for key, item in value.items()}
+
+
 # Keyed by the annotations in records.py, which `from __future__ import annotations` keeps as text.
-_READERS: dict[str, Callable[[Any], Any]] = {
-    "int": _int,
+_READERS: dict[str, _Reader] = {
+    "int": _exactly(int),
     "float": _float,
     "float | None": _optional_float,
     "bool": _exactly(bool),
     "str": _exactly(str),
-    "list[int]": _list_of(_int),
+    "list[int]": _list_of(_exactly(int)),
     "list[float]": _list_of(_float),
     "dict[str, float]": _seconds,
 }

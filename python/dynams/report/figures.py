@@ -89,9 +89,9 @@ def budget(epochs: Sequence[EpochRecord], full: int | None, *, description: str)
         right.spines["bottom"].set_visible(False)
         _quiet_axis(right)
     asked = [100.0 * value for value in _finite([record.budget for record in epochs])]
-    left = [position - 0.5 for position in at]
+    edges = [position - 0.5 for position in at]
     axes.step(
-        [*left, at[-1] + 0.5], [*asked, asked[-1]], where="post", color=COLOUR["full"], lw=1.8
+        [*edges, at[-1] + 0.5], [*asked, asked[-1]], where="post", color=COLOUR["full"], lw=1.8
     )
     axes.set_ylim(0, 105)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
@@ -177,7 +177,7 @@ def margin_ridges(
     seen = [record for record in refreshes if _has_histogram(record)]
     if not seen:
         return None
-    shown = spread(seen, most)
+    shown = thinned(seen, most)
     figure, axes = _figure()
     densities = [_density(record) for record in shown]
     overlap = 1.0 if len(shown) == 1 else 1.45
@@ -232,7 +232,7 @@ def overlap(
     return inline_svg(figure, "overlap", description)
 
 
-def spread(items: Sequence[RefreshRecord], most: int) -> list[RefreshRecord]:
+def thinned(items: Sequence[RefreshRecord], most: int) -> list[RefreshRecord]:
     """At most ``most`` of the items, evenly spread, the first and the last among them."""
     if len(items) <= most:
         return list(items)

@@ -118,12 +118,12 @@ def settings(groups: Mapping[str, Mapping[str, str]]) -> str:
     return '<div class="settings">\n' + "\n".join(parts) + "\n</div>" if parts else ""
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested settings as dotted names with values as YAML would show them."""
     flat: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
+            flat.update(dotted(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = _shown(value)
     return flat

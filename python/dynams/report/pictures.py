@@ -34,7 +34,7 @@ def png_data_uris(images: Tensor) -> Iterator[tuple[str, bool]]:
     if images.dtype != torch.uint8 or images.dim() != 4 or 0 in images.shape[1:]:
         raise ValueError(
             f"images: got {str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}, "
-            "wanted uint8 (n, C, H, W)"
+            "want uint8 (n, C, H, W)"
         )
     if images.shape[1] not in (1, 3):
         images = images[:, :1]

@@ -56,7 +56,7 @@ class TrainingProgress:
     ) -> None:
         if epoch_samples is not None and len(epoch_samples) != total_epochs:
             raise ValueError(
-                f"epoch_samples: got {len(epoch_samples)} entries, wanted one for each of "
+                f"epoch_samples: got {len(epoch_samples)} entries, want one for each of "
                 f"{total_epochs} epochs"
             )
         self.total_epochs = total_epochs
@@ -152,10 +152,10 @@ class TrainingProgress:
         self._note_training()
         planned = self._plan[self._epoch] if self._epoch < len(self._plan) else 0.0
         finished = sum(self._plan[self.first_epoch : self._epoch]) + planned * self._trained
-        left = sum(self._plan[self.first_epoch :]) - finished
+        samples_left = sum(self._plan[self.first_epoch :]) - finished
         if finished <= 0.0:
             return None
-        return max(0.0, (self._now() - self._started) * left / finished)
+        return max(0.0, (self._now() - self._started) * samples_left / finished)
 
     def samples_per_second(self) -> float | None:
         """Samples a second over the last few seconds of this phase; None before the first."""
@@ -186,13 +186,13 @@ class TrainingProgress:
         while len(self._recent) > 2 and now - self._recent[1][0] > _RATE_SECONDS:
             self._recent.popleft()
         rate = self.samples_per_second()
-        left = self.seconds_left()
+        seconds = self.seconds_left()
         shown = {
             "where": f"epoch {self._epoch + 1}/{self.total_epochs} {self._phase}",
             "count": f"{count(self._done)}/{count(self._total)}",
             "rate": f"{count(rate)} images/s" if rate else "",
             "loss": f"loss {number(self._loss)}" if self._loss is not None else "",
-            "left": f"{clock(left)} left" if left is not None else "",
+            "time": f"{clock(seconds)} left" if seconds is not None else "",
         }
         self._recent.append((now, self._done))
         if self._task is None:
@@ -218,7 +218,7 @@ def _make_progress(console: Console) -> Progress:
         TextColumn("{task.fields[shown][count]}", markup=False),
         TextColumn("{task.fields[shown][rate]}", markup=False),
         TextColumn("{task.fields[shown][loss]}", markup=False),
-        TextColumn("{task.fields[shown][left]}", markup=False),
+        TextColumn("{task.fields[shown][time]}", markup=False),
         console=console,
         auto_refresh=False,
         transient=True,

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
+from dynams.checks import of_type, one_of
 from dynams.report.codec import from_plain, to_plain
 from dynams.report.files import replace_file
 from dynams.report.records import EpochRecord, RefreshRecord, Run, Summary
@@ -238,8 +239,8 @@ def read_run(run_dir: str | Path) -> Run:
             elif kind == "end":
                 summary = from_plain(Summary, data)
             else:
-                raise ValueError(f"record must be start, epoch, refresh or end, got {kind!r}")
-        except ValueError as error:
+                one_of("record", kind, ("start", "epoch", "refresh", "end"))
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
     return Run(
         config=config,
@@ -270,7 +271,8 @@ def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}, line {number}: not a line of JSON ({error})") from error
     if not isinstance(data, dict):
-        raise ValueError(f"{path}, line {number}: wanted a JSON object, got {type(data).__name__}")
+        came = type(data).__name__
+        raise ValueError(f"{path}, line {number}: got {came}, want a JSON object")
     return data
 
 
@@ -281,14 +283,13 @@ def _refuse_constant(name: str) -> None:
 def _check_format(data: Mapping[str, Any]) -> None:
     if data.get("format") != FORMAT:
         raise ValueError(
-            f"format must be {FORMAT}, got {data.get('format')!r}: written by another version"
+            f"format: got {data.get('format')!r}, want {FORMAT}; written by another version"
         )
 
 
 def _object(name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} must be an object, got {type(value).__name__}")
-    return value
+    of_type(name, value, dict)
+    return dict(value)
 
 
 def _summary_writer(run_dir: Path, purge_from: int | None) -> SummaryWriter | None:

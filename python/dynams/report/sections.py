@@ -16,7 +16,7 @@ from dynams.report.markup import Key, text, tone
 from dynams.report.records import Run
 from dynams.report.style import purpose_colour
 from dynams.report.text import (
-    Cost,
+    CostShare,
     costs,
     count,
     duration,
@@ -154,12 +154,12 @@ def curves(run: Run) -> str:
 def settings(run: Run) -> str:
     """The configuration and the environment, complete."""
     general = {k: v for k, v in run.config.items() if not isinstance(v, Mapping)}
-    groups = {"general": markup.flatten(general)} if general else {}
+    groups = {"general": markup.dotted(general)} if general else {}
     for key, value in run.config.items():
         if isinstance(value, Mapping) and value:
-            groups[key] = markup.flatten(value)
+            groups[key] = markup.dotted(value)
     if run.environment:
-        groups["environment"] = markup.flatten(run.environment)
+        groups["environment"] = markup.dotted(run.environment)
     return markup.section(
         "settings",
         "Configuration and environment",
@@ -178,7 +178,7 @@ def _tile(name: str, value: str, aside: str, colour: str) -> str:
     )
 
 
-def _bar_part(row: Cost, colour: str) -> str:
+def _bar_part(row: CostShare, colour: str) -> str:
     """One part of the stacked bar; the style sheet hides a name that has no room."""
     tip = text(f"{row.purpose}: {duration(row.seconds)}, {percent(row.share)}")
     style = f"--tone: var(--{colour}); flex: {row.share:.5f} 0 0"

@@ -84,7 +84,7 @@ def subsets(run: Run, classes: Sequence[str], class_totals: Sequence[int] | None
         "Overlap of consecutive selections",
         keys,
     )
-    shown = figures.spread(run.refreshes, _MOST_ROWS)
+    shown = figures.thinned(run.refreshes, _MOST_ROWS)
     listing = markup.table(
         ("Epoch", "Selected", "Threshold", "Overlap"),
         [
@@ -132,7 +132,7 @@ def _class_table(
     counted = [record for record in refreshes if sum(record.class_counts) > 0]
     if not counted:
         return ""
-    shown = figures.spread(counted, _MOST_COLUMNS)
+    shown = figures.thinned(counted, _MOST_COLUMNS)
     number_of = max(len(record.class_counts) for record in counted)
     due = _due_shares(number_of, class_totals)
     shares = [[_share(record, c) for c in range(number_of)] for record in shown]

@@ -18,7 +18,7 @@ _PURPOSE_ORDER = ("training", "proxy loss", "scoring", "selection", "data", "eva
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostShare:
     """Wall-clock ``seconds`` spent on one ``purpose`` and its ``share`` of the whole, in [0, 1]."""
 
     purpose: str
@@ -26,7 +26,7 @@ class Cost:
     share: float
 
 
-def costs(seconds: Mapping[str, float], total_seconds: float) -> list[Cost]:
+def costs(seconds: Mapping[str, float], total_seconds: float) -> list[CostShare]:
     """Cost by purpose, the known purposes first, what they do not explain last as "other".
 
     Shares are of the larger of ``total_seconds`` and the sum of the parts, so that they never
@@ -40,7 +40,7 @@ def costs(seconds: Mapping[str, float], total_seconds: float) -> list[Cost]:
     known = [name for name in _PURPOSE_ORDER if name in parts]
     names = known + sorted(set(parts) - set(known))
     rows = [(name, parts[name]) for name in names] + [("other", other)]
-    return [Cost(name, value, value / whole if whole > 0 else 0.0) for name, value in rows]
+    return [CostShare(name, value, value / whole if whole > 0 else 0.0) for name, value in rows]
 
 
 def total_of(seconds: Mapping[str, float]) -> float:
@@ -106,9 +106,9 @@ def clock(seconds: float | None) -> str:
     if seconds is None or not math.isfinite(seconds):
         return "-:--"
     whole = max(0, round(seconds))
-    minutes, left = divmod(whole, 60)
+    minutes, over = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+    return f"{hours}:{minutes:02d}:{over:02d}" if hours else f"{minutes}:{over:02d}"
 
 
 def width_name(width: float | None) -> str:

@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from dynams.slimmable import operations as ops
 from dynams.slimmable.channels import Axis, Block, Layout, MisfitError, split_groups
-from dynams.slimmable.network import Program, Step, Value
+from dynams.slimmable.network import Operation, Program, Value
 from dynams.slimmable.rules import KNOWN, Call, Constant, flattened, is_one, maps, outcome
 from dynams.slimmable.trace import Place, Trace
 
@@ -38,7 +38,7 @@ class Slimming:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Findings:
     """What `convert` builds.
 
     Attributes:
@@ -56,13 +56,13 @@ class Plan:
     program: Program
 
 
-def analyse(trace: Trace) -> Plan:
+def analyse(trace: Trace) -> Findings:
     """Find out how every layer of the traced network slims.
 
     Raises:
         ValueError: an operation that cannot be slimmed; the message names its module, type and line.
     """
-    return _Analysis(trace).plan()
+    return _Analysis(trace).findings()
 
 
 class _Analysis:
@@ -70,13 +70,13 @@ class _Analysis:
         self.trace = trace
         self.values: dict[fx.Node, Any] = {}
         self.results: dict[fx.Node, int] = {}
-        self.steps: list[Step] = []
+        self.operations: list[Operation] = []
         self.layers: dict[str, Slimming] = {}
         self.modules: set[str] = set()
         self.attributes: set[str] = set()
         self.owners: dict[int, str] = {}
 
-    def plan(self) -> Plan:
+    def findings(self) -> Findings:
         *nodes, output = self.trace.nodes
         head = self._head(output)
         for node in nodes:
@@ -95,13 +95,13 @@ class _Analysis:
             self._add_layer(path, Slimming(_place(head), None, columns))
         except MisfitError as error:
             raise _place(head).refusal(str(error)) from error
-        steps = _with_last_uses(self.steps, self.results[features])
-        return Plan(
+        operations = _with_last_uses(self.operations, self.results[features])
+        return Findings(
             self.layers,
             frozenset(self.modules),
             frozenset(self.attributes),
             path,
-            Program(steps, len(self.results), self.results[features]),
+            Program(operations, len(self.results), self.results[features]),
         )
 
     def _head(self, output: fx.Node) -> fx.Node:
@@ -152,7 +152,7 @@ class _Analysis:
             args = args[:2]
             kwargs.pop("training", None)
         self.results[node] = len(self.results)
-        self.steps.append(Step(kind, target, args, kwargs, self.results[node], by_mode))
+        self.operations.append(Operation(kind, target, args, kwargs, self.results[node], by_mode))
 
     def _attribute(self, node: fx.Node) -> Constant:
         path = str(node.target)
@@ -239,11 +239,13 @@ def _unlearnt(module: nn.Module, source: Layout) -> Layout:
         return flattened(source, module.start_dim, module.end_dim)
     if kind in ops.SPATIAL_MODULES:
         if getattr(module, "return_indices", False):
-            raise MisfitError("return_indices must be False")
+            raise MisfitError("return_indices: got True, want False")
         return maps(source, pooled=kind in ops.ADAPTIVE and is_one(module.output_size))
     if kind in ops.ELEMENTWISE_MODULES:
         if isinstance(module, nn.PReLU) and module.num_parameters != 1:
-            raise MisfitError("num_parameters must be 1, for all channels")
+            raise MisfitError(
+                f"num_parameters: got {module.num_parameters}, want 1, for all channels"
+            )
         return source
     raise MisfitError(f"{kind.__name__} is not supported; known are {KNOWN}")
 
@@ -292,13 +294,13 @@ def _values(arguments: Any, values: dict[fx.Node, Any]) -> Any:
     return arguments
 
 
-def _with_last_uses(steps: Sequence[Step], kept: int) -> tuple[Step, ...]:
+def _with_last_uses(operations: Sequence[Operation], kept: int) -> tuple[Operation, ...]:
     last: dict[int, int] = {}
-    for at, step in enumerate(steps):
-        for index in (step.result, *step.inputs()):
+    for at, operation in enumerate(operations):
+        for index in (operation.result, *operation.inputs()):
             last[index] = at
     last.pop(kept, None)
     return tuple(
-        replace(step, last_uses=tuple(index for index, use in last.items() if use == at))
-        for at, step in enumerate(steps)
+        replace(operation, last_uses=tuple(index for index, use in last.items() if use == at))
+        for at, operation in enumerate(operations)
     )

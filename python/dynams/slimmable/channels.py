@@ -108,14 +108,14 @@ class Block:
         return self.channels // units * slim_channels(units, width)
 
 
-class Spread:
+class Area:
     """Features that flattening makes of one channel, H W; unknown until a layer tells its input size."""
 
     def __init__(self, value: int | None = None) -> None:
         self.value = value
 
 
-ONE = Spread(1)
+ONE = Area(1)
 
 
 @dataclass(frozen=True)
@@ -125,13 +125,13 @@ class Layout:
     Attributes:
         blocks: of axis 1, before flattening; None where every width keeps all channels (the input).
         rank: number of dimensions; None if unknown (the input).
-        spread: features for each channel of `blocks`.
+        area: features for each channel of `blocks`.
         pooled: height and width are 1.
     """
 
     blocks: tuple[Block, ...] | None
     rank: int | None = None
-    spread: Spread = ONE
+    area: Area = ONE
     pooled: bool = False
 
     def elements(self, count: int | None = None) -> tuple[Block, ...] | None:
@@ -143,17 +143,17 @@ class Layout:
         if self.blocks is None:
             return None
         channels = sum(block.channels for block in self.blocks)
-        if self.spread.value is None and count is not None and count % channels == 0:
-            self.spread.value = count // channels
-        spread = self.spread.value
-        if spread is None and count is None:
+        if self.area.value is None and count is not None and count % channels == 0:
+            self.area.value = count // channels
+        area = self.area.value
+        if area is None and count is None:
             raise MisfitError(
                 "it takes a flattened tensor of unknown size: combine tensors before they are "
                 "flattened, or pool them to 1x1"
             )
-        if spread is None or (count is not None and channels * spread != count):
+        if area is None or (count is not None and channels * area != count):
             raise MisfitError(f"it takes {count} channels or features, of a tensor of {channels}")
-        return tuple(Block(block.axis, block.channels * spread) for block in self.blocks)
+        return tuple(Block(block.axis, block.channels * area) for block in self.blocks)
 
 
 def join(one: Layout, other: Layout) -> Layout:
@@ -169,25 +169,25 @@ def join(one: Layout, other: Layout) -> Layout:
     if one.blocks is None or other.blocks is None:
         for block in (*(one.blocks or ()), *(other.blocks or ())):
             block.axis.fix()
-        spread = other.spread if one.blocks is None else one.spread
-        return Layout(one.blocks or other.blocks, rank, spread, pooled)
-    if one.spread is other.spread and one.spread.value is None:
-        ours, theirs, spread = one.blocks, other.blocks, one.spread
+        area = other.area if one.blocks is None else one.area
+        return Layout(one.blocks or other.blocks, rank, area, pooled)
+    if one.area is other.area and one.area.value is None:
+        ours, theirs, area = one.blocks, other.blocks, one.area
     else:
-        if one.spread.value is None:
+        if one.area.value is None:
             one, other = other, one
-        ours, spread = one.elements() or (), ONE
-        count = sum(block.channels for block in ours) if other.spread.value is None else None
+        ours, area = one.elements() or (), ONE
+        count = sum(block.channels for block in ours) if other.area.value is None else None
         theirs = other.elements(count) or ()
     for wide, narrow in ((ours, theirs), (theirs, ours)):
         if [block.channels for block in narrow] == [1]:
-            return Layout(wide, rank, spread, pooled)
+            return Layout(wide, rank, area, pooled)
     sizes, others = ([block.channels for block in blocks] for blocks in (ours, theirs))
     if sizes != others:
         raise MisfitError(f"it combines channels in parts of {sizes} with parts of {others}")
     for block, twin in zip(ours, theirs, strict=True):
         block.axis.join(twin.axis)
-    return Layout(ours, rank, spread, pooled)
+    return Layout(ours, rank, area, pooled)
 
 
 def concatenate(layouts: Sequence[Layout]) -> Layout:

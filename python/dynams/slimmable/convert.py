@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 
 from dynams.models.layers import check_widths
-from dynams.slimmable.analysis import Plan, Slimming, analyse
+from dynams.slimmable.analysis import Findings, Slimming, analyse
 from dynams.slimmable.channels import Block, Ranges, kept_ranges
 from dynams.slimmable.layers import SlicedConv2d, SlicedGroupNorm, SlicedLinear, switchable_norm
 from dynams.slimmable.network import SlimmableNetwork, container, place
@@ -41,19 +41,19 @@ def convert(model: nn.Module, widths: Sequence[float] = (0.5, 1.0)) -> Slimmable
     """
     widths = check_widths(widths)
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+        raise TypeError(f"model: got {type(model).__name__}, want an nn.Module")
     traced = trace(model)
-    plan = analyse(traced)
-    _check(plan, traced.model, widths)
+    found = analyse(traced)
+    _check(found, traced.model, widths)
     modes = {path: module.training for path, module in traced.model.named_modules()}
     network = nn.Module()
     for path, module in traced.model.named_modules():
-        if path in plan.layers:
-            place(network, path, _slimmable(module, plan.layers[path], widths))
-        elif path in plan.modules:
+        if path in found.layers:
+            place(network, path, _slimmable(module, found.layers[path], widths))
+        elif path in found.modules:
             place(network, path, copy.deepcopy(module))
-        _copy_attributes(network, path, module, plan.attributes)
-    converted = SlimmableNetwork(network, plan.program, plan.head, widths)
+        _copy_attributes(network, path, module, found.attributes)
+    converted = SlimmableNetwork(network, found.program, found.head, widths)
     converted.training = traced.model.training
     for path, module in network.named_modules():
         # What is made of a layer has children of its own: the norms of every width.
@@ -62,16 +62,16 @@ def convert(model: nn.Module, widths: Sequence[float] = (0.5, 1.0)) -> Slimmable
     return converted
 
 
-def _check(plan: Plan, model: nn.Module, widths: tuple[float, ...]) -> None:
+def _check(found: Findings, model: nn.Module, widths: tuple[float, ...]) -> None:
     """Refuse a network of which nothing slims, and a head that could not be sliced from the left."""
-    rows = [block for slimming in plan.layers.values() for block in slimming.rows or ()]
+    rows = [block for slimming in found.layers.values() for block in slimming.rows or ()]
     if all(block.axis.fixed or block.axis.units == 1 for block in rows):
         raise Place("", type(model).__name__).refusal(
             "there is nothing to slim: no layer between its input and its classifier could have "
             "fewer channels"
         )
-    head = plan.layers[plan.head]
-    features = model.get_submodule(plan.head).get_parameter("weight").shape[1]
+    head = found.layers[found.head]
+    features = model.get_submodule(found.head).get_parameter("weight").shape[1]
     if any(len(kept_ranges(head.columns, features, width)) > 1 for width in widths):
         raise head.place.refusal(
             "the classifier takes a concatenation, so the features that a slim width has are not "

@@ -1,7 +1,7 @@
 """The networks that `convert` makes: one that runs at several widths, and the ordinary one of a width.
 
-Both run the same program, a straight line of steps: the traced forward of the caller's network up to
-its head. A step that calls a layer hands it what follows the images: the width (and weights made for
+Both run the same program, a straight line of operations: the traced forward of the caller's network up to
+its head. An operation that calls a layer hands it what follows the images: the width (and weights made for
 it) in the slimmable network, nothing in the ordinary one.
 """
 
@@ -23,13 +23,13 @@ Slimmable = (SlicedLayer, SwitchableBatchNorm2d, SlicedGroupNorm)
 
 @dataclass(frozen=True)
 class Value:
-    """Stands for an earlier result among the arguments of a step."""
+    """Stands for an earlier result among the arguments of an operation."""
 
     index: int
 
 
 @dataclass(frozen=True)
-class Step:
+class Operation:
     """One operation.
 
     Attributes:
@@ -61,44 +61,44 @@ class Program:
     """Steps from the images, which are result 0, to the features.
 
     Attributes:
-        steps: in order.
+        operations: in order.
         results: how many results there are, with the images.
         features: index of the result that the head takes.
     """
 
-    steps: tuple[Step, ...]
+    operations: tuple[Operation, ...]
     results: int
     features: int
 
     def run(self, network: nn.Module, images: Tensor, *context: Any) -> Tensor:
-        """Run the steps with the modules of `network`."""
+        """Run the operations with the modules of `network`."""
         values: list[Any] = [None] * self.results
         values[0] = images
-        for step in self.steps:
+        for operation in self.operations:
             output: Any
-            if step.kind == "module":
-                module = _module(network, cast(str, step.target))
-                source = values[step.args[0].index]
+            if operation.kind == "module":
+                module = _module(network, cast(str, operation.target))
+                source = values[operation.args[0].index]
                 if isinstance(module, SlicedLayer):
                     output = module(source, *context)
                 elif isinstance(module, Slimmable):
                     output = module(source, *context[:1])
                 else:
                     output = module(source)
-            elif step.kind == "attribute":
-                owner, _, name = cast(str, step.target).rpartition(".")
+            elif operation.kind == "attribute":
+                owner, _, name = cast(str, operation.target).rpartition(".")
                 output = getattr(_module(network, owner), name)
             else:
-                args = tuple(_filled(each, values) for each in step.args)
-                kwargs = {name: _filled(each, values) for name, each in step.kwargs.items()}
-                if step.by_mode:
+                args = tuple(_filled(each, values) for each in operation.args)
+                kwargs = {name: _filled(each, values) for name, each in operation.kwargs.items()}
+                if operation.by_mode:
                     kwargs["training"] = network.training
-                if step.kind == "function":
-                    output = cast(Callable[..., Any], step.target)(*args, **kwargs)
+                if operation.kind == "function":
+                    output = cast(Callable[..., Any], operation.target)(*args, **kwargs)
                 else:
-                    output = getattr(args[0], cast(str, step.target))(*args[1:], **kwargs)
-            values[step.result] = output
-            for index in step.last_uses:
+                    output = getattr(args[0], cast(str, operation.target))(*args[1:], **kwargs)
+            values[operation.result] = output
+            for index in operation.last_uses:
                 values[index] = None
         return cast(Tensor, values[self.features])
 
@@ -163,7 +163,7 @@ class SlimmableNetwork(nn.Module):
             return logits
         widths = [check_width(each, self.widths) for each in width]
         if not widths:
-            raise ValueError("width must name at least one width, got an empty sequence")
+            raise ValueError("width: got an empty sequence, want at least one width")
         weights: list[dict[nn.Module, Tensor]] = [{} for _ in widths]
         for module in self.network.modules():
             if isinstance(module, SlicedLayer):
@@ -229,13 +229,17 @@ class PlainNetwork(nn.Module):
             ValueError: the network is in training mode.
         """
         if self.training:
-            raise ValueError("fold_batch_norms: the network must be in eval mode")
-        makers = {step.result: step for step in self._program.steps if step.kind == "module"}
-        uses = [index for step in self._program.steps for index in step.inputs()]
+            raise ValueError("fold_batch_norms: got a network in training mode, want eval mode")
+        makers = {
+            operation.result: operation
+            for operation in self._program.operations
+            if operation.kind == "module"
+        }
+        uses = [index for operation in self._program.operations for index in operation.inputs()]
         uses.append(self._program.features)
-        for step in makers.values():
-            norm = self.network.get_submodule(cast(str, step.target))
-            maker = makers.get(step.inputs()[0])
+        for operation in makers.values():
+            norm = self.network.get_submodule(cast(str, operation.target))
+            maker = makers.get(operation.inputs()[0])
             if (
                 maker is None
                 or uses.count(maker.result) != 1
@@ -251,7 +255,7 @@ class PlainNetwork(nn.Module):
             else:
                 continue
             place(self.network, cast(str, maker.target), folded)
-            place(self.network, cast(str, step.target), nn.Identity())
+            place(self.network, cast(str, operation.target), nn.Identity())
 
 
 def container(network: nn.Module, path: str) -> nn.Module:

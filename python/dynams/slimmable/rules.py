@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from dynams.slimmable import operations as ops
-from dynams.slimmable.channels import ONE, Layout, MisfitError, Spread, concatenate, join
+from dynams.slimmable.channels import ONE, Area, Layout, MisfitError, concatenate, join
 from dynams.slimmable.trace import DROPOUTS
 
 KNOWN = (
@@ -138,7 +138,7 @@ def flattened(source: Layout, start: Any, end: Any) -> Layout:
         )
     if source.rank == 2:
         return source
-    return Layout(source.blocks, 2, ONE if source.pooled else Spread())
+    return Layout(source.blocks, 2, ONE if source.pooled else Area())
 
 
 def maps(source: Layout, pooled: bool = False) -> Layout:
@@ -225,7 +225,7 @@ def _concatenate(call: Call) -> Outcome:
     if not all(isinstance(part, Layout) for part in parts):
         raise MisfitError("it must concatenate results of layers")
     if axis not in {1, *(1 - part.rank for part in parts if part.rank)}:
-        raise MisfitError(f"tensors must be concatenated along axis 1, got {axis}")
+        raise MisfitError(f"axis of a concatenation: got {axis}, want 1")
     return Outcome(concatenate(parts))
 
 

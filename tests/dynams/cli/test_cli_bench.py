@@ -37,19 +37,18 @@ def test_every_option_is_a_key_and_options_count_before_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("row: 1\n", "unknown key row in .* (did you mean rows?)"),
+        ("row: 1\n", "unknown key row (did you mean rows?)"),
         ("rows: {a: 1}\n", "unknown key rows.a"),
         ("rows: 0\n", "rows: got 0, want at least 1"),
-        ("just words\n", "wanted keys in"),
+        ("just words\n", "got 'just words', want keys with values"),
     ],
 )
 def test_a_bad_file_is_refused(tmp_path, content, said):
     file = tmp_path / "bench.yaml"
     file.write_text(content)
-    with pytest.raises((UsageError, ValueError)) as refused:
+    with pytest.raises((UsageError, TypeError, ValueError)) as refused:
         parse(["--config", str(file)])
-    for part in said.split(" .* "):
-        assert part in str(refused.value)
+    assert said in str(refused.value)
 
 
 def test_the_table_has_a_line_for_each_kernel_and_for_what_it_is_beside(capsys):

@@ -49,7 +49,7 @@ def test_a_strategys_own_options_are_a_mapping_in_any_form(tmp_path):
             ["--selection.strategy=infobatch", "--selection.options.ratio=much"],
             "selection.options: ratio of infobatch: got 'much', want float",
         ),
-        (["--selection.options=3"], "selection.options: wanted dict, got 3"),
+        (["--selection.options=3"], "selection.options: got '3', want keys with values"),
         (["--selection.options.kind=gap"], "selection.options: the margin is selection.kind"),
         (
             ["--selection.strategy=infobatch", "--selection.class_balance=equal"],
@@ -80,7 +80,10 @@ def test_a_strategys_own_options_are_a_mapping_in_any_form(tmp_path):
         ),
         (["--selection.tail=1"], "selection.tail: got 1"),
         (["--selection.max_age=0"], "selection.max_age: got 0, want at least 1"),
-        (["--proxy.recipe=jiont"], "proxy.recipe: wanted one of 'joint', 'distill'"),
+        (
+            ["--proxy.recipe=jiont"],
+            "proxy.recipe: got 'jiont', want one of joint, distill, batch_norm, full (did you mean joint?)",
+        ),
         (["--proxy.share=0.5", "--run.devices=2"], "proxy.share: a part of the batch needs"),
         (["--data.holdout=0.0001"], "data.holdout: 0.0001 of 100 images holds out 0"),
         (["--data.holdout=0.999"], "data.holdout: 0.999 of 100 images holds out 100"),

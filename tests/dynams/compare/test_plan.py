@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from dynams.compare.cells import CellKey, Length, cell_config, cell_keys, planned_share
-from dynams.compare.options import build, digest, essential, flatten
+from dynams.compare.options import build, digest, essential, read_options
 from dynams.compare.plan import PlanError
 from dynams.compare.plan_file import load_plan, presets, read_plan
 from dynams.training.config import TrainConfig
@@ -50,7 +50,7 @@ def test_options_may_be_sections_or_dotted_and_overrides_count_first(make_plan):
     )
     assert nested.base == dotted.base == {"optim.lr": 1.0}
     assert isinstance(nested.base["optim.lr"], float)
-    assert flatten({"optim": {"weight_decay": "5e-4"}}, "p") == {"optim.weight_decay": 5e-4}
+    assert read_options({"optim": {"weight_decay": "5e-4"}}, "p") == {"optim.weight_decay": 5e-4}
 
 
 def test_recipes_that_depend_on_no_budget_run_once_a_seed(make_plan):
@@ -142,32 +142,32 @@ def test_a_match_by_seconds_waits_then_takes_the_share_then_keeps_what_was_begun
     ("changes", "said"),
     [
         ({"receipes": {}}, "unknown key receipes (did you mean recipes?)"),
-        ({"recipes": {}}, "recipes: wanted at least one"),
+        ({"recipes": {}}, "recipes: got none, want at least one"),
         ({"recipes": {"full": {"selection.strateg": "full"}}}, "did you mean selection.strategy?"),
         ({"recipes": {"full": {"titel": "x"}}}, "recipes.full: unknown option titel"),
         ({"recipes": {"full": {"titel": "x"}}}, "(did you mean title?)"),
-        ({"recipes": {"a_b": {}}}, "wanted a name of letters, digits and hyphens, got 'a_b'"),
-        ({"recipes": {"full": 3}}, "recipes.full: wanted keys with values, got 3"),
-        ({"reference": "ful"}, "reference: wanted one of full, margin, short, got 'ful' (did you"),
-        ({"reference": "margin"}, "reference: margin depends on the budget"),
-        ({"budgets": [1.5]}, "budgets: wanted a list of fractions in (0, 1], got [1.5]"),
-        ({"budgets": 0.5}, "budgets: wanted a list"),
+        ({"recipes": {"a_b": {}}}, "got 'a_b', want a name of letters, digits and hyphens"),
+        ({"recipes": {"full": 3}}, "recipes.full: got 3, want keys with values"),
+        ({"reference": "ful"}, "reference: got 'ful', want one of full, margin, short (did you"),
+        ({"reference": "margin"}, "reference: got margin, which depends on the budget"),
+        ({"budgets": [1.5]}, "budgets: got 1.5, want a number in (0, 1]"),
+        ({"budgets": 0.5}, "budgets: got 0.5, want a list"),
         ({"budgets": [0.5, 0.5]}, "budgets: 0.5 is given twice"),
         ({"budgets": []}, "budgets: margin needs at least one"),
-        ({"seeds": [-1]}, "seeds: wanted a list of whole numbers"),
-        ({"seeds": []}, "seeds: wanted a list"),
-        ({"limit_seconds": 0}, "limit_seconds: wanted seconds above 0"),
-        ({"out": 3}, "out: wanted a folder"),
-        ({"name": "a b"}, "name: wanted a name"),
+        ({"seeds": [-1]}, "seeds: got -1, want at least 0"),
+        ({"seeds": []}, "seeds: got [], want a list"),
+        ({"limit_seconds": 0}, "limit_seconds: got 0, want a number in (0, inf)"),
+        ({"out": 3}, "out: got 3, want text"),
+        ({"name": "a b"}, "name: got 'a b', want a name"),
         ({"base": {"run.seed": 1}}, "base: run.seed: seeds says which"),
         ({"base": {"optim": {"lr": -1}}}, "optim.lr: got -1.0, want a number in (0, inf)"),
-        ({"base": {"optim": {"lr": "fast"}}}, "base: optim.lr: wanted a number, got 'fast'"),
-        ({"base": {"optim": {"epochs": 2.5}}}, "optim.epochs: wanted a whole number, got 2.5"),
-        ({"base": {"data.augment": "yes"}}, "data.augment: wanted true or false, got 'yes'"),
-        ({"base": {"data.name": "mnist"}}, "data.name: wanted one of digits"),
-        ({"base": {"optim": 3}}, "base: optim: wanted keys with values"),
+        ({"base": {"optim": {"lr": "fast"}}}, "base: optim.lr: got 'fast', want a number"),
+        ({"base": {"optim": {"epochs": 2.5}}}, "optim.epochs: got 2.5, want a whole number"),
+        ({"base": {"data.augment": "yes"}}, "data.augment: got 'yes', want true or false"),
+        ({"base": {"data.name": "mnist"}}, "data.name: got 'mnist', want one of digits"),
+        ({"base": {"optim": 3}}, "base: optim: got 3, want keys with values"),
         ({"base": {"optim": {"lr": 1.0}, "optim.lr": 2.0}}, "optim.lr is given twice"),
-        ({"base": {"run.devices": 2}}, "run.devices: a cell runs on one device, got 2"),
+        ({"base": {"run.devices": 2}}, "run.devices: got 2, want 1"),
     ],
 )  # fmt: skip
 def test_a_plan_that_cannot_be_used_is_refused_with_the_place(make_plan, changes, said):
@@ -180,18 +180,24 @@ def test_a_plan_that_cannot_be_used_is_refused_with_the_place(make_plan, changes
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
-        ({"match": {"recipe": "margn"}}, "unknown recipe 'margn' (did you mean margin?)"),
-        ({"match": {"recipe": "margin", "by": "steps"}}, "match.by: wanted samples or seconds"),
+        (
+            {"match": {"recipe": "margn"}},
+            "match.recipe: got 'margn', want one of full, margin, x (did you mean margin?)",
+        ),
+        (
+            {"match": {"recipe": "margin", "by": "steps"}},
+            "match.by: got 'steps', want one of samples, seconds",
+        ),
         ({"match": {"recip": "margin"}}, "unknown key recip (did you mean recipe?)"),
-        ({"match": 3}, "match: wanted recipe and by"),
+        ({"match": 3}, "match: got 3, want keys with values"),
         ({"match": {"recipe": "x"}}, "x matches another itself"),
         ({"match": {"recipe": "margin"}, "optim.epochs": 3}, "leave out uses_budget and optim"),
         ({"match": {"recipe": "margin", "by": "seconds"}}, "its options must be those of full"),
         ({"selection.budget": 0.3}, ""),
         ({"selection.budget": 0.3, "uses_budget": True}, "budgets says which"),
-        ({"uses_budget": 1}, "uses_budget: wanted true or false"),
-        ({"priority": "high"}, "priority: wanted a whole number"),
-        ({"title": ""}, "title: wanted text"),
+        ({"uses_budget": 1}, "uses_budget: got 1, want true or false"),
+        ({"priority": "high"}, "priority: got 'high', want a whole number"),
+        ({"title": ""}, "title: got '', want some words"),
         ({"run.name": "x"}, "run.name: each cell has its own"),
     ],
 )
@@ -211,7 +217,7 @@ def test_a_recipe_that_cannot_be_used_is_refused_with_its_name(make_plan, recipe
     [
         (b"[", "is not YAML"),
         (b"\xff\x00", "is not a text file"),
-        (b"words", "wanted base, recipes"),
+        (b"words", "got 'words', want keys with values"),
     ],
 )
 def test_a_file_that_holds_no_plan_is_refused(tmp_path, content, said):
@@ -240,11 +246,11 @@ def test_a_narrowed_plan_keeps_the_reference_and_refuses_strangers(plan):
     small = plan.narrowed(recipes=["margin"], seeds=[1])
     assert list(small.recipes) == ["full", "margin"]
     assert {key.seed for key in cell_keys(small)} == {1}
-    with pytest.raises(PlanError, match=r"recipes: margn is not .*did you mean margin"):
+    with pytest.raises(PlanError, match=r"recipes: got 'margn', want one of .*did you mean margin"):
         plan.narrowed(recipes=["margn"])
     with pytest.raises(PlanError, match=r"short needs margin"):
         plan.narrowed(recipes=["short"])
-    with pytest.raises(PlanError, match=r"budgets: 0.9 is not in the plan"):
+    with pytest.raises(PlanError, match=r"budgets: got 0.9, want one of"):
         plan.narrowed(budgets=[0.9])
 
 

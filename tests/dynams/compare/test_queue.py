@@ -10,7 +10,7 @@ import pytest
 
 import dynams.training.loop
 from dynams.compare.cells import CellKey, Length, cell_config, cell_keys
-from dynams.compare.clock import Deadline, predict, usable
+from dynams.compare.clock import Deadline, estimate, usable
 from dynams.compare.results import Cell, machine_of
 from dynams.compare.runner import Entry, Queue
 from dynams.compare.store import Folder
@@ -76,7 +76,7 @@ def test_a_run_leaves_a_cell_of_every_key_and_nothing_unfinished(tmp_path, plan,
         assert cell.samples == cell.samples_by_purpose["training"] == cell.curve[-1].samples
         assert cell.data["train"] == 120
     margin = queue.cells[CellKey("margin", 0.5, 0)]
-    assert [choice.selected for choice in margin.choices] == [60]
+    assert [each.selected for each in margin.refreshes] == [60]
     assert str(tmp_path) not in "".join(path.read_text() for path in tmp_path.glob("cells/*"))
     assert queue.run()  # nothing is left to do
     assert len(loads) == 1
@@ -180,14 +180,14 @@ def config_of(plan, key: CellKey) -> TrainConfig:
     return config
 
 
-def test_predictions_take_the_nearest_kin_of_the_same_machine(make_plan):
+def test_estimates_take_the_nearest_kin_of_the_same_machine(make_plan):
     plan = make_plan(base={"optim.epochs": 10, "selection.warmup_epochs": 0}, budgets=[0.5, 0.2])
     here = machine_of(HERE)
     key = CellKey("margin", 0.5, 1)
     config = config_of(plan, key)
 
     def predicted(*cells: Cell) -> tuple[float, str] | None:
-        found = predict(key, config, cells, here)
+        found = estimate(key, config, cells, here)
         return None if found is None else (round(found.seconds, 6), found.basis)
 
     def cell(name: str, budget: float | None, seconds: float, **more) -> Cell:

@@ -42,7 +42,7 @@ def test_what_is_not_finite_is_null_on_disk_and_nan_again(tmp_path, plan):
     [
         (lambda v: v.pop("curve"), "curve is missing"),
         (lambda v: v["options"].update({"optim.lr": 9}), "do not have the digest that it names"),
-        (lambda v: v.update(format=99), "format must be 1, got 99"),
+        (lambda v: v.update(format=99), "format: got 99, want 1"),
         (lambda v: v.update(seconds=3), "is not a finished cell"),
         (lambda v: v.update(seed=1), "holds full, seed 1, whose file is full_s1.json"),
     ],

@@ -58,12 +58,15 @@ def test_depth_in_the_name_counts_convolutions_and_the_head() -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"resnet8, .*resnet18, .*resnet50; got 'resnet19'"):
+    with pytest.raises(
+        ValueError,
+        match=r"name: got 'resnet19', want one of resnet8, .*resnet18, .*resnet50 \(did you mean resnet",
+    ):
         build_model("resnet19", 10)
 
 
 def test_an_unknown_stem_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"stem must be one of cifar, imagenet; got 'mnist'"):
+    with pytest.raises(ValueError, match=r"stem: got 'mnist', want one of cifar, imagenet"):
         build_model("resnet8", 10, stem="mnist")  # type: ignore[arg-type]
 
 
@@ -72,10 +75,10 @@ def test_an_unknown_stem_is_refused_with_the_known_ones() -> None:
 )
 def test_sizes_too_small_are_refused_by_name(argument: str, value: int) -> None:
     options: dict[str, Any] = {"num_classes": 10, argument: value}
-    with pytest.raises(ValueError, match=f"{argument} must be at least .* got {value}"):
+    with pytest.raises(ValueError, match=f"{argument}: got {value}, want at least"):
         build_model("resnet8", **options)
 
 
 def test_bad_widths_are_refused() -> None:
-    with pytest.raises(ValueError, match="widths must be"):
+    with pytest.raises(ValueError, match=r"widths: got .*, want"):
         build_model("resnet8", 10, widths=(1.0, 0.5))

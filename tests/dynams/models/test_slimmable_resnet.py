@@ -317,7 +317,7 @@ def test_zero_init_residual_makes_unchanging_blocks_the_identity(width: float) -
 def test_an_unknown_width_is_refused_with_the_known_ones(width: float) -> None:
     model = SlimmableResNet(BASIC, WIDTHS)
     images = batch_for(BASIC).float()
-    message = rf"width must be one of 0.3, 0.5, 1.0; got {width}"
+    message = rf"width: got {width}, want one of 0.3, 0.5, 1.0"
     with pytest.raises(ValueError, match=message):
         model(images, width)
     with pytest.raises(ValueError, match=message):
@@ -336,12 +336,12 @@ def test_an_empty_sequence_of_widths_is_refused() -> None:
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 1, 8, 8), (2, 8, 8, 3)])
 def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     for width in (0.5, (1.0, 0.5)):
-        with pytest.raises(ValueError, match=r"images must have shape \(B, 3, H, W\)"):
+        with pytest.raises(ValueError, match=r"images: got shape .*, want \(B, 3, H, W\)"):
             SlimmableResNet(BASIC)(torch.zeros(shape), width)
 
 
 def test_integer_images_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"images must be floating point, got torch.uint8"):
+    with pytest.raises(TypeError, match=r"images: got torch.uint8, want floating point"):
         SlimmableResNet(BASIC)(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
 
 

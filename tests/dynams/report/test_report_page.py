@@ -319,7 +319,7 @@ def test_large_pictures_are_reduced_in_proportion(make_run):
 
 def test_pictures_of_the_wrong_type_are_refused(make_run):
     samples = dataclasses.replace(pictures(), closest=torch.zeros(3, 1, 8, 8))
-    with pytest.raises(ValueError, match=r"images: got float32 \(3, 1, 8, 8\), wanted uint8"):
+    with pytest.raises(ValueError, match=r"images: got float32 \(3, 1, 8, 8\), want uint8"):
         render_report(make_run(), "run", samples=samples)
 
 

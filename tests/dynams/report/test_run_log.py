@@ -144,10 +144,13 @@ def test_a_torn_line_in_the_middle_is_refused_by_file_and_line(tmp_path, make_ru
     ("line", "complaint"),
     [
         ('{"record": "epoch", "epoch": 1}', "loss is missing"),
-        ('{"record": "lunch"}', "record must be start, epoch, refresh or end, got 'lunch'"),
-        ('{"record": "start", "format": 99}', "format must be 1, got 99"),
-        ('{"record": "start", "format": 1, "config": 3, "environment": {}}', "config must be an"),
-        ("[1, 2]", "wanted a JSON object, got list"),
+        ('{"record": "lunch"}', "record: got 'lunch', want one of start, epoch, refresh, end"),
+        ('{"record": "start", "format": 99}', "format: got 99, want 1"),
+        (
+            '{"record": "start", "format": 1, "config": 3, "environment": {}}',
+            "config: got 3, want keys",
+        ),
+        ("[1, 2]", "got list, want a JSON object"),
         ('{"record": "end", "loss": NaN}', "NaN is not strict JSON"),
     ],
 )
@@ -165,7 +168,7 @@ def test_a_line_of_another_kind_is_refused_by_what_is_wrong_with_it(tmp_path, li
 def test_a_field_of_the_wrong_type_is_refused_by_its_name(tmp_path, epoch_record, field, value):
     data = {"record": "epoch", **dataclasses.asdict(epoch_record(0)), field: value}
     (tmp_path / "log.jsonl").write_text(json.dumps(data) + "\n")
-    with pytest.raises(ValueError, match=f"line 1: {field}: wanted"):
+    with pytest.raises(ValueError, match=f"line 1: {field}: got"):
         read_run(tmp_path)
 
 

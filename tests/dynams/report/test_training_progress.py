@@ -165,5 +165,5 @@ def test_time_left_of_a_resumed_run_counts_only_its_own_epochs(plain, clock):
 
 
 def test_a_plan_of_the_wrong_length_is_refused(plain):
-    with pytest.raises(ValueError, match="epoch_samples: got 2 entries, wanted one for each of 3"):
+    with pytest.raises(ValueError, match="epoch_samples: got 2 entries, want one for each of 3"):
         TrainingProgress(3, plain, epoch_samples=[1, 2])

@@ -373,7 +373,7 @@ def test_an_unknown_width_is_refused_and_none_is_the_full_one() -> None:
     assert torch.equal(network(images()), network(images(), 1.0))
     assert network.widths == WIDTHS
     for call in (network, network.features):
-        with pytest.raises(ValueError, match=r"width must be one of 0\.3, 0\.5, 1\.0; got 0\.4"):
+        with pytest.raises(ValueError, match=r"width: got 0\.4, want one of 0\.3, 0\.5, 1\.0"):
             call(images(), 0.4)
     with pytest.raises(ValueError, match=r"got 0\.4"):
         network.plain(0.4)

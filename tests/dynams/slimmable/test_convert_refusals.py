@@ -110,7 +110,7 @@ def test_a_layer_made_on_the_fly_is_refused() -> None:
         (lambda self, x: F.interpolate(x, x.shape[2:]), "only those of axes 0 and 1"),
         (lambda self, x: x.mean(1, keepdim=True), "a mean must be over height and width"),
         (lambda self, x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4)), "it pads the channels"),
-        (lambda self, x: torch.cat([x, x], 2), "must be concatenated along axis 1, got 2"),
+        (lambda self, x: torch.cat([x, x], 2), "axis of a concatenation: got 2, want 1"),
         (
             lambda self, x: torch.cat([x.flatten(1), x.flatten(1)], 1),
             "a flattened tensor of unknown",
@@ -140,12 +140,16 @@ def test_a_parameter_for_each_channel_is_refused() -> None:
 
 
 def test_prelu_for_each_channel_is_refused() -> None:
-    refused(Net(nn.PReLU(8)), "module 'middle' (PReLU", "num_parameters must be 1")
+    refused(Net(nn.PReLU(8)), "module 'middle' (PReLU", "num_parameters: got 8, want 1")
     slimmable.convert(Net(nn.PReLU()))
 
 
 def test_pooling_that_returns_indices_is_refused() -> None:
-    refused(Net(nn.MaxPool2d(2, return_indices=True)), "(MaxPool2d", "return_indices must be False")
+    refused(
+        Net(nn.MaxPool2d(2, return_indices=True)),
+        "(MaxPool2d",
+        "return_indices: got True, want False",
+    )
 
 
 def test_a_layer_called_twice_is_refused() -> None:
@@ -312,9 +316,9 @@ def test_a_linear_on_unflattened_features_is_refused() -> None:
 
 
 def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="widths must be fractions"):
+    with pytest.raises(ValueError, match=r"widths: got .*, want fractions"):
         slimmable.convert(Net(), (0.5, 0.25))
-    with pytest.raises(TypeError, match=r"model must be an nn\.Module, got int"):
+    with pytest.raises(TypeError, match=r"model: got int, want an nn\.Module"):
         slimmable.convert(3)  # type: ignore[arg-type]
 
 
