@@ -21,7 +21,9 @@ TYPE_WORDS: dict[type, str] = {
 
 def did_you_mean(word: object, known: Iterable[object]) -> str:
     """Make the end of a message about an unknown word, such as " (did you mean train?)"; it may be empty."""
-    near = difflib.get_close_matches(str(word), [str(each) for each in known], n=1, cutoff=0.6)
+    if not isinstance(word, str):
+        return ""  # a number that is no other number is not mistyped
+    near = difflib.get_close_matches(word, [str(each) for each in known], n=1, cutoff=0.6)
     return f" (did you mean {near[0]}?)" if near else ""
 
 

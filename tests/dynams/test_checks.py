@@ -41,7 +41,7 @@ def test_what_is_of_a_type_passes_and_the_rest_is_refused_with_what_came(kind: t
 def test_an_unknown_word_is_told_the_nearest_one_if_any_is_near() -> None:
     assert did_you_mean("trian", ("train", "info")) == " (did you mean train?)"
     assert did_you_mean("xyz", ("train", "info")) == ""
-    assert did_you_mean(3, ()) == ""
+    assert did_you_mean(0.5, (0.6,)) == ""
     assert unknown("key", "lrr", ["lr", "epochs"]) == "unknown key lrr (did you mean lr?)"
 
 

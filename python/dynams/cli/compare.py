@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from dynams.checks import positive, unknown
-from dynams.cli.errors import INTERRUPTED, OK, PlainParser, UsageError, tell
-from dynams.cli.parsing import number_in, whole_in
+from dynams.checks import positive
+from dynams.cli.errors import INTERRUPTED, OK, UsageError, tell
+from dynams.cli.options import add_settings, take_settings
+from dynams.cli.parsing import OptionParser
 from dynams.cli.train import _quieten
-from dynams.compare.options import option_types
 from dynams.compare.plan import Plan
 from dynams.compare.plan_file import PLAN_NAME, load_plan, presets
 
@@ -134,8 +132,11 @@ def parse(argv: Sequence[str]) -> CompareRequest:
         SystemExit: help was asked for and is printed.
     """
     parser = make_parser()
-    own, overrides = _take_options(argv, parser)
-    options = parser.parse_args(own)
+    # Without defaults: a setting that is not given is the plan's to say.
+    given = parser.parse_args(list(argv), defaults=False)
+    overrides = take_settings(given)
+    options = parser.get_defaults()
+    options.update(given)
     if options.plan is None:
         known = ", ".join(presets())
         raise UsageError(f"plan: got none, want one of {known}, or a YAML file; see --help")
@@ -145,17 +146,17 @@ def parse(argv: Sequence[str]) -> CompareRequest:
     limit = plan.limit_seconds if options.limit_seconds is None else options.limit_seconds
     if limit is not None:
         positive("--limit-seconds", limit)
-    chosen = [
+    alone = [
         name
-        for name, given in (
+        for name, chosen in (
             ("--list", options.list),
             ("--merge", options.merge is not None),
             ("--report", options.report),
         )
-        if given
+        if chosen
     ]
-    if len(chosen) > 1:
-        raise UsageError(f"{chosen[1]}: does not go with {chosen[0]}")
+    if len(alone) > 1:
+        raise UsageError(f"{alone[1]}: does not go with {alone[0]}")
     folder = Path(options.plan)
     earlier = folder if options.plan not in presets() and folder.is_dir() else None
     out = options.out or (earlier and str(earlier)) or plan.out or f"compare/{plan.name}"
@@ -170,13 +171,14 @@ def parse(argv: Sequence[str]) -> CompareRequest:
     )
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> OptionParser:
     """Make the parser of `dynams compare`."""
-    parser = PlainParser(
+    parser = OptionParser(
         prog="dynams compare",
         usage="dynams compare PLAN [options] [--SECTION.OPTION VALUE ...]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
+        default_env=False,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -195,7 +197,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--limit-seconds",
         metavar="S",
-        type=number_in,
+        type=float,
         help="stop in time, with everything saved, before S seconds have passed; no cell is begun "
         "that cannot finish, as far as finished ones tell, unless it needs more than S",
     )
@@ -219,10 +221,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--recipes", metavar="NAME", nargs="+", help="only these recipes, and the reference"
     )
-    parser.add_argument(
-        "--budgets", metavar="B", nargs="+", type=number_in, help="only these budgets"
-    )
-    parser.add_argument("--seeds", metavar="N", nargs="+", type=whole_in, help="only these seeds")
+    parser.add_argument("--budgets", metavar="B", nargs="+", type=float, help="only these budgets")
+    parser.add_argument("--seeds", metavar="N", nargs="+", type=int, help="only these seeds")
+    add_settings(parser, in_help=False)
     return parser
 
 
@@ -233,47 +234,3 @@ def _quiet() -> dict[str, Any]:
         "run.report": False,
         "run.progress": sys.stderr.isatty(),
     }
-
-
-def _take_options(
-    argv: Sequence[str], parser: argparse.ArgumentParser
-) -> tuple[list[str], dict[str, Any]]:
-    """Part the train options, which have a dot in their names, from the command's own."""
-    known = option_types()
-    own_names = [name for action in parser._actions for name in action.option_strings]
-    own: list[str] = []
-    overrides: dict[str, Any] = {}
-    words = iter(argv)
-    for word in words:
-        name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("-") or _is_number(word):
-            own.append(word)
-            continue
-        if name in known:
-            if not equals:
-                value = next(words, "--")
-                if value.startswith("--"):
-                    raise UsageError(f"--{name}: expected one argument")
-            overrides[name] = _value(name, value)
-        elif word.partition("=")[0] in own_names:
-            own.append(word)
-        else:
-            option = word.partition("=")[0]
-            names = [*own_names, *(f"--{each}" for each in known)]
-            raise UsageError(unknown("option", option, names))
-    return own, overrides
-
-
-def _value(name: str, value: str) -> Any:
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--{name}: is not YAML: {value!r}") from error
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True

@@ -115,13 +115,28 @@ def make_parser() -> ArgumentParser:
         default=argparse.SUPPRESS,
         help="the same, as a fraction of what the same epochs on all samples take, such as 0.5",
     )
+    add_settings(parser)
+    return parser
+
+
+def add_settings(parser: ArgumentParser, *, in_help: bool = True) -> None:
+    """Give a parser an option for every setting of `TrainConfig`."""
+    sections = [section.name for section in dataclasses.fields(TrainConfig)]
     for section in dataclasses.fields(TrainConfig):
         parser.add_class_arguments(section.default_factory, section.name)
-    sections = {section.name for section in dataclasses.fields(TrainConfig)}
     for action in parser._actions:
-        if action.dest in sections:  # a file for one section works too, but only adds noise here
+        # A file for one section works too, but only adds noise here.
+        if action.dest in sections or (not in_help and action.dest.partition(".")[0] in sections):
             action.help = argparse.SUPPRESS
-    return parser
+
+
+def take_settings(values: Namespace) -> dict[str, Any]:
+    """Take the settings that were given out of a parser's values, by dotted name."""
+    sections = [section.name for section in dataclasses.fields(TrainConfig)]
+    given = {name: values.pop(name).as_dict() for name in sections if name in values}
+    return {
+        f"{name}.{key}": value for name, section in given.items() for key, value in section.items()
+    }
 
 
 def parse(argv: Sequence[str]) -> TrainRequest:

@@ -73,14 +73,6 @@ def number_in(word: str) -> float:
         raise ArgumentTypeError(f"got {word!r}, want {TYPE_WORDS[float]}") from None
 
 
-def whole_in(word: str) -> int:
-    """Read a whole number from the command line: a type of options."""
-    try:
-        return int(word)
-    except ValueError:
-        raise ArgumentTypeError(f"got {word!r}, want {TYPE_WORDS[int]}") from None
-
-
 def _keys_of(values: dict[Any, Any]) -> list[str]:
     keys: list[str] = []
     for name, value in values.items():
@@ -91,7 +83,7 @@ def _keys_of(values: dict[Any, Any]) -> list[str]:
 def _readable(message: str, parser: ArgumentParser) -> str:
     """Put the parser's message in one line and in our words."""
     text = " ".join(message.removeprefix("argument ").split())
-    text = re.sub(r'Parser key "([^"]+)"', r"\1", text)
+    text = re.sub(r'Parser key "([^"]+)"( element \d+)?', r"\1", text)
     text = re.sub(r"<class '([^']+)'>", r"\1", text)
     for refusal in _REFUSALS:
         text = re.sub(refusal, _refused, text)

@@ -57,7 +57,7 @@ def load_plan(name: str | Path, overrides: Mapping[str, Any] | None = None) -> P
     if not path.is_file():
         known = presets()
         raise PlanError(
-            f"plan: no file {name}, and presets are {', '.join(known)}{did_you_mean(name, known)}"
+            f"plan: no file {name}, and presets are {', '.join(known)}{did_you_mean(str(name), known)}"
         )
     where = str(name) if str(name) in presets() else str(path)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -39,6 +40,8 @@ def test_the_help_is_complete(capsys):
     assert status == 0
     for action in make_parser()._actions:
         assert action.help
+        if action.help == argparse.SUPPRESS:
+            continue  # a setting of dynams train
         for name in action.option_strings:
             assert name in out
     for word in ("cifar10-cpu", "digits", "limit_seconds", "unfinished/", "130", "docs/compare.md"):
@@ -67,19 +70,19 @@ def test_the_help_imports_no_torch(tmp_path):
         (["digits", "--optim.lr", "--list"], "--optim.lr: expected one argument"),
         (["digits", "--optim.lr=fast"], "optim.lr: got 'fast', want a number"),
         (["digits", "--optim.lr", "-1"], "optim.lr: got -1.0, want a number in (0, inf)"),
-        (["digits", "--optim.lr", "["], "--optim.lr: is not YAML"),
+        (["digits", "--optim.lr", "["], "optim.lr: got '[', want a number"),
         (["digits", "--run.seed", "3"], "run.seed: seeds says which"),
         (["digits", "--limit-seconds", "0"], "--limit-seconds: got 0.0, want a number in (0, inf)"),
-        (["digits", "--limit-seconds", "nan"], "--limit-seconds: got nan, want a number in (0, inf)"),
-        (["digits", "--limit-seconds", "x"], "--limit-seconds: got 'x', want a number"),
+        (["digits", "--limit-seconds", "nan"], "limit_seconds: got 'nan', want a number"),
+        (["digits", "--limit-seconds", "x"], "limit_seconds: got 'x', want a number"),
         (["digits", "--limit-seconds"], "--limit-seconds: expected one argument"),
         (["digits", "--recipes", "rondom"], "(did you mean random?)"),
         (["digits", "--budgets", "0.7"], "budgets: got 0.7, want one of"),
-        (["digits", "--seeds", "1.5"], "--seeds: got '1.5', want a whole number"),
+        (["digits", "--seeds", "1.5"], "seeds: got '1.5', want a whole number"),
         (["digits", "--list", "--report"], "--report: does not go with --list"),
         (["digits", "--report"], "--report: no finished cells of this plan in compare"),
         (["digits", "--merge", "nowhere"], "merge: no directory nowhere"),
-        (["digits", "again"], "unrecognized arguments: again"),
+        (["digits", "again"], "unknown argument again"),
         (["digits", "--model.name", "resnet9000"], "resnet9000"),
         (["cifar10"], "data.path: cifar10 needs the directory that holds it"),
     ],
