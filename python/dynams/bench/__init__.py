@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dynams.bench.config import BenchConfig
-    from dynams.bench.timing import Measured, Result, measure
+    from dynams.bench.timing import Measurement, Result, measure
 
-__all__ = ["BenchConfig", "Measured", "Result", "measure"]
+__all__ = ["BenchConfig", "Measurement", "Result", "measure"]
 
 _MODULES = {
     "BenchConfig": "config",
-    "Measured": "timing",
+    "Measurement": "timing",
     "Result": "timing",
     "measure": "timing",
 }

@@ -66,7 +66,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """What `measure` found.
 
     Attributes:
@@ -82,7 +82,7 @@ class Measured:
     results: tuple[Result, ...]
 
 
-def measure(config: BenchConfig, say: Callable[[str], None] = lambda text: None) -> Measured:
+def measure(config: BenchConfig, say: Callable[[str], None] = lambda text: None) -> Measurement:
     """Time the kernels.
 
     Args:
@@ -120,7 +120,7 @@ def measure(config: BenchConfig, say: Callable[[str], None] = lambda text: None)
                     peers=peers,
                 )
             )
-        return Measured(config, environment(device), copied, tuple(results))
+        return Measurement(config, environment(device), copied, tuple(results))
 
 
 def _speedup(ours: Sequence[float], theirs: Sequence[float]) -> float:

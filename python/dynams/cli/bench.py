@@ -13,7 +13,7 @@ from dynams.cli.errors import OK, PlainParser, tell
 from dynams.cli.parsing import OptionParser, checked_file
 
 if TYPE_CHECKING:
-    from dynams.bench.timing import Measured, Result
+    from dynams.bench.timing import Measurement, Result
 
 _DESCRIPTION = """\
 Time the kernels on this machine: each beside torch's way to the same answer, in turn, and beside
@@ -75,7 +75,7 @@ def parse(argv: Sequence[str]) -> tuple[BenchConfig, bool]:
     return BenchConfig(**{name: values[name] for name in names}), bool(values.json)
 
 
-def as_text(measured: Measured) -> str:
+def as_text(measured: Measurement) -> str:
     """Format it for people: where it was measured, a table, and how to read it."""
     where = measured.environment
     serves = where["kernels"]

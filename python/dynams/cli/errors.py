@@ -32,7 +32,7 @@ def tell(text: str) -> None:
     sys.stderr.write(f"dynams: {text}\n")
 
 
-def report(error: BaseException) -> int:
+def tell_error(error: BaseException) -> int:
     """Tell an error in one line on standard error, with its traceback if ``DYNAMS_DEBUG=1``.
 
     Returns:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import dynams
 from dynams.checks import one_of, unknown
-from dynams.cli.errors import INTERRUPTED, OK, UsageError, report, tell
+from dynams.cli.errors import INTERRUPTED, OK, UsageError, tell, tell_error
 
 _COMMANDS = {
     "train": "train a network on the samples that DynaMS selects, or resume a run",
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return OK
     except Exception as error:  # the one place where any error becomes a line
-        return report(error)
+        return tell_error(error)
 
 
 def _run(argv: list[str]) -> int:

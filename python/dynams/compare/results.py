@@ -42,7 +42,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Refresh:
+class Refreshed:
     """One refresh: before which epoch, how many samples, and the share that was selected before."""
 
     epoch: int
@@ -88,7 +88,7 @@ class Cell:
     total_seconds: float = math.nan
     samples_by_purpose: dict[str, int] = field(default_factory=dict)
     curve: tuple[Point, ...] = ()
-    refreshes: tuple[Refresh, ...] = ()
+    refreshes: tuple[Refreshed, ...] = ()
 
     @property
     def cost(self) -> float:
@@ -151,7 +151,7 @@ def cell_of_run(
         total_seconds=math.nan if end is None else end.total_seconds,
         samples_by_purpose=dict(samples_by_purpose),
         curve=tuple(points),
-        refreshes=tuple(Refresh(r.epoch, r.selected, r.overlap) for r in run.refreshes),
+        refreshes=tuple(Refreshed(r.epoch, r.selected, r.overlap) for r in run.refreshes),
     )
 
 
@@ -219,7 +219,7 @@ def _cell(values: Any) -> Cell:
             for p in values["curve"]
         ),
         refreshes=tuple(
-            Refresh(int(c["epoch"]), int(c["selected"]), _maybe(c["overlap"]))
+            Refreshed(int(c["epoch"]), int(c["selected"]), _maybe(c["overlap"]))
             for c in values["choices"]
         ),
     )

@@ -180,16 +180,16 @@ def margin_ridges(
     shown = thinned(seen, most)
     figure, axes = _figure()
     densities = [_density(record) for record in shown]
-    overlap = 1.0 if len(shown) == 1 else 1.45
+    rise = 1.0 if len(shown) == 1 else 1.45
     for row, (record, density) in enumerate(zip(shown, densities, strict=True)):
         base = float(len(shown) - 1 - row)
         peak = max(density)
-        heights = [base + overlap * value / peak for value in density]
+        heights = [base + rise * value / peak for value in density]
         _ridge(axes, record, heights, base, row)
-    right = max(_reach(record) for record in shown)
-    left = min(0.0, *(record.histogram_edges[0] for record in shown))
-    axes.set_xlim(left, right)
-    axes.set_ylim(-0.04, len(shown) - 1 + overlap * 1.04)
+    end = max(_reach(record) for record in shown)
+    start = min(0.0, *(record.histogram_edges[0] for record in shown))
+    axes.set_xlim(start, end)
+    axes.set_ylim(-0.04, len(shown) - 1 + rise * 1.04)
     axes.set_yticks(
         [len(shown) - 1 - row for row in range(len(shown))],
         [f"epoch {record.epoch + 1}" for record in shown],

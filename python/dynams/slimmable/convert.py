@@ -63,7 +63,7 @@ def convert(model: nn.Module, widths: Sequence[float] = (0.5, 1.0)) -> Slimmable
 
 
 def _check(found: Findings, model: nn.Module, widths: tuple[float, ...]) -> None:
-    """Refuse a network of which nothing slims, and a head that could not be sliced from the left."""
+    """Refuse a network of which nothing slims, and a head whose kept features are not its first."""
     rows = [block for slimming in found.layers.values() for block in slimming.rows or ()]
     if all(block.axis.fixed or block.axis.units == 1 for block in rows):
         raise Place("", type(model).__name__).refusal(

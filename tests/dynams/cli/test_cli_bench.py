@@ -85,7 +85,7 @@ def test_json_says_what_was_asked_and_what_was_found(capsys):
 
 
 def test_times_and_rates_have_three_figures_and_a_unit():
-    from dynams.bench import Measured, Result
+    from dynams.bench import Measurement, Result
     from dynams.bench.timing import Peer
 
     def result(seconds: float, **rates: float | None) -> Result:
@@ -101,12 +101,12 @@ def test_times_and_rates_have_three_figures_and_a_unit():
         result(4.5e-6),
     )
     config = BenchConfig(device="cuda:1")
-    lines = as_text(Measured(config, where, 1e12, results)).splitlines()
+    lines = as_text(Measurement(config, where, 1e12, results)).splitlines()
     assert lines[0] == (
         "cuda: X (cuda:1), threads: 2, torch t, "
         "kernels: row_scores native_cuda, smallest_k triton, copy 1000.0 GB/s"
     )
-    on_cpu = as_text(Measured(BenchConfig(), {**where, "device": "cpu"}, 1e9, results))
+    on_cpu = as_text(Measurement(BenchConfig(), {**where, "device": "cpu"}, 1e9, results))
     assert on_cpu.startswith("Y, threads: 2, torch t, kernels: native_cpu, copy 1.0 GB/s\n")
     cells = [[cell.strip() for cell in line.split("|")[3:9]] for line in lines[4:7]]
     assert cells == [

@@ -9,7 +9,7 @@ from dynams.compare.cells import CellKey, cell_config, cell_keys
 from dynams.compare.options import essential
 from dynams.compare.plan import Plan
 from dynams.compare.plan_file import read_plan
-from dynams.compare.results import Cell, Point, Refresh
+from dynams.compare.results import Cell, Point, Refreshed
 
 HERE = {"device": "cpu", "cpu": "one", "cores": 2, "threads": 1, "torch": "2.13"}
 THERE = {**HERE, "device": "cuda: other"}
@@ -77,7 +77,7 @@ def a_cell(
         "total_seconds": seconds + 2.0,
         "samples_by_purpose": {"training": 240, "scoring": 120},
         "curve": (Point(1, 120, seconds / 2, accuracy - 0.1), Point(2, 240, seconds, accuracy)),
-        "refreshes": (Refresh(1, 60, None), Refresh(2, 60, 0.75)),
+        "refreshes": (Refreshed(1, 60, None), Refreshed(2, 60, 0.75)),
     }
     return Cell(key=key, **{**values, **changes})
 
