@@ -221,7 +221,9 @@ class _PlanReader:
         for recipe in plan.recipes.values():
             where = f"{self.where}: recipes.{recipe.name}"
             if recipe.uses_budget and not plan.budgets:
-                raise PlanError(f"{self.where}: budgets: {recipe.name} needs at least one")
+                raise PlanError(
+                    f"{self.where}: budgets: got none, want at least one for {recipe.name}"
+                )
             for budget in plan.budgets_of(recipe):
                 config = self._build(where, plan.options(recipe, budget, plan.seeds[0]))
             if config.run.devices != 1:

@@ -49,7 +49,7 @@ def from_plain(cls: type[_Record], data: Mapping[str, Any]) -> _Record:
     values = {}
     for field in dataclasses.fields(cls):
         if field.name not in data:
-            raise ValueError(f"{field.name} is missing")
+            raise ValueError(f"{field.name}: is missing")
         values[field.name] = _READERS[str(field.type)](field.name, data[field.name])
     return cls(**values)
 

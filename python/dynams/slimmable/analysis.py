@@ -255,7 +255,7 @@ def _linear_inputs(source: Any, module: nn.Linear) -> Blocks:
         raise MisfitError("it must be called with one tensor")
     if source.rank not in (2, None):
         raise MisfitError(
-            f"a Linear must take features (B, D), its input has {source.rank} dimensions: flatten(1) it"
+            f"its input: got {source.rank} dimensions, want features (B, D): flatten(1) it"
         )
     return source.elements(module.in_features)
 

@@ -134,7 +134,7 @@ def flattened(source: Layout, start: Any, end: Any) -> Layout:
     """
     if start != 1 or end not in (-1, (source.rank or 0) - 1):
         raise MisfitError(
-            f"it must flatten all but the batch, flatten(1); got start_dim={start}, end_dim={end}"
+            f"flatten: got start_dim={start}, end_dim={end}, want flatten(1): all but the batch"
         )
     if source.rank == 2:
         return source
@@ -148,7 +148,7 @@ def maps(source: Layout, pooled: bool = False) -> Layout:
         MisfitError: `source` has no height and width.
     """
     if source.rank not in (4, None):
-        raise MisfitError(f"it must take (B, C, H, W); its input has {source.rank} dimensions")
+        raise MisfitError(f"its input: got {source.rank} dimensions, want (B, C, H, W)")
     return Layout(source.blocks, 4, ONE, pooled)
 
 

@@ -153,7 +153,7 @@ def test_a_match_by_seconds_waits_then_takes_the_share_then_keeps_what_was_begun
         ({"budgets": [1.5]}, "budgets: got 1.5, want a number in (0, 1]"),
         ({"budgets": 0.5}, "budgets: got 0.5, want a list"),
         ({"budgets": [0.5, 0.5]}, "budgets: 0.5 is given twice"),
-        ({"budgets": []}, "budgets: margin needs at least one"),
+        ({"budgets": []}, "budgets: got none, want at least one for margin"),
         ({"seeds": [-1]}, "seeds: got -1, want at least 0"),
         ({"seeds": []}, "seeds: got [], want a list"),
         ({"limit_seconds": 0}, "limit_seconds: got 0, want a number in (0, inf)"),

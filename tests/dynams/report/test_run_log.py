@@ -143,7 +143,7 @@ def test_a_torn_line_in_the_middle_is_refused_by_file_and_line(tmp_path, make_ru
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ('{"record": "epoch", "epoch": 1}', "loss is missing"),
+        ('{"record": "epoch", "epoch": 1}', "loss: is missing"),
         ('{"record": "lunch"}', "record: got 'lunch', want one of start, epoch, refresh, end"),
         ('{"record": "start", "format": 99}', "format: got 99, want 1"),
         (

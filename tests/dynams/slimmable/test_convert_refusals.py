@@ -115,7 +115,7 @@ def test_a_layer_made_on_the_fly_is_refused() -> None:
             lambda self, x: torch.cat([x.flatten(1), x.flatten(1)], 1),
             "a flattened tensor of unknown",
         ),
-        (lambda self, x: torch.flatten(x, 2), "flatten all but the batch"),
+        (lambda self, x: torch.flatten(x, 2), "got start_dim=2, end_dim=-1, want flatten(1)"),
         (lambda self, x: x + torch.ones(8, 1, 1), "neither a parameter nor a buffer"),
         (
             lambda self, x: F.max_pool2d(x, 2, return_indices=True)[0],
@@ -311,7 +311,9 @@ def test_nothing_to_slim_is_refused() -> None:
 
 def test_a_linear_on_unflattened_features_is_refused() -> None:
     refused(
-        Net(nn.Linear(12, 12)), "module 'middle' (Linear", "its input has 4 dimensions: flatten(1)"
+        Net(nn.Linear(12, 12)),
+        "module 'middle' (Linear",
+        "its input: got 4 dimensions, want features (B, D): flatten(1)",
     )
 
 
