@@ -104,7 +104,7 @@ class SelectionConfig:
 
     Args:
         strategy: margin (DynaMS: the smallest margins, chosen again every refresh_every epochs),
-            static (the smallest margins, chosen once, after the warm-up), random (another random
+            static-margin (the smallest margins, chosen once, after the warm-up), random (another random
             subset at every refresh), static-random, full (everything, always), loss, importance,
             el2n, grand, forgetting, confidence, entropy, memorisation, craig, gradmatch,
             gradmatch-batches, glister, rho-loss, infobatch; or one that chooses inside every step:

@@ -78,7 +78,7 @@ def test_the_queue_goes_by_priority_then_by_diagonals_of_seeds_and_budgets(make_
         budgets=[0.6, 0.3],
         seeds=[5, 6],
         recipes={
-            "late": {"selection.strategy": "static", "priority": 2},
+            "late": {"selection.strategy": "static-margin", "priority": 2},
             "margin": RECIPES["margin"],
             "full": RECIPES["full"],
         },

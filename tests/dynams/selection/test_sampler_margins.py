@@ -73,7 +73,7 @@ def test_margin_refreshes_every_q_epochs_after_the_warm_up(
 
 
 def test_static_selects_once_at_the_first_refresh() -> None:
-    sampler = SubsetSampler(N, "static", budget=0.4, warmup_epochs=2, refresh_every=2)
+    sampler = SubsetSampler(N, "static-margin", budget=0.4, warmup_epochs=2, refresh_every=2)
     calls: list[int] = []
     orders = run(sampler, 10, calls)
     assert calls == [2]
@@ -84,7 +84,7 @@ def test_static_selects_once_at_the_first_refresh() -> None:
 
 def test_static_follows_a_schedule_on_its_first_scores() -> None:
     schedule = linear(1.0, 0.5)
-    sampler = SubsetSampler(N, "static", budget=schedule, epochs=6, refresh_every=2)
+    sampler = SubsetSampler(N, "static-margin", budget=schedule, epochs=6, refresh_every=2)
     calls: list[int] = []
     orders = run(sampler, 6, calls)
     assert calls == [0]
@@ -97,7 +97,7 @@ def test_static_changes_at_refreshes_only_and_tells_only_of_changes() -> None:
     budgets = (0.5, 0.5, 0.5, 0.25, 0.25, 0.25)
     sampler = SubsetSampler(
         N,
-        "static",
+        "static-margin",
         budget=lambda progress: budgets[round(progress * 5)],
         epochs=6,
         refresh_every=2,
@@ -130,7 +130,7 @@ def test_a_schedule_sets_the_size_of_every_refresh() -> None:
     assert budget == 0.25
 
 
-@pytest.mark.parametrize("strategy", ["margin", "static", "random"])
+@pytest.mark.parametrize("strategy", ["margin", "static-margin", "random"])
 def test_a_block_whose_first_epochs_are_skipped_is_as_large_as_planned(strategy: str) -> None:
     sampler = SubsetSampler(N, strategy, budget=linear(1.0, 0.5), epochs=12, refresh_every=4)
     for epoch in (0, 6, 7, 11):

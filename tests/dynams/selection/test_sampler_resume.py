@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from dynams.selection import SubsetSampler, linear, with_switches
 
 N, EPOCHS, BATCH = 22, 4, 4
-STRATEGIES = ("margin", "static", "random", "full")
+STRATEGIES = ("margin", "static-margin", "random", "full")
 
 
 def build(strategy: Any = "margin", **options: Any) -> SubsetSampler:

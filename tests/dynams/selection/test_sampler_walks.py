@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, TensorDataset
 from dynams.selection import SubsetSampler
 from sampler_inputs import N, margins_of, run, scorer, smallest
 
-STRATEGIES = ("margin", "static", "random", "full")
+STRATEGIES = ("margin", "static-margin", "random", "full")
 
 
 @given(st.sampled_from(STRATEGIES), st.booleans(), st.data())

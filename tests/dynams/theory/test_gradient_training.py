@@ -265,7 +265,7 @@ def test_too_few_samples_for_the_support_vectors_need_not_reach_it() -> None:
     assert min(angles(few, full)) < 0.98
 
 
-@pytest.mark.parametrize(("strategy", "reaches"), [("margin", True), ("static", False)])
+@pytest.mark.parametrize(("strategy", "reaches"), [("margin", True), ("static-margin", False)])
 def test_the_sampler_reaches_it_where_it_chooses_again(strategy: str, reaches: bool) -> None:
     problem = separable(0, 120, 3, 3)
     full = hard_margin(problem)

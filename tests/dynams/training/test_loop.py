@@ -110,7 +110,7 @@ def test_the_proxy_trains_at_every_nth_step_only(tmp_path):
 
 
 def test_a_static_selection_stays_and_its_proxy_rests_afterwards(tmp_path):
-    config = small_config(tmp_path, selection={"strategy": "static", "warmup_epochs": 2})
+    config = small_config(tmp_path, selection={"strategy": "static-margin", "warmup_epochs": 2})
     run = read_run(train(config, DATA).run_dir)
     assert [refresh.epoch for refresh in run.refreshes] == [2]
     assert [record.samples for record in run.epochs] == [50, 50, 30, 30]

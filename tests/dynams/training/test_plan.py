@@ -177,7 +177,7 @@ def test_what_is_chosen_once_without_scoring_is_selected_once() -> None:
 
 @given(plans())
 def test_sizes_passes_and_the_proxys_samples_are_those_of_the_sampler(plan: Plan) -> None:
-    strategy = {"every refresh": "margin", "once": "static", "never": "random"}[plan.scoring]
+    strategy = {"every refresh": "margin", "once": "static-margin", "never": "random"}[plan.scoring]
     sampler = SubsetSampler(
         plan.num_samples,
         strategy,

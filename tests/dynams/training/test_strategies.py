@@ -28,7 +28,7 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
 OF_BATCHES = ("batch-importance", "batch-rho-loss", "selective-backprop")
 # Strategies with a scoring pass, and at how many of the refreshes of epochs 1, 2 and 3.
 PASSES = {
-    "margin": 3, "static": 1, "loss": 3, "importance": 3, "el2n": 1, "grand": 1, "confidence": 1,
+    "margin": 3, "static-margin": 1, "loss": 3, "importance": 3, "el2n": 1, "grand": 1, "confidence": 1,
     "entropy": 1, "craig": 3, "gradmatch": 3, "gradmatch-batches": 3, "glister": 3, "rho-loss": 3,
 }  # fmt: skip
 

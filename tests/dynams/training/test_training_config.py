@@ -104,7 +104,7 @@ def test_there_is_a_proxy_only_when_samples_are_scored_at_a_slim_width():
         )
 
     assert build_choice(config("margin", 0.5)).proxy_width == 0.5
-    assert build_choice(config("static", 0.25)).proxy_width == 0.25
+    assert build_choice(config("static-margin", 0.25)).proxy_width == 0.25
     assert build_choice(config("margin", 1.0)).proxy_width is None
     assert build_choice(config("random", 0.5)).proxy_width is None
     assert build_choice(config("full", 0.5)).proxy_width is None

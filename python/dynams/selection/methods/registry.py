@@ -18,7 +18,7 @@ _HOMES: dict[str, tuple[str, str]] = {
     "random": ("uniform", "Random"),
     "static-random": ("uniform", "StaticRandom"),
     "margin": ("margin", "Margin"),
-    "static": ("margin", "StaticMargin"),
+    "static-margin": ("margin", "StaticMargin"),
     "loss": ("difficulty", "Loss"),
     "importance": ("importance", "Importance"),
     "el2n": ("difficulty", "EL2N"),

@@ -228,7 +228,7 @@ def test_the_published_refresh_behaviour() -> None:
     assert static == {
         "full",
         "static-random",
-        "static",
+        "static-margin",
         "el2n",
         "grand",
         "forgetting",
