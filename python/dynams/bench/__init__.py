@@ -6,28 +6,14 @@ configuration does not import torch.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dynams._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from dynams.bench.config import BenchConfig
-    from dynams.bench.timing import Measurement, Result, measure
-
-__all__ = ["BenchConfig", "Measurement", "Result", "measure"]
-
-_MODULES = {
-    "BenchConfig": "config",
-    "Measurement": "timing",
-    "Result": "timing",
-    "measure": "timing",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+    from dynams.bench.config import BenchConfig as BenchConfig
+    from dynams.bench.timing import Measurement as Measurement
+    from dynams.bench.timing import Result as Result
+    from dynams.bench.timing import measure as measure
+else:
+    __all__, __getattr__, __dir__ = lazy_names(__name__)

@@ -7,49 +7,21 @@ not import torch.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dynams._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from dynams.compare.cells import CellKey, cell_keys
-    from dynams.compare.page import write_comparison
-    from dynams.compare.plan import Match, Plan, PlanError, Recipe
-    from dynams.compare.plan_file import load_plan
-    from dynams.compare.results import Cell
-    from dynams.compare.runner import Queue
-    from dynams.compare.store import Folder
-
-__all__ = [
-    "Cell",
-    "CellKey",
-    "Folder",
-    "Match",
-    "Plan",
-    "PlanError",
-    "Queue",
-    "Recipe",
-    "cell_keys",
-    "load_plan",
-    "write_comparison",
-]
-
-_MODULES = {
-    "cells": ("CellKey", "cell_keys"),
-    "page": ("write_comparison",),
-    "plan": ("Match", "Plan", "PlanError", "Recipe"),
-    "plan_file": ("load_plan",),
-    "results": ("Cell",),
-    "runner": ("Queue",),
-    "store": ("Folder",),
-}
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    from dynams.compare.cells import CellKey as CellKey
+    from dynams.compare.cells import cell_keys as cell_keys
+    from dynams.compare.page import write_comparison as write_comparison
+    from dynams.compare.plan import Match as Match
+    from dynams.compare.plan import Plan as Plan
+    from dynams.compare.plan import PlanError as PlanError
+    from dynams.compare.plan import Recipe as Recipe
+    from dynams.compare.plan_file import load_plan as load_plan
+    from dynams.compare.results import Cell as Cell
+    from dynams.compare.runner import Queue as Queue
+    from dynams.compare.store import Folder as Folder
+else:
+    __all__, __getattr__, __dir__ = lazy_names(__name__)

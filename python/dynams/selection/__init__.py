@@ -7,80 +7,30 @@ names load on first use, so that knowing the strategies' names does not import t
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dynams._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from dynams.selection.methods.interface import BatchStrategy, Selection, Strategy
-    from dynams.selection.methods.registry import STRATEGIES, build_strategy
-    from dynams.selection.refresh import Refresh
-    from dynams.selection.sampler import SubsetSampler
-    from dynams.selection.schedule import (
-        SCHEDULE_KINDS,
-        BudgetCurve,
-        Schedule,
-        build_schedule,
-        constant,
-        cosine,
-        linear,
-        power,
-    )
-    from dynams.selection.scoring import score_batches
-    from dynams.selection.signals import Signals
-    from dynams.selection.switches import with_switches
-    from dynams.selection.timetable import Timetable, selection_size
-
-__all__ = [
-    "SCHEDULE_KINDS",
-    "STRATEGIES",
-    "BatchStrategy",
-    "BudgetCurve",
-    "Refresh",
-    "Schedule",
-    "Selection",
-    "Signals",
-    "Strategy",
-    "SubsetSampler",
-    "Timetable",
-    "build_schedule",
-    "build_strategy",
-    "constant",
-    "cosine",
-    "linear",
-    "power",
-    "score_batches",
-    "selection_size",
-    "with_switches",
-]
-
-_MODULES = {
-    "refresh": ("Refresh",),
-    "sampler": ("SubsetSampler",),
-    "schedule": (
-        "SCHEDULE_KINDS",
-        "BudgetCurve",
-        "Schedule",
-        "build_schedule",
-        "constant",
-        "cosine",
-        "linear",
-        "power",
-    ),
-    "scoring": ("score_batches",),
-    "methods.interface": ("BatchStrategy", "Selection", "Strategy"),
-    "methods.registry": ("STRATEGIES", "build_strategy"),
-    "signals": ("Signals",),
-    "switches": ("with_switches",),
-    "timetable": ("Timetable", "selection_size"),
-}
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    from dynams.selection.methods.interface import BatchStrategy as BatchStrategy
+    from dynams.selection.methods.interface import Selection as Selection
+    from dynams.selection.methods.interface import Strategy as Strategy
+    from dynams.selection.methods.registry import STRATEGIES as STRATEGIES
+    from dynams.selection.methods.registry import build_strategy as build_strategy
+    from dynams.selection.refresh import Refresh as Refresh
+    from dynams.selection.sampler import SubsetSampler as SubsetSampler
+    from dynams.selection.schedule import SCHEDULE_KINDS as SCHEDULE_KINDS
+    from dynams.selection.schedule import BudgetCurve as BudgetCurve
+    from dynams.selection.schedule import Schedule as Schedule
+    from dynams.selection.schedule import build_schedule as build_schedule
+    from dynams.selection.schedule import constant as constant
+    from dynams.selection.schedule import cosine as cosine
+    from dynams.selection.schedule import linear as linear
+    from dynams.selection.schedule import power as power
+    from dynams.selection.scoring import score_batches as score_batches
+    from dynams.selection.signals import Signals as Signals
+    from dynams.selection.switches import with_switches as with_switches
+    from dynams.selection.timetable import Timetable as Timetable
+    from dynams.selection.timetable import selection_size as selection_size
+else:
+    __all__, __getattr__, __dir__ = lazy_names(__name__)

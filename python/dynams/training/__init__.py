@@ -6,81 +6,33 @@ stopped. The names load on first use, so that reading a configuration does not i
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dynams._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from dynams.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-    from dynams.training.config import (
-        DataConfig,
-        ModelConfig,
-        OptimConfig,
-        ProxyConfig,
-        RunConfig,
-        SelectionConfig,
-        TrainConfig,
-    )
-    from dynams.training.cost import PURPOSES, Cost
-    from dynams.training.errors import NonFiniteLossError, ResumeError, TrainingError
-    from dynams.training.evaluation import evaluate
-    from dynams.training.interrupt import Interrupt
-    from dynams.training.loop import train
-    from dynams.training.optim import build_optimizer, learning_rate, parameter_groups
-    from dynams.training.scoring import score_candidates, score_signals
-
-__all__ = [
-    "PURPOSES",
-    "Checkpoint",
-    "Cost",
-    "DataConfig",
-    "Interrupt",
-    "ModelConfig",
-    "NonFiniteLossError",
-    "OptimConfig",
-    "ProxyConfig",
-    "ResumeError",
-    "RunConfig",
-    "SelectionConfig",
-    "TrainConfig",
-    "TrainingError",
-    "build_optimizer",
-    "evaluate",
-    "learning_rate",
-    "load_checkpoint",
-    "parameter_groups",
-    "save_checkpoint",
-    "score_candidates",
-    "score_signals",
-    "train",
-]
-
-_MODULES = {
-    "checkpoint": ("Checkpoint", "load_checkpoint", "save_checkpoint"),
-    "config": (
-        "DataConfig",
-        "ModelConfig",
-        "OptimConfig",
-        "ProxyConfig",
-        "RunConfig",
-        "SelectionConfig",
-        "TrainConfig",
-    ),
-    "cost": ("PURPOSES", "Cost"),
-    "errors": ("NonFiniteLossError", "ResumeError", "TrainingError"),
-    "evaluation": ("evaluate",),
-    "interrupt": ("Interrupt",),
-    "loop": ("train",),
-    "optim": ("build_optimizer", "learning_rate", "parameter_groups"),
-    "scoring": ("score_candidates", "score_signals"),
-}
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    from dynams.training.checkpoint import Checkpoint as Checkpoint
+    from dynams.training.checkpoint import load_checkpoint as load_checkpoint
+    from dynams.training.checkpoint import save_checkpoint as save_checkpoint
+    from dynams.training.config import DataConfig as DataConfig
+    from dynams.training.config import ModelConfig as ModelConfig
+    from dynams.training.config import OptimConfig as OptimConfig
+    from dynams.training.config import ProxyConfig as ProxyConfig
+    from dynams.training.config import RunConfig as RunConfig
+    from dynams.training.config import SelectionConfig as SelectionConfig
+    from dynams.training.config import TrainConfig as TrainConfig
+    from dynams.training.cost import PURPOSES as PURPOSES
+    from dynams.training.cost import Cost as Cost
+    from dynams.training.errors import NonFiniteLossError as NonFiniteLossError
+    from dynams.training.errors import ResumeError as ResumeError
+    from dynams.training.errors import TrainingError as TrainingError
+    from dynams.training.evaluation import evaluate as evaluate
+    from dynams.training.interrupt import Interrupt as Interrupt
+    from dynams.training.loop import train as train
+    from dynams.training.optim import build_optimizer as build_optimizer
+    from dynams.training.optim import learning_rate as learning_rate
+    from dynams.training.optim import parameter_groups as parameter_groups
+    from dynams.training.scoring import score_candidates as score_candidates
+    from dynams.training.scoring import score_signals as score_signals
+else:
+    __all__, __getattr__, __dir__ = lazy_names(__name__)

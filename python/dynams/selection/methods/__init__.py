@@ -7,132 +7,45 @@ quotas, exploration and a guard against label noise. The names load on first use
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dynams._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from dynams.selection.methods.craig import Craig
+    from dynams.selection.methods.craig import Craig as Craig
+    from dynams.selection.methods.difficulty import EL2N as EL2N
+    from dynams.selection.methods.difficulty import GraNd as GraNd
+    from dynams.selection.methods.difficulty import Loss as Loss
     from dynams.selection.methods.difficulty import (
-        EL2N,
-        GraNd,
-        Loss,
-        last_layer_gradient_norm,
+        last_layer_gradient_norm as last_layer_gradient_norm,
     )
-    from dynams.selection.methods.forgetting import Forgetting, ForgettingEvents
-    from dynams.selection.methods.glister import Glister
-    from dynams.selection.methods.gradmatch import BatchGradMatch, GradMatch
-    from dynams.selection.methods.importance import BatchImportance, Importance, batch_increment
-    from dynams.selection.methods.infobatch import InfoBatch
-    from dynams.selection.methods.interface import BatchChoice, BatchStrategy, Selection, Strategy
-    from dynams.selection.methods.margin import Margin, StaticMargin
-    from dynams.selection.methods.memorisation import Memorisation, memorisation_scores
-    from dynams.selection.methods.reducible import BatchRhoLoss, RhoLoss, reducible_loss
-    from dynams.selection.methods.registry import STRATEGIES, build_strategy
-    from dynams.selection.methods.selective_backprop import SelectiveBackprop
-    from dynams.selection.methods.uncertainty import Confidence, Entropy
-    from dynams.selection.methods.uniform import Full, Random, StaticRandom
-
-__all__ = [
-    "EL2N",
-    "STRATEGIES",
-    "BatchChoice",
-    "BatchGradMatch",
-    "BatchImportance",
-    "BatchRhoLoss",
-    "BatchStrategy",
-    "Confidence",
-    "Craig",
-    "Entropy",
-    "Forgetting",
-    "ForgettingEvents",
-    "Full",
-    "Glister",
-    "GraNd",
-    "GradMatch",
-    "Importance",
-    "InfoBatch",
-    "Loss",
-    "Margin",
-    "Memorisation",
-    "Random",
-    "RhoLoss",
-    "Selection",
-    "SelectiveBackprop",
-    "StaticMargin",
-    "StaticRandom",
-    "Strategy",
-    "batch_increment",
-    "build_strategy",
-    "last_layer_gradient_norm",
-    "memorisation_scores",
-    "reducible_loss",
-]
-
-_MODULES = {
-    "interface": (
-        "BatchChoice",
-        "BatchStrategy",
-        "Selection",
-        "Strategy",
-    ),
-    "craig": ("Craig",),
-    "difficulty": (
-        "EL2N",
-        "GraNd",
-        "Loss",
-        "last_layer_gradient_norm",
-    ),
-    "forgetting": (
-        "Forgetting",
-        "ForgettingEvents",
-    ),
-    "glister": ("Glister",),
-    "gradmatch": (
-        "BatchGradMatch",
-        "GradMatch",
-    ),
-    "importance": (
-        "BatchImportance",
-        "Importance",
-        "batch_increment",
-    ),
-    "infobatch": ("InfoBatch",),
-    "margin": (
-        "Margin",
-        "StaticMargin",
-    ),
-    "memorisation": (
-        "Memorisation",
-        "memorisation_scores",
-    ),
-    "reducible": (
-        "BatchRhoLoss",
-        "RhoLoss",
-        "reducible_loss",
-    ),
-    "registry": (
-        "STRATEGIES",
-        "build_strategy",
-    ),
-    "selective_backprop": ("SelectiveBackprop",),
-    "uncertainty": (
-        "Confidence",
-        "Entropy",
-    ),
-    "uniform": (
-        "Full",
-        "Random",
-        "StaticRandom",
-    ),
-}
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    from dynams.selection.methods.forgetting import Forgetting as Forgetting
+    from dynams.selection.methods.forgetting import ForgettingEvents as ForgettingEvents
+    from dynams.selection.methods.glister import Glister as Glister
+    from dynams.selection.methods.gradmatch import BatchGradMatch as BatchGradMatch
+    from dynams.selection.methods.gradmatch import GradMatch as GradMatch
+    from dynams.selection.methods.importance import BatchImportance as BatchImportance
+    from dynams.selection.methods.importance import Importance as Importance
+    from dynams.selection.methods.importance import batch_increment as batch_increment
+    from dynams.selection.methods.infobatch import InfoBatch as InfoBatch
+    from dynams.selection.methods.interface import BatchChoice as BatchChoice
+    from dynams.selection.methods.interface import BatchStrategy as BatchStrategy
+    from dynams.selection.methods.interface import Selection as Selection
+    from dynams.selection.methods.interface import Strategy as Strategy
+    from dynams.selection.methods.margin import Margin as Margin
+    from dynams.selection.methods.margin import StaticMargin as StaticMargin
+    from dynams.selection.methods.memorisation import Memorisation as Memorisation
+    from dynams.selection.methods.memorisation import memorisation_scores as memorisation_scores
+    from dynams.selection.methods.reducible import BatchRhoLoss as BatchRhoLoss
+    from dynams.selection.methods.reducible import RhoLoss as RhoLoss
+    from dynams.selection.methods.reducible import reducible_loss as reducible_loss
+    from dynams.selection.methods.registry import STRATEGIES as STRATEGIES
+    from dynams.selection.methods.registry import build_strategy as build_strategy
+    from dynams.selection.methods.selective_backprop import SelectiveBackprop as SelectiveBackprop
+    from dynams.selection.methods.uncertainty import Confidence as Confidence
+    from dynams.selection.methods.uncertainty import Entropy as Entropy
+    from dynams.selection.methods.uniform import Full as Full
+    from dynams.selection.methods.uniform import Random as Random
+    from dynams.selection.methods.uniform import StaticRandom as StaticRandom
+else:
+    __all__, __getattr__, __dir__ = lazy_names(__name__)
