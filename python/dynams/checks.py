@@ -48,8 +48,8 @@ def of_type(name: str, value: object, kind: type) -> None:
         raise TypeError(f"{name}: got {value!r}, want {TYPE_WORDS[kind]}")
 
 
-def whole(name: str, value: object, least: int | None = None) -> int:
-    """Return a whole number of any kind, NumPy's or torch's too, as an int of at least ``least``."""
+def whole(name: str, value: object, least: int | None = None, most: int | None = None) -> int:
+    """Return a whole number of any kind, NumPy's or torch's too, as an int from ``least`` to ``most``."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -58,6 +58,8 @@ def whole(name: str, value: object, least: int | None = None) -> int:
         raise TypeError(f"{name}: got {value!r}, want a whole number") from None
     if least is not None:
         at_least(name, count, least)
+    if most is not None and count > most:
+        raise ValueError(f"{name}: got {count}, want at most {most}")
     return count
 
 

@@ -1,7 +1,7 @@
-"""Random draws as pure functions of seed, epoch and block.
+"""Random draws: orders and generators as pure functions of seed, epoch and block, and what methods draw.
 
-They depend on their arguments only, never on a global generator or on earlier draws, so that any epoch can
-be replayed. They are made on the CPU: every device and every rank gets the same.
+Nothing comes from a global generator, so that any epoch can be replayed. Draws are made on the generator's
+own device, the CPU for those made here: every device and every rank gets the same.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import hashlib
 
 import torch
 from torch import Tensor
+
+from dynams.selection.precision import wide_dtype
 
 
 def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
@@ -20,6 +22,19 @@ def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
 def selection_generator(seed: int, block: int) -> torch.Generator:
     """Make the generator of all draws of one selection: a function of the arguments only, on the CPU."""
     return _generator("random selection", seed, block)
+
+
+def random_order(count: int, generator: torch.Generator, device: torch.device | None) -> Tensor:
+    """Draw a permutation of 0 to count - 1: (count,) int64 on `device`."""
+    return torch.randperm(count, generator=generator, device=generator.device).to(device)
+
+
+def random_numbers(count: int, generator: torch.Generator, device: torch.device | None) -> Tensor:
+    """Draw evenly from [0, 1): (count,) on `device`, in the widest floating point that it has."""
+    drawn = torch.rand(
+        count, generator=generator, dtype=wide_dtype(generator.device), device=generator.device
+    )
+    return drawn.to(wide_dtype(device)).to(device)
 
 
 def _generator(purpose: str, seed: int, step: int) -> torch.Generator:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dynams.selection.methods.interface import permutation
+from dynams.checks import whole
+from dynams.selection.draws import random_order
 
 
 def proportional_quotas(sizes: Sequence[int], total: int) -> list[int]:
@@ -26,7 +27,8 @@ def proportional_quotas(sizes: Sequence[int], total: int) -> list[int]:
     Raises:
         ValueError: `total` is out of range.
     """
-    everything = _check_total(sizes, total)
+    everything = sum(sizes)
+    total = whole("total", total, 0, everything)
     if everything == 0:
         return [0 for _ in sizes]
     shares = [divmod(total * size, everything) for size in sizes]
@@ -51,9 +53,8 @@ def equal_quotas(sizes: Sequence[int], total: int) -> list[int]:
     Raises:
         ValueError: `total` is out of range.
     """
-    _check_total(sizes, total)
+    left = whole("total", total, 0, sum(sizes))
     quotas = [0 for _ in sizes]
-    left = total
     smallest_first = sorted(range(len(sizes)), key=lambda group: sizes[group])
     for place, group in enumerate(smallest_first):
         if sizes[group] * (len(sizes) - place) <= left:
@@ -98,15 +99,8 @@ def class_parts(labels: Tensor, part_size: int, generator: torch.Generator) -> l
     Returns:
         Ascending int64 indices, by ascending label.
     """
-    order = permutation(labels.shape[0], generator, labels.device)
+    order = random_order(labels.shape[0], generator, labels.device)
     parts: list[Tensor] = []
     for members in class_members(labels, order):
         parts += members.tensor_split(-(-members.shape[0] // part_size))
     return [part.sort().values for part in parts]
-
-
-def _check_total(sizes: Sequence[int], total: int) -> int:
-    everything = sum(sizes)
-    if not 0 <= total <= everything:
-        raise ValueError(f"total must be in [0, {everything}], got {total}")
-    return everything

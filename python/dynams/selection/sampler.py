@@ -383,7 +383,9 @@ class SubsetSampler(Sampler[int]):
 
     def _check_begun(self) -> None:
         if self._current.epoch is None:
-            raise RuntimeError("call set_epoch(epoch) before the sampler is used in that epoch")
+            raise RuntimeError(
+                "epoch: got none yet, want set_epoch(epoch) before the sampler is used"
+            )
 
     def _ordered(self, values: Tensor) -> Tensor:
         self._check_begun()

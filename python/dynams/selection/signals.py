@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dynams.checks import at_least
+
 VALIDATION = "validation."
 # Scores by where they come from, those not named here being computed by a scoring pass: what the visits
 # of training steps leave behind, and what has to be given.
@@ -53,21 +55,18 @@ class Signals:
     device: torch.device | None = None
 
     def __post_init__(self) -> None:
-        if self.count < 0:
-            raise ValueError(f"count must be at least 0, got {self.count}")
+        at_least("count", self.count, 0)
         device = self.device
         for name, tensor in self._tensors():
-            dimensions = 2 if name in ("features", "residuals") else 1
-            if tensor.dim() != dimensions or tensor.shape[0] != self.count:
-                raise ValueError(
-                    f"{name} must have {dimensions} dimensions and {self.count} rows, "
-                    f"got shape {tuple(tensor.shape)}"
-                )
+            columns = " any" if name in ("features", "residuals") else ""
+            if tensor.dim() != 1 + bool(columns) or tensor.shape[0] != self.count:
+                came = tuple(tensor.shape)
+                raise ValueError(f"{name}: got shape {came}, want ({self.count},{columns})")
             # A device without an index, "cuda", is the current one: whichever the tensors are on.
             if device is None or (device.index is None and device.type == tensor.device.type):
                 device = tensor.device
             if tensor.device != device:
-                raise ValueError(f"{name} must be on {device} like the rest, got {tensor.device}")
+                raise ValueError(f"{name}: got {tensor.device}, want {device} like the rest")
         object.__setattr__(self, "device", torch.device("cpu") if device is None else device)
 
     def score(self, name: str) -> Tensor:
@@ -77,9 +76,7 @@ class Signals:
             ValueError: it is not there; the message lists those that are.
         """
         if name not in self.scores:
-            raise ValueError(
-                f"the score {name!r} is needed; these are there: {', '.join(self.scores) or 'none'}"
-            )
+            raise ValueError(f"scores: got {', '.join(self.scores) or 'none'}, want {name}")
         return self.scores[name]
 
     def tensor(self, name: str) -> Tensor:
@@ -90,7 +87,7 @@ class Signals:
         """
         tensor: Tensor | None = getattr(self, name)
         if tensor is None:
-            raise ValueError(f"{name} of the samples are needed and missing")
+            raise ValueError(f"{name}: got None, want them of all samples")
         return tensor
 
     def held_out(self) -> Signals:
@@ -100,7 +97,7 @@ class Signals:
             ValueError: there are none.
         """
         if self.validation is None:
-            raise ValueError("signals of validation samples are needed and missing")
+            raise ValueError("validation: got None, want signals of held-out samples")
         return self.validation
 
     def missing(self, needs: Iterable[str]) -> list[str]:

@@ -12,15 +12,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from dynams.selection.methods.interface import (
-    Selection,
-    Strategy,
-    check_share,
-    check_size,
-    permutation,
-)
+from dynams.checks import interval, one_of, whole
+from dynams.selection.draws import random_order
+from dynams.selection.methods.interface import Selection, Strategy
 from dynams.selection.methods.ranked import Ranked, smallest
 from dynams.selection.quotas import class_members, equal_quotas, proportional_quotas
 from dynams.selection.signals import Signals
@@ -54,8 +50,7 @@ class ClassBalanced:
 
     def __post_init__(self) -> None:
         _check_budgeted(self.strategy, "class quotas")
-        if self.shares not in SHARES:
-            raise ValueError(f"shares must be one of {', '.join(SHARES)}; got {self.shares!r}")
+        one_of("shares", self.shares, SHARES)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -73,16 +68,10 @@ class ClassBalanced:
         return True
 
     def select(
-        self,
-        signals: Signals,
-        size: int,
-        *,
-        epoch: int,
-        progress: float,
-        generator: torch.Generator,
+        self, signals: Signals, size: int, *, epoch: int, progress: float, generator: Generator
     ) -> Selection:
         """Select class by class; see `Strategy.select`."""
-        check_size(signals, size)
+        size = whole("size", size, 0, signals.count)
         share = proportional_quotas if self.shares == "proportional" else equal_quotas
         labels = signals.tensor("labels")
         strategy = self.strategy
@@ -144,12 +133,10 @@ class Exploring:
 
     def __post_init__(self) -> None:
         _check_budgeted(self.strategy, "exploration")
-        check_share("share", self.share)
+        interval("share", self.share, "[0, 1]")
         if self.unbiased and not isinstance(self.strategy, Ranked):
-            raise ValueError(
-                "unbiased exploration needs a strategy that ranks by one score, got "
-                f"{type(self.strategy).__name__}"
-            )
+            came = type(self.strategy).__name__
+            raise ValueError(f"unbiased: got {came}, want a strategy that ranks by one score")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -167,22 +154,16 @@ class Exploring:
         return True
 
     def select(
-        self,
-        signals: Signals,
-        size: int,
-        *,
-        epoch: int,
-        progress: float,
-        generator: torch.Generator,
+        self, signals: Signals, size: int, *, epoch: int, progress: float, generator: Generator
     ) -> Selection:
         """Select, then explore; see `Strategy.select`."""
-        check_size(signals, size)
+        size = whole("size", size, 0, signals.count)
         explored = math.floor(self.share * size + 0.5)
         taken = self.strategy.select(
             signals, size - explored, epoch=epoch, progress=progress, generator=generator
         )
         # First of a random order in which those taken stand behind all others.
-        order = permutation(signals.count, generator, signals.device)
+        order = random_order(signals.count, generator, signals.device)
         behind = torch.zeros(signals.count, device=signals.device)
         behind[taken.indices] = 1.0
         drawn = smallest(behind, explored, order=order)
@@ -190,8 +171,8 @@ class Exploring:
         own, theirs = taken.weights, 1.0
         if self.unbiased and explored > 0:
             own = torch.full_like(taken.indices, size / signals.count, dtype=torch.float32)
-            left = signals.count - taken.indices.shape[0]
-            theirs = size * left / (signals.count * explored)
+            others = signals.count - taken.indices.shape[0]
+            theirs = size * others / (signals.count * explored)
         if own is None:
             return Selection(indices)
         weights = torch.cat([own, torch.full_like(drawn, theirs, dtype=torch.float32)])
@@ -222,9 +203,8 @@ class NoiseGuard:
     score: Literal["loss", "label"] = "loss"
 
     def __post_init__(self) -> None:
-        check_share("share", self.share, one=False)
-        if self.score not in ("loss", "label"):
-            raise ValueError(f"score must be one of loss, label; got {self.score!r}")
+        interval("share", self.share, "[0, 1)")
+        one_of("score", self.score, ("loss", "label"))
 
     @property
     def needs(self) -> frozenset[str]:
@@ -242,16 +222,10 @@ class NoiseGuard:
         return self.strategy.budgeted
 
     def select(
-        self,
-        signals: Signals,
-        size: int,
-        *,
-        epoch: int,
-        progress: float,
-        generator: torch.Generator,
+        self, signals: Signals, size: int, *, epoch: int, progress: float, generator: Generator
     ) -> Selection:
         """Leave out, then select; see `Strategy.select`."""
-        check_size(signals, size)
+        size = whole("size", size, 0, signals.count)
         suspects = math.floor(self.share * signals.count + 0.5)
         if self.strategy.budgeted:
             suspects = min(suspects, signals.count - size)
@@ -290,10 +264,10 @@ def with_switches(
     Raises:
         ValueError: a switch does not fit the strategy, or is out of range.
     """
-    check_share("exploration", exploration)
-    check_share("noise_share", noise_share, one=False)
+    interval("exploration", exploration, "[0, 1]")
+    interval("noise_share", noise_share, "[0, 1)")
     if unbiased and exploration == 0.0:
-        raise ValueError("unbiased needs exploration above 0, got 0.0")
+        raise ValueError("exploration: got 0.0, want above 0 where it is to be unbiased")
     if exploration > 0.0:
         strategy = Exploring(strategy, exploration, unbiased)
     if class_shares is not None:
@@ -317,6 +291,5 @@ def _joined(signals: Signals, parts: list[Selection], represented: int) -> Selec
 
 def _check_budgeted(strategy: Strategy, switch: str) -> None:
     if not strategy.budgeted:
-        raise ValueError(
-            f"{switch} need a strategy that keeps to a size, got {type(strategy).__name__}"
-        )
+        came = type(strategy).__name__
+        raise ValueError(f"{switch}: got {came}, want a strategy that keeps to a size")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dynams.data import ImageSet
-from dynams.selection.methods.interface import BatchChoice, BatchStrategy
+from dynams.selection.methods.interface import BatchSelection, BatchStrategy
 from dynams.selection.signals import VALIDATION, Signals
 from dynams.training.distributed import average_buffers
 from dynams.training.proxy_norms import reestimate_norms
@@ -113,7 +113,7 @@ def choose_of_batch(
     labels: Tensor,
     indices: Tensor,
     progress: float,
-) -> BatchChoice:
+) -> BatchSelection:
     """Let ``strategy`` choose of a batch from what its head takes.
 
     Args:

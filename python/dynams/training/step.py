@@ -17,7 +17,7 @@ from lightning_fabric.wrappers import _FabricOptimizer
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dynams.selection.methods.interface import BatchChoice
+from dynams.selection.methods.interface import BatchSelection
 from dynams.training.cost import Cost
 from dynams.training.frozen import Slimmable
 from dynams.training.optim import loss_function
@@ -161,7 +161,7 @@ class Step:
         proxy: bool,
         scale: float = 1.0,
         weights: Tensor | None = None,
-        choose: Callable[[Tensor], BatchChoice] | None = None,
+        choose: Callable[[Tensor], BatchSelection] | None = None,
     ) -> StepOutput:
         """Take one optimiser step.
 

@@ -43,17 +43,17 @@ def test_a_strategys_own_options_are_a_mapping_in_any_form(tmp_path):
         ),
         (
             ["--selection.strategy=infobatch", "--selection.options.ratio=1.5"],
-            "selection.options: ratio must be in [0, 1), got 1.5",
+            "selection.options: infobatch.ratio: got 1.5, want a number in [0, 1)",
         ),
         (
             ["--selection.strategy=infobatch", "--selection.options.ratio=much"],
-            "selection.options: ratio of infobatch: got 'much', want float",
+            "selection.options: infobatch.ratio: got 'much', want float",
         ),
         (["--selection.options=3"], "selection.options: got '3', want keys with values"),
         (["--selection.options.kind=gap"], "selection.options: the margin is selection.kind"),
         (
             ["--selection.strategy=infobatch", "--selection.class_balance=equal"],
-            "selection.strategy: infobatch: class quotas need a strategy that keeps to a size",
+            "selection.strategy: infobatch: class quotas: got InfoBatch, want a strategy that keeps to a size",
         ),
         (
             ["--selection.strategy=selective-backprop", "--selection.exploration=0.1"],
@@ -61,7 +61,7 @@ def test_a_strategys_own_options_are_a_mapping_in_any_form(tmp_path):
         ),
         (
             ["--selection.unbiased=true"],
-            "selection.strategy: margin: unbiased needs exploration above 0, got 0.0",
+            "selection.strategy: margin: exploration: got 0.0, want above 0 where it is to be unbiased",
         ),
         (
             ["--selection.strategy=batch-importance", "--selection.options.score=grand"],

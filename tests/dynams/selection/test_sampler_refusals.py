@@ -188,7 +188,7 @@ def test_training_longer_than_it_was_said_to_is_refused() -> None:
 def test_use_before_the_first_epoch_is_refused() -> None:
     sampler = SubsetSampler(N)
     for use in (sampler.order, lambda: sampler.advance(0)):
-        with pytest.raises(RuntimeError, match="call set_epoch"):
+        with pytest.raises(RuntimeError, match="epoch: got none yet, want set_epoch"):
             use()
 
 

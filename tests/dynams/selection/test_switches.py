@@ -71,7 +71,7 @@ def test_quotas_by_hand() -> None:
     assert equal_quotas([10, 2, 10], 12) == [5, 2, 5]
     assert equal_quotas([10, 2, 10], 13) == [6, 2, 5]
     for share in (proportional_quotas, equal_quotas):
-        with pytest.raises(ValueError, match=r"total must be in \[0, 3\], got 4"):
+        with pytest.raises(ValueError, match="total: got 4, want at most 3"):
             share([1, 2], 4)
 
 
@@ -239,17 +239,19 @@ def test_switches_combine_guard_first_then_classes_then_exploration() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     for make in (ClassBalanced, Exploring):
-        with pytest.raises(ValueError, match="keeps to a size, got InfoBatch"):
+        with pytest.raises(ValueError, match="got InfoBatch, want a strategy that keeps to a size"):
             make(InfoBatch())
-    with pytest.raises(ValueError, match="shares must be one of"):
+    with pytest.raises(ValueError, match="shares: got 'even', want one of proportional, equal"):
         ClassBalanced(Random(), "even")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="score must be one of loss, label"):
+    with pytest.raises(ValueError, match="score: got 'gap', want one of loss, label"):
         NoiseGuard(Random(), 0.1, "gap")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="share"):
+    with pytest.raises(ValueError, match=r"share: got 1\.0, want a number in \[0, 1\)"):
         NoiseGuard(Random(), 1.0)
-    with pytest.raises(ValueError, match="exploration"):
+    with pytest.raises(ValueError, match=r"exploration: got 1\.5, want a number in \[0, 1\]"):
         with_switches(Random(), exploration=1.5)
-    with pytest.raises(ValueError, match=r"ranks by one score, got Importance"):
+    with pytest.raises(
+        ValueError, match="unbiased: got Importance, want a strategy that ranks by one"
+    ):
         with_switches(Importance(), exploration=0.5, unbiased=True)
-    with pytest.raises(ValueError, match=r"unbiased needs exploration above 0, got 0\.0"):
+    with pytest.raises(ValueError, match=r"exploration: got 0\.0, want above 0"):
         with_switches(Margin(), unbiased=True)

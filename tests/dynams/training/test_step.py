@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch.nn.functional import cross_entropy
 
 from dynams.models import SlimmableResNet, build_model
-from dynams.selection.methods import BatchChoice
+from dynams.selection.methods import BatchSelection
 from dynams.training.cost import Cost
 from dynams.training.step import Step, Sums, proxy_flop_share
 
@@ -204,9 +204,9 @@ def test_a_choice_inside_the_step_trains_on_the_kept_alone_with_their_weights():
     weights = torch.tensor([2.0, 0.0, 0.5, 1.0, 0.0, 0.0])
     seen: list[torch.Tensor] = []
 
-    def choose(features: torch.Tensor) -> BatchChoice:
+    def choose(features: torch.Tensor) -> BatchSelection:
         seen.append(features)
-        return BatchChoice(mask, weights)
+        return BatchSelection(mask, weights)
 
     output = step(images, labels, proxy=False, choose=choose)
     plain = network()

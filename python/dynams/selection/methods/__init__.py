@@ -1,8 +1,8 @@
 """Strategies: how what is known of the samples becomes the choice of those to train on.
 
-Every method is a small frozen object behind one of two interfaces, `Strategy` (of epochs) and
-`BatchStrategy` (inside a training step); `build_strategy` makes them by name, `with_switches` adds class
-quotas, exploration and a guard against label noise. The names load on first use.
+Every method is a plain function of tensors, for any loop, and around it a small frozen object behind one
+of two interfaces, `Strategy` (of epochs) and `BatchStrategy` (inside a training step). `build_strategy`
+makes those by name. The names load on first use.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dynams._lazy import lazy_names
 
 if TYPE_CHECKING:
     from dynams.selection.methods.craig import Craig as Craig
+    from dynams.selection.methods.craig import craig_subset as craig_subset
     from dynams.selection.methods.difficulty import EL2N as EL2N
     from dynams.selection.methods.difficulty import GraNd as GraNd
     from dynams.selection.methods.difficulty import Loss as Loss
@@ -22,30 +23,43 @@ if TYPE_CHECKING:
     from dynams.selection.methods.forgetting import Forgetting as Forgetting
     from dynams.selection.methods.forgetting import ForgettingEvents as ForgettingEvents
     from dynams.selection.methods.glister import Glister as Glister
+    from dynams.selection.methods.glister import glister_subset as glister_subset
     from dynams.selection.methods.gradmatch import BatchGradMatch as BatchGradMatch
     from dynams.selection.methods.gradmatch import GradMatch as GradMatch
+    from dynams.selection.methods.gradmatch import gradmatch_batches as gradmatch_batches
+    from dynams.selection.methods.gradmatch import gradmatch_subset as gradmatch_subset
     from dynams.selection.methods.importance import BatchImportance as BatchImportance
     from dynams.selection.methods.importance import Importance as Importance
     from dynams.selection.methods.importance import batch_increment as batch_increment
+    from dynams.selection.methods.importance import importance_batch as importance_batch
+    from dynams.selection.methods.importance import importance_sample as importance_sample
     from dynams.selection.methods.infobatch import InfoBatch as InfoBatch
-    from dynams.selection.methods.interface import BatchChoice as BatchChoice
+    from dynams.selection.methods.infobatch import infobatch_subset as infobatch_subset
+    from dynams.selection.methods.interface import BatchSelection as BatchSelection
     from dynams.selection.methods.interface import BatchStrategy as BatchStrategy
     from dynams.selection.methods.interface import Selection as Selection
     from dynams.selection.methods.interface import Strategy as Strategy
     from dynams.selection.methods.margin import Margin as Margin
     from dynams.selection.methods.margin import StaticMargin as StaticMargin
+    from dynams.selection.methods.margin import smallest_margins as smallest_margins
     from dynams.selection.methods.memorisation import Memorisation as Memorisation
     from dynams.selection.methods.memorisation import memorisation_scores as memorisation_scores
+    from dynams.selection.methods.ranked import largest as largest
+    from dynams.selection.methods.ranked import smallest as smallest
     from dynams.selection.methods.reducible import BatchRhoLoss as BatchRhoLoss
     from dynams.selection.methods.reducible import RhoLoss as RhoLoss
-    from dynams.selection.methods.reducible import reducible_loss as reducible_loss
+    from dynams.selection.methods.reducible import rho_loss as rho_loss
     from dynams.selection.methods.registry import STRATEGIES as STRATEGIES
     from dynams.selection.methods.registry import build_strategy as build_strategy
     from dynams.selection.methods.selective_backprop import SelectiveBackprop as SelectiveBackprop
+    from dynams.selection.methods.selective_backprop import (
+        selective_backprop_mask as selective_backprop_mask,
+    )
     from dynams.selection.methods.uncertainty import Confidence as Confidence
     from dynams.selection.methods.uncertainty import Entropy as Entropy
     from dynams.selection.methods.uniform import Full as Full
     from dynams.selection.methods.uniform import Random as Random
     from dynams.selection.methods.uniform import StaticRandom as StaticRandom
+    from dynams.selection.methods.uniform import random_subset as random_subset
 else:
     __all__, __getattr__, __dir__ = lazy_names(__name__)

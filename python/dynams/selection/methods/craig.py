@@ -6,17 +6,26 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Generator, Tensor
 
+from dynams.checks import at_least, whole
 from dynams.selection.methods.facility_location import facility_location
-from dynams.selection.methods.gradients import distances
-from dynams.selection.methods.interface import Selection, check_size
+from dynams.selection.methods.gradients import check_rows, distances
+from dynams.selection.methods.interface import Selection
 from dynams.selection.quotas import class_parts, proportional_quotas
 from dynams.selection.signals import Signals
 
 
-@dataclass(frozen=True)
-class Craig:
-    """Medoids of the last-layer gradients, class by class, weighted by the size of their clusters.
+def craig_subset(
+    features: Tensor,
+    residuals: Tensor,
+    labels: Tensor,
+    size: int,
+    generator: Generator,
+    *,
+    part_size: int = 2048,
+) -> tuple[Tensor, Tensor]:
+    """Choose medoids of the last-layer gradients, class by class, weighted by the size of their clusters.
 
     Per class it minimises sum_i min over j in S of ||g_i - g_j||, a bound of the gradient's error when
     every sample is replaced by its nearest chosen one, by greedy facility location. The weight of j is
@@ -27,13 +36,48 @@ class Craig:
     the authors use p - y alone for networks. Classes above `part_size` are split at random into equal
     parts, each with its share: the random draw is the only one.
 
-    Source: Mirzasoleiman, Bilmes & Leskovec 2020. Dynamic as published for networks.
+    Source: Mirzasoleiman, Bilmes & Leskovec 2020.
     Cost: one forward pass of every sample, its features and residuals kept, N (D + C) numbers; then
     N * part_size (D + C) multiplications, part_size^2 numbers of memory, and a greedy choice on the CPU,
     some ten gains of part_size numbers for each sample chosen: a few seconds for 50,000 samples at the
     default. The host waits.
     Does not pay: with many classes of few samples each, where quotas are 0 or 1; late in training, when
     all gradients are small and distances are noise; more often than every few epochs.
+
+    Args:
+        features: (N, D) inputs h of the last layer.
+        residuals: (N, C) softmax p minus one-hot label y.
+        labels: (N,) int64.
+        size: how many, in [0, N].
+        generator: of the parts.
+        part_size: most samples compared with one another.
+
+    Returns:
+        Indices (size,) int64 ascending, and weights (size,) float32.
+
+    Raises:
+        ValueError: `size` or `part_size` is out of range, or a tensor has another number of rows.
+    """
+    check_rows(labels.shape[0], features=features, residuals=residuals)
+    size = whole("size", size, 0, labels.shape[0])
+    at_least("part_size", part_size, 1)
+    parts = class_parts(labels, part_size, generator)
+    quotas = proportional_quotas([part.shape[0] for part in parts], size)
+    chosen, clusters = [labels.new_empty(0)], [torch.empty(0, dtype=torch.int64)]
+    for part, quota in zip(parts, quotas, strict=True):
+        if quota:
+            apart = distances(features[part], residuals[part]).numpy()
+            medoids = facility_location(apart, quota)
+            chosen.append(part[torch.from_numpy(medoids.indices).to(part.device)])
+            clusters.append(torch.from_numpy(medoids.sizes))
+    indices, places = torch.cat(chosen).sort()
+    weights = torch.cat(clusters).to(torch.float64)
+    return indices, (weights / weights.mean()).to(features.device, torch.float32)[places]
+
+
+@dataclass(frozen=True)
+class Craig:
+    """`craig_subset` at every refresh: dynamic, as published for networks.
 
     Attributes:
         part_size: most samples compared with one another.
@@ -46,44 +90,14 @@ class Craig:
     part_size: int = 2048
 
     def __post_init__(self) -> None:
-        if self.part_size < 1:
-            raise ValueError(f"part_size must be at least 1, got {self.part_size}")
+        at_least("part_size", self.part_size, 1)
 
     def select(
-        self,
-        signals: Signals,
-        size: int,
-        *,
-        epoch: int,
-        progress: float,
-        generator: torch.Generator,
+        self, signals: Signals, size: int, *, epoch: int, progress: float, generator: Generator
     ) -> Selection:
         """Choose the medoids; see `Strategy.select`."""
-        check_size(signals, size)
         features, residuals = signals.tensor("features"), signals.tensor("residuals")
-        parts = class_parts(signals.tensor("labels"), self.part_size, generator)
-        quotas = proportional_quotas([part.shape[0] for part in parts], size)
-        indices, clusters = [], []
-        for part, quota in zip(parts, quotas, strict=True):
-            if quota == 0:
-                continue
-            apart = distances(features[part], residuals[part]).numpy()
-            medoids = facility_location(apart, quota)
-            indices.append(part[torch.from_numpy(medoids.indices).to(part.device)])
-            clusters.append(torch.from_numpy(medoids.sizes))
-        return clustered_selection(signals, indices, clusters)
-
-
-def clustered_selection(
-    signals: Signals, indices: list[torch.Tensor], weights: list[torch.Tensor]
-) -> Selection:
-    """Put the choices of several groups together, their weights scaled to mean 1."""
-    device = signals.device
-    if not indices:
+        labels, part_size = signals.tensor("labels"), self.part_size
         return Selection(
-            torch.empty(0, dtype=torch.int64, device=device), torch.empty(0, device=device)
+            *craig_subset(features, residuals, labels, size, generator, part_size=part_size)
         )
-    chosen, places = torch.cat(indices).sort()
-    weight = torch.cat(weights).to(torch.float64)
-    scaled = (weight / weight.mean()).to(device, torch.float32)
-    return Selection(chosen, scaled[places])

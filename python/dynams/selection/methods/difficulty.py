@@ -1,4 +1,8 @@
-"""Hardest first, by the network's error on a sample: loss, EL2N, last-layer GraNd."""
+"""Hardest first, by the network's error on a sample: loss, EL2N, last-layer GraNd.
+
+In any loop: `largest(scores, size)` of `dynams_kernels.scores(logits, ("loss", "el2n"), labels=labels)`, or of
+the gradients' norms below.
+"""
 
 from __future__ import annotations
 

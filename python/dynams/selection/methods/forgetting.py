@@ -9,23 +9,32 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from dynams.checks import whole
 from dynams.selection.methods.ranked import Ranked, Ties
 
 
 class ForgettingEvents:
-    """Counts, from visit to visit of a sample, the changes from correct to wrong.
+    """Counts how often a sample is forgotten: right at one visit t, and wrong at the next.
 
-    Fed with what each training step knows anyway: whether the batch's predictions were right. Nothing
-    here waits for the device; 6 bytes a sample.
+    Fed with what each training step knows anyway: whether the batch's predictions were right. Of its
+    `scores` keep the `largest`. They are small whole numbers with many ties, so give it a random `order`.
+
+    Source: Toneva et al. 2019, who count over a whole earlier training.
+    Cost: no pass of its own, one comparison a training step, without a wait for the device; 6 bytes a
+    sample. As published, that earlier training.
+    Does not pay: for a single run as published (the counting run is the full run); with label noise,
+    where the never-learnt are the mislabelled.
 
     Args:
         num_samples: N; indices are 0 to N - 1.
         device: where the counts live.
+
+    Raises:
+        ValueError: `num_samples` is negative.
     """
 
     def __init__(self, num_samples: int, device: torch.device | str = "cpu") -> None:
-        if num_samples < 0:
-            raise ValueError(f"num_samples must be at least 0, got {num_samples}")
+        num_samples = whole("num_samples", num_samples, 0)
         self._events = torch.zeros(num_samples, dtype=torch.int32, device=device)
         self._correct = torch.zeros(num_samples, dtype=torch.bool, device=device)
         self._learnt = torch.zeros(num_samples, dtype=torch.bool, device=device)
@@ -42,12 +51,10 @@ class ForgettingEvents:
             TypeError: `correct` is not boolean.
         """
         if correct.dtype != torch.bool:
-            raise TypeError(f"correct must be a bool tensor, got {correct.dtype}")
+            raise TypeError(f"correct: got {correct.dtype}, want torch.bool")
         if indices.dim() != 1 or indices.shape != correct.shape:
-            raise ValueError(
-                "indices and correct must be of one shape (B,), "
-                f"got {tuple(indices.shape)} and {tuple(correct.shape)}"
-            )
+            came = f"{tuple(indices.shape)} and {tuple(correct.shape)}"
+            raise ValueError(f"indices and correct: got shapes {came}, want (B,) for both")
         self._events[indices] += self._correct[indices] & ~correct
         self._learnt[indices] |= correct
         self._correct[indices] = correct
@@ -83,28 +90,20 @@ class ForgettingEvents:
         mine = self.tensors()
         for name, tensor in mine.items():
             if name not in state:
-                raise ValueError(f"state lacks {name}")
+                raise ValueError(f"state: got no {name}, want all entries")
             if state[name].shape != tensor.shape or state[name].dtype != tensor.dtype:
-                raise ValueError(
-                    f"{name} of the state must have shape {tuple(tensor.shape)} and dtype "
-                    f"{tensor.dtype}, got {tuple(state[name].shape)} and {state[name].dtype}"
-                )
+                came, want = (f"{each.dtype} {tuple(each.shape)}" for each in (state[name], tensor))
+                raise ValueError(f"state: got {name} of {came}, want {want}")
         for name, tensor in mine.items():
             tensor.copy_(state[name])
 
 
 @dataclass(frozen=True)
 class Forgetting(Ranked):
-    """The most often forgotten: number of visits t with the sample right at t and wrong at t + 1.
+    """The most often forgotten, by the `ForgettingEvents` that training left behind; static as published.
 
-    Samples never got right count as forgotten infinitely often. The score is a small whole number with
-    many ties, so equal ones go in a random order unless `ties` says otherwise.
-
-    Source: Toneva et al. 2019. Static as published: counted over a whole earlier training.
-    Cost: no pass of its own, one comparison a training step; but that earlier training. Chosen again
-    while training, only samples that are still trained on are counted, so give it a warm-up.
-    Does not pay: for a single run as published (the counting run is the full run); with label noise,
-    where the never-learnt are the mislabelled.
+    Equal counts go in a random order unless `ties` says otherwise. Chosen again while training, only samples
+    that are still trained on are counted, so give it a warm-up.
     """
 
     dynamic: ClassVar[bool] = False

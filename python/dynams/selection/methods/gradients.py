@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dynams.selection.methods.interface import wide_dtype
+from dynams.selection.precision import wide_dtype
 
 # Numbers in the temporaries of a block: 2 MB each in double precision, which a core's cache holds (with
 # 32 MB the distances took 2.5 times as long).
@@ -83,6 +83,17 @@ def group_gram(features: Tensor, residuals: Tensor, group_size: int) -> Tensor:
         flat = torch.stack(sums).flatten(1) if sums else result[:, :0]
         result += flat @ flat.T
     return result.to("cpu", torch.float64)
+
+
+def check_rows(count: int, **tensors: Tensor) -> None:
+    """Refuse what has not two dimensions and `count` rows.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dim() != 2 or tensor.shape[0] != count:
+            raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, want ({count}, any)")
 
 
 def finite(values: Tensor) -> Tensor:

@@ -6,18 +6,28 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from dynams.selection.methods.gradients import gram, group_gram
-from dynams.selection.methods.interface import Selection, check_size, permutation
+from dynams.checks import at_least, positive, whole
+from dynams.selection.draws import random_order
+from dynams.selection.methods.gradients import check_rows, gram, group_gram
+from dynams.selection.methods.interface import Selection
 from dynams.selection.methods.pursuit import matching_pursuit
 from dynams.selection.quotas import class_parts, proportional_quotas
 from dynams.selection.signals import Signals
 
 
-@dataclass(frozen=True)
-class GradMatch:
-    """Orthogonal matching pursuit of every class's last-layer gradient, with weights w >= 0.
+def gradmatch_subset(
+    features: Tensor,
+    residuals: Tensor,
+    labels: Tensor,
+    size: int,
+    generator: Generator,
+    *,
+    ridge: float = 0.5,
+    part_size: int = 1024,
+) -> tuple[Tensor, Tensor]:
+    """Match every class's last-layer gradient by orthogonal pursuit, with weights w >= 0.
 
     Per class it minimises ||sum over S of w_j g_j - sum_i g_i||^2 + lambda ||w||^2, adding the sample
     that correlates most with what is left and fitting all weights anew. Weights are scaled to mean 1
@@ -29,12 +39,82 @@ class GradMatch:
     squared gradient norm of the part, so that it means the same when gradients have become small (the
     authors: 0.5, absolute).
 
-    Source: Killamsetty et al. 2021a (GRAD-MATCH), its per-class form. Dynamic, every 20 epochs there.
+    Source: Killamsetty et al. 2021a (GRAD-MATCH), its per-class form, chosen anew every 20 epochs there.
     Cost: one forward pass of every sample, its features and residuals kept, N (D + C) numbers; then
     N * part_size (D + C) multiplications and, on the CPU, k^2 (n + k) a part of n samples of which k
     are kept. The host waits.
     Does not pay: at budgets above about a third, where the pursuit costs more than it saves and ends
     early; every epoch; with the gradient of one moment matched over many epochs of training.
+
+    Args:
+        features: (N, D) inputs h of the last layer.
+        residuals: (N, C) softmax p minus one-hot label y.
+        labels: (N,) int64.
+        size: how many, in [0, N].
+        generator: of the parts, and of what is drawn at random.
+        ridge: lambda in units of the mean squared gradient norm, positive.
+        part_size: most samples of a pursuit.
+
+    Returns:
+        Indices (size,) int64 ascending, and weights (size,) float32.
+
+    Raises:
+        ValueError: `size` or an option is out of range, or a tensor has another number of rows.
+    """
+    count = labels.shape[0]
+    check_rows(count, features=features, residuals=residuals)
+    size = whole("size", size, 0, count)
+    _check(ridge, part_size=part_size)
+    parts = class_parts(labels, part_size, generator)
+    quotas = proportional_quotas([part.shape[0] for part in parts], size)
+    weights = torch.zeros(count, dtype=torch.float64)
+    for part, quota in zip(parts, quotas, strict=True):
+        if quota:
+            matched = _match(gram(features[part], residuals[part]), quota, ridge)
+            weights[part.cpu()] = _fill(matched, quota, generator)
+    return _chosen(weights, features.device)
+
+
+def gradmatch_batches(
+    features: Tensor,
+    residuals: Tensor,
+    size: int,
+    generator: Generator,
+    *,
+    batch_size: int = 64,
+    ridge: float = 0.5,
+) -> tuple[Tensor, Tensor]:
+    """Match the last-layer gradient by whole mini-batches, by orthogonal pursuit: GradMatch-PB.
+
+    The samples are split at random into batches; batches are the atoms, their summed last-layer
+    gradients matched to the sum of all. Every sample of a chosen batch has the batch's weight. Whole
+    batches that fit into the size are chosen; the rest of it is drawn at random with weight 1.
+
+    Source: Killamsetty et al. 2021a, the form they recommend. They train on the very batches chosen;
+    a loop that shuffles the samples leaves the weighted sum as it is.
+    Cost: as `gradmatch_subset`, but N C D multiplications, and a pursuit over N / batch_size atoms only:
+    little. Memory: (N / batch_size)^2 numbers, and the batches' gradients a few classes at a time.
+    Does not pay: batches are nearly alike, so that for the first epochs and at large batch sizes this
+    is random selection with uneven weights.
+
+    Args, returns and errors as of `gradmatch_subset`; `batch_size` is of an atom, `ridge` for the atoms.
+    """
+    count = features.shape[0]
+    check_rows(count, features=features, residuals=residuals)
+    size = whole("size", size, 0, count)
+    _check(ridge, batch_size=batch_size)
+    order = random_order(count, generator, features.device)
+    atoms = group_gram(features[order], residuals[order], batch_size)
+    # All but the last batch are whole, so no more fit than this.
+    matched = _match(atoms, size // batch_size, ridge)
+    weights = torch.zeros(count, dtype=torch.float64)
+    weights[order.cpu()] = matched.repeat_interleave(batch_size)[:count]
+    return _chosen(_fill(weights, size, generator), features.device)
+
+
+@dataclass(frozen=True)
+class GradMatch:
+    """`gradmatch_subset` at every refresh.
 
     Attributes:
         ridge: lambda in units of the mean squared gradient norm, positive.
@@ -49,46 +129,28 @@ class GradMatch:
     part_size: int = 1024
 
     def __post_init__(self) -> None:
-        _check_ridge(self.ridge)
-        if self.part_size < 1:
-            raise ValueError(f"part_size must be at least 1, got {self.part_size}")
+        _check(self.ridge, part_size=self.part_size)
 
     def select(
-        self,
-        signals: Signals,
-        size: int,
-        *,
-        epoch: int,
-        progress: float,
-        generator: torch.Generator,
+        self, signals: Signals, size: int, *, epoch: int, progress: float, generator: Generator
     ) -> Selection:
         """Match every class; see `Strategy.select`."""
-        check_size(signals, size)
         features, residuals = signals.tensor("features"), signals.tensor("residuals")
-        parts = class_parts(signals.tensor("labels"), self.part_size, generator)
-        quotas = proportional_quotas([part.shape[0] for part in parts], size)
-        weights = torch.zeros(signals.count, dtype=torch.float64)
-        for part, quota in zip(parts, quotas, strict=True):
-            if quota:
-                matched = _match(gram(features[part], residuals[part]), quota, self.ridge)
-                weights[part.cpu()] = _fill(matched, quota, generator)
-        return _selection(weights, signals)
+        matched = gradmatch_subset(
+            features,
+            residuals,
+            signals.tensor("labels"),
+            size,
+            generator,
+            ridge=self.ridge,
+            part_size=self.part_size,
+        )
+        return Selection(*matched)
 
 
 @dataclass(frozen=True)
 class BatchGradMatch:
-    """Orthogonal matching pursuit over whole mini-batches: GradMatch-PB.
-
-    The samples are split at random into batches; batches are the atoms, their summed last-layer
-    gradients matched to the sum of all. Every sample of a chosen batch has the batch's weight. Whole
-    batches that fit into the size are chosen; the rest of it is drawn at random with weight 1.
-
-    Source: Killamsetty et al. 2021a, the form they recommend. They train on the very batches chosen;
-    the trainer here shuffles the samples, which leaves the weighted sum as it is.
-    Cost: as `GradMatch`, but N C D multiplications, and a pursuit over N / batch_size atoms only:
-    little. Memory: (N / batch_size)^2 numbers, and the batches' gradients a few classes at a time.
-    Does not pay: batches are nearly alike, so that for the first epochs and at large batch sizes this
-    is random selection with uneven weights.
+    """`gradmatch_batches` at every refresh.
 
     Attributes:
         batch_size: samples of an atom.
@@ -103,29 +165,17 @@ class BatchGradMatch:
     ridge: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_ridge(self.ridge)
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        _check(self.ridge, batch_size=self.batch_size)
 
     def select(
-        self,
-        signals: Signals,
-        size: int,
-        *,
-        epoch: int,
-        progress: float,
-        generator: torch.Generator,
+        self, signals: Signals, size: int, *, epoch: int, progress: float, generator: Generator
     ) -> Selection:
         """Match by whole batches; see `Strategy.select`."""
-        check_size(signals, size)
-        order = permutation(signals.count, generator, signals.device)
         features, residuals = signals.tensor("features"), signals.tensor("residuals")
-        atoms = group_gram(features[order], residuals[order], self.batch_size)
-        # All but the last batch are whole, so no more fit than this.
-        matched = _match(atoms, size // self.batch_size, self.ridge)
-        weights = torch.zeros(signals.count, dtype=torch.float64)
-        weights[order.cpu()] = matched.repeat_interleave(self.batch_size)[: signals.count]
-        return _selection(_fill(weights, size, generator), signals)
+        matched = gradmatch_batches(
+            features, residuals, size, generator, batch_size=self.batch_size, ridge=self.ridge
+        )
+        return Selection(*matched)
 
 
 def _match(atoms: Tensor, count: int, ridge: float) -> Tensor:
@@ -139,23 +189,24 @@ def _match(atoms: Tensor, count: int, ridge: float) -> Tensor:
     return weights
 
 
-def _fill(weights: Tensor, size: int, generator: torch.Generator) -> Tensor:
+def _fill(weights: Tensor, size: int, generator: Generator) -> Tensor:
     """Scale positive weights to mean 1 and give weight 1 to others at random until `size` are positive."""
     chosen = weights > 0
     found = int(chosen.sum())
     filled = weights / weights[chosen].mean() if found else weights
     others = (~chosen).nonzero().flatten()
-    drawn = permutation(others.shape[0], generator, others.device)[: size - found]
+    drawn = random_order(others.shape[0], generator, others.device)[: size - found]
     filled[others[drawn]] = 1.0
     return filled
 
 
-def _selection(weights: Tensor, signals: Signals) -> Selection:
+def _chosen(weights: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     indices = weights.nonzero().flatten()
     chosen = weights[indices].to(torch.float32).clamp(min=torch.finfo(torch.float32).tiny)
-    return Selection(indices.to(signals.device), chosen.to(signals.device))
+    return indices.to(device), chosen.to(device)
 
 
-def _check_ridge(ridge: float) -> None:
-    if not 0.0 < ridge < float("inf"):
-        raise ValueError(f"ridge must be positive and finite, got {ridge!r}")
+def _check(ridge: float, **sizes: int) -> None:
+    positive("ridge", ridge)
+    for name, value in sizes.items():
+        at_least(name, value, 1)

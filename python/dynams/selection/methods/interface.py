@@ -12,6 +12,8 @@ exception, stated there.
 
 **Randomness** comes from the generator handed in and from nothing else. It is drawn on the generator's
 own device: with a CPU generator every device and every process gets the same draw.
+
+Behind each stands a plain function of tensors, the first thing in its method's file, which any loop may call.
 """
 
 from __future__ import annotations
@@ -19,8 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 import dynams_kernels as dk
 from dynams.selection.signals import Signals
@@ -40,7 +41,7 @@ class Selection:
 
 
 @dataclass(frozen=True, eq=False)
-class BatchChoice:
+class BatchSelection:
     """The samples of a batch to back-propagate.
 
     Attributes:
@@ -82,13 +83,7 @@ class Strategy(Protocol):
         ...
 
     def select(
-        self,
-        signals: Signals,
-        size: int,
-        *,
-        epoch: int,
-        progress: float,
-        generator: torch.Generator,
+        self, signals: Signals, size: int, *, epoch: int, progress: float, generator: Generator
     ) -> Selection:
         """Choose `size` samples.
 
@@ -114,7 +109,7 @@ class BatchStrategy(Protocol):
         """Names of the signals wanted of the batch: "loss", "el2n", "irreducible_loss"..."""
         ...
 
-    def keep(self, batch: Signals, *, progress: float, generator: torch.Generator) -> BatchChoice:
+    def keep(self, batch: Signals, *, progress: float, generator: Generator) -> BatchSelection:
         """Choose of the batch.
 
         Args:
@@ -126,42 +121,3 @@ class BatchStrategy(Protocol):
             ValueError: a signal is missing.
         """
         ...
-
-
-def check_size(signals: Signals, size: int) -> int:
-    """Return `size`.
-
-    Raises:
-        ValueError: it is outside [0, signals.count].
-    """
-    if not 0 <= size <= signals.count:
-        raise ValueError(f"size must be in [0, {signals.count}], got {size}")
-    return size
-
-
-def check_share(name: str, value: float, *, one: bool = True) -> None:
-    """Refuse a fraction outside [0, 1], or outside [0, 1) without `one`.
-
-    Raises:
-        ValueError: naming it.
-    """
-    if not 0.0 <= value <= 1.0 or (value == 1.0 and not one):
-        raise ValueError(f"{name} must be in [0, 1{']' if one else ')'}, got {value!r}")
-
-
-def uniform(count: int, generator: torch.Generator, device: torch.device | None) -> Tensor:
-    """Draw (count,) float64 in [0, 1) on the generator's device, and bring it to `device`."""
-    # Apple's GPUs have no float64; a CPU generator, the usual one, has.
-    dtype = torch.float32 if generator.device.type == "mps" else torch.float64
-    drawn = torch.rand(count, generator=generator, dtype=dtype, device=generator.device)
-    return drawn.to(wide_dtype(device)).to(device)
-
-
-def permutation(count: int, generator: torch.Generator, device: torch.device | None) -> Tensor:
-    """Draw a permutation (count,) int64 on the generator's device, and bring it to `device`."""
-    return torch.randperm(count, generator=generator, device=generator.device).to(device)
-
-
-def wide_dtype(device: torch.device | None) -> torch.dtype:
-    """Return float64, where the device has it: sums over a million samples stay exact."""
-    return torch.float32 if device is not None and device.type == "mps" else torch.float64

@@ -7,17 +7,17 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from dynams.selection.methods.ranked import Ranked
+from dynams.checks import one_of
+from dynams.selection.methods.ranked import Ranked, smallest
 from dynams.selection.signals import Signals
 
 MARGINS: tuple[str, ...] = ("gap", "probability", "distance", "label")
 
 
-@dataclass(frozen=True)
-class Margin(Ranked):
-    """The smallest margins, chosen again at every refresh: dynamic margin selection.
+def smallest_margins(margins: Tensor, size: int, *, order: Tensor | None = None) -> Tensor:
+    """Return the samples nearest the decision boundary: the indices (size,) int64, ascending.
 
-    With logits z, predicted class p and head rows w_c, the margin is, by `kind`:
+    With logits z, predicted class p and head rows w_c, `dynams_kernels.margin` knows these kinds:
 
     - gap: z_(1) - z_(2);
     - probability: softmax(z)_(1) - softmax(z)_(2);
@@ -25,12 +25,27 @@ class Margin(Ranked):
     - label: z_y - max over c != y of z_c, negative where misclassified: most wrong first.
 
     Source: Wang et al. 2023 (DynaMS); the label-free margins are of Emam et al. 2021.
-    Cost: one forward pass of every sample (by the proxy) at each refresh, O(N) numbers.
+    Cost: one forward pass of every sample, by a proxy say, for each choice; O(N) numbers.
     Does not pay: when epochs between refreshes are few and the proxy is dear: c + 3 Q b p c must stay
     below 3 Q (1 - b), with c the cost of the proxy over that of the network, b the budget, Q epochs from
     refresh to refresh and p the fraction of steps that train the proxy too (a training step being three
-    forward passes). "label" takes noisy and unlearnt samples first and hurts
-    early in training; guard it against label noise or use another kind.
+    forward passes). "label" takes noisy and unlearnt samples first and hurts early in training; guard it
+    against label noise or use another kind.
+
+    Args:
+        margins: (N,) floating point; NaN is taken last.
+        size: how many, in [0, N].
+        order: a permutation of the samples: equal margins go by their place in it; None: by index.
+
+    Raises:
+        ValueError: `size` is out of range.
+    """
+    return smallest(margins, size, order=order)
+
+
+@dataclass(frozen=True)
+class Margin(Ranked):
+    """`smallest_margins`, chosen again at every refresh: dynamic margin selection.
 
     Attributes:
         kind: which margin.
@@ -42,8 +57,7 @@ class Margin(Ranked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kind not in MARGINS:
-            raise ValueError(f"kind must be one of {', '.join(MARGINS)}; got {self.kind!r}")
+        one_of("kind", self.kind, MARGINS)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -57,9 +71,8 @@ class Margin(Ranked):
 
 @dataclass(frozen=True)
 class StaticMargin(Margin):
-    """The smallest margins by one scoring, kept for good.
+    """`smallest_margins` by one scoring, kept for good.
 
-    Formula: as `Margin`.
     Source: the ablation "MS" of Wang et al. 2023.
     Cost: one forward pass of every sample in all.
     Does not pay: the boundary moves on and the subset does not; scored before the network has learnt

@@ -8,15 +8,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dynams.selection.methods.interface import wide_dtype
 from dynams.selection.methods.ranked import Ranked
+from dynams.selection.precision import wide_dtype
 
 
 def memorisation_scores(correct: Tensor, member: Tensor) -> Tensor:
     """Estimate memorisation from many networks, each trained on a random part of the data.
 
-    mem(i) = mean of correct_t(i) over the networks t trained with i, minus the mean over those without
-    (the subset estimator of Feldman & Zhang 2020, eq. for A^mem).
+    mem(i) = P(right | trained with i) - P(right | trained without i): the mean of correct_t(i) over the
+    networks t trained with i, minus the mean over those without. Keep the `largest`.
+
+    Source: Feldman 2020; the subset estimator of Feldman & Zhang 2020, eq. for A^mem.
+    Cost: thousands of trainings beforehand (the authors: 4,000 networks on CIFAR-100).
+    Does not pay: unless published scores of the very data set are at hand.
 
     Args:
         correct: (T, N) bool: network t predicts sample i rightly.
@@ -29,10 +33,8 @@ def memorisation_scores(correct: Tensor, member: Tensor) -> Tensor:
         ValueError: the shapes differ or are not (T, N).
     """
     if correct.dim() != 2 or correct.shape != member.shape:
-        raise ValueError(
-            "correct and member must be of one shape (T, N), "
-            f"got {tuple(correct.shape)} and {tuple(member.shape)}"
-        )
+        came = f"{tuple(correct.shape)} and {tuple(member.shape)}"
+        raise ValueError(f"correct and member: got shapes {came}, want (T, N) for both")
     dtype = wide_dtype(correct.device)
     inside, right = member.to(dtype), correct.to(dtype)
     outside = 1 - inside
@@ -43,14 +45,7 @@ def memorisation_scores(correct: Tensor, member: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Memorisation(Ranked):
-    """The most memorised: P(right | trained with i) - P(right | trained without i), the largest.
-
-    From scores given as "memorisation"; `memorisation_scores` computes them.
-
-    Source: Feldman 2020; Feldman & Zhang 2020. Static by nature.
-    Cost: none here, thousands of trainings beforehand (the authors: 4,000 networks on CIFAR-100).
-    Does not pay: unless published scores of the very data set are at hand.
-    """
+    """The most memorised, by `memorisation_scores` given as "memorisation". Static by nature."""
 
     dynamic: ClassVar[bool] = False
     score: ClassVar[str] = "memorisation"

@@ -48,9 +48,9 @@ def matching_pursuit(gram: Array, correlation: Array, count: int, ridge: float) 
     for _ in range(3 * max(count, 1)):
         if fit.size >= count:
             break
-        left = fit.left()
-        atom = int(left.argmax())
-        if not left[atom] > tolerance:
+        unmatched = fit.unmatched()
+        atom = int(unmatched.argmax())
+        if not unmatched[atom] > tolerance:
             break
         fit.enter(atom)
     size = fit.size
@@ -70,11 +70,11 @@ class _Fit:
         self._rows = np.empty((count, gram.shape[0]))
         self._inverse = np.empty((count, count))
 
-    def left(self) -> Array:
+    def unmatched(self) -> Array:
         """Correlation of every atom with what is left of the target; -inf for chosen ones."""
-        left: Array = self._correlation - self.weights[: self.size] @ self._rows[: self.size]
-        left[self.atoms[: self.size]] = -np.inf
-        return left
+        unmatched: Array = self._correlation - self.weights[: self.size] @ self._rows[: self.size]
+        unmatched[self.atoms[: self.size]] = -np.inf
+        return unmatched
 
     def enter(self, atom: int) -> None:
         """Take an atom in and fit, letting atoms go whose weight would turn negative."""

@@ -1,9 +1,9 @@
-"""Strategies that rank samples by one number and keep the first: an exact partial selection.
+"""Ranking by one number: the samples of smallest, or largest, scores, by an exact partial selection.
 
 The selection is `dynams_kernels.smallest_k`: exact, in linear time, without a wait for the device, and
 with NaN last whichever end is wanted. Equal values go by index, which is right for continuous scores. A
 score with few values, such as a count of events, would then favour the front of the data set (often one
-class), so `ties="random"` breaks ties by a random order instead.
+class), so an `order` may be given, a random one say, that equal values go by instead.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 import dynams_kernels as dk
-from dynams.selection.methods.interface import Selection, check_size, permutation
+from dynams.checks import one_of, whole
+from dynams.selection.draws import random_order
+from dynams.selection.methods.interface import Selection
 from dynams.selection.signals import Signals
 
 Ties = Literal["index", "random"]
@@ -30,7 +31,11 @@ def smallest(values: Tensor, size: int, *, order: Tensor | None = None) -> Tenso
         values: (N,) floating point.
         size: how many, in [0, N].
         order: a permutation of the samples: equal values go by their place in it; None: by index.
+
+    Raises:
+        ValueError: `size` is out of range.
     """
+    size = whole("size", size, 0, values.shape[0])
     if order is None:
         return dk.smallest_k(values, size).indices
     places = dk.smallest_k(values[order], size).indices
@@ -38,13 +43,16 @@ def smallest(values: Tensor, size: int, *, order: Tensor | None = None) -> Tenso
 
 
 def largest(values: Tensor, size: int, *, order: Tensor | None = None) -> Tensor:
-    """Return the indices (size,) int64 ascending of the largest values; NaN counts as the smallest."""
+    """Return the indices (size,) int64 ascending of the largest values; NaN counts as the smallest.
+
+    Arguments and errors as of `smallest`.
+    """
     return smallest(-values, size, order=order)
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """Base of the strategies that keep the extreme of one score, `score`.
+    """Base of the strategies that keep the extreme of one score: `largest`, or `smallest`, of `score`.
 
     Attributes:
         ties: how equal scores are told apart: by "index", or in a "random" order.
@@ -58,8 +66,7 @@ class Ranked:
     ties: Ties = "index"
 
     def __post_init__(self) -> None:
-        if self.ties not in TIES:
-            raise ValueError(f"ties must be one of {', '.join(TIES)}; got {self.ties!r}")
+        one_of("ties", self.ties, TIES)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -76,19 +83,12 @@ class Ranked:
         return signals.score(self.score)
 
     def select(
-        self,
-        signals: Signals,
-        size: int,
-        *,
-        epoch: int,
-        progress: float,
-        generator: torch.Generator,
+        self, signals: Signals, size: int, *, epoch: int, progress: float, generator: Generator
     ) -> Selection:
         """Keep the `size` extreme samples; see `Strategy.select`."""
-        check_size(signals, size)
         order = None
         if self.ties == "random":
-            order = permutation(signals.count, generator, signals.device)
+            order = random_order(signals.count, generator, signals.device)
         keep = largest if self.keeps_largest else smallest
         return Selection(keep(self.values(signals), size, order=order))
 

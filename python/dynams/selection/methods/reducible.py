@@ -2,37 +2,51 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from dynams.selection.methods.interface import BatchChoice, check_share
+from dynams.checks import fraction
+from dynams.selection.methods.interface import BatchSelection
 from dynams.selection.methods.ranked import Ranked, largest
 from dynams.selection.signals import Signals
+from dynams.selection.timetable import selection_size
 
 _NEEDS = frozenset({"loss", "irreducible_loss"})
 
 
-def reducible_loss(signals: Signals) -> Tensor:
-    """Return the loss minus the irreducible loss: that of a network trained on held-out data only."""
-    return signals.score("loss") - signals.score("irreducible_loss")
+def rho_loss(losses: Tensor, irreducible: Tensor) -> Tensor:
+    """Return the reducible losses L[y|x; D_t] - L[y|x; D_holdout], of which `largest` takes its share.
+
+    Noisy samples have a large irreducible loss, learnt ones a small loss: neither is taken.
+
+    Source: Mindermann et al. 2022, who keep the largest 32 of every 320 samples read.
+    Cost: a network trained on held-out data, which is then not trained on, and one pass of it over all
+    samples; then a forward pass of whatever is chosen from. By batches, counting a backward pass as two
+    forward ones, that is 1 + 3 f against 3, for a kept fraction f.
+    Does not pay: on clean, small data sets, where the hold-out is better spent on training. By batches for
+    f >= 2/3; and by wall clock unless the forward pass of the large batch is cheaper than in training
+    (lower precision, other devices), since all data is still read.
+
+    Args:
+        losses: (N,) floating point, of the network that trains.
+        irreducible: (N,) floating point, of one that was trained on held-out data only.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if losses.shape != irreducible.shape:
+        raise ValueError(
+            f"irreducible: got shape {tuple(irreducible.shape)}, want {tuple(losses.shape)}"
+        )
+    return losses - irreducible
 
 
 @dataclass(frozen=True)
 class RhoLoss(Ranked):
-    """The largest reducible losses: L[y|x; D_t] - L[y|x; D_holdout].
-
-    Noisy samples have a large irreducible loss, learnt ones a small loss: neither is taken.
-
-    Source: Mindermann et al. 2022; chosen there from every large batch (`BatchRhoLoss`), here from all
-    samples at every refresh.
-    Cost: a network trained on held-out data and one pass of it over all samples, once; one forward
-    pass of every sample at each refresh. Held-out data is not trained on.
-    Does not pay: on clean, small data sets, where the hold-out is better spent on training.
-    """
+    """The largest `rho_loss` of all samples, at every refresh; as published it is of every large batch."""
 
     @property
     def needs(self) -> frozenset[str]:
@@ -41,22 +55,15 @@ class RhoLoss(Ranked):
 
     def values(self, signals: Signals) -> Tensor:
         """Return the reducible losses."""
-        return reducible_loss(signals)
+        return rho_loss(signals.score("loss"), signals.score("irreducible_loss"))
 
 
 @dataclass(frozen=True)
 class BatchRhoLoss:
-    """The `share` of every batch with the largest reducible loss, as published.
-
-    Formula: top-k over the batch of L[y|x; D_t] - L[y|x; D_holdout], k = round(share * B), at least 1.
-    Source: Mindermann et al. 2022, who keep 32 of 320 (share 0.1).
-    Cost: a forward pass of the whole batch, and forward and backward of the kept: 1 + 3 share against
-    3 for the whole batch, counting a backward pass as two forward ones. Chosen without a wait.
-    Does not pay: for share >= 2/3; and by wall clock unless the forward pass of the large batch is
-    cheaper than in training (lower precision, other devices), since all data is still read.
+    """The `share` of every batch with the largest `rho_loss`, as published. Chosen without a wait.
 
     Attributes:
-        share: of the batch to keep, in (0, 1].
+        share: of the batch to keep, to the nearest number but at least one, in (0, 1].
     """
 
     needs: ClassVar[frozenset[str]] = _NEEDS
@@ -64,19 +71,12 @@ class BatchRhoLoss:
     share: float = 0.1
 
     def __post_init__(self) -> None:
-        check_share("share", self.share)
-        if self.share == 0.0:
-            raise ValueError("share must be above 0, got 0.0")
+        fraction("share", self.share)
 
-    def keep(self, batch: Signals, *, progress: float, generator: torch.Generator) -> BatchChoice:
+    def keep(self, batch: Signals, *, progress: float, generator: Generator) -> BatchSelection:
         """Keep the largest; see `BatchStrategy.keep`."""
-        return top_share(reducible_loss(batch), self.share)
-
-
-def top_share(values: Tensor, share: float) -> BatchChoice:
-    """Keep the `share` of a batch with the largest values: to the nearest number, at least one."""
-    size = values.shape[0]
-    count = min(size, max(1, math.floor(share * size + 0.5)))
-    mask = torch.zeros(size, dtype=torch.bool, device=values.device)
-    mask[largest(values, count)] = True
-    return BatchChoice(mask, count=count)
+        losses = rho_loss(batch.score("loss"), batch.score("irreducible_loss"))
+        count = selection_size(batch.count, self.share) if batch.count else 0
+        mask = torch.zeros(batch.count, dtype=torch.bool, device=batch.device)
+        mask[largest(losses, count)] = True
+        return BatchSelection(mask, count=count)

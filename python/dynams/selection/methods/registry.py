@@ -64,23 +64,14 @@ class _Registry(Mapping[str, "Callable[..., Strategy | BatchStrategy]"]):
 STRATEGIES: Mapping[str, Callable[..., Strategy | BatchStrategy]] = _Registry()
 
 
-def check_strategy(name: str) -> str:
-    """Return `name`.
+def strategy_options(name: str) -> tuple[str, ...]:
+    """Return the names of a strategy's options.
 
     Raises:
         ValueError: there is no such strategy; the message lists the known ones and the nearest.
     """
     one_of("strategy", name, STRATEGIES)
-    return name
-
-
-def strategy_options(name: str) -> tuple[str, ...]:
-    """Return the names of a strategy's options.
-
-    Raises:
-        ValueError: there is no such strategy.
-    """
-    return tuple(inspect.signature(STRATEGIES[check_strategy(name)]).parameters)
+    return tuple(inspect.signature(STRATEGIES[name]).parameters)
 
 
 def build_strategy(name: str, **options: Any) -> Strategy | BatchStrategy:
@@ -91,11 +82,15 @@ def build_strategy(name: str, **options: Any) -> Strategy | BatchStrategy:
             out of range.
         TypeError: a value is of the wrong type.
     """
-    known = inspect.signature(STRATEGIES[check_strategy(name)]).parameters
+    one_of("strategy", name, STRATEGIES)
+    known = inspect.signature(STRATEGIES[name]).parameters
     for option, value in options.items():
         one_of(f"option of {name}", option, known)
         # Every option has a default of its type; a whole number is a fraction too.
         wanted = type(known[option].default)
         if type(value) is not wanted and (wanted, type(value)) != (float, int):
-            raise TypeError(f"{option} of {name}: got {value!r}, want {wanted.__name__}")
-    return STRATEGIES[name](**options)
+            raise TypeError(f"{name}.{option}: got {value!r}, want {wanted.__name__}")
+    try:
+        return STRATEGIES[name](**options)
+    except ValueError as error:
+        raise ValueError(f"{name}.{error}") from error

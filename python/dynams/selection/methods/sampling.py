@@ -10,10 +10,11 @@ variance for those that are certain.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 import dynams_kernels as dk
-from dynams.selection.methods.interface import permutation, uniform, wide_dtype
+from dynams.selection.draws import random_numbers, random_order
+from dynams.selection.precision import wide_dtype
 
 # A score below this part of the mean counts as this much: no probability is 0, so that any number of
 # samples can be drawn and a weight is always finite.
@@ -56,10 +57,10 @@ def inclusion_probabilities(probability: Tensor, size: int) -> Tensor:
         return torch.full_like(probability, float(size > 0))
     down = probability.sort(descending=True).values
     tails = down.flip(0).cumsum(0).flip(0)
-    left = size - torch.arange(count, device=down.device)
+    remaining = size - torch.arange(count, device=down.device)
     # At m = size the left side is 0, so there is a first place where it holds.
     # Indexing by a 0-dimensional tensor would wait for the device, gathering does not.
-    certain = (left * down <= tails).int().argmax().unsqueeze(0)
+    certain = (remaining * down <= tails).int().argmax().unsqueeze(0)
     scale = (size - certain) / tails.gather(0, certain)
     return (probability * scale).clamp(max=1.0)
 
@@ -91,7 +92,7 @@ def systematic(inclusion: Tensor, order: Tensor, start: Tensor, size: int) -> Te
 
 
 def sample_without_replacement(
-    probability: Tensor, size: int, generator: torch.Generator
+    probability: Tensor, size: int, generator: Generator
 ) -> tuple[Tensor, Tensor]:
     """Draw `size` distinct samples: indices ascending, and what each stands for, 1 / pi_i.
 
@@ -101,8 +102,8 @@ def sample_without_replacement(
         generator: of the order and the start.
     """
     device = probability.device
-    order = permutation(probability.shape[0], generator, device)
-    start = uniform(1, generator, device)
+    order = random_order(probability.shape[0], generator, device)
+    start = random_numbers(1, generator, device)
     inclusion = inclusion_probabilities(probability, size)
     if size == 0:
         return order[:0], inclusion[:0]
@@ -110,14 +111,14 @@ def sample_without_replacement(
     return indices, 1.0 / inclusion[indices]
 
 
-def draw_counts(probability: Tensor, size: int, generator: torch.Generator) -> Tensor:
+def draw_counts(probability: Tensor, size: int, generator: Generator) -> Tensor:
     """Draw `size` times with replacement: (N,) int64, how often each sample came.
 
     By inversion of the summed probabilities: any number of samples, in double precision.
     """
     count = probability.shape[0]
     ends = probability.cumsum(0)
-    points = uniform(size, generator, probability.device) * ends[-1:]
+    points = random_numbers(size, generator, probability.device) * ends[-1:]
     drawn = torch.searchsorted(ends, points, right=True).clamp(max=count - 1)
     counts = torch.zeros(count, dtype=torch.int64, device=probability.device)
     return counts.scatter_add_(0, drawn, torch.ones_like(drawn))

@@ -1,4 +1,7 @@
-"""Selection via proxy: the samples that a small network is least sure of."""
+"""Selection via proxy: the samples that a small network is least sure of.
+
+In any loop: `largest(scores, size)` of `dynams_kernels.scores(logits, ("confidence", "entropy"))`.
+"""
 
 from __future__ import annotations
 

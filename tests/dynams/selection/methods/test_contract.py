@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
 import pytest
@@ -143,8 +145,8 @@ def test_equal_samples_give_a_valid_selection(strategy: Strategy) -> None:
 def test_a_size_out_of_range_is_refused(strategy: Strategy) -> None:
     if not strategy.budgeted and not isinstance(strategy, NoiseGuard):
         return
-    for size in (-1, 7):
-        with pytest.raises(ValueError, match=r"size must be in \[0, 6\]"):
+    for size, bound in ((-1, "at least 0"), (7, "at most 6")):
+        with pytest.raises(ValueError, match=f"size: got {size}, want {bound}"):
             choose(strategy, signals(6), size)
 
 
@@ -170,7 +172,10 @@ def test_what_is_needed_and_missing_is_named(name: str, options: dict[str, Any])
             fields["validation"] = None
         without = Signals(6, scores, **fields)
         assert need in without.missing(strategy.needs)
-        with pytest.raises(ValueError, match=f"{need.split('.')[0]}.*needed"):
+        told = need.split(".")[0]
+        with pytest.raises(
+            ValueError, match=f"^{told}: got None, want|^scores: got .*, want {told}$"
+        ):
             run_either(strategy, without)
 
 
@@ -256,38 +261,48 @@ def test_an_unknown_option_lists_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("margin", {"kind": "gab"}, "kind must be one of gap"),
-        ("loss", {"ties": "first"}, "ties must be one of"),
-        ("importance", {"smoothing": 1.5}, "smoothing"),
-        ("batch-importance", {"share": 0.0}, "share"),
-        ("batch-importance", {"threshold": -1.0}, "threshold"),
-        ("batch-rho-loss", {"share": 0.0}, "share"),
-        ("selective-backprop", {"beta": -1.0}, "beta"),
-        ("selective-backprop", {"history": 0}, "history"),
-        ("infobatch", {"ratio": 1.0}, "ratio"),
-        ("infobatch", {"delta": 1.1}, "delta"),
-        ("craig", {"part_size": 0}, "part_size"),
-        ("gradmatch", {"ridge": 0.0}, "ridge"),
-        ("gradmatch", {"part_size": 0}, "part_size"),
-        ("gradmatch-batches", {"batch_size": 0}, "batch_size"),
-        ("glister", {"step": 0.0}, "step"),
-        ("glister", {"rounds": 0}, "rounds"),
+        ("margin", {"kind": "gab"}, "kind: got 'gab', want one of gap, .*did you mean gap"),
+        ("loss", {"ties": "first"}, "ties: got 'first', want one of index, random"),
+        ("importance", {"smoothing": 1.5}, "smoothing: got 1.5, want a number in [0, 1]"),
+        ("batch-importance", {"share": 0.0}, "share: got 0.0, want a number in (0, 1]"),
+        ("batch-importance", {"threshold": -1.0}, "threshold: got -1.0, want a number in [0, inf)"),
+        ("batch-rho-loss", {"share": 0.0}, "share: got 0.0, want a number in (0, 1]"),
+        ("selective-backprop", {"beta": -1.0}, "beta: got -1.0, want a number in [0, inf)"),
+        ("selective-backprop", {"history": 0}, "history: got 0, want at least 1"),
+        ("infobatch", {"ratio": 1.0}, "ratio: got 1.0, want a number in [0, 1)"),
+        ("infobatch", {"delta": 1.1}, "delta: got 1.1, want a number in [0, 1]"),
+        ("craig", {"part_size": 0}, "part_size: got 0, want at least 1"),
+        ("gradmatch", {"ridge": 0.0}, "ridge: got 0.0, want a number in (0, inf)"),
+        ("gradmatch", {"part_size": 0}, "part_size: got 0, want at least 1"),
+        ("gradmatch-batches", {"batch_size": 0}, "batch_size: got 0, want at least 1"),
+        ("gradmatch-batches", {"ridge": math.nan}, "ridge: got nan, want a number in (0, inf)"),
+        ("glister", {"step": 0.0}, "step: got 0.0, want a number in (0, inf)"),
+        ("glister", {"rounds": 0}, "rounds: got 0, want at least 1"),
     ],
 )
-def test_options_out_of_range_are_refused_by_name(
+def test_options_out_of_range_are_refused_under_the_strategys_name(
     name: str, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message):
+    parts = (re.escape(part) for part in f"{name}.{message}".split(".*"))
+    with pytest.raises(ValueError, match="^" + ".*".join(parts)):
         build_strategy(name, **options)
 
 
+def test_an_option_of_another_type_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^infobatch\.ratio: got 'much', want float$"):
+        build_strategy("infobatch", ratio="much")
+    with pytest.raises(TypeError, match=r"^importance\.replacement: got 1, want bool$"):
+        build_strategy("importance", replacement=1)
+    assert build_strategy("importance", smoothing=1) == build_strategy("importance", smoothing=1.0)
+
+
 def test_signals_refuse_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="gap must have 1 dimensions and 3 rows"):
+    with pytest.raises(ValueError, match=r"gap: got shape \(4,\), want \(3,\)"):
         Signals(3, {"gap": torch.zeros(4)})
-    with pytest.raises(ValueError, match="features must have 2 dimensions"):
+    with pytest.raises(ValueError, match=r"features: got shape \(3,\), want \(3, any\)"):
         Signals(3, features=torch.zeros(3))
-    with pytest.raises(ValueError, match="labels must be on cpu"):
+    with pytest.raises(ValueError, match="labels: got meta, want cpu"):
         Signals(3, {"gap": torch.zeros(3)}, torch.zeros(3, dtype=torch.int64, device="meta"))
-    with pytest.raises(ValueError, match="count"):
+    with pytest.raises(ValueError, match="count: got -1, want at least 0"):
         Signals(-1)
     assert Signals(3).device == torch.device("cpu")

@@ -10,14 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynams.selection.methods import BatchImportance, Importance, batch_increment
+from dynams.selection.methods import batch_increment, importance_batch, importance_sample
 from dynams.selection.methods.sampling import (
     draw_counts,
     inclusion_probabilities,
     probabilities,
     systematic,
 )
-from dynams.selection.signals import Signals
 from strategy_inputs import generator, tensor
 
 scores = st.lists(st.floats(0, 100, width=32), min_size=1, max_size=12)
@@ -101,19 +100,28 @@ def test_documented_weights_with_replacement_are_unbiased() -> None:
     assert enumerated_mean(p, losses, 3) == pytest.approx(losses.mean())
 
 
-def test_weights_with_replacement_are_those_documented() -> None:
-    known = Signals(5, {"el2n": tensor([1.0, 2.0, 3.0, 4.0, 10.0])})
-    p = np.array([1, 2, 3, 4, 10]) / 20
-    strategy = Importance(replacement=True, smoothing=0.0)
-    for seed in range(20):
-        selection = strategy.select(known, 4, epoch=0, progress=0.0, generator=generator(seed))
-        times = draw_counts(wide(p), 4, generator(seed)).numpy()
-        assert times.sum() == 4
-        kept = np.flatnonzero(times)
-        assert selection.indices.tolist() == kept.tolist()
-        assert selection.weights is not None
-        expected = times[kept] * len(kept) / (4 * 5 * p[kept])
-        np.testing.assert_allclose(selection.weights.numpy(), expected, rtol=1e-6)
+@given(scores, st.floats(0.01, 1), st.integers(0, 99), st.data())
+def test_weights_are_those_documented(
+    values: list[float], mix: float, seed: int, data: st.DataObject
+) -> None:
+    count = len(values)
+    size = data.draw(st.integers(1, count))
+    p = probabilities(tensor(values), mix).numpy()
+    indices, weights = importance_sample(
+        tensor(values), size, generator(seed), replacement=True, smoothing=mix
+    )
+    times = draw_counts(wide(p), size, generator(seed)).numpy()
+    assert times.sum() == size
+    kept = np.flatnonzero(times)
+    assert indices.tolist() == kept.tolist()
+    np.testing.assert_allclose(
+        weights.numpy(), times[kept] * len(kept) / (size * count * p[kept]), rtol=1e-6
+    )
+    indices, weights = importance_sample(tensor(values), size, generator(seed), smoothing=mix)
+    assert len(set(indices.tolist())) == size
+    np.testing.assert_allclose(
+        weights.numpy(), size / (count * capped(p, size)[indices.numpy()]), rtol=1e-5
+    )
 
 
 def test_counts_with_replacement_follow_the_probabilities() -> None:
@@ -122,60 +130,72 @@ def test_counts_with_replacement_follow_the_probabilities() -> None:
     assert np.abs(counts - 20_000 * p).max() < 5 * np.sqrt(20_000 * 0.25)
 
 
-def test_weights_without_replacement_are_size_over_n_pi() -> None:
-    known = Signals(4, {"loss": tensor([1.0, 1.0, 2.0, 96.0])})
-    strategy = Importance(score="loss", smoothing=0.0)
-    selection = strategy.select(known, 2, epoch=0, progress=0.0, generator=generator())
+def test_weights_without_replacement_by_hand() -> None:
+    values = tensor([1.0, 1.0, 2.0, 96.0])
+    indices, weights = importance_sample(values, 2, generator(), smoothing=0.0)
     # The last is certain; one of the others comes with probability 1/4, 1/4, 1/2.
-    assert selection.weights is not None
-    first = selection.indices.tolist()[0]
-    assert selection.indices.tolist() == [first, 3]
+    first = indices.tolist()[0]
+    assert indices.tolist() == [first, 3]
     expected = [2 / 4 / [0.25, 0.25, 0.5][first], 2 / 4]
-    np.testing.assert_allclose(selection.weights.numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(weights.numpy(), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("replacement", [False, True])
 def test_the_weighted_mean_is_unbiased_over_many_draws(replacement: bool) -> None:
     rng = np.random.default_rng(0)
-    losses = rng.exponential(size=9)
-    known = Signals(9, {"el2n": tensor(rng.random(9))})
-    strategy = Importance(replacement=replacement)
+    losses, values = rng.exponential(size=9), tensor(rng.random(9))
     means = []
     source = generator(1)
     for _ in range(1500):
-        selection = strategy.select(known, 4, epoch=0, progress=0.0, generator=source)
-        assert selection.weights is not None
-        means.append(np.mean(selection.weights.numpy() * losses[selection.indices.numpy()]))
+        indices, weights = importance_sample(values, 4, source, replacement=replacement)
+        means.append(np.mean(weights.numpy() * losses[indices.numpy()]))
     error = np.std(means) / np.sqrt(len(means))
     assert 0 < error < 0.05
     assert abs(np.mean(means) - losses.mean()) < 5 * error
 
 
 def test_smoothing_bounds_the_weights() -> None:
-    known = Signals(50, {"el2n": tensor([0.0] * 49 + [1.0])})
-    selection = Importance(smoothing=0.25).select(
-        known, 10, epoch=0, progress=0.0, generator=generator()
-    )
-    assert selection.weights is not None
-    assert float(selection.weights.max()) <= 4.0
+    _, weights = importance_sample(tensor([0.0] * 49 + [1.0]), 10, generator(), smoothing=0.25)
+    assert float(weights.max()) <= 4.0
 
 
 @pytest.mark.parametrize("replacement", [False, True])
 def test_the_batchs_weighted_mean_is_unbiased(replacement: bool) -> None:
     rng = np.random.default_rng(2)
-    losses = rng.exponential(size=8)
-    batch = Signals(8, {"el2n": tensor(0.1 + rng.random(8))})
-    strategy = BatchImportance(share=0.5, replacement=replacement)
+    losses, values = rng.exponential(size=8), tensor(0.1 + rng.random(8))
     source = generator(3)
     means = []
     for _ in range(1500):
-        choice = strategy.keep(batch, progress=0.0, generator=source)
-        assert choice.weights is not None
-        kept = choice.mask.numpy()
+        mask, weights = importance_batch(values, 4, source, replacement=replacement)
+        kept = mask.numpy()
         assert kept.sum() == 4 or (replacement and kept.sum() < 4)
-        means.append((choice.weights.numpy() * losses)[kept].sum() / kept.sum())
+        means.append((weights.numpy() * losses)[kept].sum() / kept.sum())
     error = np.std(means) / np.sqrt(len(means))
     assert abs(np.mean(means) - losses.mean()) < 5 * error
+
+
+@given(scores, st.booleans(), st.integers(0, 99), st.data())
+def test_a_batch_is_drawn_and_weighed_as_samples_are(
+    values: list[float], replacement: bool, seed: int, data: st.DataObject
+) -> None:
+    size = data.draw(st.integers(0, len(values)))
+    mask, weights = importance_batch(tensor(values), size, generator(seed), replacement=replacement)
+    indices, expected = importance_sample(
+        tensor(values), size, generator(seed), replacement=replacement, smoothing=0.0
+    )
+    assert mask.nonzero().flatten().tolist() == indices.tolist()
+    np.testing.assert_allclose(weights[mask].numpy(), expected.numpy(), rtol=1e-6)
+    assert not weights[~mask].any()
+
+
+def test_what_is_out_of_range_is_refused() -> None:
+    for draw in (importance_sample, importance_batch):
+        with pytest.raises(ValueError, match="size: got 4, want at most 3"):
+            draw(torch.zeros(3), 4, generator())
+    with pytest.raises(ValueError, match=r"smoothing: got 1\.5, want a number in \[0, 1\]"):
+        importance_sample(torch.zeros(3), 1, generator(), smoothing=1.5)
+    with pytest.raises(ValueError, match=r"threshold: got -1\.0, want a number in \[0, inf\)"):
+        importance_batch(torch.zeros(3), 1, generator(), threshold=-1.0)
 
 
 @given(st.lists(st.floats(0.015625, 10, width=32), min_size=1, max_size=20))
@@ -187,14 +207,11 @@ def test_the_batch_increment_is_the_published_one(values: list[float]) -> None:
 
 
 def test_below_the_threshold_a_batch_is_drawn_evenly() -> None:
-    batch = Signals(4, {"el2n": tensor([1.0, 1.0, 1.0, 5.0])})
+    values = tensor([1.0, 1.0, 1.0, 5.0])
     tau = float(batch_increment(wide([1 / 8, 1 / 8, 1 / 8, 5 / 8])))
-    even = BatchImportance(0.5, replacement=False, threshold=tau + 0.01)
-    uneven = BatchImportance(0.5, replacement=False, threshold=tau - 0.01)
-    choice = even.keep(batch, progress=0.0, generator=generator())
-    assert choice.weights is not None
-    np.testing.assert_allclose(choice.weights[choice.mask].numpy(), 1.0, rtol=1e-6)
-    choice = uneven.keep(batch, progress=0.0, generator=generator())
-    assert choice.weights is not None
-    # pi = 1/3 for the three, 1 for the last: weights 2 / (4 pi).
-    np.testing.assert_allclose(choice.weights[choice.mask].numpy(), [1.5, 0.5], rtol=1e-6)
+    # Unevenly pi is 1/3 for the three, 1 for the last: weights 2 / (4 pi).
+    for threshold, expected in ((tau + 0.01, [1.0, 1.0]), (tau - 0.01, [1.5, 0.5])):
+        mask, weights = importance_batch(
+            values, 2, generator(), replacement=False, threshold=threshold
+        )
+        np.testing.assert_allclose(weights[mask].numpy(), expected, rtol=1e-6)

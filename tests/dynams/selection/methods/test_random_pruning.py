@@ -8,10 +8,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynams.selection.methods import InfoBatch, Selection, SelectiveBackprop
-from dynams.selection.methods.selective_backprop import keep_probability
+from dynams.selection.methods import (
+    InfoBatch,
+    Selection,
+    SelectiveBackprop,
+    infobatch_subset,
+    selective_backprop_mask,
+)
 from dynams.selection.signals import Signals
 from strategy_inputs import generator, tensor
+
+losses = st.lists(st.sampled_from([0.0, 0.5, 0.7, 1.0, 9.0, np.inf, np.nan]), max_size=20)
+
+
+def drawn(count: int, seed: int) -> np.ndarray:
+    """What a generator gives to whoever asks it for that many numbers first."""
+    return torch.rand(count, generator=generator(seed), dtype=torch.float64).numpy()
+
 
 LOSSES = [0.1, 0.2, 4.0, 0.3, 1.5, 3.0, 0.4]  # mean 9.5 / 7, about 1.36
 
@@ -19,6 +32,20 @@ LOSSES = [0.1, 0.2, 4.0, 0.3, 1.5, 3.0, 0.4]  # mean 9.5 / 7, about 1.36
 def prune(strategy: InfoBatch, losses: list[float], seed: int = 0, at: float = 0.0) -> Selection:
     known = Signals(len(losses), {"last_loss": tensor(losses)})
     return strategy.select(known, 0, epoch=0, progress=at, generator=generator(seed))
+
+
+@given(losses, st.sampled_from([0.0, 0.3, 0.9]), st.integers(0, 99))
+def test_who_is_below_the_mean_of_the_known_may_go(
+    values: list[float], ratio: float, seed: int
+) -> None:
+    indices, weights = infobatch_subset(tensor(values), generator(seed), ratio=ratio)
+    array = np.asarray(values, np.float32).astype(float)
+    known = array[np.isfinite(array)]
+    easy = np.isfinite(array) & (array < (known.mean() if len(known) else np.nan))
+    kept = np.flatnonzero(~easy | (drawn(len(values), seed) >= ratio))
+    assert indices.tolist() == kept.tolist()
+    expected = np.where(easy, 1 / (1 - ratio), 1.0)[kept]
+    np.testing.assert_allclose(weights.numpy(), expected, rtol=1e-6)
 
 
 def test_only_below_the_mean_goes_and_its_peers_weigh_more() -> None:
@@ -70,17 +97,36 @@ def test_the_size_follows_from_the_ratio() -> None:
 
 
 @given(
-    st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, np.inf]), min_size=1, max_size=20),
-    st.lists(st.sampled_from([0.0, 0.5, 0.7, 1.0, 9.0, np.inf]), min_size=1, max_size=9),
-    st.sampled_from([0.0, 0.5, 1.0, 3.0]),
+    losses, losses, st.sampled_from([0.0, 0.5, 1.0, 3.0]), st.integers(1, 25), st.integers(0, 99)
 )
 def test_the_probability_is_the_power_of_the_rank(
-    history: list[float], losses: list[float], beta: float
+    past: list[float], values: list[float], beta: float, history: int, seed: int
 ) -> None:
-    got = keep_probability(tensor(losses), tensor(history), beta)
-    for loss, probability in zip(losses, got.tolist(), strict=True):
-        share = sum(past <= loss for past in history) / len(history)
-        assert probability == pytest.approx(share**beta)
+    recent = np.nan_to_num(np.asarray(past, np.float32), nan=np.inf, posinf=np.inf)
+    mask, after = selective_backprop_mask(
+        tensor(values), tensor(recent), generator(seed), beta=beta, history=history
+    )
+    batch = np.nan_to_num(np.asarray(values, np.float32), nan=np.inf, posinf=np.inf)
+    if not values:
+        assert mask.shape == (0,)
+        assert after.tolist() == recent.tolist()
+        return
+    seen = np.concatenate([recent, batch])[-history:]
+    assert after.tolist() == seen.tolist()
+    rank = (seen[None] <= batch[:, None]).mean(1)
+    kept = drawn(len(values), seed) < rank**beta
+    if not kept.any():
+        kept[batch.argmax()] = True
+    assert mask.tolist() == kept.tolist()
+
+
+def test_what_is_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"ratio: got 1\.0, want a number in \[0, 1\)"):
+        infobatch_subset(torch.zeros(3), generator(), ratio=1.0)
+    with pytest.raises(ValueError, match=r"beta: got -1\.0, want a number in \[0, inf\)"):
+        selective_backprop_mask(torch.zeros(3), None, generator(), beta=-1.0)
+    with pytest.raises(ValueError, match="history: got 0, want at least 1"):
+        selective_backprop_mask(torch.zeros(3), None, generator(), history=0)
 
 
 def losses_of(values: list[float]) -> Signals:
@@ -132,5 +178,5 @@ def test_a_resumed_run_keeps_the_same() -> None:
     after.load_state_dict(before.state_dict())
     got += [after.keep(each, progress=0.0, generator=source).mask for each in batches[3:]]
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
-    with pytest.raises(ValueError, match="state lacks losses"):
+    with pytest.raises(ValueError, match="state: got no losses, want all entries"):
         after.load_state_dict({})

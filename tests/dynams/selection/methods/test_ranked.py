@@ -15,11 +15,14 @@ from dynams.selection.methods import (
     StaticMargin,
     Strategy,
     build_strategy,
+    largest,
     last_layer_gradient_norm,
     memorisation_scores,
-    reducible_loss,
+    random_subset,
+    rho_loss,
+    smallest,
+    smallest_margins,
 )
-from dynams.selection.methods.ranked import largest, smallest
 from dynams.selection.signals import Signals
 from strategy_inputs import generator, gradients, signals, tensor
 
@@ -65,7 +68,7 @@ def test_nan_is_taken_last(name: str) -> None:
 def test_smallest_and_largest_are_stable_sorts(values: list[float], data: st.DataObject) -> None:
     size = data.draw(st.integers(0, len(values)))
     array = np.array(values)
-    for keep, keys in ((smallest, array), (largest, -array)):
+    for keep, keys in ((smallest, array), (smallest_margins, array), (largest, -array)):
         expected = np.sort(np.argsort(keys, kind="stable")[:size])
         assert keep(torch.tensor(values), size).tolist() == expected.tolist()
 
@@ -75,6 +78,15 @@ def test_ties_go_by_index_or_by_the_order_given() -> None:
     assert smallest(values, 2).tolist() == [0, 1]
     assert smallest(values, 2, order=torch.tensor([3, 2, 1, 0])).tolist() == [1, 3]
     assert smallest(values, 3, order=torch.tensor([2, 3, 1, 0])).tolist() == [1, 2, 3]
+
+
+def test_sizes_out_of_range_are_refused() -> None:
+    for size, bound in ((-1, "at least 0"), (3, "at most 2")):
+        for keep in (smallest, largest, smallest_margins):
+            with pytest.raises(ValueError, match=f"size: got {size}, want {bound}"):
+                keep(torch.zeros(2), size)
+        with pytest.raises(ValueError, match=f"size: got {size}, want {bound}"):
+            random_subset(2, size, generator())
 
 
 def test_counts_of_events_break_ties_evenly() -> None:
@@ -95,15 +107,27 @@ def test_grand_is_the_norm_of_the_last_layers_gradient() -> None:
     np.testing.assert_allclose(norm.numpy(), expected, rtol=1e-5)
 
 
-def test_memorisation_by_hand() -> None:
-    # Sample 0: right 2 of 2 with it, 1 of 2 without. Sample 1: 1 of 3 with it, 0 of 1 without.
-    member = torch.tensor([[1, 1, 1], [1, 1, 1], [0, 1, 1], [0, 0, 1]], dtype=torch.bool)
-    right = torch.tensor([[1, 1, 1], [1, 0, 1], [1, 0, 1], [0, 0, 1]], dtype=torch.bool)
-    scores = memorisation_scores(right, member)
-    np.testing.assert_allclose(scores[:2].numpy(), [0.5, 1 / 3], rtol=1e-6)
-    assert scores[2].isnan()  # every network was trained with it
-    with pytest.raises(ValueError, match=r"one shape \(T, N\)"):
-        memorisation_scores(right, member[:3])
+@given(st.integers(1, 9), st.integers(1, 6), st.integers(0, 99))
+def test_memorisation_is_the_difference_that_a_sample_makes(
+    networks: int, samples: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    right, member = rng.random((2, networks, samples)) < 0.6
+    scores = memorisation_scores(torch.from_numpy(right), torch.from_numpy(member)).tolist()
+    for sample, score in enumerate(scores):
+        with_it, without = right[member[:, sample], sample], right[~member[:, sample], sample]
+        if len(with_it) and len(without):
+            assert score == pytest.approx(with_it.mean() - without.mean(), abs=1e-7)
+        else:
+            assert np.isnan(score)
+
+
+def test_memorisation_of_other_networks_is_refused() -> None:
+    right = torch.zeros(4, 3, dtype=torch.bool)
+    with pytest.raises(
+        ValueError, match=r"got shapes \(4, 3\) and \(3, 3\), want \(T, N\) for both"
+    ):
+        memorisation_scores(right, right[:3])
 
 
 def rho(loss: list[float], irreducible: list[float]) -> Signals:
@@ -113,8 +137,11 @@ def rho(loss: list[float], irreducible: list[float]) -> Signals:
 def test_rho_loss_passes_over_the_noisy_and_the_learnt() -> None:
     # Noisy: large loss that nothing lowers. Learnt: small loss. Learnable: the third and the fifth.
     known = rho([5.0, 0.1, 2.0, 4.0, 3.0], [4.9, 0.05, 0.1, 3.9, 0.2])
-    np.testing.assert_allclose(reducible_loss(known).numpy(), [0.1, 0.05, 1.9, 0.1, 2.8], atol=1e-6)
-    assert chosen(RhoLoss(), known, 2) == [2, 4]
+    reducible = rho_loss(known.score("loss"), known.score("irreducible_loss"))
+    np.testing.assert_allclose(reducible.numpy(), [0.1, 0.05, 1.9, 0.1, 2.8], atol=1e-6)
+    assert largest(reducible, 2).tolist() == chosen(RhoLoss(), known, 2) == [2, 4]
+    with pytest.raises(ValueError, match=r"irreducible: got shape \(5, 1\), want \(5,\)"):
+        rho_loss(reducible, reducible[:, None])
 
 
 @pytest.mark.parametrize(("share", "kept"), [(0.01, [4]), (0.4, [2, 4]), (1.0, [0, 1, 2, 3, 4])])
@@ -130,6 +157,7 @@ def test_random_draws_are_uniform_and_full_is_everything() -> None:
     assert chosen(build_strategy("full"), known, 2) == list(range(6))
     for name in ("random", "static-random"):
         draws = [chosen(build_strategy(name), known, 2, seed) for seed in range(600)]
+        assert draws[7] == random_subset(6, 2, generator(7)).tolist()
         pairs, counts = np.unique(draws, axis=0, return_counts=True)
         assert len(pairs) == 15
         assert np.abs(counts - 40).max() < 5 * np.sqrt(600 / 15)
