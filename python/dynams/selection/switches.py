@@ -26,7 +26,33 @@ SHARES: tuple[str, ...] = ("proportional", "equal")
 
 
 @dataclass(frozen=True)
-class ClassBalanced:
+class _Around:
+    """Base of the switches: as the strategy, where nothing else is said.
+
+    Attributes:
+        strategy: what is wrapped.
+    """
+
+    strategy: Strategy
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the strategy needs."""
+        return self.strategy.needs
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether it selects again at every refresh."""
+        return self.strategy.dynamic
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether it keeps to the size."""
+        return self.strategy.budgeted
+
+
+@dataclass(frozen=True)
+class ClassBalanced(_Around):
     """Every class is selected from on its own, with a share of the size.
 
     Shares are proportional to the classes' numbers, or equal (as far as classes have samples enough),
@@ -45,7 +71,6 @@ class ClassBalanced:
         ValueError: the strategy decides its size itself, or `shares` is unknown.
     """
 
-    strategy: Strategy
     shares: Shares = "proportional"
 
     def __post_init__(self) -> None:
@@ -56,16 +81,6 @@ class ClassBalanced:
     def needs(self) -> frozenset[str]:
         """What the strategy needs, and labels."""
         return self.strategy.needs | {"labels"}
-
-    @property
-    def dynamic(self) -> bool:
-        """As the strategy."""
-        return self.strategy.dynamic
-
-    @property
-    def budgeted(self) -> bool:
-        """It keeps to the size."""
-        return True
 
     def select(
         self, signals: Signals, size: int, *, epoch: int, progress: float, generator: Generator
@@ -102,7 +117,7 @@ class ClassBalanced:
 
 
 @dataclass(frozen=True)
-class Exploring:
+class Exploring(_Around):
     """A share of the size is drawn at random from what the strategy did not take.
 
     Explored samples weigh 1, as the average sample of a weighted selection does. So weights of
@@ -127,7 +142,6 @@ class Exploring:
             not fit the strategy.
     """
 
-    strategy: Strategy
     share: float = 0.1
     unbiased: bool = False
 
@@ -137,21 +151,6 @@ class Exploring:
         if self.unbiased and not isinstance(self.strategy, Ranked):
             came = type(self.strategy).__name__
             raise ValueError(f"unbiased: got {came}, want a strategy that ranks by one score")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What the strategy needs."""
-        return self.strategy.needs
-
-    @property
-    def dynamic(self) -> bool:
-        """As the strategy."""
-        return self.strategy.dynamic
-
-    @property
-    def budgeted(self) -> bool:
-        """It keeps to the size."""
-        return True
 
     def select(
         self, signals: Signals, size: int, *, epoch: int, progress: float, generator: Generator
@@ -180,7 +179,7 @@ class Exploring:
 
 
 @dataclass(frozen=True)
-class NoiseGuard:
+class NoiseGuard(_Around):
     """The most suspicious samples are out of sight of the strategy.
 
     Suspicious are the largest losses, or the most negative label margins z_y - max over c != y of z_c;
@@ -198,7 +197,6 @@ class NoiseGuard:
         ValueError: `share` or `score` is out of range.
     """
 
-    strategy: Strategy
     share: float = 0.05
     score: Literal["loss", "label"] = "loss"
 
@@ -210,16 +208,6 @@ class NoiseGuard:
     def needs(self) -> frozenset[str]:
         """What the strategy needs, and the score."""
         return self.strategy.needs | {self.score}
-
-    @property
-    def dynamic(self) -> bool:
-        """As the strategy."""
-        return self.strategy.dynamic
-
-    @property
-    def budgeted(self) -> bool:
-        """As the strategy."""
-        return self.strategy.budgeted
 
     def select(
         self, signals: Signals, size: int, *, epoch: int, progress: float, generator: Generator

@@ -12,30 +12,30 @@ from dynams.checks import one_of
 if TYPE_CHECKING:
     from dynams.selection.methods.interface import BatchStrategy, Strategy
 
-# Name to module and class. Those of batches decide inside a training step.
-_HOMES: dict[str, tuple[str, str]] = {
-    "full": ("uniform", "Full"),
-    "random": ("uniform", "Random"),
-    "static-random": ("uniform", "StaticRandom"),
-    "margin": ("margin", "Margin"),
-    "static-margin": ("margin", "StaticMargin"),
-    "loss": ("difficulty", "Loss"),
-    "importance": ("importance", "Importance"),
-    "el2n": ("difficulty", "EL2N"),
-    "grand": ("difficulty", "GraNd"),
-    "forgetting": ("forgetting", "Forgetting"),
-    "confidence": ("uncertainty", "Confidence"),
-    "entropy": ("uncertainty", "Entropy"),
-    "memorisation": ("memorisation", "Memorisation"),
-    "craig": ("craig", "Craig"),
-    "gradmatch": ("gradmatch", "GradMatch"),
-    "gradmatch-batches": ("gradmatch", "BatchGradMatch"),
-    "glister": ("glister", "Glister"),
-    "rho-loss": ("reducible", "RhoLoss"),
-    "infobatch": ("infobatch", "InfoBatch"),
-    "batch-importance": ("importance", "BatchImportance"),
-    "batch-rho-loss": ("reducible", "BatchRhoLoss"),
-    "selective-backprop": ("selective_backprop", "SelectiveBackprop"),
+# Name to class. Those of batches decide inside a training step.
+_CLASSES: dict[str, str] = {
+    "full": "Full",
+    "random": "Random",
+    "static-random": "StaticRandom",
+    "margin": "Margin",
+    "static-margin": "StaticMargin",
+    "loss": "Loss",
+    "importance": "Importance",
+    "el2n": "EL2N",
+    "grand": "GraNd",
+    "forgetting": "Forgetting",
+    "confidence": "Confidence",
+    "entropy": "Entropy",
+    "memorisation": "Memorisation",
+    "craig": "Craig",
+    "gradmatch": "GradMatch",
+    "gradmatch-batches": "BatchGradMatch",
+    "glister": "Glister",
+    "rho-loss": "RhoLoss",
+    "infobatch": "InfoBatch",
+    "batch-importance": "BatchImportance",
+    "batch-rho-loss": "BatchRhoLoss",
+    "selective-backprop": "SelectiveBackprop",
 }
 
 
@@ -43,22 +43,21 @@ class _Registry(Mapping[str, "Callable[..., Strategy | BatchStrategy]"]):
     """Name to class, read-only."""
 
     def __getitem__(self, name: str) -> Callable[..., Strategy | BatchStrategy]:
-        module, attribute = _HOMES[name]
-        found = importlib.import_module(f"dynams.selection.methods.{module}")
-        maker: Callable[..., Strategy | BatchStrategy] = getattr(found, attribute)
+        attribute, package = _CLASSES[name], importlib.import_module("dynams.selection.methods")
+        maker: Callable[..., Strategy | BatchStrategy] = getattr(package, attribute)
         return maker
 
     def __contains__(self, name: object) -> bool:
-        return name in _HOMES
+        return name in _CLASSES
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_HOMES)
+        return iter(_CLASSES)
 
     def __len__(self) -> int:
-        return len(_HOMES)
+        return len(_CLASSES)
 
     def __repr__(self) -> str:
-        return f"STRATEGIES({', '.join(_HOMES)})"
+        return f"STRATEGIES({', '.join(_CLASSES)})"
 
 
 STRATEGIES: Mapping[str, Callable[..., Strategy | BatchStrategy]] = _Registry()

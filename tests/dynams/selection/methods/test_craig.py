@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dynams.selection.methods import Craig, Selection
+from dynams.selection.methods import craig_subset
 from dynams.selection.methods.facility_location import facility_location
 from dynams.selection.signals import Signals
 from strategy_inputs import generator, gradients, signals, tensor
@@ -93,62 +93,77 @@ def clustered(sizes: list[int], labels: list[int]) -> Signals:
     )
 
 
-def select(strategy: Craig, known: Signals, size: int, seed: int = 0) -> Selection:
-    return strategy.select(known, size, epoch=0, progress=0.0, generator=generator(seed))
+def subset(
+    known: Signals, size: int, seed: int = 0, part_size: int = 2048
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    features, residuals = known.tensor("features"), known.tensor("residuals")
+    indices, weights = craig_subset(
+        features, residuals, known.tensor("labels"), size, generator(seed), part_size=part_size
+    )
+    return indices.numpy(), weights.numpy()
 
 
 def test_one_of_each_cluster_with_its_weight() -> None:
     # Class 0: clusters of 6 and 2; class 1: clusters of 5 and 3. Four chosen: two of each class.
-    selection = select(Craig(), clustered([6, 2, 5, 3], [0, 0, 1, 1]), 4)
-    groups = np.repeat(np.arange(4), [6, 2, 5, 3])[selection.indices.numpy()]
+    chosen, weights = subset(clustered([6, 2, 5, 3], [0, 0, 1, 1]), 4)
+    groups = np.repeat(np.arange(4), [6, 2, 5, 3])[chosen]
     assert groups.tolist() == [0, 1, 2, 3]
-    assert selection.weights is not None
     # Sizes 6, 2, 5, 3 of 16, scaled to mean 1.
-    np.testing.assert_allclose(selection.weights.numpy(), [1.5, 0.5, 1.25, 0.75], rtol=1e-6)
+    np.testing.assert_allclose(weights, [1.5, 0.5, 1.25, 0.75], rtol=1e-6)
 
 
-def test_classes_get_shares_in_proportion() -> None:
-    known = signals(60, classes=3)
-    assert known.labels is not None
-    chosen = select(Craig(), known, 31).indices
+@given(st.integers(1, 40), st.integers(0, 99), st.data())
+def test_classes_get_their_shares_and_medoids_weigh_what_is_nearest(
+    count: int, seed: int, data: st.DataObject
+) -> None:
+    size = data.draw(st.integers(0, count))
+    known = signals(count, classes=3, seed=seed)
+    labels = known.tensor("labels").numpy()
+    g = gradients(known.tensor("features"), known.tensor("residuals"))
+    chosen, weights = subset(known, size)
+    clusters, represented = np.zeros(size), 0
     for label in range(3):
-        members = int((known.labels == label).sum())
-        got = int((known.labels[chosen] == label).sum())
-        assert abs(got - 31 * members / 60) < 1
+        members = np.flatnonzero(labels == label)
+        own = np.flatnonzero(labels[chosen] == label)
+        assert abs(len(own) - size * len(members) / count) < 1
+        if len(own):
+            apart = np.linalg.norm(g[members][:, None] - g[chosen[own]][None], axis=2)
+            clusters[own] = np.bincount(apart.argmin(1), minlength=len(own))
+            represented += len(members)
+    np.testing.assert_allclose(weights, clusters * size / max(represented, 1), rtol=1e-6)
 
 
 def test_weighted_gradients_are_nearer_to_all_than_random_ones_are() -> None:
     known = signals(200, classes=4, width=6, seed=3)
-    assert known.features is not None
-    assert known.residuals is not None
-    g = gradients(known.features, known.residuals)
+    g = gradients(known.tensor("features"), known.tensor("residuals"))
 
-    def error(selection: Selection) -> float:
-        assert selection.weights is not None
-        weights = selection.weights.double().numpy()
-        chosen = g[selection.indices.numpy()]
-        return float(np.linalg.norm(weights @ chosen / len(weights) - g.mean(0)))
+    def error(chosen: NDArray[np.int64], weights: NDArray[np.float32]) -> float:
+        return float(np.linalg.norm(weights @ g[chosen] / len(weights) - g.mean(0)))
 
-    ours = error(select(Craig(), known, 40))
     rng = np.random.default_rng(0)
-    others = [
-        error(Selection(torch.from_numpy(np.sort(rng.choice(200, 40, False))), torch.ones(40)))
-        for _ in range(50)
-    ]
-    assert ours < np.median(others)
+    others = [error(rng.choice(200, 40, False), np.ones(40, np.float32)) for _ in range(50)]
+    assert error(*subset(known, 40)) < np.median(others)
 
 
 def test_without_split_classes_nothing_is_random() -> None:
     known = signals(40)
-    assert torch.equal(select(Craig(), known, 9, 0).indices, select(Craig(), known, 9, 1).indices)
+    assert subset(known, 9, 0)[0].tolist() == subset(known, 9, 1)[0].tolist()
 
 
 def test_split_classes_are_selected_from_part_by_part() -> None:
-    known = clustered([40], [0])
-    selection = select(Craig(part_size=10), known, 8)
+    _, weights = subset(clustered([40], [0]), 8, part_size=10)
     # Four parts of ten, two chosen of each; every part's clusters cover its ten samples.
-    assert selection.weights is not None
-    sizes = selection.weights.numpy() * 40 / 8
+    sizes = weights * 40 / 8
     np.testing.assert_allclose(sizes, np.round(sizes), atol=1e-5)
     assert sizes.sum() == pytest.approx(40)
     assert sizes.max() <= 9
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    x, y, labels = torch.zeros(6, 4), torch.zeros(6, 3), torch.zeros(6, dtype=torch.int64)
+    with pytest.raises(ValueError, match="size: got 7, want at most 6"):
+        craig_subset(x, y, labels, 7, generator())
+    with pytest.raises(ValueError, match="part_size: got 0, want at least 1"):
+        craig_subset(x, y, labels, 2, generator(), part_size=0)
+    with pytest.raises(ValueError, match=r"features: got shape \(5, 4\), want \(6, any\)"):
+        craig_subset(x[1:], y, labels, 2, generator())

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dynams.selection.methods import Glister
-from dynams.selection.signals import Signals
+from dynams.selection.methods import glister_subset
 from strategy_inputs import generator
 
 
 class Head:
-    """A last layer on samples of known features: what `Signals` would be made from."""
+    """A last layer on samples of known features, some of them held out."""
 
     def __init__(self, count: int, held_out: int, seed: int) -> None:
         source = generator(seed)
@@ -31,18 +30,17 @@ class Head:
     def residuals(self, features: Tensor, labels: Tensor) -> Tensor:
         return self.logits(self.weight, features).softmax(1) - functional.one_hot(labels, 3)
 
-    def signals(self) -> Signals:
-        held_out = Signals(
-            len(self.held_labels),
-            labels=self.held_labels,
-            features=self.held_features,
-            residuals=self.residuals(self.held_features, self.held_labels),
-        )
-        return Signals(
-            len(self.labels),
-            features=self.features,
-            residuals=self.residuals(self.features, self.labels),
-            validation=held_out,
+    def chosen(self, size: int, **options: float) -> Tensor:
+        residuals = self.residuals(self.features, self.labels)
+        held_out = self.residuals(self.held_features, self.held_labels)
+        return glister_subset(
+            self.features,
+            residuals,
+            self.held_features,
+            held_out,
+            self.held_labels,
+            size,
+            **options,  # type: ignore[arg-type]
         )
 
     def gradient(self, weight: Tensor, features: Tensor, labels: Tensor) -> Tensor:
@@ -73,11 +71,8 @@ def greedy(head: Head, size: int, rounds: int, step: float) -> list[int]:
 @pytest.mark.parametrize(("rounds", "step"), [(100, 5.0), (3, 20.0), (1, 1.0)])
 def test_the_choice_is_the_greedy_one(seed: int, rounds: int, step: float) -> None:
     head = Head(20, 7, seed)
-    selection = Glister(step=step, rounds=rounds).select(
-        head.signals(), 9, epoch=0, progress=0.0, generator=generator()
-    )
-    assert selection.indices.tolist() == greedy(head, 9, min(rounds, 9), step)
-    assert selection.weights is None
+    chosen = head.chosen(9, step=step, rounds=rounds)
+    assert chosen.tolist() == greedy(head, 9, min(rounds, 9), step)
 
 
 def test_looking_ahead_changes_the_choice() -> None:
@@ -88,9 +83,7 @@ def test_looking_ahead_changes_the_choice() -> None:
 
 def test_the_selections_step_lowers_the_held_out_loss_more_than_the_rests() -> None:
     head = Head(40, 15, 1)
-    chosen = (
-        Glister().select(head.signals(), 20, epoch=0, progress=0.0, generator=generator()).indices
-    )
+    chosen = head.chosen(20)
     rest = torch.tensor([i for i in range(40) if i not in chosen.tolist()])
 
     def loss_after(samples: Tensor) -> float:
@@ -99,3 +92,19 @@ def test_the_selections_step_lowers_the_held_out_loss_more_than_the_rests() -> N
         return float(functional.cross_entropy(logits, head.held_labels))
 
     assert loss_after(chosen) < loss_after(rest)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    head = Head(6, 3, 0)
+    for options, message in (
+        ({"size": 7}, "size: got 7, want at most 6"),
+        ({"size": 2, "step": 0.0}, r"step: got 0\.0, want a number in \(0, inf\)"),
+        ({"size": 2, "rounds": 0}, "rounds: got 0, want at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            head.chosen(**options)  # type: ignore[arg-type]
+    x, y, v = torch.zeros(6, 4), torch.zeros(6, 3), torch.zeros(3, 4)
+    with pytest.raises(ValueError, match=r"residuals: got shape \(5, 3\), want \(6, any\)"):
+        glister_subset(x, y[1:], v, y[:3], head.labels[:3], 2)
+    with pytest.raises(ValueError, match=r"held_features: got shape \(3, 4\), want \(2, any\)"):
+        glister_subset(x, y, v, y[:3], head.labels[:2], 2)

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from dynams.selection.methods import BatchGradMatch, GradMatch, Selection, Strategy
+from dynams.selection.methods import gradmatch_batches, gradmatch_subset
 from dynams.selection.methods.pursuit import matching_pursuit
-from dynams.selection.signals import Signals
 from strategy_inputs import generator, gradients, signals, tensor
 
 Array = NDArray[np.float64]
@@ -96,86 +95,67 @@ def test_the_fit_stays_exact_where_the_matrix_is_nearly_singular(ridge: float) -
     assert np.abs(error).max() <= 1e-10 * np.abs(wanted).max()
 
 
-def select(strategy: Strategy, known: Signals, size: int, seed: int = 0) -> Selection:
-    return strategy.select(known, size, epoch=0, progress=0.0, generator=generator(seed))
-
-
-def known_groups(counts: list[int]) -> Signals:
-    """One class; groups of equal gradients, orthogonal to other groups'."""
-    group = np.repeat(np.arange(len(counts)), counts)
-    # Features h with h . h' = -1 between groups: then <g, g'> = |r|^2 (h . h' + 1) = 0.
-    angle = group * np.pi
-    features = np.stack([np.cos(angle), np.zeros(len(group))], 1)
-    return Signals(
-        len(group),
-        labels=torch.zeros(len(group), dtype=torch.int64),
-        features=tensor(features),
-        residuals=tensor(np.tile([0.6, -0.6], (len(group), 1))),
-    )
-
-
 def test_weights_are_in_proportion_to_what_they_stand_for() -> None:
-    selection = select(GradMatch(ridge=1e-6), known_groups([6, 2]), 2)
-    assert selection.indices.tolist() == [0, 6]
-    assert selection.weights is not None
-    np.testing.assert_allclose(selection.weights.numpy(), [1.5, 0.5], rtol=1e-4)
+    # One class, two groups of equal gradients. Features h with h . h' = -1 between the groups: then
+    # <g, g'> = |r|^2 (h . h' + 1) = 0.
+    angle = np.repeat([0.0, np.pi], [6, 2])
+    features = tensor(np.stack([np.cos(angle), np.zeros(8)], 1))
+    residuals, labels = tensor(np.tile([0.6, -0.6], (8, 1))), torch.zeros(8, dtype=torch.int64)
+    chosen, weights = gradmatch_subset(features, residuals, labels, 2, generator(), ridge=1e-6)
+    assert chosen.tolist() == [0, 6]
+    np.testing.assert_allclose(weights.numpy(), [1.5, 0.5], rtol=1e-4)
 
 
 def test_what_the_pursuit_leaves_is_drawn_at_random() -> None:
     """Four gradients point away from the sum: they never enter, so two of the eight are drawn."""
-    away = np.repeat([1.0, -1.0], [6, 4])
-    known = Signals(
-        10,
-        labels=torch.zeros(10, dtype=torch.int64),
-        features=torch.ones(10, 2),
-        residuals=tensor(away[:, None] * [0.6, -0.6]),
-    )
+    residuals = tensor(np.repeat([1.0, -1.0], [6, 4])[:, None] * [0.6, -0.6])
+    features, labels = torch.ones(10, 2), torch.zeros(10, dtype=torch.int64)
     drawn = set()
     for seed in range(60):
-        selection = select(GradMatch(), known, 8, seed)
-        assert selection.weights is not None
-        assert selection.indices.tolist()[:6] == list(range(6))
-        drawn.add(tuple(selection.indices.tolist()[6:]))
+        chosen, weights = gradmatch_subset(features, residuals, labels, 8, generator(seed))
+        assert chosen.tolist()[:6] == list(range(6))
+        drawn.add(tuple(chosen.tolist()[6:]))
         # Equal gradients have equal weights, of mean 1; drawn ones weigh 1.
-        np.testing.assert_allclose(selection.weights.numpy(), 1.0, rtol=1e-6)
+        np.testing.assert_allclose(weights.numpy(), 1.0, rtol=1e-6)
     assert len(drawn) == 6
 
 
-def test_each_class_is_matched_by_its_own_samples() -> None:
-    known = signals(60, classes=3, width=5, seed=2)
-    assert known.labels is not None
-    assert known.features is not None
-    assert known.residuals is not None
-    selection = select(GradMatch(), known, 12)
-    assert selection.weights is not None
-    matched: dict[int, float] = {}
-    shares = np.bincount(known.labels.numpy(), minlength=3) * 12 / 60
-    for label in range(3):
-        members = np.flatnonzero(known.labels.numpy() == label)
-        g = gradients(known.features[members], known.residuals[members])
-        got = np.isin(members, selection.indices.numpy())
-        assert abs(got.sum() - shares[label]) < 1
-        fit = naive_pursuit(g, g.sum(0), int(got.sum()), 0.5 * (g**2).sum(1).mean())
-        assert sorted(fit) == np.flatnonzero(got).tolist()
-        scale = np.mean(list(fit.values()))
-        matched |= {int(members[atom]): weight / scale for atom, weight in fit.items()}
-    expected = [matched[index] for index in selection.indices.tolist()]
-    # Each class's weights have mean 1, and so the whole.
-    np.testing.assert_allclose(selection.weights.numpy(), expected, rtol=1e-5)
+@given(st.integers(1, 60), st.integers(0, 99), st.data())
+def test_each_class_is_matched_by_its_own_samples(
+    count: int, seed: int, data: st.DataObject
+) -> None:
+    size = data.draw(st.integers(0, count))
+    known = signals(count, classes=3, width=5, seed=seed)
+    features, residuals = known.tensor("features"), known.tensor("residuals")
+    labels = known.tensor("labels").numpy()
+    indices, weights = gradmatch_subset(
+        features, residuals, known.tensor("labels"), size, generator()
+    )
+    got = dict(zip(indices.tolist(), weights.tolist(), strict=True))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        own = {each: got.pop(each) for each in members.tolist() if each in got}
+        assert abs(len(own) - size * len(members) / count) < 1
+        g = gradients(features[members], residuals[members])
+        fit = naive_pursuit(g, g.sum(0), len(own), 0.5 * (g**2).sum(1).mean())
+        for atom, weight in fit.items():
+            # Of mean 1 over the class, and so over the whole.
+            expected = weight / np.mean(list(fit.values()))
+            assert own.pop(int(members[atom])) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        assert list(own.values()) == [1.0] * len(own)  # drawn where the pursuit ended early
+    assert not got
 
 
 def test_batches_are_chosen_whole_and_matched() -> None:
     known = signals(48, classes=3, width=5, seed=4)
-    assert known.features is not None
-    assert known.residuals is not None
+    features, residuals = known.tensor("features"), known.tensor("residuals")
     size, seed = 26, 5
-    selection = select(BatchGradMatch(batch_size=8), known, size, seed)
+    chosen, matched = gradmatch_batches(features, residuals, size, generator(seed), batch_size=8)
     order = torch.randperm(48, generator=generator(seed)).numpy()
-    g = gradients(known.features, known.residuals)
+    g = gradients(features, residuals)
     sums = np.stack([g[batch].sum(0) for batch in order.reshape(6, 8)])
     fit = naive_pursuit(sums, sums.sum(0), 3, 0.5 * (sums**2).sum(1).mean())
-    assert selection.weights is not None
-    weights = dict(zip(selection.indices.tolist(), selection.weights.tolist(), strict=True))
+    weights = dict(zip(chosen.tolist(), matched.tolist(), strict=True))
     assert len(weights) == size
     scale = np.mean(list(fit.values()))
     for batch, weight in fit.items():
@@ -186,14 +166,24 @@ def test_batches_are_chosen_whole_and_matched() -> None:
 
 
 def test_vanished_gradients_are_matched_by_anyone() -> None:
-    known = Signals(
-        9,
-        labels=torch.zeros(9, dtype=torch.int64),
-        features=torch.ones(9, 2),
-        residuals=torch.zeros(9, 3),
-    )
-    strategies: list[Strategy] = [GradMatch(), BatchGradMatch(batch_size=2)]
-    for strategy in strategies:
-        selection = select(strategy, known, 4)
-        assert selection.weights is not None
-        assert selection.weights.tolist() == [1.0] * 4
+    features, residuals = torch.ones(9, 2), torch.zeros(9, 3)
+    labels = torch.zeros(9, dtype=torch.int64)
+    for _, weights in (
+        gradmatch_subset(features, residuals, labels, 4, generator()),
+        gradmatch_batches(features, residuals, 4, generator(), batch_size=2),
+    ):
+        assert weights.tolist() == [1.0] * 4
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    x, y, labels = torch.zeros(6, 4), torch.zeros(6, 3), torch.zeros(6, dtype=torch.int64)
+    with pytest.raises(ValueError, match="size: got 7, want at most 6"):
+        gradmatch_subset(x, y, labels, 7, generator())
+    with pytest.raises(ValueError, match="part_size: got 0, want at least 1"):
+        gradmatch_subset(x, y, labels, 2, generator(), part_size=0)
+    with pytest.raises(ValueError, match=r"features: got shape \(5, 4\), want \(6, any\)"):
+        gradmatch_subset(x[1:], y, labels, 2, generator())
+    with pytest.raises(ValueError, match=r"residuals: got shape \(5, 3\), want \(6, any\)"):
+        gradmatch_batches(x, y[1:], 2, generator())
+    with pytest.raises(ValueError, match=r"ridge: got 0\.0, want a number in \(0, inf\)"):
+        gradmatch_batches(x, y, 2, generator(), ridge=0.0)
