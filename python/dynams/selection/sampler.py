@@ -31,6 +31,8 @@ from dynams.selection.timetable import Phase, Timetable
 class SubsetSampler(Sampler[int]):
     """Samples that a strategy selects, chosen again every few epochs, in a reproducible order.
 
+    In a loop::
+
         sampler = SubsetSampler(len(train_set), score=lambda: score_batches(model, scoring_loader))
         loader = DataLoader(train_set, batch_size=128, sampler=sampler)
         for epoch in range(epochs):

@@ -1,0 +1,62 @@
+"""docs/selection.md: the plain functions work as the page calls them, and it calls them all."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dynams.selection import methods
+
+PAGE = Path(__file__).parents[3] / "docs" / "selection.md"
+N, K = 60, 20
+
+
+def block() -> str:
+    section = PAGE.read_text().partition("## Methods in a loop of your own")[2]
+    found = re.search(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found.group(1)
+
+
+def test_every_method_is_called_and_keeps_what_it_says() -> None:
+    source = torch.Generator().manual_seed(1)
+    logits, held = (torch.randn(n, 3, generator=source) for n in (N, 9))
+    labels, held_labels = (torch.randint(0, 3, (n,), generator=source) for n in (N, 9))
+    names = {
+        "torch": torch,
+        "k": K,
+        "logits": logits,
+        "labels": labels,
+        "features": torch.randn(N, 4, generator=source),
+        "irreducible": torch.rand(N, generator=source),
+        "batch": torch.arange(10),
+        "correct": torch.rand(8, N, generator=source) < 0.7,
+        "member": torch.rand(8, N, generator=source) < 0.7,
+        "held_features": torch.randn(9, 4, generator=source),
+        "held_residuals": held.softmax(1) - torch.nn.functional.one_hot(held_labels, 3),
+        "held_labels": held_labels,
+    }
+    exec(block(), names)
+    for name in (
+        "margin el2n grand random rho forgotten memorised importance craig matched batches glister"
+    ).split():
+        indices = names[name]
+        assert isinstance(indices, Tensor)
+        assert indices.shape == (K,), name
+        assert bool((indices.diff() > 0).all()), name
+    for name in ("importance", "craig", "matched", "batches", "infobatch"):
+        assert names[name].shape == names[f"{name}_weights"].shape  # type: ignore[attr-defined]
+    assert names["recent"].shape == names["losses"].shape == names["mask"].shape  # type: ignore[attr-defined]
+    assert int(names["drawn"].sum()) <= K  # type: ignore[attr-defined]
+
+
+def test_no_method_is_left_out() -> None:
+    functions = [name for name in methods.__all__ if name.islower() and name != "smallest"]
+    apart = {
+        "build_strategy",
+        "batch_increment",
+    }  # no methods: one makes strategies, one judges scores
+    assert {name for name in functions if f"{name}(" not in block()} == apart
