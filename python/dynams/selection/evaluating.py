@@ -100,12 +100,12 @@ class _Search:
         self._attributes: dict[tuple[type, frozenset[str]], list[tuple[int, str, object]]] = {}
         self._kept: list[object] = []  # what was seen must live on, or its id might come again
         # Values still to visit, and the names in the code that holds them. Data may be nested deeply.
-        self._left: list[tuple[object, frozenset[str]]] = []
+        self._pending: list[tuple[object, frozenset[str]]] = []
 
     def run(self, function: object) -> None:
-        self._left.append((function, frozenset()))
-        while self._left:
-            self._visit(*self._left.pop())
+        self._pending.append((function, frozenset()))
+        while self._pending:
+            self._visit(*self._pending.pop())
 
     def _visit(self, value: object, names: frozenset[str]) -> None:
         if isinstance(value, _PLAIN):
@@ -139,7 +139,7 @@ class _Search:
             self._visit_object(value, names)
 
     def _later(self, values: Iterable[object], names: frozenset[str]) -> None:
-        self._left += [(each, names) for each in values if not _is_data(each)]
+        self._pending += [(each, names) for each in values if not _is_data(each)]
 
     def _first(self, value: object, name: str = "") -> bool:
         if (id(value), name) in self._seen:
@@ -195,7 +195,7 @@ class _Search:
             code = _code_of(attribute)
             self._later((code,), names)
             if isinstance(code, types.FunctionType):
-                self._left.append((value, _names(code)))
+                self._pending.append((value, _names(code)))
 
     def _named(self, kind: type, names: frozenset[str]) -> list[tuple[int, str, object]]:
         """The attributes of a class and its bases that code names: looked up once for all of its objects."""

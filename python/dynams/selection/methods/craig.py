@@ -97,7 +97,8 @@ class Craig:
     ) -> Selection:
         """Choose the medoids; see `Strategy.select`."""
         features, residuals = signals.tensor("features"), signals.tensor("residuals")
-        labels, part_size = signals.tensor("labels"), self.part_size
-        return Selection(
-            *craig_subset(features, residuals, labels, size, generator, part_size=part_size)
+        labels = signals.tensor("labels")
+        medoids = craig_subset(
+            features, residuals, labels, size, generator, part_size=self.part_size
         )
+        return Selection(*medoids)

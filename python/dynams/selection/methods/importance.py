@@ -168,12 +168,11 @@ class Importance:
         self, signals: Signals, size: int, *, epoch: int, progress: float, generator: Generator
     ) -> Selection:
         """Draw `size` times; see `Strategy.select`."""
-        scores, smoothing = signals.score(self.score), self.smoothing
-        return Selection(
-            *importance_sample(
-                scores, size, generator, replacement=self.replacement, smoothing=smoothing
-            )
+        scores = signals.score(self.score)
+        drawn = importance_sample(
+            scores, size, generator, replacement=self.replacement, smoothing=self.smoothing
         )
+        return Selection(*drawn)
 
 
 @dataclass(frozen=True)
