@@ -9,7 +9,7 @@
 # Needs a CUDA GPU and a python3 (or $PYTHON) with torch, triton, numpy, pytest, pytest-benchmark and hypothesis. The compiled
 # kernels are those of build/gpu/prebuilt (see gpu/prebuild.sh) where they fit this Python, GPU and source; else they are built,
 # with nvcc, setuptools, pybind11 and ninja; else Triton alone is measured, and that is said. pytest-xdist makes the tests fast
-# enough to end in their time. Nothing is downloaded, nothing is written outside build/ and OUTPUT_FOLDER.
+# enough to end in their time. Training needs lightning-fabric, pyyaml and, for CIFAR-10, pyarrow and pillow. Nothing is downloaded, nothing is written outside build/ and OUTPUT_FOLDER.
 #
 # plan    stage          at most, s  what it does                                                        leaves
 # every   environment    120         GPU, driver, clocks, versions, commit ($DYNAMS_COMMIT without git)
@@ -23,6 +23,8 @@
 # full    benchmarks     the rest    what the targets rest on first; on an H100 126 s reached 20 of 86   benchmarks.log
 # full    memcheck       40          compute-sanitizer on what looked wrong, else on every path          sanitizers.log
 # any     racecheck, initcheck, synccheck    40    the other tools likewise; only by --stage
+# any     train          100         the trainer: every strategy, ResNet-18 on $DYNAMS_CIFAR10 (parquet; noise where it is unset),
+#                                    steps, scoring, the share of selecting, waits for the device; only by --stage    train.log
 # compare compare        the rest    $DYNAMS_CIFAR10 names the data; committed cells count as done       compare.log, compare.tgz
 #
 # kernels.md, the report, is written anew after every stage. Every outcome of a test, case or benchmark is in kernels.jsonl as
@@ -54,7 +56,7 @@ while [ $# -gt 0 ]; do
         --plan) case $2 in first | full | compare) plan=$2 ;; *) usage ;; esac ;;
         --stage)
           case $2 in
-            build | cases | tests | tests-triton | benchmarks | profile | memcheck | racecheck | initcheck | synccheck | compare)
+            build | cases | tests | tests-triton | benchmarks | profile | memcheck | racecheck | initcheck | synccheck | train | compare)
               stages="$stages $2" ;;
             *) usage ;;
           esac
@@ -355,6 +357,23 @@ sanitize() { # TOOL SECONDS
   case $failed in *"; $1 cut off") failed=$before ;; esac
 }
 
+train() { # SECONDS
+  local begin=$SECONDS code=124 attempt end
+  end=$((SECONDS + $(least "$(scaled "$1")" "$(left)")))
+  # What hangs or poisons the device ends its process, and another goes on behind it.
+  for attempt in 1 2 3 4; do
+    [ $((end - SECONDS)) -ge 1 ] || break
+    code=0
+    TMPDIR=$work DYNAMS_GPU_SUITE=train DYNAMS_GPU_DEADLINE=$(($(date +%s) + end - SECONDS - $(scaled 5))) \
+      limited $((end - SECONDS)) "$python" "$gpu/trained.py" >> "$out/train.log" 2>&1 || code=$?
+    case $code in 0 | 3 | 5 | 124 | 137) break ;; esac
+    say "train: process $attempt ended with code $code, going on behind the part it was at"
+  done
+  results trim "$out/train.log"
+  # 5: a package is missing.
+  if [ "$code" -eq 5 ]; then outcome train skipped "$begin" "$(tail -n 1 "$out/train.log")"; else outcome_of_suite train train "$code" "$begin"; fi
+}
+
 compare() {
   local begin=$SECONDS code=0 seconds folder=$state/compare cell
   seconds=$(left 10)
@@ -388,6 +407,7 @@ for stage in $stages; do
     *-tests-triton) tests triton 100 100 ;;
     *-benchmarks) benchmarks "$([ "$plan" = first ] && echo 25 || echo 40)" ;;
     *-profile) profile 35 ;;
+    *-train) train 100 ;;
     *-compare) compare ;;
     *) sanitize "$stage" 40 ;;
   esac

@@ -7,12 +7,13 @@ One JSON object a line, each written by one call that appends, so that several p
 {"suite": s, "collected": n}                        how many tests, benchmarks or cases there are
 {"suite": s, "begin": id}                           one begins
 {"suite": s, "end": id, "outcome": passed | failed | skipped | not reached, "why": ..., "entry": ...}
-                                                    and ends; `entry` is pytest-benchmark's
+                                                    and ends; `entry` is pytest-benchmark's; `found` and `seconds` a part's
+                                                    of the training
 {"suite": s, "finished": true}                      nothing of the suite is left to run
 {"session": {...}}                                  facts of a benchmarks' process
 
 Suites are "cases" (sanitized.py), "native" and "triton" (the tests, by backend), "benchmarks", "candidates" (what the benchmarks tried
-of a linear head's kernels, see candidates.py), and the sanitizers by name.
+of a linear head's kernels, see candidates.py), "train" (trained.py), and the sanitizers by name.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SUITE = "DYNAMS_GPU_SUITE"
 DEADLINE = "DYNAMS_GPU_DEADLINE"
 
 NOT_REACHED = "not reached"
-CASES, CANDIDATES = "cases", "candidates"
+CASES, CANDIDATES, TRAINING = "cases", "candidates", "train"
 
 
 def path() -> Path | None:
@@ -110,6 +111,15 @@ class Suite:
     def entries(self) -> list[dict[str, Any]]:
         """What was measured, in the order it was."""
         return [line["entry"] for line in self.ended.values() if line.get("entry")]
+
+    @property
+    def found(self) -> dict[str, dict[str, Any]]:
+        """What parts found, and their seconds, by name."""
+        return {
+            name: {"seconds": line["seconds"], "found": line["found"]}
+            for name, line in self.ended.items()
+            if line.get("found")
+        }
 
     def summary(self) -> dict[str, Any]:
         """Every outcome as a report keeps it: those passed as counts a function, the others by name."""

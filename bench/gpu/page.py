@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import units
-from gpu import candidate_table, predictions, targets
+from gpu import candidate_table, predictions, targets, training_table
 from gpu.entries import median
 
 Report = dict[str, Any]
@@ -97,11 +97,11 @@ def _short(test: str) -> str:
 
 
 def benchmarks(report: Report) -> str:
-    """Every benchmark, with its peers; but the candidates of a linear head, which have tables of their own."""
+    """Every benchmark, with its peers; but what has tables of its own: the candidates of a linear head, and training."""
     rows = []
     predicted = predictions.of(report)
     for entry in report["benchmarks"]:
-        if entry["name"].startswith(candidate_table.BENCHMARK):
+        if entry["name"].startswith((candidate_table.BENCHMARK, training_table.ENTRY)):
             continue
         extra, seconds = entry["extra_info"], median(entry)
         count = extra.get("launches")
@@ -161,6 +161,7 @@ def page(report: Report) -> str:
     peers = report["run"].get("peers", {})
     plan = report["run"].get("plan")
     told = candidate_table.section(report)
+    trained = training_table.section(report)
     candidates = [f"## Candidates of a linear head\n\n{told}"] if told else []
     parts = [
         f"{machine(report)}.{f' Plan: {plan}.' if plan else ''}",
@@ -171,6 +172,7 @@ def page(report: Report) -> str:
         f"## Targets\n\n{targets.table(report)}",
         f"Predictions: {report['run'].get('predictions', {}).get('made', 'none')}.",
         *candidates,
+        *([f"## Training\n\n{trained}"] if trained else []),
         f"## Benchmarks\n\n{benchmarks(report)}",
         "Peers: " + ", ".join(f"{name} {version}" for name, version in peers.items()) + ".",
     ]

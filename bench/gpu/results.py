@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from gpu import ledger, page, predictions
 
 LEDGER, REPORT, PAGE = "kernels.jsonl", "kernels.json", "kernels.md"
-LOGS = ("build", "cases", "tests", "benchmarks", "profile", "sanitizers", "compare")
+LOGS = ("build", "cases", "tests", "benchmarks", "profile", "sanitizers", "train", "compare")
 HEAD_BYTES, TAIL_BYTES = 1 << 20, 3 << 20
 # Under a sanitizer a test takes minutes.
 MOST_SUSPECTS = 8
@@ -50,9 +50,11 @@ def report(folder: Path) -> dict[str, Any]:
         "stages": kept.stages,
         "predictions": predictions.kept(),
         "suites": {name: suite.summary() for name, suite in kept.suites.items()},
+        "training": kept.suite(ledger.TRAINING).found,
     }
-    entries = kept.suite("benchmarks").entries
-    for entry in entries:  # one copy of what all of them share
+    benchmarks = kept.suite("benchmarks").entries
+    entries = benchmarks + kept.suite(ledger.TRAINING).entries
+    for entry in benchmarks:  # one copy of what all of them share
         run.setdefault("ceilings", entry["extra_info"].get("ceilings"))
     return {
         "machine_info": facts,

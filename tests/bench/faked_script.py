@@ -48,6 +48,7 @@ case "$*" in
   *"-m pytest"*) echo "pytest of $DYNAMS_GPU_SUITE"; suite ;;
   *sanitized.py*) echo cases; suite ;;
   *profiled.py*) use profile ;;
+  *trained.py*) echo trained; suite ;;
   *"dynams.cli compare"*) use compare "$@" ;;
 esac
 exit 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gpu import ledger, page, predictions, results, targets
+from gpu import ledger, page, predictions, results, targets, training_table
 
 BENCH = Path(__file__).parents[2] / "bench"
 CEILINGS = {
@@ -168,8 +168,16 @@ def test_predictions_are_of_benchmarks_that_exist_in_a_measure_they_have() -> No
             }
             assert measure in words
     assert set(predictions.PREDICTED) <= collected_names()
-    # Whatever has a target is predicted.
-    assert set(targets.names()) <= set(predictions.PREDICTED)
+    # Whatever benchmark has a target is predicted.
+    assert set(targets.names()) - {training_table.ENTRY} <= set(predictions.PREDICTED)
+
+
+@pytest.mark.parametrize(("share", "met"), [(0.0099, "met"), (0.0101, "missed")])
+def test_selecting_is_judged_by_its_share_of_the_training(share: float, met: str) -> None:
+    measured = entry(training_table.ENTRY, 0.2, limit="training", share=share)
+    cells = targets.cells(target(training_table.ENTRY), measured, predictions.PREDICTED)
+    assert cells[2] == f"{100 * share:.2f} %, 200 ms a refresh"
+    assert cells[-1] == met
 
 
 def test_what_no_report_holds_is_not_yet_measured() -> None:
@@ -202,7 +210,7 @@ def collected_names() -> set[str]:
 
 
 def test_every_target_names_a_benchmark_that_exists() -> None:
-    assert set(targets.names()) <= collected_names()
+    assert set(targets.names()) - {training_table.ENTRY} <= collected_names()
 
 
 # ------------------------------------------------------------------------------------ the report

@@ -296,6 +296,34 @@ def test_a_profiler_without_permission_is_a_line_not_a_failure(script: Script) -
     assert "ERR_NVGPUCTRPERM" in script.notes()["profile"]
 
 
+# ------------------------------------------------------------------------------------ training
+
+
+def test_training_goes_on_behind_the_part_that_its_process_died_at(script: Script) -> None:
+    script.fake(
+        "train",
+        """\
+        if [ ! -f "$0.died" ]; then
+          touch "$0.died"
+          echo '{"suite": "train", "begin": "strategy deadly"}' >> "$DYNAMS_GPU_LEDGER"
+          exit 70
+        fi
+        """,
+    )
+    assert script.run("--stage", "train").returncode == 0
+    assert len(script.calls("trained.py")) == 2
+    assert script.stages()["train"] == "ok"
+    assert "strategy deadly" in (script.out / "kernels.md").read_text()
+    assert "trained" in (script.out / "train.log").read_text()
+
+
+def test_training_without_a_package_it_needs_is_a_line_not_a_failure(script: Script) -> None:
+    script.fake("train", "echo 'trained.py: not installed: pyyaml'; exit 5\n")
+    assert script.run("--stage", "train").returncode == 0
+    assert script.stages()["train"] == "skipped"
+    assert script.notes()["train"] == "trained.py: not installed: pyyaml"
+
+
 # ------------------------------------------------------------------------------------ comparisons
 
 # What `dynams compare --out FOLDER --limit-seconds S` does here: a cell, the report, and one line of how far it came.

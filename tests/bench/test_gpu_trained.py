@@ -1,0 +1,113 @@
+"""What bench/gpu.sh trains, on the CPU in the GPU's place with tiny sizes: what it tells, and what it can do without."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gpu_processes import BENCH, ROOT, environment, new_ledger
+
+from gpu import ledger, results
+from gpu.watched import Watch
+
+# All that a run on images of one's own does without.
+SPARED = ("jsonargparse", "matplotlib", "pandas", "PIL", "pyarrow", "rich", "scipy", "sklearn", "tensorboard")  # fmt: skip
+JOINT, FREE = "joint proxy, ResNet-18", "free scores, ResNet-18"
+
+
+def trained(
+    folder: Path, parts: Iterable[str], without: Iterable[str] = (), **more: str
+) -> subprocess.CompletedProcess[str]:
+    """trained.py, where some packages cannot be imported."""
+    script = str(BENCH / "gpu" / "trained.py")
+    code = (
+        f"import runpy, sys; sys.modules.update(dict.fromkeys({tuple(without)!r})); sys.argv.pop(0); "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    only = [word for part in parts for word in ("--only", part)]
+    more |= {ledger.FILE: str(folder / results.LEDGER), ledger.SUITE: "train"}
+    surroundings = environment(**more)
+    surroundings["PYTHONPATH"] += f":{ROOT}/python"
+    if "DYNAMS_CIFAR10" not in more:
+        surroundings.pop("DYNAMS_CIFAR10", None)
+    return subprocess.run(
+        [sys.executable, "-c", code, script, "--device", "cpu", "--tiny", *only],
+        cwd=folder,
+        env=surroundings,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_it_trains_without_what_only_shows_a_run_and_tells_what_selecting_costs(
+    tmp_path: Path,
+) -> None:
+    new_ledger(tmp_path, {"suite": "train", "begin": "strategy full"})
+    parts = ["digits", JOINT, "resumed", "strategy memorisation", "strategy full", FREE]
+    ran = trained(tmp_path, parts, SPARED)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    suite = ledger.read(tmp_path / results.LEDGER).suite("train")
+    assert suite.of("skipped") == {
+        "digits": "scikit-learn, which brings the digits, is not installed"
+    }
+    # What an earlier process began was not begun again.
+    assert list(suite.of("passed")) == [JOINT, "resumed", "strategy memorisation", FREE]
+    found = {what: value for what, value, _ in suite.found[JOINT]["found"]}
+    shares = [
+        found[f"share of {name} at Q = 10"]
+        for name in ("choosing alone", "selecting", "selecting and the proxy's loss")
+    ]
+    assert 0 < shares[0] < shares[1] < shares[2] < 1
+    assert found["selections compared with NumPy's"] == 2
+    resumed = {what: value for what, value, _ in suite.found["resumed"]["found"]}
+    assert len(resumed) == 4
+    assert set(resumed.values()) == {0.0}
+    made = results.write_page(tmp_path)
+    [entry] = made["benchmarks"]
+    assert entry["extra_info"]["share"] == shares[1]
+    page = (tmp_path / results.PAGE).read_text()
+    assert f"{100 * shares[1]:.2f} %, " in page.partition("selection's share of training time")[2]
+    assert f"| **{JOINT}**, " in page.partition("## Training")[2]
+
+
+def test_a_part_that_fails_stops_none_and_its_traceback_is_printed(tmp_path: Path) -> None:
+    parts = [JOINT, "switch part of a batch distilled"]
+    ran = trained(tmp_path, parts, DYNAMS_CIFAR10=str(tmp_path / "nothing"))
+    assert ran.returncode == 3
+    assert "Traceback" in ran.stderr
+    suite = ledger.read(tmp_path / results.LEDGER).suite("train")
+    assert suite.of("failed")[JOINT].startswith("DataError: ")
+    assert list(suite.of("passed")) == parts[1:]
+
+
+def test_past_its_deadline_nothing_begins_and_what_it_needs_is_named(tmp_path: Path) -> None:
+    ran = trained(tmp_path, ["resumed"], **{ledger.DEADLINE: "1"})
+    assert ran.returncode == 124
+    assert ledger.read(tmp_path / results.LEDGER).suite("train").begun == []
+    ran = trained(tmp_path, ["resumed"], ["lightning_fabric"])
+    assert (ran.returncode, ran.stdout) == (5, "trained.py: not installed: lightning-fabric\n")
+
+
+@pytest.mark.parametrize(("selected", "right"), [([0, 2], True), ([1, 2], False)])
+def test_a_watched_selection_that_is_not_of_the_smallest_is_refused(
+    selected: list[int], right: bool
+) -> None:
+    session: Any = SimpleNamespace(sampler=SimpleNamespace(indices=torch.tensor(selected)))
+    signals: Any = SimpleNamespace(score=lambda _: torch.from_numpy(np.array([0.5, 0.5, 0.1])))
+    watch = Watch(score="gap")
+    watch.refreshed(session, signals)
+    if right:
+        assert not watch.requested
+        assert watch.checked == 1
+    else:
+        with pytest.raises(AssertionError, match="1 of 2 are not among the smallest"):
+            _ = watch.requested
