@@ -80,7 +80,6 @@ def bench_six_scores(against: Callable[..., None], backend: Any, dtype: str) -> 
             "margin (gap) alone": lambda x, y: backend.row_scores(x, None, None, BIT["gap"]),
             "clone": lambda x, y: x.clone(),
             "the same six in torch": plain,
-            peers.COMPILED: torch.compile(plain),
         },
         lambda: (
             random_logits(rows, classes, DTYPES[dtype]),

@@ -21,6 +21,7 @@ from gpu import (
     candidate_table,
     candidates,
     ceilings,
+    known,
     ledger,
     outcomes,
     peers,
@@ -43,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--targets-only",
         action="store_true",
-        help="the benchmarks that a target or a choice rests on, without peers that torch.compile makes",
+        help="the benchmarks that a target or a choice rests on",
     )
 
 
@@ -54,18 +55,22 @@ def targets_only(config: pytest.Config) -> bool:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without a GPU all are skipped. What a target or a choice rests on comes first."""
+    """Without a GPU all are skipped. What a target rests on comes first, then what no committed report holds, then the rest; with
+    --targets-only the candidates of a linear head come before the first target that may choose one of them.
+    """
     mine = [item for item in items if HERE in item.path.parents]
     if not torch.cuda.is_available():
         for item in mine:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
         return
-    order = {
-        name: place for place, name in enumerate(candidate_table.before_linear(targets.names()))
-    }
     if targets_only(config):
-        mine = [item for item in mine if item.name in order]
-    mine.sort(key=lambda item: order.get(item.name, len(order)))
+        names = candidate_table.before_linear(targets.names())
+        mine = [item for item in mine if item.name in names]
+    else:
+        names = targets.names()
+    order = {name: place for place, name in enumerate(names)}
+    held = known.measured()
+    mine.sort(key=lambda item: (order.get(item.name, len(order)), item.name in held))
     items[:] = [item for item in items if HERE not in item.path.parents] + mine
 
 
@@ -102,14 +107,18 @@ def backend(request: pytest.FixtureRequest) -> Any:
 
 
 def prepared(
-    name: str, calls: list[timing.Call], seconds: float, trial: candidates.Trial = nullcontext
+    name: str,
+    calls: list[timing.Call],
+    seconds: float,
+    own_clock: float,
+    trial: candidates.Trial = nullcontext,
 ) -> timing.Timed | str:
     """A peer ready to be timed, or why it is not: a peer's trouble of any kind is a line of the report."""
     if seconds <= 0:
         return "not tried: the peers before it took the time"
     try:
         with timing.time_limit(min(seconds, PEER_SECONDS), name), trial():
-            return timing.Timed(calls)
+            return timing.Timed(calls, own_clock)
     except Exception as error:
         torch.cuda.synchronize()
         return timing.first_line(error)
@@ -154,19 +163,19 @@ def against(
             benchmark(lambda: torch.cuda.synchronize())
             return
         with torch.no_grad():
-            timed = timing.Timed([partial(ours, *one) for one in sets])
+            # What multiplies nothing does not reach the limit of the GPU's power, nor do its peers.
+            own_clock = timing.OWN_CLOCK if flops else timing.WARM
+            timed = timing.Timed([partial(ours, *one) for one in sets], own_clock)
             info["launches"] = timing.launches(partial(ours, *sets[0]))
             info["extra_bytes"] = timing.peak_extra_bytes(partial(ours, *sets[0]))
             ready: dict[str, timing.Timed | str] = {}
             for name, (function, trial) in trials.items():
                 calls = [partial(function, *one) for one in sets]
-                ready[name] = prepared(name, calls, PEER_SECONDS, trial)
+                ready[name] = prepared(name, calls, PEER_SECONDS, own_clock, trial)
             end = time.monotonic() + PEERS_SECONDS
             for name, function in rivals.items():
-                if name == peers.COMPILED and targets_only(request.config):
-                    continue
                 calls = [partial(function, *one) for one in sets]
-                ready[name] = prepared(name, calls, end - time.monotonic())
+                ready[name] = prepared(name, calls, end - time.monotonic(), own_clock)
             failed = {name: why for name, why in ready.items() if isinstance(why, str)}
             measure(
                 timed,

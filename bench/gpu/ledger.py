@@ -7,8 +7,7 @@ One JSON object a line, each written by one call that appends, so that several p
 {"suite": s, "collected": n}                        how many tests, benchmarks or cases there are
 {"suite": s, "begin": id}                           one begins
 {"suite": s, "end": id, "outcome": passed | failed | skipped | not reached, "why": ..., "entry": ...}
-                                                    and ends; `entry` is pytest-benchmark's; `found` and `seconds` a part's
-                                                    of the training
+                                                    and ends; `entry` is pytest-benchmark's, `found` a training's; `seconds`
 {"suite": s, "finished": true}                      nothing of the suite is left to run
 {"session": {...}}                                  facts of a benchmarks' process
 
@@ -30,6 +29,8 @@ SUITE = "DYNAMS_GPU_SUITE"
 DEADLINE = "DYNAMS_GPU_DEADLINE"
 
 NOT_REACHED = "not reached"
+# How many of the slowest a report names.
+SLOWEST = 100
 CASES, CANDIDATES, TRAINING = "cases", "candidates", "train"
 
 
@@ -139,7 +140,14 @@ class Suite:
             "failing": self.of("failed"),
             "skipping": self.of("skipped"),
             "running": self.running,
+            "slowest": self.slowest(),
         }
+
+    def slowest(self) -> dict[str, float]:
+        """Seconds of what took the longest, the longest first."""
+        known = {name: line["seconds"] for name, line in self.ended.items() if "seconds" in line}
+        order = sorted(known, key=known.__getitem__, reverse=True)
+        return {name: known[name] for name in order[:SLOWEST]}
 
 
 @dataclass

@@ -78,6 +78,8 @@ class _Writer:
         if report.passed and report.when in ("setup", "teardown"):
             return
         line: dict[str, Any] = {"end": report.nodeid, "outcome": report.outcome}
+        if report.when == "call":
+            line["seconds"] = round(report.duration, 3)
         if not report.passed:
             line["why"] = _why(report)
             if report.skipped and line["why"] == NO_TIME:

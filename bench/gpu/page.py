@@ -11,6 +11,7 @@ from gpu.entries import median
 
 Report = dict[str, Any]
 MOST_NAMED = 60
+MOST_SLOW = 5
 
 
 def is_gpu_report(report: Report) -> bool:
@@ -70,6 +71,10 @@ def suites(report: Report) -> str:
     for name, suite in report["run"].get("suites", {}).items():
         ended = "" if suite["finished"] else "; it did not run to its end"
         lines.append(f"- `{name}`: {counts(suite)}{ended}")
+        slowest = list(suite.get("slowest", {}).items())[:MOST_SLOW]
+        if slowest:
+            told = ", ".join(f"`{_short(test)}` {seconds:.1f} s" for test, seconds in slowest)
+            lines.append(f"    - slowest: {told}")
         named = [f"failed: {line}" for line in _alike(suite["failing"])]
         named += [
             f"running when its process died, hung or was stopped: `{_short(test)}`"

@@ -18,9 +18,6 @@ PACKAGES = {
     "flashinfer": "flashinfer-python",
 }
 
-# A peer that inductor makes, which may take tens of seconds.
-COMPILED = "the same, torch.compile"
-
 
 def installed() -> dict[str, str]:
     """The version of every peer, or that it is not installed."""

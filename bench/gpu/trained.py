@@ -458,7 +458,7 @@ def parts(bench: Bench) -> Iterator[tuple[str, Callable[[], Any]]]:
 def run(name: str, work: Callable[[], Any]) -> bool:
     """Runs a part and tells the ledger; whether it went well."""
     ledger.write_of_suite(begin=name)
-    faulthandler.dump_traceback_later(PART_SECONDS, exit=True)
+    faulthandler.dump_traceback_later(PART_SECONDS, exit=True, file=sys.__stderr__)
     begin = time.perf_counter()
     line: dict[str, Any] = {"end": name, "outcome": "passed"}
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gpu import ledger, results
+from gpu import known, ledger, results
 
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "bench"
@@ -98,6 +98,7 @@ def test_every_outcome_is_in_the_ledger_with_its_reason(
     assert failed.keys() == {"test_bad", "test_set_up", "test_tear_down"}
     assert failed["test_bad"].startswith("AssertionError: as meant")
     assert failed["test_tear_down"] == "ValueError: in tear-down"
+    assert "test_all.py::test_good" in kept.summary()["slowest"]
 
 
 # The deadline is set when the tests are collected, however long that took; each test past the first few outlasts it.
@@ -265,3 +266,23 @@ def test_kernels_that_cannot_run_fail_their_tests_not_the_collection(tmp_path: P
     options = ["-p", "no:xdist", "-p", "unusable", "--collect-only", "--rootdir", str(ROOT)]
     code, output = run(tmp_path, *options, "-c", str(ROOT / "pyproject.toml"), *map(str, asking))
     assert code == 0, output[-3000:]
+
+
+# ------------------------------------------------------------------------------------ what reports know
+
+
+def test_what_no_report_knows_as_passed_comes_first() -> None:
+    ids = ["a.py::f[1]", "a.py::f[2]", "a.py::g[1]", "a.py::g[2]", "a.py::h"]
+    assert known.unknown_first(ids, {"a.py::f": 2, "a.py::g": 1}) == [2, 3, 4, 0, 1]
+    assert known.unknown_first(ids, {}) == [0, 1, 2, 3, 4]
+
+
+def test_the_committed_reports_are_read() -> None:
+    folder = BENCH / "results"
+    functions = known.passed("native", folder)
+    # By the report with the most: the first one had another order, and ended elsewhere.
+    assert (
+        functions["tests/kernels/test_cuda_values.py::test_scores_on_every_path_and_layout"] == 168
+    )
+    assert "bench_smallest_k[native-1.28M-normal]" in known.measured(folder)
+    assert known.passed("no such suite", folder) == {}

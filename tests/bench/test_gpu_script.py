@@ -173,7 +173,7 @@ def test_a_stage_that_is_cut_off_keeps_its_outcomes_and_gives_the_next_nothing_m
         exec sleep 100
         """,
     )
-    ran = script.run("--stage", "tests", "--stage", "tests-triton", seconds=8)
+    ran = script.run("--stage", "tests", "--stage", "tests-triton", seconds=12)
     assert ran.returncode == 1
     assert script.stages()["tests, native"] == "cut off"
     assert script.notes()["tests, native"] == "2 passed, 0 failed, 0 skipped, 7 not reached of 9"

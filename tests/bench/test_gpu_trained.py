@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gpu_processes import BENCH, ROOT, environment, new_ledger
+from gpu_processes import BENCH, environment, new_ledger
 
 from gpu import ledger, results
+from gpu import trained as run_parts
 from gpu.watched import Watch
 
 # All that a run on images of one's own does without.
@@ -23,7 +24,7 @@ JOINT, FREE = "joint proxy, ResNet-18", "free scores, ResNet-18"
 
 
 def trained(
-    folder: Path, parts: Iterable[str], without: Iterable[str] = (), **more: str
+    folder: Path, parts: Iterable[str], without: Iterable[str]
 ) -> subprocess.CompletedProcess[str]:
     """trained.py, where some packages cannot be imported."""
     script = str(BENCH / "gpu" / "trained.py")
@@ -32,11 +33,9 @@ def trained(
         "runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     only = [word for part in parts for word in ("--only", part)]
-    more |= {ledger.FILE: str(folder / results.LEDGER), ledger.SUITE: "train"}
-    surroundings = environment(**more)
-    surroundings["PYTHONPATH"] += f":{ROOT}/python"
-    if "DYNAMS_CIFAR10" not in more:
-        surroundings.pop("DYNAMS_CIFAR10", None)
+    told = {ledger.FILE: str(folder / results.LEDGER), ledger.SUITE: "train"}
+    surroundings = environment(**told)
+    surroundings.pop("DYNAMS_CIFAR10", None)
     return subprocess.run(
         [sys.executable, "-c", code, script, "--device", "cpu", "--tiny", *only],
         cwd=folder,
@@ -79,22 +78,40 @@ def test_it_trains_without_what_only_shows_a_run_and_tells_what_selecting_costs(
     assert f"| **{JOINT}**, " in page.partition("## Training")[2]
 
 
-def test_a_part_that_fails_stops_none_and_its_traceback_is_printed(tmp_path: Path) -> None:
-    parts = [JOINT, "switch part of a batch distilled"]
-    ran = trained(tmp_path, parts, DYNAMS_CIFAR10=str(tmp_path / "nothing"))
-    assert ran.returncode == 3
-    assert "Traceback" in ran.stderr
+def in_this_process(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, part: str, *more: str, **environment: str
+) -> int:
+    monkeypatch.setenv(ledger.FILE, str(folder / results.LEDGER))
+    monkeypatch.setenv(ledger.SUITE, "train")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return run_parts.main(["--device", "cpu", "--tiny", "--only", part, *more])
+
+
+def test_a_part_that_fails_stops_none_and_its_traceback_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = "switch part of a batch distilled"
+    nothing = str(tmp_path / "nothing")
+    code = in_this_process(monkeypatch, tmp_path, JOINT, "--only", other, DYNAMS_CIFAR10=nothing)
+    assert code == 3
+    assert "Traceback" in capsys.readouterr().err
     suite = ledger.read(tmp_path / results.LEDGER).suite("train")
     assert suite.of("failed")[JOINT].startswith("DataError: ")
-    assert list(suite.of("passed")) == parts[1:]
+    assert list(suite.of("passed")) == [other]
 
 
-def test_past_its_deadline_nothing_begins_and_what_it_needs_is_named(tmp_path: Path) -> None:
-    ran = trained(tmp_path, ["resumed"], **{ledger.DEADLINE: "1"})
-    assert ran.returncode == 124
+def test_past_its_deadline_nothing_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert in_this_process(monkeypatch, tmp_path, "resumed", **{ledger.DEADLINE: "1"}) == 124
     assert ledger.read(tmp_path / results.LEDGER).suite("train").begun == []
-    ran = trained(tmp_path, ["resumed"], ["lightning_fabric"])
-    assert (ran.returncode, ran.stdout) == (5, "trained.py: not installed: lightning-fabric\n")
+
+
+def test_what_it_needs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "lightning_fabric", None)
+    assert in_this_process(monkeypatch, tmp_path, "resumed") == 5
+    assert capsys.readouterr().out == "trained.py: not installed: lightning-fabric\n"
 
 
 @pytest.mark.parametrize(("selected", "right"), [([0, 2], True), ([1, 2], False)])
