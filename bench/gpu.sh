@@ -9,7 +9,8 @@
 # Needs a CUDA GPU and a python3 (or $PYTHON) with torch, triton, numpy, pytest, pytest-benchmark and hypothesis. The compiled
 # kernels are those of build/gpu/prebuilt (see gpu/prebuild.sh) where they fit this Python, GPU and source; else they are built,
 # with nvcc, setuptools, pybind11 and ninja; else Triton alone is measured, and that is said. pytest-xdist makes the tests fast
-# enough to end in their time. Training needs lightning-fabric, pyyaml and, for CIFAR-10, pyarrow and pillow. Nothing is downloaded, nothing is written outside build/ and OUTPUT_FOLDER.
+# enough to end in their time; training needs lightning-fabric, pyyaml and, for CIFAR-10, pyarrow and pillow. Nothing is
+# downloaded, nothing is written outside build/ and OUTPUT_FOLDER.
 #
 # plan    stage          at most, s  what it does                                                        leaves
 # every   environment    120         GPU, driver, clocks, versions, commit ($DYNAMS_COMMIT without git)

@@ -106,7 +106,7 @@ def benchmarks(report: Report) -> str:
     rows = []
     predicted = predictions.of(report)
     for entry in report["benchmarks"]:
-        if entry["name"].startswith((candidate_table.BENCHMARK, training_table.ENTRY)):
+        if entry["name"].startswith((candidate_table.BENCHMARK, targets.SELECTING)):
             continue
         extra, seconds = entry["extra_info"], median(entry)
         count = extra.get("launches")

@@ -7,9 +7,6 @@ from typing import Any
 import units
 from gpu import targets
 
-# The entry of a report that the target of selecting rests on.
-ENTRY = "train_selection_share"
-
 
 def words(value: float | str, unit: str) -> str:
     """A value as it is read."""

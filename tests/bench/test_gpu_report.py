@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gpu import ledger, page, predictions, results, targets, training_table
+from gpu import ledger, page, predictions, results, targets
 
 BENCH = Path(__file__).parents[2] / "bench"
 CEILINGS = {
@@ -169,13 +169,13 @@ def test_predictions_are_of_benchmarks_that_exist_in_a_measure_they_have() -> No
             assert measure in words
     assert set(predictions.PREDICTED) <= collected_names()
     # Whatever benchmark has a target is predicted.
-    assert set(targets.names()) - {training_table.ENTRY} <= set(predictions.PREDICTED)
+    assert set(targets.names()) - {targets.SELECTING} <= set(predictions.PREDICTED)
 
 
 @pytest.mark.parametrize(("share", "met"), [(0.0099, "met"), (0.0101, "missed")])
 def test_selecting_is_judged_by_its_share_of_the_training(share: float, met: str) -> None:
-    measured = entry(training_table.ENTRY, 0.2, limit="training", share=share)
-    cells = targets.cells(target(training_table.ENTRY), measured, predictions.PREDICTED)
+    measured = entry(targets.SELECTING, 0.2, limit="training", share=share)
+    cells = targets.cells(target(targets.SELECTING), measured, predictions.PREDICTED)
     assert cells[2] == f"{100 * share:.2f} %, 200 ms a refresh"
     assert cells[-1] == met
 
@@ -210,7 +210,7 @@ def collected_names() -> set[str]:
 
 
 def test_every_target_names_a_benchmark_that_exists() -> None:
-    assert set(targets.names()) - {training_table.ENTRY} <= collected_names()
+    assert set(targets.names()) - {targets.SELECTING} <= collected_names()
 
 
 # ------------------------------------------------------------------------------------ the report
