@@ -2,7 +2,7 @@
 
 python bench/gpu/trained.py [--only PART]... [--device cpu] [--tiny]
 
-One part (training_parts.py) after the other, each told to the ledger (suite "train") as it ends, with what was found; what an earlier
+One part (training_parts.py, training_small.py) after the other, each told to the ledger (suite "train") as it ends, with what was found; what an earlier
 process of the suite began is passed over. A part that fails stops none, and its traceback is printed.
 
 Exit code: 0 where all was right, 3 where a part failed, 5 where a package is missing (told on the last line), 70 where the
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,31 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gpu import ledger, timing
 from gpu.device_guard import DEAD_DEVICE, device_is_dead
-from gpu.training_parts import TINY, Bench, NotHereError, Sizes, parts
+from gpu.training_parts import compiled, digits, free, joint
+from gpu.training_setting import TINY, Bench, NotHereError, Sizes
+from gpu.training_small import SWITCHES, resumed, small, strategy
 
 FAILED, MISSING, NO_TIME = 3, 5, 124
 # All that training needs beside torch and NumPy.
 NEEDED = {"lightning_fabric": "lightning-fabric", "yaml": "pyyaml"}
 # Beyond it a part hangs: its process ends, and another goes on behind it.
 PART_SECONDS = 80.0
+
+
+def parts(bench: Bench) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Every part by its name: what is the likeliest to fail, or matters most, first."""
+    from dynams.selection import STRATEGIES
+
+    yield "digits", lambda: digits(bench)
+    yield "joint proxy, ResNet-18", lambda: joint(bench)
+    yield "resumed", lambda: resumed(bench)
+    for name in STRATEGIES:
+        yield f"strategy {name}", lambda name=name: strategy(bench, name)
+    for name, layer in SWITCHES.items():
+        yield f"switch {name}", lambda layer=layer: small(bench, bench.device, layer)
+    yield "images on the host", lambda: small(bench, "cpu")
+    yield "free scores, ResNet-18", lambda: free(bench)
+    yield "compiled, ResNet-18", lambda: compiled(bench)
 
 
 def run(name: str, work: Callable[[], Any]) -> bool:

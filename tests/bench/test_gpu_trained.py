@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from gpu_processes import BENCH, environment, new_ledger
 
 from gpu import ledger, results
 from gpu import trained as run_parts
-from gpu.watched import Watch
+from gpu.watched import Watch, Window
 
 # All that a run on images of one's own does without.
 SPARED = ("jsonargparse", "matplotlib", "pandas", "PIL", "pyarrow", "rich", "scipy", "sklearn", "tensorboard")  # fmt: skip
@@ -128,3 +129,25 @@ def test_a_watched_selection_that_is_not_of_the_smallest_is_refused(
     else:
         with pytest.raises(AssertionError, match="1 of 2 are not among the smallest"):
             _ = watch.requested
+
+
+def test_waits_for_the_device_are_counted_between_two_questions_by_their_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    modes: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    watch = Watch(windows=(Window("steps", 0, 1, 3),))
+    assert not watch.requested
+    watch.refreshed(None, None)  # type: ignore[arg-type]
+    for _ in range(3):
+        assert not watch.requested
+        if len(modes) == 1:
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+            warnings.warn("something else", stacklevel=1)
+    assert modes == ["warn", "default"]
+    assert watch.waits["steps"].count == 2
+    [place] = watch.waits["steps"].places
+    assert place.startswith("bench/test_gpu_trained.py:")
+    watch.close()
+    assert modes == ["warn", "default"]
