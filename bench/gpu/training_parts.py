@@ -98,9 +98,6 @@ def joint(bench: Bench) -> tuple[Found, dict[str, Any]]:
         summary = train(config, data, interrupt=watch, on_refresh=watch.refreshed)
     run = log_of(summary)
     first, _, both, alone = run.epochs
-    if bench.real:
-        # Losses of selections are of ever harder samples; one in ten is chance.
-        assert summary.accuracy > 0.2, f"accuracy {summary.accuracy}"
     found: Found = [
         (f"{sizes.images:,} images {'decoded and ' if bench.real else 'drawn '}on the device", loaded, "s"),
         ("first epoch, on all of them, cuDNN's trials of algorithms included", sum(first.seconds.values()), "s"),
