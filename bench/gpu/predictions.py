@@ -59,7 +59,6 @@ PREDICTED: Predicted = {
 # 128x256 by its model: 16,400 cycles of product a tile of 1024 columns, and 1,050 of reduction, mostly hidden, where 4,600 were exposed.
 CANDIDATES: Mapping[str, Predicted] = {
     "gap 65536x1024-1000": {
-        "hopper 128x128": ((LINEAR, 1.28, 1.36),),
         "hopper 128x144": ((LINEAR, 1.2, 1.28),),
         "hopper 128x192": ((LINEAR, 1.2, 1.28),),
         "hopper 128x256": ((US, 188, 198), (LINEAR, 0.94, 1.0)),
@@ -67,7 +66,6 @@ CANDIDATES: Mapping[str, Predicted] = {
         "triton pointers": ((LINEAR, 1.2, 1.26),),
     },
     "gap 8192x4096-128256": {
-        "hopper 128x128": ((LINEAR, 1.4, 1.6),),
         "hopper 128x144": ((LINEAR, 1.3, 1.48),),
         "hopper 128x192": ((LINEAR, 1.03, 1.12),),
         "hopper 128x256": ((US, 12_200, 12_500), (LINEAR, 1.04, 1.12)),
@@ -75,7 +73,6 @@ CANDIDATES: Mapping[str, Predicted] = {
         "triton pointers": ((LINEAR, 1.4, 1.5),),
     },
     "sums 8192x4096-128256": {
-        "hopper 128x128": ((LINEAR, 1.25, 1.35),),
         "hopper 128x192": ((LINEAR, 1.05, 1.19),),
         "triton descriptors": ((LINEAR, 1.6, 1.72),),
         "triton pointers": ((LINEAR, 1.6, 1.72),),

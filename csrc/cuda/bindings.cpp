@@ -172,7 +172,8 @@ void launch_linear_scores(uintptr_t features, int64_t features_stride, uintptr_t
   if (classes < 2) throw py::value_error("weight: want at least two classes");
   if ((kinds & ~kHopperKinds) != 0 || kinds == 0) throw py::value_error("kinds: unknown bits");
   if ((kinds & kLabelledKinds) && labels == 0) throw py::value_error("labels: wanted by kinds, got null");
-  if (tile < 0 || tile >= kHeadTiles) throw py::value_error("tile: got " + std::to_string(tile) + ", want 0 to 3");
+  if (tile < 0 || tile >= kHeadTiles)
+    throw py::value_error("tile: got " + std::to_string(tile) + ", want 0 to " + std::to_string(kHeadTiles - 1));
   head.tile = static_cast<HeadTile>(tile);
   const OnDevice on_device(device);
   check(on_device.error(), "cudaSetDevice");

@@ -12,7 +12,6 @@ from typing import Literal, get_args
 from dynams_kernels._kinds import BIT
 
 Candidate = Literal[
-    "hopper 128x128",
     "hopper 128x144",
     "hopper 128x192",
     "hopper 128x256",
@@ -24,15 +23,13 @@ CANDIDATES: tuple[Candidate, ...] = get_args(Candidate)
 
 # The compiled Hopper kernel's tilings, as csrc/cuda/hopper/linear_head.h numbers them.
 HOPPER_TILES: Mapping[Candidate, int] = {
-    "hopper 128x128": 0,
-    "hopper 128x144": 1,
-    "hopper 128x192": 2,
-    "hopper 128x256": 3,
+    "hopper 128x144": 0,
+    "hopper 128x192": 1,
+    "hopper 128x256": 2,
 }
 # Rows that are taken together (a pair of tiles by the Hopper kernel), and classes of a tile: all of a tile is computed, whether
 # it holds logits or not.
 _TILE: Mapping[Candidate, tuple[int, int]] = {
-    "hopper 128x128": (256, 128),
     "hopper 128x144": (256, 144),
     "hopper 128x192": (256, 192),
     "hopper 128x256": (256, 256),
@@ -71,14 +68,12 @@ _GAP = (
         "hopper 128x192": 1.03,
         "triton pointers": 1.18,
         "hopper 128x144": 1.25,
-        "hopper 128x128": 1.36,
     }),
     HeadClass(8 << 20, 256, 256, 464, {
         "hopper 128x256": 1.0,
         "hopper 128x192": 1.17,
         "triton descriptors": 1.19,
         "hopper 128x144": 1.3,
-        "hopper 128x128": 1.38,
         "triton pointers": 1.4,
     }),
     # Of one tile, or with fewer tiles than pay for a second launch.
@@ -90,14 +85,12 @@ _SUMS = (
         "hopper 128x192": 1.0,
         "hopper 128x256": 1.01,
         "hopper 128x144": 1.08,
-        "hopper 128x128": 1.11,
         "triton pointers": 1.27,
         "triton descriptors": 1.33,
     }),
     HeadClass(8 << 20, 256, 256, 376, {
         "hopper 128x192": 1.0,
         "hopper 128x144": 1.0,
-        "hopper 128x128": 1.05,
         "hopper 128x256": 1.16,
         "triton descriptors": 1.32,
         "triton pointers": 1.57,
@@ -108,7 +101,6 @@ _SUMS = (
         "hopper 128x256": 1.05,
         "hopper 128x144": 1.11,
         "triton descriptors": 1.18,
-        "hopper 128x128": 1.19,
         "triton pointers": 1.31,
     }),
     HeadClass(0, 0, 65, 0, {"triton descriptors": 1.0, "triton pointers": 1.19}),

@@ -59,7 +59,7 @@ class Candidates:
     """registry.gpu for linear heads: plain torch by several names. $FAULTY says which are off, raise or end
     their process."""
 
-    names = ("hopper 128x128", "hopper 128x144", "hopper 128x192", "triton pointers", "eager")
+    names = ("hopper 128x256", "hopper 128x144", "hopper 128x192", "triton pointers", "eager")
 
     def serves(self, device: int) -> Candidates:
         return self

@@ -195,9 +195,9 @@ def test_a_case_that_is_wrong_or_raises_does_not_stop_the_others(tmp_path: Path)
     only = [
         f"--only=native: smallest_k 1 of {count} random" for count in (1, 31, 1025, 20_001, 300_007)
     ]
-    died = {"suite": "cases", "begin": "hopper 128x128: another case"}
+    died = {"suite": "cases", "begin": "hopper 128x256: another case"}
     ledger.append(tmp_path / results.LEDGER, died)
-    deadly = f"hopper 128x128: linear_scores 1x64-300 torch.bfloat16 {'+'.join(sanitized.WITHOUT_DISTANCES)}"
+    deadly = f"hopper 128x256: linear_scores 1x64-300 torch.bfloat16 {'+'.join(sanitized.WITHOUT_DISTANCES)}"
     code, output = run_cases(tmp_path, *only, f"--only={deadly}", before=FAULTY)
     assert code == 3, output
     kept = cases_of(tmp_path)

@@ -19,7 +19,7 @@ from dynams_kernels._kinds import BIT
 from gpu import candidate_table, candidates, ledger, predictions, results
 
 GAP, SUMS = "gap 65536x1024-1000", "sums 4096x1024-1000"
-ONE, OFF, OTHER = "hopper 128x128", "hopper 128x144", "hopper 128x192"
+ONE, OFF, OTHER = "hopper 128x256", "hopper 128x144", "hopper 128x192"
 POINTERS = "triton pointers"
 
 
@@ -38,9 +38,9 @@ def test_a_wrong_candidate_is_never_timed_and_a_deadly_one_not_called_again(
     gap, sums = (
         f"bench_linear_candidates_gpu.py::{candidate_table.name_of(w)}" for w in (GAP, SUMS)
     )
-    code, entries = run_candidates(tmp_path, gap, sums, **{"128x128": "dies"})
+    code, entries = run_candidates(tmp_path, gap, sums, **{"128x256": "dies"})
     assert (code, entries) == (70, [])
-    faulty = {"128x128": "dies", "128x144": "off", "128x192": "raises"}
+    faulty = {"128x256": "dies", "128x144": "off", "128x192": "raises"}
     public = "bench_linear_gpu.py::bench_slim_head"
     code, [extra] = run_candidates(tmp_path, gap, sums, public, **faulty)
     assert code == 0
@@ -155,12 +155,12 @@ def entry(chosen: str, times: dict[str, float], **extra: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("chosen", "times", "said"),
     [
-        (ONE, {ONE: 96, OTHER: 97}, "choice, hopper 128x128, is the fastest."),
+        (ONE, {ONE: 96, OTHER: 97}, "choice, hopper 128x256, is the fastest."),
         (ONE, {ONE: 97.9, OTHER: 96}, "is within 2 % of the fastest, hopper 128x192."),
-        (ONE, {ONE: 98.1, OTHER: 96}, "**the table should say hopper 128x192**: its choice, hopper 128x128, takes 2.2 % longer."),
+        (ONE, {ONE: 98.1, OTHER: 96}, "**the table should say hopper 128x192**: its choice, hopper 128x256, takes 2.2 % longer."),
         # A peer is no candidate, however fast.
         (ONE, {ONE: 96, "quack gemm": 80}, "is the fastest."),
-        (ONE, {POINTERS: 120}, "**the table should say triton pointers**: its choice, hopper 128x128, was not measured (off by 3)."),
+        (ONE, {POINTERS: 120}, "**the table should say triton pointers**: its choice, hopper 128x256, was not measured (off by 3)."),
         (OTHER, {POINTERS: 120}, "was not measured (not tried: a process died or hung in it)."),
         (ONE, {}, "no candidate was measured."),
     ],

@@ -349,7 +349,7 @@ FLOATS_OF_STATE = {"label": 2, "loss": 3, "el2n": 4, "entropy": 4}
 )
 def test_scratch_is_bounded(head: HostHead, rows: int, classes: int, tile: str, kind: str) -> None:
     gap = head.scratch(tile, rows, classes, ["gap"])
-    assert 8 * rows < gap <= 8 * rows + 32 * -(-rows // TILE_ROWS)
+    assert 8 * rows < gap <= 8 * rows + 32 * -(-rows // TILE_ROWS) + 8
     row_bytes = 4 * (FLOATS_OF_STATE[kind] * -(-classes // TILES[tile][1]) + 1)
     bound = max(head.most_state_bytes, 256 * row_bytes)
     got = head.scratch(tile, rows, classes, [kind])

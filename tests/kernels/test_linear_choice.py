@@ -210,7 +210,7 @@ def test_a_candidate_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> N
         assert call[6:14] == (3, 6, 5, 50, TRAINING, scores.data_ptr(), 6, number)
         assert call[14](12).dtype == torch.bfloat16
         assert call[15:] == (-1, 6999)
-    gpu.linear_scores(*operands, GAP, False, by="hopper 128x128")
+    gpu.linear_scores(*operands, GAP, False, by="hopper 128x192")
     assert module.made.pop()[5] == 0, "labels that no kind asks for are not read"
     gpu.linear_scores(*operands, GAP, False, by="triton descriptors")
     gpu.linear_scores(*operands, GAP, False, by="triton pointers")
@@ -220,7 +220,7 @@ def test_a_candidate_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> N
 def test_no_rows_take_no_launch() -> None:
     gpu, module, _ = gpu_of(True, True)
     operands = (matrix(0, 64), matrix(5, 64), None, None, None, [64])
-    scores, _ = gpu.linear_scores(*operands, GAP, False, by="hopper 128x128")
+    scores, _ = gpu.linear_scores(*operands, GAP, False, by="hopper 128x192")
     assert scores.shape == (1, 1, 0)
     assert module.made == []
 

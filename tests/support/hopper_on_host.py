@@ -14,7 +14,7 @@ from torch import Tensor
 import cuda_on_host
 from dynams_kernels._kinds import kinds_of, mask_of
 
-TILES = {"128x128": (0, 128), "128x144": (1, 144), "128x192": (2, 192), "128x256": (3, 256)}
+TILES = {"128x144": (0, 144), "128x192": (1, 192), "128x256": (2, 256)}
 TILE_ROWS = 128
 
 

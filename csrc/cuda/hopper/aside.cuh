@@ -104,6 +104,7 @@ __device__ __forceinline__ void merge_keys(int64_t first_row, int rows, int clas
   __syncwarp();
   announce(kPlacedBarrier, kGroupAndWarp);
   announce(kPlacedBarrier + 1, kGroupAndWarp);
+  wait_for_launch_before();  // it zeroes the words
   constexpr int kGroupRows = Shape::kTileRows / 2, kParts = kGroupRows / kWarpLanes;
 #pragma unroll 1
   for (int group = 0; group < 2; ++group) {

@@ -44,8 +44,14 @@ __device__ __forceinline__ uint32_t fresh(const uint32_t* word) {
   return value;
 }
 
-// Waits until the launch before this one in the stream has ended and its writes are seen; for kernels that are launched
-// before it has (programmatic dependent launch).
+// Lets the launch after this one in the stream begin, if that is to be early (programmatic dependent launch): once
+// every block of this one has come here or ended. What this one writes is seen by those that wait.
+__device__ __forceinline__ void let_next_launch_begin() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+// Waits until the launch before this one in the stream has ended and its writes are seen; not at all where this one was
+// not launched early.
 __device__ __forceinline__ void wait_for_launch_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
 }  // namespace dynams

@@ -39,6 +39,7 @@ __device__ __forceinline__ void merge_gap(const Logits& logits, const TileRange<
     if (place.quad_lane() == row) own = top;
     if (place.quad_lane() == row) own_row = place.row(row);
   }
+  wait_for_launch_before();  // it zeroes the words
   if (own_row < range.rows) {
     const uint32_t first = key_of(own.first), second = key_of(own.second);
     const uint32_t before = raise(task.first + first_row + own_row, first);

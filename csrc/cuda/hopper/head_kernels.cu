@@ -10,7 +10,7 @@
 //
 // All kernels are one source: half of its 90 s of compilation are CUTLASS's headers.
 
-// Kernels may be brought up while those before them in the stream still run, and wait for them (launch_merge does).
+// Kernels may be brought up while those before them in the stream still run, and wait for them (linear_head.cu).
 #define CUTLASS_ENABLE_GDC_FOR_SM90 1
 
 // The kernel's parts by name, not CUTLASS's lists of all there are, which take as long to compile as the kernels.
@@ -220,30 +220,32 @@ struct HeadKernel {
     return Kernel::to_underlying_arguments(arguments, nullptr);
   }
 
-  static cudaError_t launch(const HopperHead& head, const Task& task, int multiprocessors, cudaStream_t stream) {
+  static cudaError_t launch(const HopperHead& head, const Task& task, int multiprocessors, cudaStream_t stream,
+                            bool early) {
     const typename Kernel::Params params = params_of(head, task, multiprocessors);
     if (!is_described(params.mainloop.tma_load_a) || !is_described(params.mainloop.tma_load_b))
       return cudaErrorInvalidValue;
-    // Never early, as the merge is: of this kernel only the loads wait for the launch before, not the reductions.
-    cudaLaunchAttribute cluster{};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim = {cute::size<0>(Cluster{}), cute::size<1>(Cluster{}), cute::size<2>(Cluster{})};
+    cudaLaunchAttribute attributes[2] = {};
+    attributes[0].id = cudaLaunchAttributeClusterDimension;
+    attributes[0].val.clusterDim = {cute::size<0>(Cluster{}), cute::size<1>(Cluster{}), cute::size<2>(Cluster{})};
+    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[1].val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config{};
     config.gridDim = Kernel::get_grid_shape(params);
     config.blockDim = Kernel::get_block_shape();
     config.dynamicSmemBytes = Kernel::SharedStorageSize;
     config.stream = stream;
-    config.attrs = &cluster;
-    config.numAttrs = 1;
+    config.attrs = attributes;
+    config.numAttrs = early ? 2 : 1;
     return cudaLaunchKernelEx(&config, cutlass::device_kernel<Kernel>, params);
   }
 };
 
 template <class Element, class Task>
 cudaError_t HeadKernels<Element, Task>::launch(const HopperHead& head, const Task& task, int multiprocessors,
-                                               cudaStream_t stream) {
+                                               cudaStream_t stream, bool early) {
   return for_tile(head.tile, [&](auto tile) {
-    return HeadKernel<Element, decltype(tile)::value, Task>::launch(head, task, multiprocessors, stream);
+    return HeadKernel<Element, decltype(tile)::value, Task>::launch(head, task, multiprocessors, stream, early);
   });
 }
 

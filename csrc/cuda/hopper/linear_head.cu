@@ -1,7 +1,8 @@
 // Scores of a linear head on Hopper: from a request to its launches.
 //
 // The gap alone: one launch, after its 8 bytes a row are zeroed. All else: launches over as many rows as the states of
-// bounded scratch serve, each followed by the merge of their states.
+// bounded scratch serve, each followed by the merge of their states. The second of two launches is early: it is brought
+// up while the first runs, and waits for what that leaves.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -27,8 +28,10 @@ int64_t class_tiles_of(const HopperHead& head) {
   return quotient_above(head.classes, kHeadTileClasses[static_cast<int>(head.tile)]);
 }
 
-int64_t gap_words(const HopperHead& head) {
-  return 2 * head.rows + kMostWarps * quotient_above(head.rows, kHeadTileRows);
+// In whole vectors, as they are zeroed.
+int64_t gap_vectors(const HopperHead& head) {
+  constexpr int64_t kWords = sizeof(Vector) / sizeof(uint32_t);
+  return quotient_above(2 * head.rows + kMostWarps * quotient_above(head.rows, kHeadTileRows), kWords);
 }
 
 // Bytes of a row's states, and of its label's logit.
@@ -45,19 +48,9 @@ int64_t rows_at_once(const HopperHead& head) {
 }
 
 template <class Task>
-cudaError_t launch(const HopperHead& head, const Task& task, int multiprocessors, cudaStream_t stream) {
-  if (head.dtype == DType::kFloat16) return HeadKernels<Half, Task>::launch(head, task, multiprocessors, stream);
-  return HeadKernels<BFloat, Task>::launch(head, task, multiprocessors, stream);
-}
-
-cudaError_t score_gap(const HopperHead& head, int multiprocessors, cudaStream_t stream) {
-  const cudaError_t error =
-      cudaMemsetAsync(head.scratch, 0, static_cast<size_t>(gap_words(head)) * sizeof(uint32_t), stream);
-  if (error != cudaSuccess) return error;
-  const auto words = static_cast<uint32_t*>(head.scratch);
-  const GapTask task{words, words + head.rows, words + 2 * head.rows, head.scores,
-                     static_cast<uint32_t>(class_tiles_of(head))};
-  return launch(head, task, multiprocessors, stream);
+cudaError_t launch(const HopperHead& head, const Task& task, int multiprocessors, cudaStream_t stream, bool early) {
+  if (head.dtype == DType::kFloat16) return HeadKernels<Half, Task>::launch(head, task, multiprocessors, stream, early);
+  return HeadKernels<BFloat, Task>::launch(head, task, multiprocessors, stream, early);
 }
 
 // Whether launches that may begin early can be captured in a graph: by drivers for CUDA 12.3 and newer.
@@ -69,7 +62,33 @@ bool may_launch_early() {
   return may;
 }
 
-// The merge may be brought up while the last tiles are in work: it waits for them itself.
+constexpr int kZeroThreads = 256;
+
+// Not launched early itself: the scratch may be another's until all before it has ended. So what follows it early finds
+// nothing else under way.
+__global__ void __launch_bounds__(kZeroThreads) zero_vectors(Vector* vectors, int64_t count) {
+  let_next_launch_begin();
+  const int64_t place = static_cast<int64_t>(blockIdx.x) * kZeroThreads + threadIdx.x;
+  if (place < count) vectors[place] = Vector{};
+}
+
+cudaError_t launch_zeroing(Vector* vectors, int64_t count, cudaStream_t stream) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(quotient_above(count, kZeroThreads)));
+  config.blockDim = dim3(kZeroThreads);
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, zero_vectors, vectors, count);
+}
+
+cudaError_t score_gap(const HopperHead& head, int multiprocessors, cudaStream_t stream) {
+  const cudaError_t error = launch_zeroing(static_cast<Vector*>(head.scratch), gap_vectors(head), stream);
+  if (error != cudaSuccess) return error;
+  const auto words = static_cast<uint32_t*>(head.scratch);
+  const GapTask task{words, words + head.rows, words + 2 * head.rows, head.scores,
+                     static_cast<uint32_t>(class_tiles_of(head))};
+  return launch(head, task, multiprocessors, stream, may_launch_early());
+}
+
 cudaError_t launch_merge(const StatesTask& task, cudaStream_t stream) {
   cudaLaunchAttribute early{};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -99,7 +118,8 @@ cudaError_t score_by_states(const HopperHead& head, int multiprocessors, cudaStr
     task.class_tiles = class_tiles_of(head);
     task.scores = head.scores + begin;
     task.scores_stride = head.scores_stride;
-    cudaError_t error = launch(part, task, multiprocessors, stream);
+    // Not early: what the states overwrite may still be read.
+    cudaError_t error = launch(part, task, multiprocessors, stream, false);
     if (error == cudaSuccess) error = launch_merge(task, stream);
     if (error != cudaSuccess) return error;
   }
@@ -109,7 +129,7 @@ cudaError_t score_by_states(const HopperHead& head, int multiprocessors, cudaStr
 }  // namespace
 
 int64_t hopper_head_scratch(const HopperHead& head) {
-  if (head.kinds == kGap) return gap_words(head) * static_cast<int64_t>(sizeof(uint32_t));
+  if (head.kinds == kGap) return gap_vectors(head) * static_cast<int64_t>(sizeof(Vector));
   return rows_at_once(head) * bytes_of_row(head);
 }
 
@@ -119,7 +139,8 @@ cudaError_t hopper_head(const HopperHead& head, int multiprocessors, cudaStream_
 
 cudaError_t preload_hopper_head() {
   cudaFuncAttributes attributes;
-  cudaError_t error = cudaFuncGetAttributes(&attributes, merge_states);
+  cudaError_t error = cudaFuncGetAttributes(&attributes, zero_vectors);
+  if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, merge_states);
   if (error == cudaSuccess) error = HeadKernels<BFloat, GapTask>::preload();
   if (error == cudaSuccess) error = HeadKernels<BFloat, StatesTask>::preload();
   if (error == cudaSuccess) error = HeadKernels<Half, GapTask>::preload();

@@ -10,12 +10,12 @@
 
 namespace dynams {
 
-// Rows and classes of a tile of logits. Of the first three two are in work at once, one multiplied while the other is
-// reduced (ping-pong); the last is shared by two warpgroups, which reduce it before they go on (cooperative).
-enum class HeadTile : int32_t { k128x128 = 0, k128x144 = 1, k128x192 = 2, k128x256 = 3 };
-constexpr int kHeadTiles = 4;
+// Rows and classes of a tile of logits. Of the first two kinds two tiles are in work at once, one multiplied while the
+// other is reduced (ping-pong); the last is shared by two warpgroups, which reduce it before they go on (cooperative).
+enum class HeadTile : int32_t { k128x144 = 0, k128x192 = 1, k128x256 = 2 };
+constexpr int kHeadTiles = 3;
 constexpr int kHeadTileRows = 128;
-constexpr int kHeadTileClasses[kHeadTiles] = {128, 144, 192, 256};
+constexpr int kHeadTileClasses[kHeadTiles] = {144, 192, 256};
 
 // What this kernel can score: everything but distances between classes.
 constexpr uint32_t kHopperKinds = kLinearKinds & ~kDistance;

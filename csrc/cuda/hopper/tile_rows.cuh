@@ -36,8 +36,6 @@ using ShapeOf = TileShape<kTile == HeadTile::k128x256 ? 1 : 2, kTile == HeadTile
 template <class Work>
 auto for_tile(HeadTile tile, Work work) {
   switch (tile) {
-    case HeadTile::k128x128:
-      return work(std::integral_constant<HeadTile, HeadTile::k128x128>{});
     case HeadTile::k128x144:
       return work(std::integral_constant<HeadTile, HeadTile::k128x144>{});
     case HeadTile::k128x192:

@@ -322,13 +322,7 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel* kernel
   return kernel == nullptr ? cudaErrorUnknown : cudaSuccess;
 }
 
-inline cudaError_t cudaMemsetAsync(void* to, int value, size_t size, cudaStream_t) {
-  std::memset(to, value, size);
-  return cudaSuccess;
-}
-
 inline cudaError_t cudaDriverGetVersion(int* version) {
   *version = 13000;
   return cudaSuccess;
 }
-

@@ -165,7 +165,7 @@ void run_tiles(const HopperHead& head, const Task& task) {
   }
 }
 
-// Of what a launch writes to the scratch nothing is there before the merge has waited for it.
+// Of what a launch writes to the scratch nothing is there before the early one after it has waited for it.
 void hold_back(const std::vector<unsigned char>& before, Guarded& scratch) {
   const auto bytes = static_cast<unsigned char*>(scratch.data());
   std::vector<unsigned char> after(bytes, bytes + before.size());
@@ -178,10 +178,14 @@ void hold_back(const std::vector<unsigned char>& before, Guarded& scratch) {
 namespace dynams {
 
 template <class Element, class Task>
-cudaError_t HeadKernels<Element, Task>::launch(const HopperHead& head, const Task& task, int, cudaStream_t) {
+cudaError_t HeadKernels<Element, Task>::launch(const HopperHead& head, const Task& task, int, cudaStream_t,
+                                               bool early) {
+  // Of the gap alone it is: tiles that leave states do not wait.
+  if (early != std::is_same_v<Task, GapTask>) return cudaErrorUnknown;
   ++host_hopper::launches;
   host_hopper::most_launched_rows = std::max(host_hopper::most_launched_rows, head.rows);
   const std::vector<unsigned char> before = host_hopper::scratch->contents();
+  if (early) host_hopper::hold_back(std::vector<unsigned char>(before.size(), 0xff), *host_hopper::scratch);
   for_tile(head.tile, [&](auto tile) { host_hopper::run_tiles<ShapeOf<decltype(tile)::value>, Element>(head, task); });
   if constexpr (std::is_same_v<Task, StatesTask>) host_hopper::hold_back(before, *host_hopper::scratch);
   return host_cuda::problem.empty() ? cudaSuccess : cudaErrorUnknown;
