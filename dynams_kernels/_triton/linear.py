@@ -26,6 +26,7 @@ from dynams_kernels._triton.linear_configuration import (
 from dynams_kernels._triton.linear_descriptors import descriptors_kernel
 from dynams_kernels._triton.linear_kernel import linear_kernel
 from dynams_kernels._triton.linear_merge import merge_kernel
+from dynams_kernels._triton.linear_rounding import pays, rounded_copy
 from dynams_kernels._triton.linear_shipped import shipped
 from dynams_kernels._triton.linear_tiling import tiling
 from dynams_kernels._triton.linear_widths_kernel import widths_kernel
@@ -53,13 +54,14 @@ def linear_scores(
     loads: Literal["pointers", "descriptors"] = "pointers",
     chosen: Configuration | None = None,
     splits: int | None = None,
+    rounds: bool | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Scores (kinds, widths, B) float32, kinds in bit order, and class pairs (B, 2) int64 where asked for.
 
     One sweep serves all kinds at up to MAX_WIDTHS widths, which ascend; `distance` takes one or two of its own. It, and pairs,
     are asked for at one width only; pairs of one kind of `gap`, `label`, `distance`. Arguments are taken as checked; float64
-    is not served. `loads`: how tiles are fetched, "descriptors" only what is `describable`. `chosen` and `splits` replace the
-    configuration's and the shares' own choice.
+    is not served. `loads`: how tiles are fetched, "descriptors" only what is `describable`. `chosen`, `splits` and `rounds` replace
+    the own choice of the configuration, the shares and, where products are tf32, of whether the weight is rounded first.
     """
     batch = features.shape[0]
     scores = features.new_empty(kinds.bit_count(), len(widths), batch, dtype=torch.float32)
@@ -71,19 +73,28 @@ def linear_scores(
         raise ValueError('loads: got "descriptors", want "pointers" for such operands and kinds')
     if not kinds & _LABELLED:
         labels = None
+    # A view whose sign is flipped when it is read has other bits in memory.
+    features, weight = (_narrowed(one, widths[-1]).resolve_neg() for one in (features, weight))
+    precision = float32_precision() if features.dtype == torch.float32 else "ieee"
+    if rounds is None:
+        rounds = pays(batch, weight.shape[0], widths[-1])
+    rounds = rounds and precision == "tf32"
     with _device.on_device(features.get_device()):
+        if rounds:
+            weight = rounded_copy(weight)
         for begin in range(0, len(widths), MAX_WIDTHS):
             some = tuple(widths[begin : begin + MAX_WIDTHS])
             operands = _narrowed(features, some[-1]), _narrowed(weight, some[-1]), bias
             if kinds & _DISTANCE:
-                call = _Call(
-                    *operands, None, some, chosen, splits, burden(_DISTANCE, pairs, 1), False
-                )
+                load = burden(_DISTANCE, pairs, 1)
+                call = _Call(*operands, None, some, chosen, splits, precision, rounds, load, False)
                 place = (kinds & (_DISTANCE - 1)).bit_count()
                 call.sweep_distance(scores[place, 0], pair_rows, class_distances)
             if kinds & ~_DISTANCE:
                 load = burden(kinds, pairs, len(some))
-                call = _Call(*operands, labels, some, chosen, splits, load, described)
+                call = _Call(
+                    *operands, labels, some, chosen, splits, precision, rounds, load, described
+                )
                 if described:
                     call.sweep_described(kinds, scores)
                 elif len(widths) == 1:
@@ -135,11 +146,11 @@ class _Call:
         widths: tuple[int, ...],
         chosen: Configuration | None,
         splits: int | None,
+        precision: str,
+        weight_rounded: bool,
         load: Burden,
         described: bool,
     ) -> None:
-        # A view whose sign is flipped when it is read has other bits in memory.
-        features, weight = features.resolve_neg(), weight.resolve_neg()
         bias = None if bias is None else bias.resolve_neg().contiguous()
         self.operands = (features, weight, bias, labels)
         self.tiling = tiling(
@@ -147,7 +158,8 @@ class _Call:
             weight.shape[0],
             widths,
             features.element_size(),
-            float32_precision() if features.dtype == torch.float32 else "ieee",
+            precision,
+            weight_rounded,
             load,
             described,
             features.stride(),

@@ -151,7 +151,7 @@ def rounded(x, PRECISION: tl.constexpr, PIPELINED: tl.constexpr):
 @triton.jit
 def multiply_step(
     acc, features_block, weight_block, left, MASKED: tl.constexpr, PIPELINED: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, WEIGHT_ROUNDED: tl.constexpr,
 ):  # fmt: skip
     """Adds one step of features x weight to the sums; with MASKED only the `left` features that remain."""
     if MASKED:
@@ -162,7 +162,8 @@ def multiply_step(
         a = tl.load(features_block)
         b = tl.load(weight_block)
     a = rounded(a, PRECISION, PIPELINED)
-    b = rounded(b, PRECISION, PIPELINED)
+    if not WEIGHT_ROUNDED:
+        b = rounded(b, PRECISION, PIPELINED)
     return tl.dot(a, b, acc, input_precision=PRECISION)
 
 
@@ -170,7 +171,7 @@ def multiply_step(
 def add_products(
     acc, features_block, features_step, weight_block, weight_step, width,
     MASKED: tl.constexpr, PEELED: tl.constexpr, PIPELINED: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_FEATURES: tl.constexpr,
+    WEIGHT_ROUNDED: tl.constexpr, BLOCK_FEATURES: tl.constexpr,
 ):  # fmt: skip
     """Adds features x weight over `width` features to a tile's sums, from pointers (rows, BLOCK) and (BLOCK, classes)."""
     # 64 bits: a block of a transposed operand can be billions of elements from the next.
@@ -181,7 +182,7 @@ def add_products(
         for block in range(blocks):
             acc = multiply_step(
                 acc, features_block + block * features_hop, weight_block + block * weight_hop,
-                width - block * BLOCK_FEATURES, MASKED, PIPELINED, PRECISION,
+                width - block * BLOCK_FEATURES, MASKED, PIPELINED, PRECISION, WEIGHT_ROUNDED,
             )  # fmt: skip
     else:
         # The interpreter of some Triton versions cannot take a range of run-time bounds under NumPy 2.4; this it can.
@@ -189,13 +190,13 @@ def add_products(
         while counted < blocks:
             acc = multiply_step(
                 acc, features_block + counted * features_hop, weight_block + counted * weight_hop,
-                width - counted * BLOCK_FEATURES, MASKED, PIPELINED, PRECISION,
+                width - counted * BLOCK_FEATURES, MASKED, PIPELINED, PRECISION, WEIGHT_ROUNDED,
             )  # fmt: skip
             counted += 1
     if PEELED:
         acc = multiply_step(
             acc, features_block + blocks * features_hop, weight_block + blocks * weight_hop,
-            width - blocks * BLOCK_FEATURES, True, PIPELINED, PRECISION,
+            width - blocks * BLOCK_FEATURES, True, PIPELINED, PRECISION, WEIGHT_ROUNDED,
         )  # fmt: skip
     return acc
 
@@ -214,7 +215,8 @@ def linear_kernel(
     distances_row, distances_step,
     KINDS: tl.constexpr, PAIRS: tl.constexpr, HAS_BIAS: tl.constexpr, SPLIT: tl.constexpr,
     ONE_TILE: tl.constexpr, MASKED: tl.constexpr, PEELED: tl.constexpr, PIPELINED: tl.constexpr,
-    PRECISION: tl.constexpr, WIDTH_UNIT: tl.constexpr, ROW_UNIT: tl.constexpr,
+    PRECISION: tl.constexpr, WEIGHT_ROUNDED: tl.constexpr, WIDTH_UNIT: tl.constexpr,
+    ROW_UNIT: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_CLASSES: tl.constexpr, BLOCK_FEATURES: tl.constexpr,
 ):  # fmt: skip
     """Scores (kinds, rows) and pairs (rows, 2); with SPLIT the states instead: floats (n, splits, rows), classes (2, splits, rows).
@@ -222,6 +224,7 @@ def linear_kernel(
     KINDS: see `linear_states`. DISTANCE knows each row's largest logit and its class from a sweep of LARGEST, unless ONE_TILE
     holds all classes. Kinds lie `scores_step` elements apart. MASKED: the width is no multiple of BLOCK_FEATURES; PEELED: the
     ragged rest is a step of its own, for widths whose mask would forbid wide loads in all steps. PIPELINED: not interpreted.
+    WEIGHT_ROUNDED: it needs no rounding in the tile, see `linear_rounding`.
     The width comes in units of WIDTH_UNIT elements, rows of features and weight are as many ROW_UNITs apart: that is what
     makes loads wide.
     """
@@ -250,7 +253,7 @@ def linear_kernel(
         x = add_products(
             tl.zeros((BLOCK_ROWS, BLOCK_CLASSES), tl.float32),
             features_block, features_step, weight_block, weight_step, width_units * WIDTH_UNIT,
-            MASKED, PEELED, PIPELINED, PRECISION, BLOCK_FEATURES,
+            MASKED, PEELED, PIPELINED, PRECISION, WEIGHT_ROUNDED, BLOCK_FEATURES,
         )  # fmt: skip
         x = complete_logits(x, bias, column, start, classes, HAS_BIAS, BLOCK_CLASSES)
         if KINDS == DISTANCE:

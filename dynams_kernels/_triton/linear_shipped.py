@@ -24,6 +24,8 @@ from dynams_kernels._triton.linear_configuration import (
 from dynams_kernels._triton.linear_descriptors import descriptors_kernel
 from dynams_kernels._triton.linear_kernel import linear_kernel
 from dynams_kernels._triton.linear_merge import merge_kernel
+from dynams_kernels._triton.linear_rounding import round_constants
+from dynams_kernels._triton.linear_rounding_kernel import round_kernel
 from dynams_kernels._triton.linear_states import LARGEST
 from dynams_kernels._triton.linear_widths_kernel import widths_kernel
 from dynams_kernels._triton.shipped import Shipped
@@ -40,6 +42,7 @@ _POINTERS = {
     "pairs": "i64",
     "state_floats": "fp32",
     "state_classes": "i32",
+    "copy": "fp32",
 }
 _UNIT_STEPS = ("features_step", "weight_step")
 
@@ -52,6 +55,7 @@ class Head:
     classes: int
     dtype: str = "bf16"
     precision: str = "ieee"
+    rounded: bool = False
     rows: int = 65_536
     width: int = 1024
     pairs: bool = False
@@ -75,7 +79,7 @@ class Head:
     def __str__(self) -> str:
         parts = [self.kinds, self.dtype, f"{self.rows} x {self.width} -> {self.classes}"]
         parts += [self.precision] if self.dtype == "fp32" else []
-        marks = ("pairs", "split", "known", "scattered", "described")
+        marks = ("rounded", "pairs", "split", "known", "scattered", "described")
         parts += [name for name in marks if getattr(self, name)]
         parts += ["no bias"] if not self.bias else []
         parts += [f"widths {self.widths}"] if self.widths else []
@@ -97,6 +101,7 @@ _HEADS = (
     Head("gap", 128_256, rows=8192, width=4096, bias=False, split=True),
     Head("gap", 10, "fp32", "tf32"),
     Head("gap", 1000, "fp32", "tf32"),
+    Head("gap", 1000, "fp32", "tf32", rounded=True),
     Head("gap", 10, "fp32", "ieee"),
     Head("gap", 100, "fp32", "ieee"),
     Head("gap", 1000, scattered=True, width=1001),
@@ -148,7 +153,7 @@ def shipped() -> list[Shipped]:
         if same in kernels:
             kernel = _for_both(kernels[same], kernel)
         kernels[same] = kernel
-    return [*kernels.values(), *_merges()]
+    return [*kernels.values(), *_merges(), _rounding()]
 
 
 def _for_both(one: Shipped, other: Shipped) -> Shipped:
@@ -178,6 +183,7 @@ def _linear(head: Head, architecture: int) -> Shipped:
     constants = {
         **_constants(head, chosen),
         "PRECISION": head.precision,
+        "WEIGHT_ROUNDED": head.rounded,
         "ROW_UNIT": 1 if head.scattered else 16,
     }
     if head.widths:
@@ -275,6 +281,22 @@ def _merges() -> Iterator[Shipped]:
                     options=OPTIONS,
                     architectures=_ARCHITECTURES,
                 )
+
+
+def _rounding() -> Shipped:
+    constants = round_constants()
+    warps = constants.pop("num_warps")
+    return _shipped(
+        "round a weight",
+        round_kernel,
+        "fp32",
+        constants,
+        set(),
+        (warps, 3),
+        divisible=("width", "weight_row", "copy_row"),
+        architectures=_ARCHITECTURES,
+        wants_wide_loads=True,
+    )
 
 
 def _shipped(

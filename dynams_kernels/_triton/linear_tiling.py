@@ -35,6 +35,7 @@ class Tiling:
         widths: tuple[int, ...],
         element_size: int,
         precision: str,
+        weight_rounded: bool,
         load: Burden,
         described: bool,
         features_strides: tuple[int, int],
@@ -95,7 +96,11 @@ class Tiling:
             ([classes, width], [weight_strides[0], 1], [self.chosen.block_classes, step]),
         )
         # Of the kernels that take rows from pointers.
-        self._from_rows = {"ROW_UNIT": row_unit, "PRECISION": precision}
+        self._from_rows = {
+            "ROW_UNIT": row_unit,
+            "PRECISION": precision,
+            "WEIGHT_ROUNDED": weight_rounded,
+        }
         self._constants = {
             "HAS_BIAS": has_bias,
             "SPLIT": shared.splits > 1,

@@ -71,8 +71,8 @@ def widths_kernel(
     width_0, width_1, width_2, width_3, width_4, width_5, width_6, width_7,
     features_row, features_step, weight_row, weight_step, labels_step, scores_step,
     KINDS: tl.constexpr, HAS_BIAS: tl.constexpr, SPLIT: tl.constexpr, MASKED: tl.constexpr,
-    PIPELINED: tl.constexpr, PRECISION: tl.constexpr, WIDTH_UNIT: tl.constexpr,
-    ROW_UNIT: tl.constexpr, WIDTHS: tl.constexpr, BLOCK_WIDTHS: tl.constexpr,
+    PIPELINED: tl.constexpr, PRECISION: tl.constexpr, WEIGHT_ROUNDED: tl.constexpr,
+    WIDTH_UNIT: tl.constexpr, ROW_UNIT: tl.constexpr, WIDTHS: tl.constexpr, BLOCK_WIDTHS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_CLASSES: tl.constexpr, BLOCK_FEATURES: tl.constexpr,
 ):  # fmt: skip
     """Scores (kinds, WIDTHS, rows); with SPLIT the states' floats (n, splits, WIDTHS, rows) instead.
@@ -113,7 +113,7 @@ def widths_kernel(
                 sums,
                 features_block + begin.to(tl.int64) * features_step, features_step,
                 weight_block + begin.to(tl.int64) * weight_step, weight_step, width - begin,
-                MASKED, False, PIPELINED, PRECISION, BLOCK_FEATURES,
+                MASKED, False, PIPELINED, PRECISION, WEIGHT_ROUNDED, BLOCK_FEATURES,
             )  # fmt: skip
             x = complete_logits(sums, bias, column, start, classes, HAS_BIAS, BLOCK_CLASSES)
             first, second, rest, squares, shifted, own, first_class, second_class = tile_state(

@@ -6,6 +6,8 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from dynams_kernels import _device
@@ -27,6 +29,7 @@ from dynams_kernels._triton.linear_configuration import (
     slicing_widths,
     unit_of,
 )
+from dynams_kernels._triton.linear_rounding import MOST_BYTES, pays
 
 CAPABILITIES = ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
 SHAPES = (
@@ -132,6 +135,31 @@ def test_float32_products_follow_torchs_setting(setting: str, precision: str) ->
         assert float32_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "classes", "wanted"),
+    [
+        (16_384, 1024, 1000, True),
+        (65_536, 1024, 100, True),
+        (4096, 4096, 1000, True),
+        (4096, 512, 1000, False),  # the launch would cost more than it saves
+        (1024, 4096, 1000, False),  # reading and writing the weight would
+        (65_536, 4096, 10, False),  # bound by reading the features
+        (8192, 4096, 128_256, False),  # more scratch than is promised
+    ],
+)
+def test_a_weight_is_rounded_first_where_that_pays(
+    rows: int, width: int, classes: int, wanted: bool
+) -> None:
+    assert pays(rows, classes, width) is wanted
+
+
+@given(rows=st.integers(1, 1 << 24), width=st.integers(1, 1 << 16), classes=st.integers(2, 1 << 20))
+def test_a_rounded_weight_takes_little_memory(rows: int, width: int, classes: int) -> None:
+    bytes_of_rows = 4 * -(-width // 16) * 16
+    if pays(rows, classes, width):
+        assert classes * bytes_of_rows <= min(MOST_BYTES, rows * bytes_of_rows)
 
 
 def test_shipped_kernels_are_told_apart_and_complete() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import oracle
 from dynams_kernels._kinds import KINDS, kinds_of, mask_of
+from dynams_kernels._triton.linear_rounding import rounded_copy
 from kernel_inputs import LAYOUTS, labels_for, random_head
 from triton_linear import (
     DESCRIBED,
@@ -171,6 +174,83 @@ def test_expanded_operands() -> None:
     check(features, weight[:, :1].expand(5, 6), bias, "label", pairs=True)
     (got,) = check(features, weight[:1].expand(5, 6), None, "gap", pairs=True)
     assert got.tolist() == [0.0] * 9
+
+
+# ------------------------------------------------------------------------------------ a rounded weight
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """Interpreted products are float32's all the same, and features are not rounded: only a weight that is rounded first is."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def nearest(weight: Tensor) -> Tensor:
+    """The float32 of 11 significant bits nearest to each, of two the larger in magnitude; subnormals have fewer."""
+    x = oracle.array(weight)
+    whole = np.where(np.isfinite(x), x, 0.0)
+    unit = np.ldexp(1.0, np.maximum(np.frexp(whole)[1], -125) - 11)
+    picked = np.copysign(np.floor(np.abs(whole) / unit + 0.5) * unit, whole)
+    return torch.from_numpy(np.where(np.isfinite(x), picked, x)).float()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_weight_is_rounded_as_the_tensor_cores_are_to_see_it(layout: str) -> None:
+    weight = random_head(1, 300, 17)[1]
+    of_interest = [
+        0.0,
+        -0.0,
+        1.0,
+        INF,
+        -INF,
+        NAN,
+        1e-45,
+        -1e-40,
+        1.17549e-38,
+        3.4028235e38,
+        -3.4e38,
+    ]
+    # Halfway between two, and a little off: below, at and above each.
+    ties = [
+        sign * (1 + (n + 0.5 + off) * 2.0**-10)
+        for n in (0, 1, 1023)
+        for off in (-1e-3, 0, 1e-3)
+        for sign in (1, -1)
+    ]
+    weight.flatten()[: len(of_interest + ties)] = torch.tensor(of_interest + ties)
+    weight[3, 5] = torch.tensor(0x7F800001, dtype=torch.int32).view(torch.float32)  # a NaN
+    copy = rounded_copy(LAYOUTS[layout](weight)[:, :290].resolve_neg())
+    assert oracle.same_answer(copy, nearest(weight[:, :290]))
+    assert (copy.stride(0) % 16, copy.stride(1)) == (0, 1)
+
+
+@pytest.mark.usefixtures("tf32")
+@pytest.mark.parametrize(
+    ("kind", "layout", "widths"),
+    [
+        ("label", "transposed", [18]),
+        ("distance", "contiguous", [18]),
+        ("label", "contiguous", [5, 18]),
+    ],
+)
+def test_scores_of_a_weight_rounded_first(kind: str, layout: str, widths: Sequence[int]) -> None:
+    features, weight, bias = random_head(4, 20, 18)
+    labels, apart = torch.arange(4), torch.rand(18, 18) if kind == "distance" else None
+    about = bias, labels, apart, widths, mask_of([kind]), len(widths) == 1
+    got, pairs = linear.linear_scores(features, LAYOUTS[layout](weight), *about, rounds=True)
+    want, want_pairs = linear.linear_scores(features, nearest(weight), *about, rounds=False)
+    assert oracle.same_bits(got, want)
+    assert pairs is want_pairs is None or torch.equal(pairs, want_pairs)
+    unrounded, _ = linear.linear_scores(features, weight, *about)
+    assert not torch.equal(unrounded, got), "a head so small does not pay for it"
+
+
+def test_only_tf32_products_round_the_weight() -> None:
+    for dtype in (torch.float32, torch.float16):
+        check(*random_head(4, 20, 5, dtype), "label", rounds=True)
 
 
 # ------------------------------------------------------------------------------------ several widths
