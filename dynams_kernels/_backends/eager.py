@@ -19,6 +19,10 @@ from dynams_kernels._selection_checks import check_group_range, check_group_size
 # Rows are scored in blocks of about this many logits, so that a linear score never holds all of them: on a CPU they stay in
 # cache, elsewhere they are worth their launches.
 _BLOCK_ON_CPU, _BLOCK_ELSEWHERE = 1 << 20, 1 << 22
+# Elsewhere every block reads the whole weight from memory, which a product of so many rows hides: more logits of many classes,
+# as far as so many bytes hold them.
+_PRODUCT_ROWS, _MOST_BLOCK_BYTES = 512, 128 << 20
+_PRODUCT_TILE = 128  # rows
 
 _SOFTMAX_KINDS = mask_of(("probability", "loss", "el2n", "entropy", "confidence"))
 _LOGSUMEXP = BIT[LOGSUMEXP]
@@ -174,6 +178,17 @@ def linear_scores(
     return linear_by_blocks(row_scores, *operands, widths, kinds, pairs)
 
 
+def _block_rows(features: Tensor, classes: int) -> int:
+    """Of how many rows the logits are held at once."""
+    if features.is_cpu:
+        return max(1, _BLOCK_ON_CPU // classes)
+    rows = _BLOCK_ELSEWHERE // classes
+    if rows >= _PRODUCT_ROWS:
+        return rows
+    rows = max(rows, min(_PRODUCT_ROWS, _MOST_BLOCK_BYTES // (classes * features.element_size())))
+    return max(1, rows if rows < _PRODUCT_TILE else rows // _PRODUCT_TILE * _PRODUCT_TILE)
+
+
 def linear_by_blocks(
     score: Callable[[Tensor, Tensor | None, Tensor | None, int], Tensor],
     features: Tensor,
@@ -192,7 +207,7 @@ def linear_by_blocks(
     batch, classes = features.shape[0], weight.shape[0]
     scores = empty_scores(features, kinds.bit_count(), len(widths), batch)
     pair_rows = torch.empty((batch if pairs else 0, 2), dtype=torch.int64, device=features.device)
-    step = max(1, (_BLOCK_ON_CPU if features.is_cpu else _BLOCK_ELSEWHERE) // classes)
+    step = _block_rows(features, classes)
     for begin in range(0, batch, step):
         block = slice(begin, begin + step)
         block_labels = None if labels is None else labels[block]

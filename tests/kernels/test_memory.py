@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 import dynams_kernels as dk
+from dynams_kernels._backends import eager
+from dynams_kernels._kinds import BIT
 
 pytest.importorskip("resource", reason="peak memory is read from getrusage")
 
@@ -100,6 +102,35 @@ def warm(): dk.margin(x[:64])
 def call(): return dk.margin(x)
 """)
     assert grown < 125, "the logits have 250 MiB"
+
+
+@pytest.mark.parametrize(
+    ("rows", "classes", "dtype", "blocks"),
+    [
+        (8192, 128_256, torch.bfloat16, 16),  # of 131 MB; as many as read its gigabyte of weight
+        (8192, 128_256, torch.float32, 32),
+        (64, 1_000_000, torch.bfloat16, 1),
+        (65_536, 1000, torch.bfloat16, 16),
+        (3, 100_000_000, torch.float32, 3),
+    ],
+    ids=str,
+)
+def test_off_the_cpu_plain_torch_holds_blocks_that_are_worth_reading_the_weight_for(
+    rows: int, classes: int, dtype: torch.dtype, blocks: int
+) -> None:
+    held: list[Tensor] = []
+
+    def score(logits: Tensor, *_: object) -> Tensor:
+        held.append(logits)
+        return logits[:, :1].T.float()
+
+    features, weight = (torch.empty(n, 64, dtype=dtype, device="meta") for n in (rows, classes))
+    scores, _ = eager.linear_by_blocks(
+        score, features, weight, None, None, None, [64], BIT["gap"], False
+    )
+    assert scores.shape == (1, 1, rows)
+    assert len(held) == blocks
+    assert max(one.nbytes for one in held) <= 128 * MIB or all(len(one) == 1 for one in held)
 
 
 def test_many_calls_leak_nothing() -> None:
