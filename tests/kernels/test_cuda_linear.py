@@ -133,10 +133,17 @@ def precision(request: pytest.FixtureRequest) -> Iterator[str]:
     torch.set_float32_matmul_precision(before)
 
 
-def test_float32_follows_torchs_precision(precision: str) -> None:
-    features, weight, bias = head((700, 2048, 300), torch.float32)
+@pytest.mark.parametrize(
+    "shape",
+    [(700, 2048, 300), (4096, 1024, 600)],  # the second's weight is rounded for tf32 first
+    ids=str,
+)
+def test_float32_follows_torchs_precision(shape: tuple[int, int, int], precision: str) -> None:
+    features, weight, bias = head(shape, torch.float32)
     got = dk.linear_margin(features, weight, bias)
     check_margin(got, (features, weight, bias))
+    for _, elsewhere in strided(weight):
+        check_margin(dk.linear_margin(features, elsewhere, bias), (features, weight, bias))
     exact = dk.linear_margin(features.double(), weight.double(), bias.double())
     error = float((got.double() - exact).abs().max())
     # tf32 keeps 10 bits of an operand; ieee must not fall back to that.
