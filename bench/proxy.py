@@ -34,7 +34,8 @@ from dynams.selection.timetable import selection_size
 from dynams.training import TrainConfig, evaluate, score_candidates, train
 from dynams.training.distributed import build_fabric
 from dynams.training.environment import environment
-from dynams.training.session import Session, build_session
+from dynams.training.resolve import resolve
+from dynams.training.run import TrainingRun, build_run
 from pages import insert
 
 Row = dict[str, Any]
@@ -86,8 +87,9 @@ def passes(model: str, precision: str, count: int) -> dict[str, Callable[[], obj
     data = ImageData(images, images, (0.5,) * 3, (0.25,) * 3, Augmentation(0, False))
     run = {"accelerator": "cpu", "precision": precision}
     config = TrainConfig.from_dict({"model": {"name": model, "stem": "cifar"}, "run": run})
-    session = build_session(config, build_fabric(config.run), data)
-    parts = (session.fabric, session.module, images, session.batches)
+    resolved = resolve(config, data)
+    built = build_run(resolved, build_fabric(resolved), data)
+    parts = (built.fabric, built.network, built.batches)
     size = config.selection.batch_size
     return {
         "proxy": lambda: score_candidates(*parts, width=0.5, batch_size=size),
@@ -152,18 +154,18 @@ def compare_widths(config: TrainConfig, data_path: str | None) -> Row:
     refreshes: list[Row] = []
     chosen = config.selection
 
-    def compare(session: Session, known: Signals) -> None:
-        parts = (session.fabric, session.module, session.data.train, session.batches)
+    def compare(run: TrainingRun, known: Signals) -> None:
+        parts = (run.fabric, run.network, run.batches)
         full = score_candidates(*parts, kind=chosen.kind, batch_size=chosen.batch_size)
         assert full is not None
         found = agreement(known.score(chosen.kind), full)
-        refreshes.append({"epoch": session.position.epoch, **found})
+        refreshes.append({"epoch": run.position.epoch, **found})
 
     with tempfile.TemporaryDirectory() as folder:
         data = dataclasses.replace(config.data, path=data_path)
         quiet = {"tensorboard": False, "report": False, "progress": False}
-        run = dataclasses.replace(config.run, dir=folder, **quiet)
-        config = dataclasses.replace(config, data=data, run=run)
+        where = dataclasses.replace(config.run, dir=folder, **quiet)
+        config = dataclasses.replace(config, data=data, run=where)
         end = train(config, on_refresh=compare)
     reached = {"accuracy": end.accuracy, "proxy's accuracy": end.proxy_accuracy}
     return {"refreshes": refreshes, **reached}

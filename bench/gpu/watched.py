@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from dynams.training.session import Session
 
 from dynams.selection import Signals
 from dynams.training import Interrupt
-from dynams.training.session import Session
 
 
 @dataclass(frozen=True)

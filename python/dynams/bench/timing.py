@@ -18,6 +18,7 @@ from torch.utils.benchmark import Timer
 
 from dynams.bench.cases import Call, cases
 from dynams.bench.config import BenchConfig
+from dynams.training.devices import resolve_device
 from dynams.training.environment import environment
 
 # What is timed at once lasts so long that neither the clock nor a synchronisation of the device counts.
@@ -155,16 +156,9 @@ def _copy(config: BenchConfig, device: torch.device) -> float:
 
 
 def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            found = f"{count} GPUs" if count else "no usable GPU"
-            raise ValueError(f"device: got {name!r}, want one that is there: torch finds {found}")
-        if device.index is None:
-            device = torch.device("cuda", torch.cuda.current_device())
+    device = resolve_device(name, "device", mps=False)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
     return device
 
 

@@ -44,7 +44,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _planned(config: TrainConfig, wanted: ForecastRequest) -> list[str]:
     """Tell what the run will cost. Returns the option of the budget that was found, if one was wanted."""
-    from dynams.training.planning import forecast_of, told
+    from dynams.training.run_cost import forecast_of, told
 
     found = forecast_of(config, wanted.rates, seconds=wanted.seconds, fraction=wanted.fraction)
     if _is_first():

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from dynams.compare.options import build
 from dynams.compare.plan import Plan, Recipe, has_budget
 from dynams.training.config import TrainConfig
+from dynams.training.timetable import timetable_of
 
 
 @dataclass(frozen=True)
@@ -90,21 +91,8 @@ def planned_share(config: TrainConfig) -> float:
 
     Strategies that choose inside a batch, or decide themselves how many samples they keep, plan all.
     """
-    from dynams.selection.schedule import build_schedule
-    from dynams.selection.timetable import Timetable
-
-    chosen, epochs = config.selection, config.optim.epochs
-    times = Timetable(
-        build_schedule(
-            chosen.schedule, chosen.budget, start=chosen.start, exponent=chosen.exponent
-        ),
-        budgeted=has_budget(config),
-        epochs=epochs,
-        refresh_every=chosen.refresh_every,
-        warmup_epochs=chosen.warmup_epochs,
-        tail=chosen.tail,
-    )
-    return math.fsum(times.planned_budget(epoch) for epoch in range(epochs))
+    times = timetable_of(config, budgeted=has_budget(config))
+    return math.fsum(times.planned_budget(epoch) for epoch in range(config.optim.epochs))
 
 
 def _matched_epochs(plan: Plan, recipe: Recipe, budget: float | None, known: Known) -> int | None:

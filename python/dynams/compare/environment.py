@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from dynams.training.config import RunConfig
+from dynams.training.devices import resolve_device
 from dynams.training.environment import environment
 
 
@@ -16,14 +17,7 @@ def device_of(run: RunConfig) -> torch.device:
     Raises:
         ValueError: it is not there.
     """
-    name = run.accelerator
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "run.accelerator: got cuda, want auto or cpu: torch sees no CUDA device here"
-        )
-    return torch.device(name)
+    return resolve_device(run.accelerator)
 
 
 def here(run: RunConfig) -> dict[str, Any]:

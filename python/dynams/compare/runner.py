@@ -209,7 +209,7 @@ class Queue:
                 self._check_config(recipe.name, budget)
 
     def _check_config(self, name: str, budget: float | None) -> None:
-        from dynams.training.early import check_early
+        from dynams.training.resolve import check_early
 
         config = self.plan.config(self.plan.recipes[name], budget, self.plan.seeds[0])
         try:

@@ -6,6 +6,8 @@ both colour schemes. Blue is the full width, orange the proxy, magenta the selec
 
 from __future__ import annotations
 
+from dynams.cost.purposes import OTHER, TABLE
+
 COLOURS: dict[str, tuple[str, str]] = {
     "page": ("#fbfaf7", "#131518"),
     "card": ("#ffffff", "#1b1e22"),
@@ -25,21 +27,15 @@ COLOURS: dict[str, tuple[str, str]] = {
     "warn": ("#a4520a", "#f0a35e"),
 }
 
-PURPOSE_COLOURS = {
-    "training": "full",
-    "proxy loss": "proxy",
-    "scoring": "scoring",
-    "selection": "selection",
-    "data": "data",
-    "evaluation": "evaluation",
-    "other": "other",
-}
 _SPARE_COLOURS = ("under", "good", "warn")
 
 
 def purpose_colour(purpose: str, position: int) -> str:
     """The colour name of a purpose of cost; unknown purposes take turns by ``position``."""
-    return PURPOSE_COLOURS.get(purpose, _SPARE_COLOURS[position % len(_SPARE_COLOURS)])
+    if purpose == OTHER:
+        return OTHER
+    known = TABLE.get(purpose)
+    return _SPARE_COLOURS[position % len(_SPARE_COLOURS)] if known is None else known.colour
 
 
 def _properties(scheme: int) -> str:

@@ -10,11 +10,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dynams.cost.purposes import OTHER, PURPOSES
 from dynams.report.records import EpochRecord
 
 MISSING = "\N{EN DASH}"
 _SPACE = "\N{NO-BREAK SPACE}"
-_PURPOSE_ORDER = ("training", "proxy loss", "scoring", "selection", "data", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ def costs(seconds: Mapping[str, float], total_seconds: float) -> list[CostShare]
     add up to more than one when parts overlap in time. Values that are not finite or not
     positive count as zero.
     """
-    parts = {name: _positive(value) for name, value in seconds.items() if name != "other"}
+    parts = {name: _positive(value) for name, value in seconds.items() if name != OTHER}
     explained = sum(parts.values())
-    other = max(_positive(total_seconds) - explained, _positive(seconds.get("other", 0.0)))
+    other = max(_positive(total_seconds) - explained, _positive(seconds.get(OTHER, 0.0)))
     whole = explained + other
-    known = [name for name in _PURPOSE_ORDER if name in parts]
+    known = [name for name in PURPOSES if name in parts]
     names = known + sorted(set(parts) - set(known))
-    rows = [(name, parts[name]) for name in names] + [("other", other)]
+    rows = [(name, parts[name]) for name in names] + [(OTHER, other)]
     return [CostShare(name, value, value / whole if whole > 0 else 0.0) for name, value in rows]
 
 

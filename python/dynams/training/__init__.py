@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from dynams.training.config import RunConfig as RunConfig
     from dynams.training.config import SelectionConfig as SelectionConfig
     from dynams.training.config import TrainConfig as TrainConfig
-    from dynams.training.cost import PURPOSES as PURPOSES
-    from dynams.training.cost import Cost as Cost
     from dynams.training.errors import NonFiniteLossError as NonFiniteLossError
     from dynams.training.errors import ResumeError as ResumeError
     from dynams.training.errors import TrainingError as TrainingError

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from dynams.cost.clock import Clock
 from dynams.data import Augmentation, ImageData, ImageSet, augment, normalise
 from dynams.training.config import DataConfig
+from dynams.training.seeds import generator
 
 
 def step_bounds(samples: int, batch_size: int) -> list[tuple[int, int]]:
@@ -61,57 +64,177 @@ def fingerprint(data: ImageData) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Batches:
-    """Makes float batches (B, C, H, W) and labels (B,) int64 on ``device``.
+class Batches(Protocol):
+    """A set of samples, and how they become batches (B, ...) and labels (B,) int64 on the device.
 
     Attributes:
+        device: where batches are.
+        reading_format: memory format of the batches that are scored or evaluated, by networks in the same.
+        labels: (N,) int64, of all samples.
+        classes: name of every class; a label is a position in it.
+        shape: of one sample, channels first.
+    """
+
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+
+    @property
+    def reading_format(self) -> torch.memory_format: ...  # noqa: D102
+
+    @property
+    def labels(self) -> Tensor: ...  # noqa: D102
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    def __len__(self) -> int: ...
+
+    def epoch(
+        self,
+        order: Tensor,
+        bounds: Sequence[tuple[int, int]],
+        *,
+        epoch: int,
+        first_step: int = 0,
+        purpose: str = "augmentation",
+        clock: Clock | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this process' share of each step of an epoch, varied as training wants it, one by one.
+
+        Args:
+            order: (n,) int64, the samples of the epoch, in order.
+            bounds: (start, stop) of every step in ``order``, see `step_bounds`.
+            epoch: which; with step and rank it decides the random draws.
+            first_step: the step to begin with.
+            purpose: what the draws are for.
+            clock: counts what making a batch takes, as "data".
+        """
+
+    def plain(self, start: int, stop: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the samples [start, stop) in order, not varied, ``batch_size`` at a time."""
+
+    def picked(self, indices: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the samples ``indices`` (n,) int64 in that order, not varied."""
+
+    def pictures(self, indices: Tensor) -> Tensor | None:
+        """Return the samples ``indices`` (n,) int64 as pictures (n, C, H, W) uint8; None if they are none."""
+
+
+@dataclass(frozen=True)
+class ImageBatches:
+    """Batches of images in memory: float (B, C, H, W), made on the device from the images' bytes.
+
+    Attributes:
+        images: the samples.
         device: where batches are wanted.
         mean: mean of each channel in [0, 1] units.
         std: standard deviation of each channel.
         augmentation: how training images are varied.
         memory_format: of training batches.
         reading_format: of the batches that are scored or evaluated, by networks in the same format.
+        seed: of the augmentation.
+        rank: which of the processes this is.
+        processes: how many share every step.
     """
 
+    images: ImageSet
     device: torch.device
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: Augmentation
     memory_format: torch.memory_format = torch.contiguous_format
     reading_format: torch.memory_format = torch.contiguous_format
+    seed: int = 0
+    rank: int = 0
+    processes: int = 1
 
-    def training(
-        self, images: ImageSet, indices: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64, where the images are kept."""
+        return self.images.labels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Name of every class."""
+        return self.images.classes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return tuple(self.images.images.shape[1:])
+
+    def epoch(
+        self,
+        order: Tensor,
+        bounds: Sequence[tuple[int, int]],
+        *,
+        epoch: int,
+        first_step: int = 0,
+        purpose: str = "augmentation",
+        clock: Clock | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this process' share of each step, see `Batches.epoch`; each is made when it is asked for."""
+        with _measured(clock, 0):
+            order = order.to(self._kept)
+        for step in range(first_step, len(bounds)):
+            first, last = share(*bounds[step], self.rank, self.processes)
+            with _measured(clock, last - first):
+                draws = generator(
+                    self.device,
+                    self.seed,
+                    purpose=purpose,
+                    epoch=epoch,
+                    step=step,
+                    rank=self.rank,
+                )
+                batch = self.training(order[first:last], draws)
+            yield batch
+
+    def training(self, indices: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """Make a batch of the samples ``indices`` (B,) int64, which lie where the images lie.
 
-        ``generator``, on ``device``, draws their augmentation.
+        ``draws``, on ``device``, decides their augmentation.
         """
-        raw, labels = images.batch(indices, self.device)
-        varied = augment(raw, self.augmentation, generator)
+        raw, labels = self.images.batch(indices, self.device)
+        varied = augment(raw, self.augmentation, draws)
         return self._finish(varied, self.memory_format), labels
 
-    def plain(
-        self, images: ImageSet, start: int, stop: int, batch_size: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def plain(self, start: int, stop: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the samples [start, stop) in order, not augmented, ``batch_size`` at a time."""
-        kept = images.images.device
+        images = self.images
         for first in range(start, stop, batch_size):
             last = min(first + batch_size, stop)
-            if kept == self.device:
+            if self._kept == self.device:
                 raw, labels = images.images[first:last], images.labels[first:last]
             else:
-                raw, labels = images.batch(torch.arange(first, last, device=kept), self.device)
+                raw, labels = images.batch(
+                    torch.arange(first, last, device=self._kept), self.device
+                )
             yield self._finish(raw, self.reading_format), labels
 
-    def picked(
-        self, images: ImageSet, indices: Tensor, batch_size: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def picked(self, indices: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the samples ``indices`` (n,) int64 in that order, not augmented."""
-        for part in torch.split(indices.to(images.images.device), batch_size):
-            raw, labels = images.batch(part, self.device)
+        for part in torch.split(indices.to(self._kept), batch_size):
+            raw, labels = self.images.batch(part, self.device)
             yield self._finish(raw, self.reading_format), labels
+
+    def pictures(self, indices: Tensor) -> Tensor:
+        """Return the images ``indices`` (n,) int64 as they are kept, uint8 (n, C, H, W)."""
+        return self.images.images[indices.to(self._kept)]
+
+    @property
+    def _kept(self) -> torch.device:
+        return self.images.images.device
 
     def _finish(self, raw: Tensor, memory_format: torch.memory_format) -> Tensor:
         return normalise(raw, self.mean, self.std, dtype=torch.float32, memory_format=memory_format)
+
+
+def _measured(clock: Clock | None, samples: int) -> AbstractContextManager[None]:
+    return nullcontext() if clock is None else clock.measure("data", samples)

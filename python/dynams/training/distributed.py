@@ -13,31 +13,25 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from dynams.training.batches import share
-from dynams.training.config import RunConfig
+from dynams.training.resolve import Resolved
 
 
-def build_fabric(config: RunConfig, *, unused_parameters: bool = False) -> Fabric:
-    """Build the engine: device, precision and processes as ``config`` says.
-
-    Args:
-        config: accelerator, devices and precision.
-        unused_parameters: some steps leave parameters out, as steps without the proxy do.
-
-    Raises:
-        ValueError: the accelerator, or as many devices, are not there.
-    """
-    _check_devices(config)
+def build_fabric(resolved: Resolved) -> Fabric:
+    """Build the engine: device, precision and processes as they were resolved."""
     # Statistics of batch-norms are averaged when they are needed (`average_buffers`), not
-    # broadcast before every step.
+    # broadcast before every step. A proxy rests in some steps, at the latest when no selection is
+    # to come any more: its own parameters are unused then.
+    world = resolved.world
     strategy = (
-        DDPStrategy(find_unused_parameters=unused_parameters, broadcast_buffers=False)
-        if config.devices > 1
+        DDPStrategy(find_unused_parameters=len(resolved.widths) > 1, broadcast_buffers=False)
+        if world.size > 1
         else "auto"
     )
     return Fabric(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        precision=config.precision,
+        accelerator=resolved.device.type,
+        devices=world.local,
+        num_nodes=world.machines,
+        precision=resolved.config.run.precision,
         strategy=strategy,
     )
 
@@ -117,17 +111,3 @@ class Agreement:
         assert isinstance(total, Tensor)
         self._agreed = self._agreed or bool(total.item() > 0)
         return self._agreed
-
-
-def _check_devices(config: RunConfig) -> None:
-    if config.accelerator == "cuda" and not torch.cuda.is_available():
-        raise ValueError("run.accelerator: wanted cuda, but torch sees no CUDA device here")
-    if config.accelerator == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("run.accelerator: wanted mps, but torch sees no such device here")
-    gpus = config.accelerator == "cuda" or (
-        config.accelerator == "auto" and torch.cuda.is_available()
-    )
-    if gpus and config.devices > torch.cuda.device_count():
-        raise ValueError(
-            f"run.devices: wanted {config.devices}, but torch sees {torch.cuda.device_count()}"
-        )

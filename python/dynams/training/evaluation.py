@@ -9,9 +9,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from dynams.data import ImageSet
 from dynams.training.batches import Batches, share
-from dynams.training.frozen import Slimmable, frozen
+from dynams.training.network import Network, frozen
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,7 @@ class Accuracy:
 
 def evaluate(
     fabric: Fabric,
-    module: Slimmable,
-    images: ImageSet,
+    network: Network,
     batches: Batches,
     *,
     proxy_width: float | None = None,
@@ -48,22 +46,21 @@ def evaluate(
 
     Args:
         fabric: gives precision, rank and number of processes.
-        module: the bare network, evaluated by frozen copies (see `dynams.training.frozen`): twice
+        network: the bare network, evaluated by frozen copies (see `dynams.training.network`): twice
             as fast, the same up to rounding.
-        images: what to evaluate on.
-        batches: makes float batches.
+        batches: what to evaluate on.
         proxy_width: also evaluate at this width.
         batch_size: images at a time.
         advance: told the number of images of each batch that is done.
     """
     widths = (1.0,) if proxy_width is None else (1.0, proxy_width)
-    networks = [frozen(module, width, batches.reading_format) for width in widths]
-    start, stop = share(0, len(images), fabric.global_rank, fabric.world_size)
+    copies = [frozen(network, width, batches.reading_format) for width in widths]
+    start, stop = share(0, len(batches), fabric.global_rank, fabric.world_size)
     correct = torch.zeros(len(widths), dtype=torch.int64, device=batches.device)
     with torch.inference_mode(), fabric.autocast():
-        for batch, labels in batches.plain(images, start, stop, batch_size):
-            for place, network in enumerate(networks):
-                correct[place] += (network(batch).argmax(1) == labels).sum()
+        for batch, labels in batches.plain(start, stop, batch_size):
+            for place, each in enumerate(copies):
+                correct[place] += (each(batch).argmax(1) == labels).sum()
             if advance is not None:
                 advance(len(labels))
     if fabric.world_size > 1:
@@ -71,7 +68,7 @@ def evaluate(
         assert isinstance(total, Tensor)
         correct = total
     counts = correct.tolist()
-    samples = len(images)
+    samples = len(batches)
     return Accuracy(
         full=counts[0] / max(samples, 1),
         proxy=counts[1] / max(samples, 1) if proxy_width is not None else None,

@@ -7,21 +7,23 @@ from typing import cast
 
 import torch
 from lightning_fabric.wrappers import _FabricOptimizer
-from torch import Tensor, nn
+from torch import Tensor
 
-from dynams.models import build_model
+from dynams.cost.clock import Clock
 from dynams.training.batches import share, step_bounds
-from dynams.training.cost import Cost
 from dynams.training.distributed import average_buffers
+from dynams.training.network import as_module
 from dynams.training.optim import build_optimizer, learning_rate, set_learning_rate
+from dynams.training.resolve import build_network
+from dynams.training.run import TrainingRun
 from dynams.training.scoring import score_signals
 from dynams.training.seeds import generator
-from dynams.training.session import Session
-from dynams.training.step import Step
+from dynams.training.step import TrainingStep
+from dynams.training.step_clock import StepClock
 
 
 def irreducible_losses(
-    session: Session,
+    run: TrainingRun,
     *,
     stop: Callable[[], bool],
     advance: Callable[[int], None],
@@ -33,74 +35,63 @@ def irreducible_losses(
     epoch and step.
 
     Args:
-        session: the run; its cost gets all of it as "holdout model".
+        run: the run; its clock gets all of it as "holdout model".
         stop: asked after each step, equally often in every process.
         advance: told the number of samples of each step that is done.
 
     Returns:
         (N,) float32 on the device, or None if ``stop`` said so.
     """
-    assert session.holdout is not None
-    config, fabric, held = session.config, session.fabric, session.holdout
+    assert run.held_out is not None
+    config, fabric, held = run.config, run.fabric, run.held_out
     optim, epochs = config.optim, config.selection.holdout_epochs
-    rank, processes = fabric.global_rank, fabric.world_size
-    module = build_model(
-        config.model.name,
-        session.data.num_classes,
-        widths=(1.0,),
-        stem=config.model.stem,
-        in_channels=held.images.shape[1],
-        base_channels=config.model.base_channels,
-        generator=generator("cpu", config.run.seed, purpose="weights of the holdout model"),
+    network = build_network(
+        config,
+        (1.0,),
+        channels=held.shape[0],
+        classes=len(held.classes),
+        purpose="weights of the holdout model",
     )
-    module.to(device=fabric.device, memory_format=session.batches.memory_format)  # type: ignore[call-overload]
+    module, memory_format = as_module(network), run.resolved.memory_format
+    module.to(device=fabric.device, memory_format=memory_format)  # type: ignore[call-overload]
     optimizer = build_optimizer(module, optim)
-    model, wrapped = fabric.setup(cast(nn.Module, module), optimizer)
-    step = Step(
+    model, wrapped = fabric.setup(module, optimizer)
+    step = TrainingStep(
         fabric,
         model,
-        module,
+        network,
         cast(_FabricOptimizer, wrapped),
-        Cost(fabric.device),
+        StepClock(Clock(fabric.device)),
         label_smoothing=optim.label_smoothing,
     )
     bounds = step_bounds(len(held), optim.batch_size)
-
-    def random(purpose: str, epoch: int, place: int = 0, rank: int = 0) -> torch.Generator:
-        device = fabric.device if purpose == "augmentation" else "cpu"
-        return generator(
-            device,
-            config.run.seed,
-            purpose=f"{purpose} of the holdout model",
-            epoch=epoch,
-            step=place,
-            rank=rank,
-        )
-
-    with session.cost.measure("holdout model"):
+    with run.clock.measure("holdout model"):
         for epoch in range(epochs):
-            module.train()
-            order = torch.randperm(len(held), generator=random("order", epoch))
-            order = order.to(held.images.device)
-            for place, (start, end) in enumerate(bounds):
-                first, last = share(start, end, rank, processes)
-                images, labels = session.batches.training(
-                    held, order[first:last], random("augmentation", epoch, place, rank)
-                )
+            network.train()
+            draws = generator(
+                "cpu", config.run.seed, purpose="order of the holdout model", epoch=epoch
+            )
+            order = torch.randperm(len(held), generator=draws)
+            batches = held.epoch(
+                order, bounds, epoch=epoch, purpose="augmentation of the holdout model"
+            )
+            for place, (images, labels) in enumerate(batches):
+                start, end = bounds[place]
+                first, last = share(start, end, fabric.global_rank, fabric.world_size)
                 done = (epoch + (place + 0.5) / len(bounds)) / epochs
                 set_learning_rate(optimizer, learning_rate(optim, done))
-                step(images, labels, proxy=False, scale=(last - first) * processes / (end - start))
-                session.cost.count("holdout model", last - first)
+                scale = (last - first) * fabric.world_size / (end - start)
+                step(images, labels, proxy=False, scale=scale)
+                run.clock.count("holdout model", last - first)
                 advance(end - start)
                 if stop():
                     return None
         average_buffers(fabric, module)
-        session.cost.count("holdout model", len(session.data.train))
+        run.clock.count("holdout model", len(run.batches))
         known = score_signals(
             fabric,
-            module,
-            session.data.train,
-            session.batches,
+            network,
+            run.batches,
             {"loss"},
             batch_size=config.selection.batch_size,
             stop=stop,

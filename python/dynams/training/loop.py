@@ -14,40 +14,35 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
 from dynams.data import ImageData
 from dynams.report import EpochRecord, Summary
-from dynams.report.html import write_report
-from dynams.report.progress import TrainingProgress
-from dynams.report.runlog import RunLog
 from dynams.selection import Signals
+from dynams.selection.methods.interface import BatchSelection
 from dynams.training.batches import share, step_bounds
 from dynams.training.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
-from dynams.training.choosing import build_choice
 from dynams.training.computing import cpu_threads, tuned_convolutions
 from dynams.training.config import TrainConfig
 from dynams.training.distributed import Agreement, average_buffers, build_fabric
-from dynams.training.early import check_early
-from dynams.training.environment import environment
 from dynams.training.errors import NonFiniteLossError
 from dynams.training.evaluation import evaluate
 from dynams.training.interrupt import Interrupt
 from dynams.training.irreducible import irreducible_losses
+from dynams.training.journal import Journal
+from dynams.training.network import as_module
 from dynams.training.optim import learning_rate, set_learning_rate
-from dynams.training.records import refresh_record, sample_pictures
-from dynams.training.rundir import make_run_dir, write_config
-from dynams.training.seeds import generator
-from dynams.training.session import (
-    Session,
-    build_session,
+from dynams.training.resolve import resolve
+from dynams.training.run import (
+    TrainingRun,
+    build_run,
     capture,
     check_config,
-    planned_samples,
     read_given,
     restore,
 )
 from dynams.training.signals import choose_of_batch, collect_signals
+from dynams.training.step import StepOutput
 
 _LOSS_READ_SECONDS = 1.0
 
@@ -58,7 +53,7 @@ def train(
     *,
     resume: str | Path | None = None,
     interrupt: Interrupt | None = None,
-    on_refresh: Callable[[Session, Signals], None] | None = None,
+    on_refresh: Callable[[TrainingRun, Signals], None] | None = None,
 ) -> Summary:
     """Train as ``config`` says and leave log, checkpoints and report in the run's directory.
 
@@ -81,70 +76,52 @@ def train(
         NonFiniteLossError: the loss diverged. The last checkpoint, from before, is kept.
     """
     started = time.perf_counter()
-    check_early(config, data)
+    resolved = resolve(config, data)
     checkpoint = None
     if resume is not None:
         checkpoint = load_checkpoint(checkpoint_path(resume))
-        check_config(checkpoint, config)
-    # A proxy rests in some steps, at the latest when no selection is to come any more.
-    fabric = build_fabric(
-        config.run, unused_parameters=build_choice(config).proxy_width is not None
-    )
+        check_config(checkpoint, resolved.config)
+    fabric = build_fabric(resolved)
     with ExitStack() as stack:
         fabric.launch()
-        session = build_session(config, fabric, data)
-        stack.enter_context(cpu_threads(config.run, _batch_pixels(session)))
+        run = build_run(resolved, fabric, data)
+        pixels = config.optim.batch_size * math.prod(run.batches.shape[1:])
+        stack.enter_context(cpu_threads(config.run, pixels))
         stop = interrupt or stack.enter_context(Interrupt())
         if checkpoint is not None:
-            restore(session, checkpoint)
+            restore(run, checkpoint)
         else:
-            read_given(session)
+            read_given(run)
         if fabric.device.type == "cuda":
             stack.enter_context(tuned_convolutions())
-        first = fabric.is_global_zero
-        run_dir = Path(resume) if resume is not None else _new_run_dir(session)
-        log = stack.enter_context(_open_log(session, run_dir)) if first else None
-        progress = stack.enter_context(_open_progress(session, first and config.run.progress))
-        progress.note(_headline(session, run_dir))
-        loop = _Loop(session, run_dir, log, progress, stop, started, on_refresh)
-        summary = loop.run()
-        if log is not None:
-            log.end(summary)
-    if first and config.run.report:
-        margins = session.sampler.margins
-        totals = torch.bincount(session.data.train.labels, minlength=session.data.num_classes)
-        write_report(
-            run_dir,
-            samples=sample_pictures(margins, session.data.train),
-            class_totals=totals.tolist(),
-        )
+        journal = stack.enter_context(Journal(run, resume))
+        summary = _Loop(run, journal, stop, started, on_refresh).run_epochs()
+        journal.end(summary)
+    journal.report()
     return summary
 
 
 class _Loop:
     def __init__(
         self,
-        session: Session,
-        run_dir: Path,
-        log: RunLog | None,
-        progress: TrainingProgress,
+        run: TrainingRun,
+        journal: Journal,
         interrupt: Interrupt,
         started: float,
-        on_refresh: Callable[[Session, Signals], None] | None,
+        on_refresh: Callable[[TrainingRun, Signals], None] | None,
     ) -> None:
-        self.session = session
-        self.config = session.config
-        self.fabric = session.fabric
-        self.at = session.position
-        self.run_dir = run_dir
-        self.log = log
-        self.progress = progress
-        self.stopping = Agreement(session.fabric, lambda: interrupt.requested)
+        self.run = run
+        self.config = run.config
+        self.fabric = run.fabric
+        self.at = run.position
+        self.journal = journal
+        self.progress = journal.progress
+        self.stopping = Agreement(run.fabric, lambda: interrupt.requested)
         self.started = started
         self.on_refresh = on_refresh
 
-    def run(self) -> Summary:
-        """From where the session is to the last epoch, or until it is asked to stop."""
+    def run_epochs(self) -> Summary:
+        """From where the run is to the last epoch, or until it is asked to stop."""
         if not self.prepare():
             self.save()
             return self.summary(completed=False)
@@ -152,10 +129,7 @@ class _Loop:
             if not (self.refresh() and self.train_epoch()):
                 self.save()
                 return self.summary(completed=False)
-            record = self.finish_epoch()
-            improved = self.note_accuracy(record)
-            self.at.epoch, self.at.step = self.at.epoch + 1, 0
-            self.session.sums.clear()
+            improved = self.finish_epoch()
             last = self.at.epoch == self.config.optim.epochs
             if last or improved or self.at.epoch % self.config.run.save_every == 0:
                 self.save(best=improved)
@@ -166,100 +140,69 @@ class _Loop:
 
     def prepare(self) -> bool:
         """Compute what must be known before the first epoch. False: asked to stop."""
-        session = self.session
-        if session.choice.irreducible and "irreducible_loss" not in session.given:
-            assert session.holdout is not None
-            count = len(session.holdout) * self.config.selection.holdout_epochs
+        run = self.run
+        if run.selector.irreducible and "irreducible_loss" not in run.given:
+            assert run.held_out is not None
+            count = len(run.held_out) * self.config.selection.holdout_epochs
             self.progress.epoch(0, count, "holdout model")
-            losses = irreducible_losses(session, stop=self.stopping, advance=self.progress.advance)
+            losses = irreducible_losses(run, stop=self.stopping, advance=self.progress.advance)
             if losses is None:
                 return False
-            session.given["irreducible_loss"] = losses
+            run.given["irreducible_loss"] = losses
         return True
 
     def refresh(self) -> bool:
         """Begin the epoch, with a new selection when one is due. False: asked to stop."""
-        session, epoch = self.session, self.at.epoch
+        run, epoch = self.run, self.at.epoch
         if self.at.step:
             return True
-        wanted = session.sampler.wanted(epoch)
-        signals: Signals | None = None
+        wanted = run.sampler.wanted(epoch)
+        known: Signals | None = None
         if wanted:
-            signals = collect_signals(
-                session,
+            known = collect_signals(
+                run,
                 wanted,
                 stop=self.stopping,
                 show=lambda count: self.progress.epoch(epoch, count, "scoring"),
                 advance=self.progress.advance,
             )
-            if signals is None:
+            if known is None:
                 return False
             if self.on_refresh is not None:
-                self.on_refresh(session, signals)
-        known = signals
-        with session.cost.measure("selection", 0 if known is None else known.count):
-            refresh = session.sampler.begin_epoch(epoch, None if known is None else lambda: known)
-        if refresh is not None and self.log is not None:
-            self.log.refresh(refresh_record(refresh, session.data.train))
+                self.on_refresh(run, known)
+        with run.clock.measure("selection", 0 if known is None else known.count):
+            refresh = run.sampler.begin_epoch(epoch, None if known is None else lambda: known)
+        self.journal.refresh(refresh)
         return True
 
     def train_epoch(self) -> bool:
         """Take the epoch's steps from where it is. False: asked to stop, after some step."""
-        session, at, config = self.session, self.at, self.config
-        with session.cost.measure("data"):
-            places = session.sampler.order()
-            order = places.to(session.data.train.images.device)
-            weights = session.sampler.order_weights()
-        bounds = step_bounds(len(order), config.optim.batch_size)
+        run, at = self.run, self.at
+        with run.clock.measure("data"):
+            order, weights = run.sampler.order(), run.sampler.order_weights()
+        bounds = step_bounds(len(order), self.config.optim.batch_size)
         rank, processes = self.fabric.global_rank, self.fabric.world_size
         self.progress.epoch(at.epoch, len(order), "training")
-        self.progress.advance(session.sampler.consumed)
-        session.module.train()
-        proxy = session.proxy_needed()
-        batch_strategy = session.choice.batch
-        if session.sampler.phase(at.epoch) != "selected":
-            batch_strategy = None
-        next_read = time.perf_counter() + _LOSS_READ_SECONDS
-        for start, stop in bounds[at.step :]:
+        self.progress.advance(run.sampler.consumed)
+        run.network.train()
+        proxy, next_read = run.proxy_needed(), time.perf_counter() + _LOSS_READ_SECONDS
+        batches = run.batches.epoch(
+            order, bounds, epoch=at.epoch, first_step=at.step, clock=run.clock
+        )
+        for (start, stop), (images, labels) in zip(bounds[at.step :], batches, strict=True):
             first, last = share(start, stop, rank, processes)
-            with session.cost.measure("data", last - first):
-                images, labels = session.batches.training(
-                    session.data.train,
-                    order[first:last],
-                    generator(
-                        self.fabric.device,
-                        config.run.seed,
-                        purpose="augmentation",
-                        epoch=at.epoch,
-                        step=at.step,
-                        rank=rank,
-                    ),
-                )
-            set_learning_rate(session.optimizer, self.rate(at.step, len(bounds)))
-            mine = places[first:last]
-            choose = None
-            if batch_strategy is not None:
-                choose = partial(
-                    choose_of_batch,
-                    session,
-                    batch_strategy,
-                    labels=labels,
-                    indices=mine,
-                    progress=(at.epoch + at.step / len(bounds)) / config.optim.epochs,
-                )
-            output = session.train_step(
+            mine = order[first:last]
+            set_learning_rate(run.optimizer, self.rate(at.step, len(bounds)))
+            output = run.train_step(
                 images,
                 labels,
-                proxy=proxy and session.proxy_turn(),
+                proxy=proxy and run.proxy_turn(),
                 scale=(last - first) * processes / (stop - start),
                 weights=None if weights is None else weights[first:last],
-                choose=choose,
+                choose=self.chooser(labels, mine, len(bounds)),
             )
-            session.sums.add(output.loss, output.proxy_loss, output.samples, output.proxy_samples)
-            if session.visits is not None:
-                with session.cost.measure("scoring"):
-                    session.visits.record(at.epoch, mine, output.logits, labels)
-            session.sampler.advance(stop - start)
+            self.note_step(output, mine, labels)
+            run.sampler.advance(stop - start)
             at.step += 1
             at.global_step += 1
             # Of other processes' choices nothing is known here: taken to keep as much.
@@ -275,6 +218,30 @@ class _Loop:
                 return False
         return True
 
+    def chooser(
+        self, labels: Tensor, indices: Tensor, steps: int
+    ) -> Callable[[Tensor], BatchSelection] | None:
+        """What chooses of the step's batch, from its features; None: all of it is trained on."""
+        run, at = self.run, self.at
+        if run.selector.batch is None or run.sampler.phase(at.epoch) != "selected":
+            return None
+        return partial(
+            choose_of_batch,
+            run,
+            run.selector.batch,
+            labels=labels,
+            indices=indices,
+            progress=(at.epoch + at.step / steps) / self.config.optim.epochs,
+        )
+
+    def note_step(self, output: StepOutput, indices: Tensor, labels: Tensor) -> None:
+        """Keep what the step leaves behind: its losses, and what is wanted of its samples."""
+        run = self.run
+        run.sums.add(output.loss, output.proxy_loss, output.samples, output.proxy_samples)
+        if run.visits is not None:
+            with run.clock.measure("scoring"):
+                run.visits.record(self.at.epoch, indices, output.logits, labels)
+
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of a step of this epoch: at the step's middle, so that none is zero."""
         done = (self.at.epoch + (step + 0.5) / steps) / self.config.optim.epochs
@@ -286,7 +253,7 @@ class _Loop:
         Raises:
             NonFiniteLossError: it is not finite, and no other process would wait for this one.
         """
-        loss, _ = self.session.sums.means()
+        loss, _ = self.run.sums.means()
         if self.fabric.world_size == 1:
             self.check_loss(loss)
         return loss
@@ -294,131 +261,78 @@ class _Loop:
     def check_loss(self, loss: float | None) -> None:
         if loss is None or math.isfinite(loss):
             return
-        kept = checkpoint_path(self.run_dir)
+        kept = checkpoint_path(self.journal.run_dir)
         raise NonFiniteLossError(
             f"the loss became {loss} in epoch {self.at.epoch + 1}: try a smaller optim.lr or a "
             "longer optim.warmup"
             + (f"; the checkpoint of before is kept in {kept}" if kept.exists() else "")
         )
 
-    def finish_epoch(self) -> EpochRecord:
-        """Read the losses, evaluate when it is time, and log the epoch."""
-        session, at = self.session, self.at
-        loss, proxy_loss = session.sums.means(self.fabric)
+    def finish_epoch(self) -> bool:
+        """Read the losses, evaluate when it is time, tell of the epoch. True: better than ever before."""
+        run, at = self.run, self.at
+        loss, proxy_loss = run.sums.means(self.fabric)
         self.check_loss(loss)
         self.check_loss(proxy_loss)
-        average_buffers(self.fabric, session.module)
-        accuracy = proxy_accuracy = None
-        epochs = self.config.optim.epochs
-        if at.epoch + 1 == epochs or (at.epoch + 1) % self.config.run.evaluate_every == 0:
-            images = session.data.test
-            self.progress.epoch(at.epoch, len(images) // self.fabric.world_size, "evaluation")
-            with session.cost.measure("evaluation", len(images)):
-                result = evaluate(
-                    self.fabric,
-                    session.module,
-                    images,
-                    session.batches,
-                    proxy_width=session.choice.proxy_width,
-                    batch_size=self.config.selection.batch_size,
-                    advance=self.progress.advance,
-                )
-            accuracy, proxy_accuracy = result.full, result.proxy
+        average_buffers(self.fabric, as_module(run.network))
+        accuracy, proxy_accuracy = self.evaluate()
         record = EpochRecord(
             epoch=at.epoch,
             loss=loss,
             proxy_loss=proxy_loss,
             lr=self.rate(at.step - 1, at.step),
-            budget=session.sampler.budget_at(at.epoch),
-            samples=session.sums.count(self.fabric),
+            budget=run.sampler.budget_at(at.epoch),
+            samples=run.sums.count(self.fabric),
             steps=at.step,
             accuracy=accuracy,
             proxy_accuracy=proxy_accuracy,
-            seconds=session.cost.lap(),
+            seconds=run.clock.lap(),
         )
-        if self.log is not None:
-            self.log.epoch(record)
-        self.progress.finish_epoch(record)
-        return record
+        self.journal.epoch(record)
+        at.epoch, at.step = at.epoch + 1, 0
+        run.sums.clear()
+        return at.reached(accuracy, proxy_accuracy)
 
-    def note_accuracy(self, record: EpochRecord) -> bool:
-        """Remember what was reached. True: better than ever before."""
-        if record.accuracy is None:
-            return False
-        at = self.at
-        at.accuracy, at.proxy_accuracy = record.accuracy, record.proxy_accuracy
-        if at.best_accuracy is not None and record.accuracy <= at.best_accuracy:
-            return False
-        at.best_accuracy = record.accuracy
-        return True
+    def evaluate(self) -> tuple[float | None, float | None]:
+        """Accuracy at full width and at the proxy's, when it is time; None: not known."""
+        run, done = self.run, self.at.epoch + 1
+        if done != self.config.optim.epochs and done % self.config.run.evaluate_every:
+            return None, None
+        count = len(run.test)
+        self.progress.epoch(self.at.epoch, count // self.fabric.world_size, "evaluation")
+        with run.clock.measure("evaluation", count):
+            found = evaluate(
+                self.fabric,
+                run.network,
+                run.test,
+                proxy_width=run.selector.proxy_width,
+                batch_size=self.config.selection.batch_size,
+                advance=self.progress.advance,
+            )
+        return found.full, found.proxy
 
     def total_seconds(self) -> float:
         return self.at.earlier_seconds + time.perf_counter() - self.started
 
     def save(self, *, best: bool = False) -> None:
         """Save the run as it is now. All processes wait for it."""
-        average_buffers(self.fabric, self.session.module)
-        checkpoint = capture(self.session, self.total_seconds())
+        average_buffers(self.fabric, as_module(self.run.network))
+        checkpoint = capture(self.run, self.total_seconds())
         if self.fabric.is_global_zero:
-            save_checkpoint(self.run_dir, checkpoint, best=best)
+            save_checkpoint(self.journal.run_dir, checkpoint, best=best)
         self.fabric.barrier()
 
     def summary(self, *, completed: bool) -> Summary:
-        session, at = self.session, self.at
+        run, at = self.run, self.at
         return Summary(
             accuracy=math.nan if at.accuracy is None else at.accuracy,
             proxy_accuracy=at.proxy_accuracy,
-            proxy_width=session.choice.proxy_width,
+            proxy_width=run.selector.proxy_width,
             epochs=at.epoch,
             samples=at.samples,
             steps=at.global_step,
-            seconds=session.cost.seconds(),
+            seconds=run.clock.seconds(),
             total_seconds=self.total_seconds(),
             completed=completed,
-            run_dir=str(self.run_dir),
+            run_dir=str(self.journal.run_dir),
         )
-
-
-def _new_run_dir(session: Session) -> Path:
-    """Make a new directory, the same for every process, holding the configuration."""
-    run_dir: Path | None = None
-    if session.fabric.is_global_zero:
-        run_dir = make_run_dir(session.config)
-        write_config(run_dir, session.config)
-    return Path(session.fabric.broadcast(str(run_dir)))
-
-
-def _open_log(session: Session, run_dir: Path) -> RunLog:
-    at, tensorboard = session.position, session.config.run.tensorboard
-    if at.global_step or at.epoch:
-        return RunLog.resume(run_dir, at.epoch, keep_refresh=at.step > 0, tensorboard=tensorboard)
-    log = RunLog(run_dir, tensorboard=tensorboard)
-    fabric = session.fabric
-    log.start(session.config.to_dict(), environment(fabric.device, fabric.world_size))
-    return log
-
-
-def _open_progress(session: Session, enabled: bool) -> TrainingProgress:
-    return TrainingProgress(
-        session.config.optim.epochs,
-        enabled=enabled,
-        first_epoch=session.position.epoch,
-        epoch_samples=planned_samples(session),
-    )
-
-
-def _headline(session: Session, run_dir: Path) -> str:
-    config, data, at = session.config, session.data, session.position
-    parameters = sum(parameter.numel() for parameter in session.module.parameters())
-    width = session.choice.proxy_width
-    proxy = "" if width is None else f", proxy of width {width:g}"
-    going_on = f", from epoch {at.epoch + 1}, step {at.step}" if at.epoch or at.step else ""
-    return (
-        f"{run_dir}: {config.data.name}, {len(data.train):,} training and {len(data.test):,} test "
-        f"images; {config.model.name}, {parameters:,} parameters{proxy}; "
-        f"{session.fabric.world_size} x {session.fabric.device.type}{going_on}"
-    )
-
-
-def _batch_pixels(session: Session) -> int:
-    return session.config.optim.batch_size * session.data.train.images[0, 0].numel()

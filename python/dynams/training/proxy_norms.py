@@ -6,19 +6,17 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from dynams.data import ImageSet
 from dynams.models import SlimmableResNet
 from dynams.models.layers import SwitchableBatchNorm2d
 from dynams.training.batches import Batches, share
 from dynams.training.distributed import average_buffers
-from dynams.training.frozen import Slimmable
+from dynams.training.network import Network
 
 
 @torch.no_grad()
 def reestimate_norms(
     fabric: Fabric,
-    module: Slimmable,
-    images: ImageSet,
+    network: Network,
     batches: Batches,
     indices: Tensor,
     *,
@@ -32,20 +30,19 @@ def reestimate_norms(
 
     Args:
         fabric: gives precision, rank and number of processes.
-        module: the network, whose slim width takes leading channels; its mode is kept.
-        images: what to estimate from.
-        batches: makes float batches, not augmented.
+        network: the network, whose slim width takes leading channels; its mode is kept.
+        batches: what to estimate from, not augmented.
         indices: (n,) int64, distinct.
         width: the slim width.
         batch_size: images at a time, at least 2.
 
     Raises:
-        TypeError: the slim width of ``module`` may take other channels than the leading ones.
+        TypeError: the slim width of ``network`` may take other channels than the leading ones.
     """
-    if not isinstance(module, SlimmableResNet):
-        raise TypeError(f"module must be a SlimmableResNet, got {type(module).__name__}")
+    if not isinstance(network, SlimmableResNet):
+        raise TypeError(f"network: got {type(network).__name__}, want SlimmableResNet")
     norms = []
-    for each in module.modules():
+    for each in network.modules():
         if isinstance(each, SwitchableBatchNorm2d):
             slim, full = each.at(width), each.at(1.0)
             assert isinstance(slim, nn.BatchNorm2d)
@@ -55,16 +52,16 @@ def reestimate_norms(
             slim.reset_running_stats()
             norms.append((slim, slim.momentum))
             slim.momentum = None  # a plain average over all batches
-    training = module.training
-    module.train()
+    training = network.training
+    network.train()
     try:
         start, end = share(0, len(indices), fabric.global_rank, fabric.world_size)
-        for batch, _ in batches.picked(images, indices[start:end], batch_size):
+        for batch, _ in batches.picked(indices[start:end], batch_size):
             if len(batch) > 1:
                 with fabric.autocast():
-                    module.features(batch, width)
+                    network.features(batch, width)
     finally:
-        module.train(training)
+        network.train(training)
         for slim, momentum in norms:
             slim.momentum = momentum
-    average_buffers(fabric, module)
+    average_buffers(fabric, network)

@@ -5,22 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dynams.data import ImageSet
 from dynams.report import RefreshRecord, SamplePictures
 from dynams.selection import Refresh
+from dynams.training.batches import Batches
 
 _QUANTILES = 21
 _BINS = 40
 
 
-def refresh_record(refresh: Refresh, images: ImageSet) -> RefreshRecord:
+def refresh_record(refresh: Refresh, batches: Batches) -> RefreshRecord:
     """Summarise a refresh on the host.
 
     Args:
         refresh: what the sampler selected.
-        images: the candidates, for their classes.
+        batches: the candidates, for their classes.
     """
-    labels = images.labels.cpu()[refresh.indices.cpu()]
+    labels = batches.labels.cpu()[refresh.indices.cpu()]
     margins = refresh.margins.cpu()
     finite = margins[margins.isfinite()].double()
     edges, counts = _histogram(finite)
@@ -32,20 +32,20 @@ def refresh_record(refresh: Refresh, images: ImageSet) -> RefreshRecord:
         quantiles=_quantiles(finite),
         histogram_edges=edges,
         histogram_counts=counts,
-        class_counts=torch.bincount(labels, minlength=len(images.classes)).tolist(),
+        class_counts=torch.bincount(labels, minlength=len(batches.classes)).tolist(),
     )
 
 
-def sample_pictures(margins: Tensor, images: ImageSet, count: int = 16) -> SamplePictures | None:
+def sample_pictures(margins: Tensor, batches: Batches, count: int = 16) -> SamplePictures | None:
     """Pick the samples closest to and farthest from the decision boundary.
 
     Args:
-        margins: (N,) of all ``images``; samples without a finite margin are left out.
-        images: the samples.
+        margins: (N,) of all samples; those without a finite margin are left out.
+        batches: the samples.
         count: how many of each kind at most.
 
     Returns:
-        None if no margin is finite.
+        None if no margin is finite, or the samples are no pictures.
     """
     margins = margins.detach().cpu()
     scored = margins.isfinite().nonzero().flatten()
@@ -53,16 +53,18 @@ def sample_pictures(margins: Tensor, images: ImageSet, count: int = 16) -> Sampl
     if not len(order):
         return None
     closest, farthest = order[:count], order.flip(0)[:count]
-    pick = images.images.device
-    labels = images.labels.cpu()
+    near, far = batches.pictures(closest), batches.pictures(farthest)
+    if near is None or far is None:
+        return None
+    labels = batches.labels.cpu()
     return SamplePictures(
-        closest=images.images[closest.to(pick)],
+        closest=near,
         closest_margins=margins[closest],
         closest_labels=labels[closest],
-        farthest=images.images[farthest.to(pick)],
+        farthest=far,
         farthest_margins=margins[farthest],
         farthest_labels=labels[farthest],
-        classes=images.classes,
+        classes=batches.classes,
     )
 
 

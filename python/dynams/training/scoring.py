@@ -1,6 +1,6 @@
 """Scoring: what a strategy wants to know of every candidate, by the proxy, as cheaply as the hardware allows.
 
-The proxy is frozen once (see `dynams.training.frozen`) and reads the images once, in order, in large
+The proxy is frozen once (see `dynams.training.network`) and reads the images once, in order, in large
 batches, without gradients or augmentation. Scores come from `dynams_kernels.linear_scores`, which never
 stores logits; only residuals, which are as large, need them. The head is computed in float32 also where
 the network runs in bfloat16: eight bits would put whole crowds of samples at one margin, to be told
@@ -19,12 +19,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 import dynams_kernels as dk
-from dynams.data import ImageSet
 from dynams.selection.methods.difficulty import last_layer_gradient_norm
 from dynams.selection.signals import Signals
 from dynams.training.batches import Batches, share
 from dynams.training.distributed import gather_shares
-from dynams.training.frozen import Slimmable, frozen
+from dynams.training.network import Network, frozen
 
 _KINDS: tuple[dk.ScoreKind, ...] = get_args(dk.ScoreKind)
 _TENSORS = frozenset({"features", "residuals"})
@@ -32,8 +31,7 @@ _TENSORS = frozenset({"features", "residuals"})
 
 def score_signals(
     fabric: Fabric,
-    module: Slimmable,
-    images: ImageSet,
+    network: Network,
     batches: Batches,
     needs: Iterable[str],
     *,
@@ -43,13 +41,12 @@ def score_signals(
     stop: Callable[[], bool] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Signals | None:
-    """Compute what is wanted of ``images``.
+    """Compute what is wanted of the candidates.
 
     Args:
         fabric: gives precision, rank and number of processes.
-        module: the network; its state is left as it is.
-        images: the candidates.
-        batches: makes float batches of them.
+        network: its state is left as it is.
+        batches: the candidates.
         needs: names of scores (all of `dynams_kernels.linear_scores`, "grand"), "labels", "features"
             and "residuals".
         width: width to score at.
@@ -66,17 +63,17 @@ def score_signals(
         ValueError: something is wanted that no network gives.
     """
     needs = frozenset(needs)
-    network = frozen(module, width, batches.reading_format)
-    reader = _Reader(network.head, needs)
-    total = len(images) if indices is None else len(indices)
+    scorer = frozen(network, width, batches.reading_format)
+    reader = _Reader(scorer.head, needs)
+    total = len(batches) if indices is None else len(indices)
     start, end = share(0, total, fabric.global_rank, fabric.world_size)
     longest = -(-total // fabric.world_size)
     known = reader.room(end - start, batches.device)
     done = 0
     with torch.inference_mode():
-        for batch, labels in _read(batches, images, indices, start, end, batch_size):
+        for batch, labels in _read(batches, indices, start, end, batch_size):
             with fabric.autocast():
-                features = network.features(batch)
+                features = scorer.features(batch)
             for name, values in reader(features.float(), labels).items():
                 known[name][done : done + len(labels)] = values
             done += len(labels)
@@ -89,7 +86,9 @@ def score_signals(
         if stop is not None and any(stop() for _ in range(missing)):
             return None
     whole = {name: gather_shares(fabric, part, total) for name, part in known.items()}
-    labels = images.labels if indices is None else images.labels[indices.to(images.labels.device)]
+    labels = batches.labels
+    if indices is not None:
+        labels = labels[indices.to(labels.device)]
     return Signals(
         total,
         {name: values for name, values in whole.items() if name not in _TENSORS},
@@ -102,8 +101,7 @@ def score_signals(
 
 def score_candidates(
     fabric: Fabric,
-    module: Slimmable,
-    images: ImageSet,
+    network: Network,
     batches: Batches,
     *,
     width: float = 1.0,
@@ -112,15 +110,14 @@ def score_candidates(
     stop: Callable[[], bool] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Tensor | None:
-    """Margins of all ``images``: `score_signals` for the one score ``kind``.
+    """Margins of all candidates: `score_signals` for the one score ``kind``.
 
     Returns:
-        (len(images),) float32 on the device, or None if ``stop`` said so.
+        (len(batches),) float32 on the device, or None if ``stop`` said so.
     """
     known = score_signals(
         fabric,
-        module,
-        images,
+        network,
         batches,
         {kind},
         width=width,
@@ -158,11 +155,11 @@ def _parameters(head: nn.Module) -> tuple[Tensor, Tensor | None]:
 
 
 def _read(
-    batches: Batches, images: ImageSet, indices: Tensor | None, start: int, end: int, size: int
+    batches: Batches, indices: Tensor | None, start: int, end: int, size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     if indices is None:
-        return batches.plain(images, start, end, size)
-    return batches.picked(images, indices[start:end], size)
+        return batches.plain(start, end, size)
+    return batches.picked(indices[start:end], size)
 
 
 class _Reader:

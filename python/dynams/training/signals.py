@@ -13,20 +13,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dynams.data import ImageSet
 from dynams.selection.methods.interface import BatchSelection, BatchStrategy
 from dynams.selection.signals import VALIDATION, Signals
+from dynams.training.batches import Batches
 from dynams.training.distributed import average_buffers
+from dynams.training.network import as_module
 from dynams.training.proxy_norms import reestimate_norms
 from dynams.training.scoring import head_scores, score_signals
 from dynams.training.seeds import generator
 
 if TYPE_CHECKING:
-    from dynams.training.session import Session
+    from dynams.training.run import TrainingRun
 
 
 def collect_signals(
-    session: Session,
+    run: TrainingRun,
     wanted: frozenset[str],
     *,
     stop: Callable[[], bool],
@@ -36,7 +37,7 @@ def collect_signals(
     """Collect what a strategy wants to know for the epoch that begins. All processes come here together.
 
     Args:
-        session: the run.
+        run: the run.
         wanted: names of the signals.
         stop: asked after each batch scored, equally often in every process.
         show: told how many samples this process is going to score.
@@ -45,37 +46,36 @@ def collect_signals(
     Returns:
         At least what is wanted, on the device, or None if ``stop`` said so.
     """
-    candidates, chosen, choice = session.data.train, session.config.selection, session.choice
-    scores = {name: session.given[name] for name in wanted & session.given.keys()}
+    candidates, chosen, selector = run.batches, run.config.selection, run.selector
+    scores = {name: run.given[name] for name in wanted & run.given.keys()}
     stale: Tensor | None = None
-    if session.visits is not None:
-        with session.cost.measure("scoring"):
-            session.visits.merge(session.fabric)
-            visited = wanted & choice.visits
-            scores |= {name: session.visits.score(name) for name in visited}
+    if run.visits is not None:
+        with run.clock.measure("scoring"):
+            run.visits.merge(run.fabric)
+            visited = wanted & selector.visits
+            scores |= {name: run.visits.score(name) for name in visited}
             if chosen.free:
                 age = chosen.refresh_every if chosen.max_age is None else chosen.max_age
-                fresh = session.visits.fresh(session.position.epoch, age)
+                fresh = run.visits.fresh(run.position.epoch, age)
                 stale = (~fresh).nonzero().flatten()
-    by_network = wanted & choice.scored
+    by_network = wanted & selector.scored
     mine = frozenset(name for name in by_network if not name.startswith(VALIDATION))
     theirs = frozenset(name.removeprefix(VALIDATION) for name in by_network - mine)
-    known: Signals | None = Signals(len(candidates), device=session.fabric.device)
+    known: Signals | None = Signals(len(candidates), device=run.fabric.device)
     held: Signals | None = None
     if by_network and (stale is None or len(stale)):
-        _prepare_proxy(session)
+        _prepare_proxy(run)
 
-    def score(images: ImageSet, needs: frozenset[str], indices: Tensor | None) -> Signals | None:
-        count = len(images) if indices is None else len(indices)
-        show(count // session.fabric.world_size)
-        with session.cost.measure("scoring", count):
+    def score(batches: Batches, needs: frozenset[str], indices: Tensor | None) -> Signals | None:
+        count = len(batches) if indices is None else len(indices)
+        show(count // run.fabric.world_size)
+        with run.clock.measure("scoring", count):
             return score_signals(
-                session.fabric,
-                session.module,
-                images,
-                session.batches,
+                run.fabric,
+                run.network,
+                batches,
                 needs,
-                width=session.config.score_width,
+                width=selector.proxy_width or 1.0,
                 batch_size=chosen.batch_size,
                 indices=indices,
                 stop=stop,
@@ -85,8 +85,8 @@ def collect_signals(
     if mine and (stale is None or len(stale)):
         known = score(candidates, mine | (wanted & {"labels"}), stale)
     if theirs:
-        assert session.holdout is not None
-        held = score(session.holdout, theirs, None)
+        assert run.held_out is not None
+        held = score(run.held_out, theirs, None)
     if known is None or (theirs and held is None):
         return None
     for name, values in known.scores.items():
@@ -94,7 +94,7 @@ def collect_signals(
             scores[name] = values
         else:
             scores[name][stale] = values
-    labels = candidates.labels.to(session.fabric.device) if "labels" in wanted else None
+    labels = candidates.labels.to(run.fabric.device) if "labels" in wanted else None
     return Signals(
         len(candidates),
         scores,
@@ -102,12 +102,12 @@ def collect_signals(
         known.features,
         known.residuals,
         held,
-        session.fabric.device,
+        run.fabric.device,
     )
 
 
 def choose_of_batch(
-    session: Session,
+    run: TrainingRun,
     strategy: BatchStrategy,
     features: Tensor,
     labels: Tensor,
@@ -117,49 +117,48 @@ def choose_of_batch(
     """Let ``strategy`` choose of a batch from what its head takes.
 
     Args:
-        session: the run; its position seeds the draw.
+        run: the run; its position seeds the draw.
         strategy: what chooses.
         features: (B, D).
         labels: (B,) int64.
         indices: (B,) int64, the samples, on the device.
         progress: of the training, in [0, 1].
     """
-    at = session.position
-    given = {name: values[indices] for name, values in session.given.items()}
-    scores = head_scores(session.module.head, features, labels, strategy.needs - given.keys())
+    at = run.position
+    given = {name: values[indices] for name, values in run.given.items()}
+    scores = head_scores(run.network.head, features, labels, strategy.needs - given.keys())
     return strategy.keep(
         Signals(len(labels), {**scores, **given}, labels),
         progress=progress,
         generator=generator(
             "cpu",
-            session.config.run.seed,
+            run.config.run.seed,
             purpose="choice of a batch",
             epoch=at.epoch,
             step=at.step,
-            rank=session.fabric.global_rank,
+            rank=run.fabric.global_rank,
         ),
     )
 
 
-def _prepare_proxy(session: Session) -> None:
+def _prepare_proxy(run: TrainingRun) -> None:
     """Bring the statistics that scoring reads up to date."""
-    config, candidates = session.config, session.data.train
-    width = session.choice.proxy_width
+    config, candidates = run.config, run.batches
+    width = run.selector.proxy_width
     if config.proxy.recipe != "batch_norm" or width is None:
-        average_buffers(session.fabric, session.module)
+        average_buffers(run.fabric, as_module(run.network))
         return
     random = generator(
-        "cpu", config.run.seed, purpose="batch-norm estimation", epoch=session.position.epoch
+        "cpu", config.run.seed, purpose="batch-norm estimation", epoch=run.position.epoch
     )
     count = min(len(candidates), config.proxy.batches * config.selection.batch_size)
     drawn = torch.randperm(len(candidates), generator=random)[:count]
-    with session.cost.measure("scoring", count):
-        average_buffers(session.fabric, session.module)
+    with run.clock.measure("scoring", count):
+        average_buffers(run.fabric, as_module(run.network))
         reestimate_norms(
-            session.fabric,
-            session.module,
+            run.fabric,
+            run.network,
             candidates,
-            session.batches,
             drawn,
             width=width,
             batch_size=config.selection.batch_size,

@@ -17,8 +17,8 @@ from dynams.bench import BenchConfig
 from dynams.cli import main
 from dynams.cli.errors import UsageError, one_line
 from dynams.cli.options import parse, presets
-from dynams.training.choosing import build_choice
 from dynams.training.config import TrainConfig
+from dynams.training.resolve import build_selector
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -140,8 +140,8 @@ def test_a_recipe_s_preset_goes_on_top_of_a_data_set_s():
     assert own == parse(["--preset", "cifar10"]).config
     paper = parse(["--preset=cifar10", "--preset=dynams", "--preset=dynams-paper"]).config
     assert own.model == paper.model == parse(["--preset", "cifar10"]).config.model
-    assert (own.selection.free, build_choice(own).proxy_width) == (True, None)
-    assert (paper.selection.free, build_choice(paper).proxy_width) == (False, 0.5)
+    assert (own.selection.free, build_selector(own).proxy_width) == (True, None)
+    assert (paper.selection.free, build_selector(paper).proxy_width) == (False, 0.5)
     assert paper.selection.exploration == 0.0
     assert parse(["--preset", "dynams", "--selection.budget=0.5"]).config.selection.budget == 0.5
 

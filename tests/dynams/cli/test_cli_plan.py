@@ -216,7 +216,7 @@ def test_the_budget_of_a_file_is_replaced_by_the_one_found(rates, capsys, tmp_pa
         (["--rates=rates", "--data.limit=100"], "data.limit was 241, is 100"),
         (["--rates=rates", "--data.holdout=0.1"], "data.holdout was 0.0, is 0.1"),
         (["--rates=rates", "--optim.batch_size=64"], "optim.batch_size was 32, is 64"),
-        (["--rates=rates", "--proxy.recipe=full"], "proxy.recipe was 'joint', is 'full'"),
+        (["--rates=rates", "--proxy.recipe=none"], "proxy.recipe was 'joint', is 'none'"),
         (["--rates=rates", "--proxy.width=0.25"], "proxy.width was 0.5, is 0.25"),
         (["--rates=rates", "--run.precision=bf16-mixed"], "was '32-true', is 'bf16-mixed'"),
         (["--rates=rates", "--run.compile=true"], "run.compile was False, is True"),
@@ -269,7 +269,10 @@ def test_a_calibration_without_what_the_run_needs_is_refused(rates, capsys):
 
     edit(rates, unscored)
     message = refused(capsys, "--rates=rates")
-    assert "rates.scoring: not measured, and the plan needs it; a run with two" in message
+    assert (
+        "rates.scoring: got None, want what was measured: there is work of that kind; a run with two"
+        in message
+    )
 
 
 def test_a_calibration_without_a_checkpoint_or_an_epoch_is_refused(rates, capsys):

@@ -18,7 +18,7 @@ from dynams.cli import main
 from dynams.cli.options import parse
 from dynams.data import load_data
 from dynams.models import build_model
-from dynams.training.batches import Batches
+from dynams.training.batches import ImageBatches
 from dynams.training.checkpoint import BEST, checkpoint_path, load_checkpoint
 from dynams.training.evaluation import evaluate
 from dynams.training.loop import train
@@ -164,7 +164,7 @@ def assert_accuracy(run_dir: Path, name: str, accuracy: float) -> None:
     data = load_data("digits", limit=241)
     network = build_model("resnet8", 10, in_channels=1, base_channels=4)
     network.load_state_dict(load_checkpoint(checkpoint_path(run_dir, name)).model)
-    batches = Batches(torch.device("cpu"), data.mean, data.std, data.augmentation)
-    result = evaluate(Fabric(accelerator="cpu"), network, data.test, batches, batch_size=64)
+    batches = ImageBatches(data.test, torch.device("cpu"), data.mean, data.std, data.augmentation)
+    result = evaluate(Fabric(accelerator="cpu"), network, batches, batch_size=64)
     assert result.full == accuracy
     assert result.samples == len(data.test)

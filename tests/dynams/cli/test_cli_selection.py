@@ -8,7 +8,7 @@ import pytest
 from dynams.cli import main
 from dynams.cli.options import parse
 from dynams.selection import STRATEGIES
-from dynams.training.choosing import build_choice
+from dynams.training.resolve import build_selector
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -29,7 +29,7 @@ def test_a_strategys_own_options_are_a_mapping_in_any_form(tmp_path):
         ["--config", str(file)],
     ]
     for argv in given:
-        strategy = build_choice(parse(argv).config).strategy
+        strategy = build_selector(parse(argv).config).strategy
         assert strategy.smoothing == 0.2
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynams.cost import Clock
 from dynams.data import Augmentation, ImageSet
-from dynams.training.batches import Batches, resolve_augmentation, share, step_bounds
+from dynams.training.batches import ImageBatches, resolve_augmentation, share, step_bounds
 from dynams.training.config import DataConfig
+from dynams.training.seeds import generator
 
 
 @given(samples=st.integers(0, 5000), batch_size=st.integers(1, 700))
@@ -44,13 +48,13 @@ def images(count: int = 10) -> ImageSet:
     )
 
 
-def batches(augmentation: Augmentation) -> Batches:
-    return Batches(torch.device("cpu"), (0.5,), (0.25,), augmentation)
+def batches(images: ImageSet, augmentation: Augmentation) -> ImageBatches:
+    return ImageBatches(images, torch.device("cpu"), (0.5,), (0.25,), augmentation)
 
 
 def test_plain_batches_are_the_images_in_order_normalised():
     every = images()
-    parts = list(batches(Augmentation(crop_padding=2, flip=True)).plain(every, 1, 9, 3))
+    parts = list(batches(every, Augmentation(crop_padding=2, flip=True)).plain(1, 9, 3))
     assert [len(labels) for _, labels in parts] == [3, 3, 2]
     expected = (every.images[1:9].double() / 255 - 0.5) / 0.25
     torch.testing.assert_close(torch.cat([batch for batch, _ in parts]), expected.float())
@@ -59,10 +63,10 @@ def test_plain_batches_are_the_images_in_order_normalised():
 
 def test_training_batches_follow_the_indices_and_the_generator():
     every, chosen = images(), torch.tensor([7, 2, 2, 9])
-    make = batches(Augmentation(crop_padding=1, flip=True))
-    first = make.training(every, chosen, torch.Generator().manual_seed(5))
-    again = make.training(every, chosen, torch.Generator().manual_seed(5))
-    other = make.training(every, chosen, torch.Generator().manual_seed(6))
+    make = batches(every, Augmentation(crop_padding=1, flip=True))
+    first = make.training(chosen, torch.Generator().manual_seed(5))
+    again = make.training(chosen, torch.Generator().manual_seed(5))
+    other = make.training(chosen, torch.Generator().manual_seed(6))
     assert torch.equal(first[1], every.labels[chosen])
     assert torch.equal(first[0], again[0])
     assert not torch.equal(first[0], other[0])
@@ -80,7 +84,31 @@ def test_what_the_configuration_leaves_open_is_as_suits_the_data():
 def test_images_are_not_changed_by_making_batches(rank):
     every = images()
     before = every.images.clone()
-    make = batches(Augmentation(crop_padding=2, flip=True))
-    make.training(every, torch.arange(rank, 10, 2), torch.Generator().manual_seed(rank))
+    make = batches(every, Augmentation(crop_padding=2, flip=True))
+    make.training(torch.arange(rank, 10, 2), torch.Generator().manual_seed(rank))
     list(make.plain(every, 0, 10, 4))
     assert torch.equal(every.images, before)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_epoch_is_its_steps_in_order_wherever_it_begins(processes):
+    order, bounds = torch.tensor([7, 2, 9, 0, 5, 1, 3]), step_bounds(7, 3)
+    make = replace(
+        batches(images(), Augmentation(crop_padding=1, flip=True)), seed=4, processes=processes
+    )
+    ranks = [replace(make, rank=rank) for rank in range(processes)]
+    for rank, mine in enumerate(ranks):
+        clock = Clock()
+        whole = list(mine.epoch(order, bounds, epoch=2, clock=clock))
+        counted = 0
+        for step, (batch, labels) in enumerate(whole):
+            first, last = share(*bounds[step], rank, processes)
+            draws = generator("cpu", 4, purpose="augmentation", epoch=2, step=step, rank=rank)
+            wanted = mine.training(order[first:last], draws)
+            assert torch.equal(batch, wanted[0])
+            assert torch.equal(labels, wanted[1])
+            counted += last - first
+        assert clock.samples["data"] == counted
+        resumed = list(mine.epoch(order, bounds, epoch=2, first_step=2))
+        assert len(resumed) == len(whole) - 2
+        assert torch.equal(resumed[0][0], whole[2][0])

@@ -12,8 +12,8 @@ import torch
 import yaml
 from training_runs import StopAt, equal, log_lines, made_up_data, made_up_images, small_config
 
+from dynams.cost import PURPOSES
 from dynams.report.runlog import read_run
-from dynams.training import PURPOSES
 from dynams.training.checkpoint import BEST, checkpoint_path, load_checkpoint
 from dynams.training.config import TrainConfig
 from dynams.training.errors import NonFiniteLossError
@@ -194,13 +194,13 @@ def test_the_checkpoint_of_a_good_epoch_survives_a_bad_one(tmp_path):
 
 def test_too_few_images_are_refused(tmp_path):
     tiny = dataclasses.replace(DATA, train=made_up_images(1, 1))
-    with pytest.raises(ValueError, match=r"data\.train: 1 devices need at least 2 images, got 1"):
+    with pytest.raises(ValueError, match=r"data\.train: got 1 images, want at least 2"):
         train(small_config(tmp_path), tiny)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_a_device_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"run\.accelerator: wanted cuda"):
+    with pytest.raises(ValueError, match=r"run\.accelerator: got cuda, want a device"):
         train(small_config(tmp_path, run={"accelerator": "cuda"}), DATA)
 
 

@@ -8,19 +8,23 @@ from lightning_fabric import Fabric
 from torch import nn
 from training_runs import made_up_data, made_up_images, small_config
 
-from dynams.data import Augmentation
+from dynams.data import Augmentation, ImageSet
 from dynams.models import SlimmableResNet, build_model
 from dynams.models.layers import SwitchableBatchNorm2d
 from dynams.report.runlog import read_run
 from dynams.slimmable import convert
-from dynams.training.batches import Batches
+from dynams.training.batches import ImageBatches
 from dynams.training.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
 from dynams.training.loop import train
 from dynams.training.proxy_norms import reestimate_norms
 
 DATA = made_up_data()
 FABRIC = Fabric(accelerator="cpu")
-BATCHES = Batches(torch.device("cpu"), (0.4,), (0.3,), Augmentation(crop_padding=0, flip=False))
+
+
+def batches_of(images: ImageSet) -> ImageBatches:
+    still = Augmentation(crop_padding=0, flip=False)
+    return ImageBatches(images, torch.device("cpu"), (0.4,), (0.3,), still)
 
 
 def final(run_dir: str) -> Checkpoint:
@@ -42,7 +46,7 @@ def test_estimated_norms_have_the_full_widths_scales_and_the_slim_widths_statist
     module = network().train()
     places = torch.tensor([3, 1, 20, 7, 9, 11, 0, 5])
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    reestimate_norms(FABRIC, module, images, BATCHES, places, width=0.5, batch_size=8)
+    reestimate_norms(FABRIC, module, batches_of(images), places, width=0.5, batch_size=8)
     stem = module.stem.norm
     slim, full = stem.at(0.5), stem.at(1.0)
     assert torch.equal(slim.weight, full.weight[:3])
@@ -60,7 +64,7 @@ def test_estimated_norms_have_the_full_widths_scales_and_the_slim_widths_statist
     assert all("width_0_5" in name for name in changed)
     # Once more gives the same: nothing of the estimate before is left.
     once = {name: value.clone() for name, value in module.state_dict().items()}
-    reestimate_norms(FABRIC, module, images, BATCHES, places, width=0.5, batch_size=8)
+    reestimate_norms(FABRIC, module, batches_of(images), places, width=0.5, batch_size=8)
     assert all(value.equal(once[name]) for name, value in module.state_dict().items())
 
 
@@ -73,9 +77,9 @@ def test_norms_of_a_network_that_may_take_other_channels_are_refused():
         nn.Linear(4, 3),
     )
     images, places = made_up_images(4, seed=1), torch.arange(4)
-    with pytest.raises(TypeError, match="module must be a SlimmableResNet, got SlimmableNetwork"):
+    with pytest.raises(TypeError, match="network: got SlimmableNetwork, want SlimmableResNet"):
         reestimate_norms(
-            FABRIC, convert(plain, (0.5, 1.0)), images, BATCHES, places, width=0.5, batch_size=2
+            FABRIC, convert(plain, (0.5, 1.0)), batches_of(images), places, width=0.5, batch_size=2
         )
 
 
@@ -92,8 +96,8 @@ def test_batch_norm_trains_no_proxy_and_counts_its_estimates_as_scoring(tmp_path
     assert state.model["stem.norm.width_0_5.num_batches_tracked"] == 2
 
 
-def test_full_scores_with_the_whole_network_and_has_no_proxy(tmp_path):
-    summary = train(small_config(tmp_path, proxy={"recipe": "full"}), DATA)
+def test_none_scores_with_the_whole_network_and_has_no_proxy(tmp_path):
+    summary = train(small_config(tmp_path, proxy={"recipe": "none"}), DATA)
     same = train(small_config(tmp_path, proxy={"width": 1.0}), DATA)
     assert summary.proxy_width is None
     ours, theirs = final(summary.run_dir), final(same.run_dir)
@@ -110,7 +114,7 @@ def test_a_share_of_the_batch_is_what_the_proxy_trains_on(recipe, tmp_path):
 
 
 def test_free_scores_are_of_the_last_visit_and_only_the_others_are_scored(tmp_path):
-    sections = {"selection": {"free": True, "max_age": 1}, "proxy": {"recipe": "full"}}
+    sections = {"selection": {"free": True, "max_age": 1}, "proxy": {"recipe": "none"}}
     config = small_config(tmp_path, **sections)
     summary = train(config, DATA)
     state = final(summary.run_dir)
@@ -129,7 +133,7 @@ def test_the_age_limit_decides_what_is_scored_again(tmp_path):
         config = small_config(
             tmp_path,
             selection={"free": True, "max_age": max_age, "options": {"ties": "random"}},
-            proxy={"recipe": "full"},
+            proxy={"recipe": "none"},
         )
         return final(train(config, DATA).run_dir).cost["samples"]["scoring"]
 

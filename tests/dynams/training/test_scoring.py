@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,14 +14,16 @@ from training_runs import made_up_images
 import oracle
 from dynams.data import Augmentation
 from dynams.models import SlimmableResNet, build_model
-from dynams.training.batches import Batches
+from dynams.training.batches import ImageBatches
 from dynams.training.evaluation import evaluate
-from dynams.training.frozen import frozen
+from dynams.training.network import frozen
 from dynams.training.scoring import head_scores, score_candidates, score_signals
 
 FABRIC = Fabric(accelerator="cpu")
-BATCHES = Batches(torch.device("cpu"), (0.4,), (0.3,), Augmentation(crop_padding=2, flip=True))
 IMAGES = made_up_images(50, seed=4)
+BATCHES = ImageBatches(
+    IMAGES, torch.device("cpu"), (0.4,), (0.3,), Augmentation(crop_padding=2, flip=True)
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,7 @@ def network() -> SlimmableResNet:
         generator=torch.Generator().manual_seed(3),
     )
     optimizer = torch.optim.SGD(made.parameters(), lr=0.05)
-    for batch, labels in BATCHES.plain(made_up_images(60, seed=5), 0, 60, 20):
+    for batch, labels in replace(BATCHES, images=made_up_images(60, seed=5)).plain(0, 60, 20):
         losses = [torch.nn.functional.cross_entropy(z, labels) for z in made(batch, (1.0, 0.5))]
         sum(losses).backward()
         optimizer.step()
@@ -68,7 +72,7 @@ def margins(network: SlimmableResNet, width: float, kind: str) -> np.ndarray:
 @pytest.mark.parametrize("batch_size", [7, 64])
 def test_scores_are_the_margins_of_the_evaluating_network(network, kind, width, batch_size):
     scored = score_candidates(
-        FABRIC, network, IMAGES, BATCHES, width=width, kind=kind, batch_size=batch_size
+        FABRIC, network, BATCHES, width=width, kind=kind, batch_size=batch_size
     )
     assert scored.dtype == torch.float32
     np.testing.assert_allclose(scored.numpy(), margins(network, width, kind), rtol=1e-3, atol=1e-4)
@@ -77,8 +81,8 @@ def test_scores_are_the_margins_of_the_evaluating_network(network, kind, width, 
 def test_scoring_and_evaluating_leave_the_network_as_it_was(network):
     network.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    score_candidates(FABRIC, network, IMAGES, BATCHES, width=0.5)
-    evaluate(FABRIC, network, IMAGES, BATCHES, proxy_width=0.5)
+    score_candidates(FABRIC, network, BATCHES, width=0.5)
+    evaluate(FABRIC, network, BATCHES, proxy_width=0.5)
     assert network.training
     after = network.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
@@ -91,7 +95,6 @@ def test_scoring_stops_when_asked_and_tells_how_far_it_is(network):
     scored = score_candidates(
         FABRIC,
         network,
-        IMAGES,
         BATCHES,
         batch_size=16,
         stop=lambda: next(answers),
@@ -103,7 +106,7 @@ def test_scoring_stops_when_asked_and_tells_how_far_it_is(network):
 
 @pytest.mark.parametrize("batch_size", [7, 50])
 def test_the_accuracy_counts_each_image_once(network, batch_size):
-    result = evaluate(FABRIC, network, IMAGES, BATCHES, proxy_width=0.5, batch_size=batch_size)
+    result = evaluate(FABRIC, network, BATCHES, proxy_width=0.5, batch_size=batch_size)
     labels = IMAGES.labels.numpy()
     correct = {
         width: int((logits(network, width).argmax(1) == labels).sum()) for width in (1.0, 0.5)
@@ -112,7 +115,7 @@ def test_the_accuracy_counts_each_image_once(network, batch_size):
     assert result.correct == correct[1.0]
     assert result.full == correct[1.0] / 50
     assert result.proxy == correct[0.5] / 50
-    assert evaluate(FABRIC, network, IMAGES, BATCHES).proxy is None
+    assert evaluate(FABRIC, network, BATCHES).proxy is None
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -128,7 +131,7 @@ def test_a_frozen_network_has_no_norms_and_the_same_outputs(network, width, memo
 
 def test_bfloat16_scores_are_close_and_float32(network):
     fabric = Fabric(accelerator="cpu", precision="bf16-mixed")
-    scored = score_candidates(fabric, network, IMAGES, BATCHES, width=0.5)
+    scored = score_candidates(fabric, network, BATCHES, width=0.5)
     assert scored.dtype == torch.float32
     exact = margins(network, 0.5, "gap")
     assert np.abs(scored.numpy() - exact).max() < 0.1 * np.abs(exact).max()
@@ -137,7 +140,9 @@ def test_bfloat16_scores_are_close_and_float32(network):
 def test_half_precision_does_not_put_crowds_at_one_margin(network):
     fabric = Fabric(accelerator="cpu", precision="bf16-mixed")
     images = made_up_images(600, seed=6)
-    margins = score_candidates(fabric, network, images, BATCHES, width=0.5, batch_size=200)
+    margins = score_candidates(
+        fabric, network, replace(BATCHES, images=images), width=0.5, batch_size=200
+    )
     # A bfloat16 head would leave some 256 values an octave, and many samples at exactly 0.
     assert len(margins.unique()) > 0.9 * len(images)
 
@@ -169,7 +174,7 @@ def test_signals_are_those_of_the_evaluating_network_alone_or_together(network, 
     wanted = expected(network, width)
     for indices, rows in ((None, slice(None)), (some, some.numpy())):
         known = score_signals(
-            FABRIC, network, IMAGES, BATCHES, needs, width=width, batch_size=8, indices=indices
+            FABRIC, network, BATCHES, needs, width=width, batch_size=8, indices=indices
         )
         assert known is not None
         assert known.count == (50 if indices is None else 5)
@@ -182,7 +187,7 @@ def test_signals_are_those_of_the_evaluating_network_alone_or_together(network, 
 
 def test_what_no_network_gives_is_refused(network):
     with pytest.raises(ValueError, match="no network gives forgetting"):
-        score_signals(FABRIC, network, IMAGES, BATCHES, {"gap", "forgetting"})
+        score_signals(FABRIC, network, BATCHES, {"gap", "forgetting"})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

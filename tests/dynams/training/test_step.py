@@ -10,14 +10,16 @@ import torch
 from lightning_fabric import Fabric
 from torch.nn.functional import cross_entropy
 
+from dynams.cost.clock import Clock
 from dynams.models import SlimmableResNet, build_model
 from dynams.selection.methods import BatchSelection
-from dynams.training.cost import Cost
-from dynams.training.step import Step, Sums, proxy_flop_share
+from dynams.training.step import TrainingStep
+from dynams.training.step_clock import StepClock, proxy_flop_share
+from dynams.training.sums import Sums
 
 
-class Recorder(Cost):
-    """A cost that also notes each boundary, and looks at the network there."""
+class Recorder(Clock):
+    """A clock that also notes each boundary, and looks at the network there."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,21 +43,25 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(6, 1, 8, 8, generator=random), torch.tensor([0, 1, 2, 0, 1, 2])
 
 
-def make(cost: Cost, **settings: Any) -> tuple[Step, SlimmableResNet, torch.optim.SGD]:
+def make(
+    clock: Clock, *, share: float | None = None, **settings: Any
+) -> tuple[TrainingStep, SlimmableResNet, torch.optim.SGD]:
     """A step that keeps the weights (learning rate 0) and the gradients."""
     module = network()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
     fabric = Fabric(accelerator="cpu")
     model, wrapped = fabric.setup(module, optimizer)
     wrapped.zero_grad = lambda: None
-    return Step(fabric, model, module, wrapped, cost, **settings), module, optimizer
+    head = module.head if "proxy_width" in settings else None
+    timed = StepClock(clock, head, share=share)
+    return TrainingStep(fabric, model, module, wrapped, timed, **settings), module, optimizer
 
 
 @pytest.mark.parametrize("proxy", [True, False])
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_the_gradient_is_that_of_both_losses(proxy, scale):
     settings = {"proxy_width": 0.5, "proxy_weight": 0.3, "label_smoothing": 0.1}
-    step, module, _ = make(Cost(), **settings)
+    step, module, _ = make(Clock(), **settings)
     images, labels = batch()
     output = step(images, labels, proxy=proxy, scale=scale)
     loss, proxy_loss = output.loss, output.proxy_loss
@@ -78,40 +84,40 @@ def test_the_gradient_is_that_of_both_losses(proxy, scale):
 
 
 def test_the_proxys_forward_and_backward_count_as_proxy_loss():
-    cost = Recorder()
-    step, module, _ = make(cost, proxy_width=0.5)
+    clock = Recorder()
+    step, module, _ = make(clock, proxy_width=0.5)
 
     def gradients(width: str) -> set[bool]:
         norms = (p for name, p in module.named_parameters() if width in name)
         return {parameter.grad is not None for parameter in norms}
 
-    cost.look = lambda: (gradients("width_0_5"), gradients("width_1_0"))
+    clock.look = lambda: (gradients("width_0_5"), gradients("width_1_0"))
     step(*batch(), proxy=True)
-    assert cost.boundaries == ["proxy loss", "training", "proxy loss", "training"]
-    assert cost.seen[2] == ({False}, {False})  # the backward pass begins
-    assert cost.seen[3] == ({True}, {False})  # done with the proxy, not yet with the rest
+    assert clock.boundaries == ["proxy loss", "training", "proxy loss", "training"]
+    assert clock.seen[2] == ({False}, {False})  # the backward pass begins
+    assert clock.seen[3] == ({True}, {False})  # done with the proxy, not yet with the rest
     assert gradients("width_1_0") == {True}
-    assert cost.samples["training"] == cost.samples["proxy loss"] == 6
-    assert all(cost.seconds()[purpose] > 0 for purpose in ("training", "proxy loss"))
+    assert clock.samples["training"] == clock.samples["proxy loss"] == 6
+    assert all(clock.seconds()[purpose] > 0 for purpose in ("training", "proxy loss"))
 
 
 def test_a_step_without_the_proxy_counts_as_training_alone():
-    cost = Recorder()
-    step, _, _ = make(cost, proxy_width=0.5)
+    clock = Recorder()
+    step, _, _ = make(clock, proxy_width=0.5)
     step(*batch(), proxy=False)
-    assert cost.boundaries == []
-    assert cost.seconds()["proxy loss"] == 0.0
-    assert cost.samples["proxy loss"] == 0
+    assert clock.boundaries == []
+    assert clock.seconds()["proxy loss"] == 0.0
+    assert clock.samples["proxy loss"] == 0
 
 
 def test_where_it_cannot_be_measured_the_proxy_bears_its_share_of_the_flops():
-    cost = Recorder()
-    step, module, _ = make(cost, proxy_width=0.5, proxy_share=0.25)
+    clock = Recorder()
+    step, module, _ = make(clock, proxy_width=0.5, share=0.25)
     step(*batch(), proxy=True)
-    seconds = cost.seconds()
-    assert cost.boundaries == []
+    seconds = clock.seconds()
+    assert clock.boundaries == []
     assert seconds["proxy loss"] == pytest.approx(seconds["training"] / 3)
-    assert cost.samples["proxy loss"] == 6
+    assert clock.samples["proxy loss"] == 6
     module.train()
     share = proxy_flop_share(module, batch()[0], 0.5)
     assert module.training
@@ -121,8 +127,8 @@ def test_where_it_cannot_be_measured_the_proxy_bears_its_share_of_the_flops():
 
 
 def test_training_a_proxy_that_is_not_there_is_refused():
-    step, _, _ = make(Cost())
-    with pytest.raises(ValueError, match="no proxy to train"):
+    step, _, _ = make(Clock())
+    with pytest.raises(ValueError, match="there is no proxy to train"):
         step(*batch(), proxy=True)
 
 
@@ -154,7 +160,7 @@ def assert_gradients(module: SlimmableResNet, plain: SlimmableResNet) -> None:
 
 def test_weights_multiply_each_samples_loss_at_both_widths():
     weights = torch.tensor([0.5, 2.0, 1.0, 0.0, 3.0, 1.0])
-    step, module, _ = make(Cost(), proxy_width=0.5, proxy_weight=0.3, label_smoothing=0.1)
+    step, module, _ = make(Clock(), proxy_width=0.5, proxy_weight=0.3, label_smoothing=0.1)
     images, labels = batch()
     output = step(images, labels, proxy=True, weights=weights)
     plain = network()
@@ -168,7 +174,7 @@ def test_weights_multiply_each_samples_loss_at_both_widths():
 
 
 def test_a_distilled_proxy_learns_the_full_widths_outputs_and_does_not_pull_them():
-    step, module, _ = make(Cost(), proxy_width=0.5, distill=True)
+    step, module, _ = make(Clock(), proxy_width=0.5, distill=True)
     images, labels = batch()
     output = step(images, labels, proxy=True)
     plain = network()
@@ -182,8 +188,8 @@ def test_a_distilled_proxy_learns_the_full_widths_outputs_and_does_not_pull_them
 
 
 def test_a_part_of_the_batch_trains_the_proxy_and_is_what_it_counts():
-    cost = Recorder()
-    step, module, _ = make(cost, proxy_width=0.5, proxy_part=0.5)
+    clock = Recorder()
+    step, module, _ = make(clock, proxy_width=0.5, proxy_part=0.5)
     images, labels = batch()
     output = step(images, labels, proxy=True)
     plain = network()
@@ -192,13 +198,13 @@ def test_a_part_of_the_batch_trains_the_proxy_and_is_what_it_counts():
     ).backward()
     assert_gradients(module, plain)
     assert (output.samples, output.proxy_samples) == (6, 3)
-    assert (cost.samples["training"], cost.samples["proxy loss"]) == (6, 3)
-    assert cost.boundaries == ["proxy loss", "training", "proxy loss", "training"]
+    assert (clock.samples["training"], clock.samples["proxy loss"]) == (6, 3)
+    assert clock.boundaries == ["proxy loss", "training", "proxy loss", "training"]
 
 
 def test_a_choice_inside_the_step_trains_on_the_kept_alone_with_their_weights():
-    cost = Recorder()
-    step, module, _ = make(cost)
+    clock = Recorder()
+    step, module, _ = make(clock)
     images, labels = batch()
     mask = torch.tensor([True, False, True, True, False, False])
     weights = torch.tensor([2.0, 0.0, 0.5, 1.0, 0.0, 0.0])
@@ -220,5 +226,5 @@ def test_a_choice_inside_the_step_trains_on_the_kept_alone_with_their_weights():
     for (name, ours), theirs in zip(module.named_buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(ours, theirs, msg=name)
     assert output.samples == 3
-    assert (cost.samples["scoring"], cost.samples["training"]) == (6, 3)
-    assert cost.seconds()["scoring"] > 0
+    assert (clock.samples["scoring"], clock.samples["training"]) == (6, 3)
+    assert clock.seconds()["scoring"] > 0

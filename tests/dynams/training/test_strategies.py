@@ -85,7 +85,7 @@ def test_every_strategy_trains_on_what_it_selects_and_counts_its_cost(name, tmp_
 
 
 WEIGHTED = {"selection": {"options": {"replacement": True}}}
-FREE = {"selection": {"free": True, "max_age": 1}, "proxy": {"recipe": "full"}}
+FREE = {"selection": {"free": True, "max_age": 1}, "proxy": {"recipe": "none"}}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "weighted": ("importance", WEIGHTED),
     "clusters": ("craig", {}),

@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 
-from dynams.training.choosing import build_choice
 from dynams.training.config import (
     MAY_CHANGE_ON_RESUME,
     DataConfig,
@@ -18,6 +17,7 @@ from dynams.training.config import (
     TrainConfig,
     changed_settings,
 )
+from dynams.training.resolve import build_selector
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_contradicting_settings_are_refused():
     with pytest.raises(ValueError, match=r"optim\.nesterov"):
         OptimConfig(momentum=0.0)
     assert OptimConfig(momentum=0.0, nesterov=False).momentum == 0.0
-    with pytest.raises(ValueError, match=r"optim\.batch_size: 4 devices"):
+    with pytest.raises(ValueError, match=r"optim\.batch_size: got 7, want at least 8"):
         TrainConfig(optim=OptimConfig(batch_size=7), run=RunConfig(devices=4))
 
 
@@ -103,11 +103,11 @@ def test_there_is_a_proxy_only_when_samples_are_scored_at_a_slim_width():
             selection=SelectionConfig(strategy=strategy), proxy=ProxyConfig(width=width)
         )
 
-    assert build_choice(config("margin", 0.5)).proxy_width == 0.5
-    assert build_choice(config("static-margin", 0.25)).proxy_width == 0.25
-    assert build_choice(config("margin", 1.0)).proxy_width is None
-    assert build_choice(config("random", 0.5)).proxy_width is None
-    assert build_choice(config("full", 0.5)).proxy_width is None
+    assert build_selector(config("margin", 0.5)).proxy_width == 0.5
+    assert build_selector(config("static-margin", 0.25)).proxy_width == 0.25
+    assert build_selector(config("margin", 1.0)).proxy_width is None
+    assert build_selector(config("random", 0.5)).proxy_width is None
+    assert build_selector(config("full", 0.5)).proxy_width is None
 
 
 def test_only_changes_that_matter_are_told():
@@ -123,3 +123,11 @@ def test_only_changes_that_matter_are_told():
 def test_every_setting_that_may_change_exists():
     settings = {f"{s}.{key}" for s, values in TrainConfig().to_dict().items() for key in values}
     assert settings >= MAY_CHANGE_ON_RESUME
+
+
+def test_a_run_of_before_the_recipe_was_called_none_is_read():
+    values = TrainConfig().to_dict()
+    values["proxy"]["recipe"] = "full"
+    assert TrainConfig.from_dict(values) == TrainConfig(proxy=ProxyConfig(recipe="none"))
+    with pytest.raises(ValueError, match=r"proxy\.recipe: got 'full', want one of joint"):
+        ProxyConfig(recipe="full")  # type: ignore[arg-type]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from dynams.cost.forecast import Outline, estimate
+from dynams.cost.rates import Work, measured
 from dynams.report.records import EpochRecord, RefreshRecord, Run, Summary
 from dynams.selection import constant
-from dynams.training.plan import Plan, predict
-from dynams.training.rates import Work, measured, rates_of
+from dynams.selection.timetable import Timetable
+from dynams.training.run_cost import rates_of
 
 
 def _run(*, completed: bool = True, share: float = 1.0, tail: float = 0.0) -> Run:
@@ -68,22 +70,15 @@ def test_going_back_to_all_samples_is_no_selection() -> None:
 
 def test_rates_of_a_logged_run_predict_that_run() -> None:
     run = _run()
-    plan = Plan(
-        1000,
-        4,
-        constant(0.6),
-        refresh_every=2,
-        warmup_epochs=1,
-        proxy_share=0.25,
-        evaluate_every=2,
-    )
+    times = Timetable(constant(0.6), epochs=4, refresh_every=2, warmup_epochs=1)
+    outline = Outline(1000, times, proxy_share=0.25, evaluate_every=2)
     assert run.summary is not None
-    predicted = predict(plan, rates_of(run, num_samples=1000))
+    predicted = estimate(outline, rates_of(run, num_samples=1000))
     assert predicted.total == pytest.approx(run.summary.total_seconds)
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one trained sample"):
+    with pytest.raises(ValueError, match=r"work\.trained: got 0, want at least one"):
         rates_of(Run(), num_samples=10)
     with pytest.raises(ValueError, match=r"scoring: 1 s were measured, but no work"):
         measured({"training": 1.0, "scoring": 1.0}, Work(1, 0, 0, 0, 0, 1))

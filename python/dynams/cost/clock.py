@@ -1,9 +1,9 @@
 """Where the time goes: seconds and samples by purpose, measured without slowing what is measured.
 
-A cost is a timeline of marks; the time between two marks belongs to the purpose that was current.
+The clock keeps a timeline of marks; the time between two marks belongs to the purpose that was current.
 Purposes nest: the inner one pauses the outer one, so no second counts twice. On the host a mark is
 a clock reading. On CUDA it is an event on the current stream, read once the GPU has passed it, so
-measuring never makes the host wait; only `Cost.lap` does, once an epoch.
+measuring never makes the host wait; only `Clock.lap` does, once an epoch.
 """
 
 from __future__ import annotations
@@ -16,16 +16,7 @@ from typing import Any, Protocol, cast
 
 import torch
 
-# "holdout model": a network trained on held-out samples first, for the irreducible losses.
-PURPOSES = (
-    "training",
-    "proxy loss",
-    "scoring",
-    "selection",
-    "data",
-    "evaluation",
-    "holdout model",
-)
+from dynams.cost.purposes import PURPOSES
 
 # What an interval counts for: purposes with their shares, which add up to 1.
 _Parts = dict[str, float]
@@ -47,8 +38,8 @@ class Event(Protocol):
         """Return the milliseconds from this event to ``end_event``."""
 
 
-class Cost:
-    """Seconds and samples by purpose.
+class Clock:
+    """Counts seconds and samples by purpose.
 
     Args:
         device: device whose time is measured: by events on CUDA, by the host's clock elsewhere.
@@ -218,4 +209,4 @@ def _cuda_event() -> Event:
 
 def _check(purpose: str) -> None:
     if purpose not in PURPOSES:
-        raise ValueError(f"purpose: wanted one of {', '.join(PURPOSES)}, got {purpose!r}")
+        raise ValueError(f"purpose: got {purpose!r}, want one of {', '.join(PURPOSES)}")

@@ -11,19 +11,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from dynams.cost.forecast import Forecast, Outline, Scoring, estimate, fit, forecast
+from dynams.cost.purposes import PURPOSES
+from dynams.cost.rates import Rates, Work, measured
 from dynams.report.records import Run
 from dynams.report.runlog import read_run
 from dynams.report.text import duration, percent
-from dynams.selection.schedule import build_schedule
+from dynams.selection.schedule import constant
 from dynams.selection.signals import TENSORS, VALIDATION
+from dynams.selection.timetable import Timetable
 from dynams.training.checkpoint import checkpoint_path, load_checkpoint
-from dynams.training.choosing import Choice, build_choice
 from dynams.training.config import TrainConfig
+from dynams.training.devices import resolve_device
 from dynams.training.environment import environment
-from dynams.training.plan import Forecast, Plan, Scoring, fit, forecast, predict
-from dynams.training.rates import Rates, rates_of
+from dynams.training.resolve import Selector, build_selector
+from dynams.training.timetable import timetable_of
 
 # Settings that may differ between the run that was measured and the one that is planned: they decide how much
 # is done, where things are and what comes of it, but not what a unit of it takes.
@@ -63,7 +65,7 @@ MAY_DIFFER = frozenset(
 )
 
 
-def plan_of(config: TrainConfig, num_samples: int) -> Plan:
+def outline_of(config: TrainConfig, num_samples: int) -> Outline:
     """Return the numbers of ``config`` that its cost depends on.
 
     Args:
@@ -73,45 +75,40 @@ def plan_of(config: TrainConfig, num_samples: int) -> Plan:
     Raises:
         ValueError: its cost does not follow from a budget; names the setting.
     """
-    chosen, choice = config.selection, build_choice(config)
-    if choice.batch is not None or not choice.strategy.budgeted:
+    chosen, selector = config.selection, build_selector(config)
+    if selector.batch is not None or not selector.strategy.budgeted:
         raise ValueError(f"selection.strategy: {chosen.strategy} keeps no budget to predict from")
-    if chosen.free and not _all_remembered(config):
+    times = timetable_of(config)
+    if chosen.free and not _all_remembered(config, times):
         raise ValueError(
             "selection.free: how many samples a refresh scores is known beforehand only where it scores "
             "none: with a selection.warmup_epochs of at least 1 and a selection.max_age of at least the "
-            f"{config.optim.epochs - chosen.warmup_epochs} epochs after it"
+            f"{_longest_memory(times)} epochs after it"
         )
-    if choice.visits - (choice.scored if chosen.free else set()):
+    if selector.visits - (selector.scored if chosen.free else set()):
         raise ValueError(
             f"selection.strategy: {chosen.strategy} scores inside training steps, which no prediction "
             "knows"
         )
-    dynamic = choice.strategy.dynamic if chosen.dynamic is None else chosen.dynamic
+    dynamic = selector.strategy.dynamic if chosen.dynamic is None else chosen.dynamic
     scoring: Scoring = "never"
-    if choice.scored and not chosen.free:
+    if selector.scored and not chosen.free:
         scoring = "every refresh" if dynamic else "once"
-    if scoring == "once" and chosen.schedule != "constant" and not _keeps_signals(choice):
+    if scoring == "once" and chosen.schedule != "constant" and not _keeps_signals(selector):
         raise ValueError(
             f"selection.schedule: {chosen.strategy}, chosen once, is scored again where the budget "
             "changes, which no prediction knows; constant has one"
         )
     proxy_share = 0.0
-    if choice.proxy_width is not None and config.proxy.trains:
+    if selector.proxy_width is not None and config.proxy.trains:
         proxy_share = config.proxy.share / config.proxy.every
-    return Plan(
+    return Outline(
         num_samples,
-        config.optim.epochs,
-        build_schedule(
-            chosen.schedule, chosen.budget, start=chosen.start, exponent=chosen.exponent
-        ),
-        refresh_every=chosen.refresh_every,
-        warmup_epochs=chosen.warmup_epochs,
+        times,
         scoring=scoring,
         proxy_share=proxy_share,
         evaluate_every=config.run.evaluate_every,
-        holdout=choice.irreducible,
-        tail=chosen.tail,
+        holdout=selector.irreducible,
         dynamic=dynamic,
     )
 
@@ -137,37 +134,37 @@ def forecast_of(
             ``config`` will; the cost does not follow from a budget; or the target cannot be met.
     """
     run = _read(run_dir)
-    plan_of(config, 1)  # refuses what cannot be planned at all, whatever was measured
+    outline_of(config, 1)  # refuses what cannot be planned at all, whatever was measured
     _check_settings(run, config, run_dir)
     _check_device(run, config, run_dir)
     num_samples = _samples_of(run_dir)
-    plan = plan_of(config, num_samples)
-    rates = _rates(run, plan, run_dir)
+    outline = outline_of(config, num_samples)
+    rates = _rates(run, outline, run_dir)
     if seconds is None and fraction is None:
-        found = forecast(plan, rates)
+        found = forecast(outline, rates)
     else:
-        found = fit(plan, rates, seconds=seconds, fraction=fraction)
+        found = fit(outline, rates, seconds=seconds, fraction=fraction)
     if run.summary is None or not run.summary.completed:
         unknown = f"{run_dir} did not finish: what its run took outside its epochs is not counted"
-        return Forecast(found.plan, found.prediction, found.full, (*found.warnings, unknown))
+        return Forecast(found.outline, found.estimate, found.full, (*found.warnings, unknown))
     return found
 
 
 def told(found: Forecast) -> list[str]:
     """Tell a forecast in two lines of plain text: budget, seconds and saving; seconds by purpose."""
-    plan, prediction, full = found.plan, found.prediction, found.full
-    curve = "" if plan.schedule.kind == "constant" else f", the end of {plan.schedule!r}"
+    outline, expected, full = found.outline, found.estimate, found.full
+    curve = "" if outline.schedule.kind == "constant" else f", the end of {outline.schedule!r}"
     purposes = []
-    for purpose, takes in prediction.seconds.items():
+    for purpose, takes in expected.seconds.items():
         if takes or full.seconds[purpose]:
             beside = full.seconds[purpose]
             purposes.append(
                 f"{purpose} {duration(takes)} ({duration(beside) if beside else 'none'})"
             )
-    epochs = "epoch" if plan.epochs == 1 else f"{plan.epochs} epochs"
+    epochs = "epoch" if outline.epochs == 1 else f"{outline.epochs} epochs"
     saves = "saves" if found.saving >= 0 else "loses"
     lines = [
-        f"selection.budget {found.budget:g}{curve}: {duration(prediction.total)} predicted, "
+        f"selection.budget {found.budget:g}{curve}: {duration(expected.total)} predicted, "
         f"{duration(full.total)} for the same {epochs} on all samples; "
         f"{saves} {percent(abs(found.saving))}",
         f"by purpose (on all samples): {', '.join(purposes)}",
@@ -175,16 +172,61 @@ def told(found: Forecast) -> list[str]:
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
 
-def _all_remembered(config: TrainConfig) -> bool:
+def rates_of(run: Run, *, num_samples: int, scored_share: float = 1.0) -> Rates:
+    """Measure the rates of a logged run, finished or not.
+
+    The proxy-trained samples are those of the epochs with a proxy loss, times proxy.share / proxy.every
+    of the run's configuration. Seconds outside all purposes are known of a run that ended only.
+
+    Args:
+        run: as `read_run` gives it.
+        num_samples: N, the candidates of every refresh.
+        scored_share: share of them that each refresh scored.
+
+    Raises:
+        ValueError: the run finished no epoch, or its records contradict each other.
+    """
+    seconds = dict.fromkeys(PURPOSES, 0.0)
+    for epoch in run.epochs:
+        for name in PURPOSES:
+            seconds[name] += epoch.seconds.get(name, 0.0)
+    # A scoring pass shows in its epoch's seconds: a random draw, or a static subset that is cut again
+    # from old margins, has a refresh without one.
+    passes = sum(1 for epoch in run.epochs if epoch.seconds.get("scoring", 0.0) > 0.0)
+    joint = sum(epoch.samples for epoch in run.epochs if epoch.proxy_loss is not None)
+    proxy = run.config.get("proxy", {})
+    work = Work(
+        trained=sum(epoch.samples for epoch in run.epochs),
+        proxy_trained=joint * proxy.get("share", 1.0) / proxy.get("every", 1),
+        scored=scored_share * num_samples * passes,
+        selections=_selections(run),
+        evaluations=sum(1 for epoch in run.epochs if epoch.accuracy is not None),
+        epochs=len(run.epochs),
+        holdouts=int(seconds.get("holdout model", 0.0) > 0.0),
+    )
+    total = None
+    if run.summary is not None and run.summary.completed:
+        total = run.summary.total_seconds
+    return measured(seconds, work, total_seconds=total)
+
+
+def _all_remembered(config: TrainConfig, times: Timetable) -> bool:
     """Whether every refresh finds every sample's score among those of training steps."""
     chosen = config.selection
     age = chosen.refresh_every if chosen.max_age is None else chosen.max_age
-    return chosen.warmup_epochs >= 1 and age >= config.optim.epochs - chosen.warmup_epochs
+    return times.phase(0) == "warm-up" and age >= _longest_memory(times)
 
 
-def _keeps_signals(choice: Choice) -> bool:
+def _longest_memory(times: Timetable) -> int:
+    """Epochs from the end of the warm-up, which visits every sample, to the end of the last refresh's first."""
+    return 1 + max(times.refreshes, default=-1) - times.warmup_epochs
+
+
+def _keeps_signals(selector: Selector) -> bool:
     """Whether a selection can be made again from the scores of before: the sampler keeps numbers only."""
-    return not any(name in TENSORS or name.startswith(VALIDATION) for name in choice.strategy.needs)
+    return not any(
+        name in TENSORS or name.startswith(VALIDATION) for name in selector.strategy.needs
+    )
 
 
 def _read(run_dir: str | Path) -> Run:
@@ -216,9 +258,7 @@ def _check_settings(run: Run, config: TrainConfig, run_dir: str | Path) -> None:
 
 
 def _check_device(run: Run, config: TrainConfig, run_dir: str | Path) -> None:
-    device = torch.device(_accelerator(config.run.accelerator))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("run.accelerator: wanted cuda, but torch sees no CUDA device here")
+    device = resolve_device(config.run.accelerator)
     here = environment(device)
     names = ["device"] if device.type == "cuda" else ["device", "cpu", "cores"]
     was = run.environment
@@ -238,15 +278,6 @@ def _refuse(run_dir: str | Path, differing: list[tuple[str, Any, Any]]) -> None:
         raise ValueError(f"rates: {run_dir} measured something else: {listed}")
 
 
-def _accelerator(name: str) -> str:
-    """The device type that ``auto`` takes here."""
-    if name != "auto":
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def _samples_of(run_dir: str | Path) -> int:
     """The candidates of a run, held-out ones apart: only its checkpoint always knows."""
     try:
@@ -255,10 +286,10 @@ def _samples_of(run_dir: str | Path) -> int:
         raise ValueError(f"rates: its number of samples is not known: {error}") from error
 
 
-def _rates(run: Run, plan: Plan, run_dir: str | Path) -> Rates:
+def _rates(run: Run, outline: Outline, run_dir: str | Path) -> Rates:
     try:
-        rates = rates_of(run, num_samples=plan.num_samples)
-        predict(plan, rates)
+        rates = rates_of(run, num_samples=outline.num_samples)
+        estimate(outline, rates)
     except ValueError as error:
         raise ValueError(
             f"rates: {run_dir}: {error}; a run with two selections has all rates"
@@ -268,3 +299,14 @@ def _rates(run: Run, plan: Plan, run_dir: str | Path) -> Rates:
 
 def _resolved(path: str | None) -> Path | None:
     return None if path is None else Path(path).expanduser().resolve()
+
+
+def _selections(run: Run) -> int:
+    """Count the selections of the finished epochs: going back to all samples for a tail is none."""
+    tail = run.config.get("selection", {}).get("tail", 0.0)
+    epochs = run.config["optim"]["epochs"] if tail else None
+    times = Timetable(constant(1.0), epochs=epochs, tail=tail)
+    finished = {epoch.epoch for epoch in run.epochs}
+    return sum(
+        1 for each in run.refreshes if each.epoch in finished and times.phase(each.epoch) != "tail"
+    )

@@ -1,4 +1,4 @@
-"""From a configuration to its plan: checked against what the trainer does; and what has none."""
+"""From a configuration to its outline: checked against what the trainer does; and what has none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dynams.report.runlog import read_run
 from dynams.selection import linear
 from dynams.training.checkpoint import checkpoint_path, load_checkpoint
 from dynams.training.loop import train
-from dynams.training.planning import plan_of
+from dynams.training.run_cost import outline_of
 
 SIX = {"optim": {"epochs": 6}}
 
@@ -28,7 +28,7 @@ SIX = {"optim": {"epochs": 6}}
         {"selection": {"strategy": "random", "refresh_every": 2}},
         {"selection": {"strategy": "static-random"}},
         {"selection": {"strategy": "craig", "dynamic": False}},
-        {"proxy": {"recipe": "full"}, "run": {"evaluate_every": 4}},
+        {"proxy": {"recipe": "none"}, "run": {"evaluate_every": 4}},
         {"proxy": {"recipe": "distill", "share": 0.5}},
         {"proxy": {"every": 2}},
         {"data": {"holdout": 0.2}, "selection": {"strategy": "rho-loss", "holdout_epochs": 1}},
@@ -42,11 +42,11 @@ def test_the_work_planned_is_what_the_trainer_does(
     summary = train(config, made_up_data(test=30))
     done = load_checkpoint(checkpoint_path(summary.run_dir))
     samples, run = done.cost["samples"], read_run(summary.run_dir)
-    plan = plan_of(config, done.data["train"])
-    work = plan.work
+    outline = outline_of(config, done.data["train"])
+    work = outline.work
     assert work.trained == samples["training"] == summary.samples
-    assert plan.sizes == [epoch.samples for epoch in run.epochs]
-    # Steps and parts of batches are whole numbers, the plan's shares are not.
+    assert outline.sizes == [epoch.samples for epoch in run.epochs]
+    # Steps and parts of batches are whole numbers, the outline's shares are not.
     assert work.proxy_trained == pytest.approx(samples["proxy loss"], rel=0.1)
     assert work.scored == samples["scoring"]
     assert work.evaluations * 30 == samples["evaluation"]
@@ -57,39 +57,44 @@ def test_the_work_planned_is_what_the_trainer_does(
     assert (work.holdouts > 0) == (samples["holdout model"] > 0)
 
 
-def test_the_plan_has_the_schedule_and_its_numbers(tmp_path: Path) -> None:
+def test_the_outline_has_the_schedule_and_its_numbers(tmp_path: Path) -> None:
     config = small_config(
         tmp_path,
         selection={"schedule": "linear", "start": 0.9, "budget": 0.4, "tail": 0.25},
         proxy={"every": 4, "share": 0.5},
         run={"evaluate_every": 3},
     )
-    plan = plan_of(config, 1000)
-    assert plan.schedule == linear(0.9, 0.4)
-    assert (plan.num_samples, plan.epochs, plan.tail, plan.evaluate_every) == (1000, 4, 0.25, 3)
-    assert plan.proxy_share == 0.125
+    outline = outline_of(config, 1000)
+    assert outline.schedule == linear(0.9, 0.4)
+    assert (
+        outline.num_samples,
+        outline.epochs,
+        outline.timetable.tail,
+        outline.evaluate_every,
+    ) == (1000, 4, 0.25, 3)
+    assert outline.proxy_share == 0.125
 
 
-@pytest.mark.parametrize("recipe", ["batch_norm", "full"])
+@pytest.mark.parametrize("recipe", ["batch_norm", "none"])
 def test_recipes_without_a_loss_train_no_proxy(tmp_path: Path, recipe: str) -> None:
-    plan = plan_of(small_config(tmp_path, proxy={"recipe": recipe}), 100)
-    assert plan.proxy_share == 0.0
-    assert plan.scoring == "every refresh"
+    outline = outline_of(small_config(tmp_path, proxy={"recipe": recipe}), 100)
+    assert outline.proxy_share == 0.0
+    assert outline.scoring == "every refresh"
 
 
 @pytest.mark.parametrize("max_age", [3, 1000])
 def test_scores_of_training_steps_that_never_age_cost_no_pass(tmp_path: Path, max_age: int) -> None:
     selection = {"free": True, "max_age": max_age, "warmup_epochs": 1}
-    plan = plan_of(
-        small_config(tmp_path, selection=selection, proxy={"recipe": "full"}), num_samples=100
+    outline = outline_of(
+        small_config(tmp_path, selection=selection, proxy={"recipe": "none"}), num_samples=100
     )
-    assert (plan.scoring, plan.proxy_share) == ("never", 0.0)
+    assert (outline.scoring, outline.proxy_share) == ("never", 0.0)
 
 
 def test_given_scores_are_not_scored(tmp_path: Path) -> None:
     selection = {"strategy": "memorisation", "scores": "some.npy"}
-    plan = plan_of(small_config(tmp_path, selection=selection), 100)
-    assert (plan.scoring, plan.proxy_share) == ("never", 0.0)
+    outline = outline_of(small_config(tmp_path, selection=selection), 100)
+    assert (outline.scoring, outline.proxy_share) == ("never", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -112,8 +117,8 @@ def test_given_scores_are_not_scored(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_no_plan_expresses_is_refused(
+def test_what_no_outline_expresses_is_refused(
     tmp_path: Path, selection: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        plan_of(small_config(tmp_path, selection=selection), 100)
+        outline_of(small_config(tmp_path, selection=selection), 100)

@@ -1,0 +1,118 @@
+"""What a run tells while it goes on: its directory, the log, the progress display, the report at the end."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from dynams.report import EpochRecord, Summary
+from dynams.report.html import write_report
+from dynams.report.progress import TrainingProgress
+from dynams.report.runlog import RunLog
+from dynams.selection import Refresh
+from dynams.training.environment import environment
+from dynams.training.records import refresh_record, sample_pictures
+from dynams.training.run import TrainingRun
+from dynams.training.rundir import make_run_dir, write_config
+
+
+class Journal:
+    """Tells of a run; to be entered. Log, display and report are the first process' alone.
+
+    Args:
+        run: the run, restored if it goes on. All processes make their journals together.
+        run_dir: its directory; None makes a new one, the same for every process.
+
+    Attributes:
+        run_dir: the directory.
+        progress: the display.
+    """
+
+    def __init__(self, run: TrainingRun, run_dir: str | Path | None = None) -> None:
+        self._run = run
+        self._first = run.fabric.is_global_zero
+        self.run_dir = _new_run_dir(run) if run_dir is None else Path(run_dir)
+        self.progress = TrainingProgress(
+            run.config.optim.epochs,
+            enabled=self._first and run.config.run.progress,
+            first_epoch=run.position.epoch,
+            epoch_samples=run.sampler.timetable.planned_sizes(run.sampler.num_samples),
+        )
+        self._log: RunLog | None = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> Journal:
+        if self._first:
+            self._log = self._open.enter_context(_open_log(self._run, self.run_dir))
+        self._open.enter_context(self.progress)
+        self.progress.note(_headline(self._run, self.run_dir))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._open.__exit__(kind, error, traceback)
+
+    def refresh(self, refresh: Refresh | None) -> None:
+        """Tell of a new selection; None is none."""
+        if refresh is not None and self._log is not None:
+            self._log.refresh(refresh_record(refresh, self._run.batches))
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Tell of a finished epoch."""
+        if self._log is not None:
+            self._log.epoch(record)
+        self.progress.finish_epoch(record)
+
+    def end(self, summary: Summary) -> None:
+        """Tell how the run ended."""
+        if self._log is not None:
+            self._log.end(summary)
+
+    def report(self) -> None:
+        """Write the report, if one is wanted, once the journal is closed."""
+        if not self._first or not self._run.config.run.report:
+            return
+        batches = self._run.batches
+        totals = torch.bincount(batches.labels, minlength=len(batches.classes))
+        write_report(
+            self.run_dir,
+            samples=sample_pictures(self._run.sampler.margins, batches),
+            class_totals=totals.tolist(),
+        )
+
+
+def _new_run_dir(run: TrainingRun) -> Path:
+    made: Path | None = None
+    if run.fabric.is_global_zero:
+        made = make_run_dir(run.config)
+        write_config(made, run.config)
+    return Path(run.fabric.broadcast(str(made)))
+
+
+def _open_log(run: TrainingRun, run_dir: Path) -> RunLog:
+    at, tensorboard = run.position, run.config.run.tensorboard
+    if at.global_step or at.epoch:
+        return RunLog.resume(run_dir, at.epoch, keep_refresh=at.step > 0, tensorboard=tensorboard)
+    log = RunLog(run_dir, tensorboard=tensorboard)
+    log.start(run.config.to_dict(), environment(run.fabric.device, run.fabric.world_size))
+    return log
+
+
+def _headline(run: TrainingRun, run_dir: Path) -> str:
+    config, at = run.config, run.position
+    parameters = sum(parameter.numel() for parameter in run.network.parameters())
+    width = run.selector.proxy_width
+    proxy = "" if width is None else f", proxy of width {width:g}"
+    going_on = f", from epoch {at.epoch + 1}, step {at.step}" if at.epoch or at.step else ""
+    return (
+        f"{run_dir}: {config.data.name}, {len(run.batches):,} training and {len(run.test):,} test "
+        f"images; {config.model.name}, {parameters:,} parameters{proxy}; "
+        f"{run.fabric.world_size} x {run.fabric.device.type}{going_on}"
+    )

@@ -1,0 +1,283 @@
+"""A configuration, resolved once: what computes, what selects, when, and how network and data are had."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+
+from dynams.checks import one_of
+from dynams.data import ImageData, load_data
+from dynams.models import MODEL_NAMES, build_model
+from dynams.selection.methods.interface import BatchStrategy, Strategy
+from dynams.selection.methods.registry import build_strategy, strategy_options
+from dynams.selection.methods.uniform import Full
+from dynams.selection.signals import GIVEN_SCORES, TENSORS, VALIDATION, VISIT_SCORES
+from dynams.selection.switches import with_switches
+from dynams.selection.timetable import Timetable
+from dynams.training.config import DataConfig, SelectionConfig, TrainConfig
+from dynams.training.devices import World, resolve_device, resolve_world
+from dynams.training.network import Network
+from dynams.training.seeds import generator
+from dynams.training.timetable import timetable_of
+
+# Scores that come from a row of logits alone.
+ROW_SCORES: frozenset[str] = frozenset(
+    {"gap", "probability", "label", "loss", "el2n", "entropy", "confidence"}
+)
+_IRREDUCIBLE = "irreducible_loss"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a configuration comes to here.
+
+    Attributes:
+        config: the configuration; its run.devices are the processes that there are.
+        device: what the processes compute on.
+        world: the processes.
+        selector: what selects, and what it needs.
+        timetable: when selections are due and how large they are.
+    """
+
+    config: TrainConfig
+    device: torch.device
+    world: World
+    selector: Selector
+    timetable: Timetable
+
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """The widths that the network runs at, ascending."""
+        proxy = self.selector.proxy_width
+        return (1.0,) if proxy is None else (proxy, 1.0)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Of weights and training batches."""
+        # Channels last, oneDNN's weight gradient of a strided 1x1 convolution on the CPU writes outside
+        # its workspace where a vector register holds more than the channels (oneDNN issue 6035): a slim
+        # residual network would crash, or worse. Without gradients it is safe.
+        if self.config.run.channels_last and self.device.type != "cpu":
+            return torch.channels_last
+        return torch.contiguous_format
+
+    @property
+    def reading_format(self) -> torch.memory_format:
+        """Of what scores and evaluates, weights and batches."""
+        return torch.channels_last if self.config.run.channels_last else torch.contiguous_format
+
+
+def resolve(config: TrainConfig, data: ImageData | None = None) -> Resolved:
+    """Resolve a configuration, refusing early what can be refused before anything is loaded or started.
+
+    Args:
+        config: the whole run.
+        data: images to train on; None: what ``config.data`` names.
+
+    Raises:
+        ValueError: a setting, or the device, cannot be had; names the setting.
+    """
+    selector = check_early(config, data)
+    device = resolve_device(config.run.accelerator)
+    world = resolve_world(config.run.devices, device)
+    if world.size != config.run.devices:
+        config = replace(config, run=replace(config.run, devices=world.size))
+    times = timetable_of(config, budgeted=selector.strategy.budgeted)
+    return Resolved(config, device, world, selector, times)
+
+
+def check_early(config: TrainConfig, data: ImageData | None = None) -> Selector:
+    """Refuse what can be refused without loading or starting anything: else every process would say it.
+
+    Args:
+        config: the whole run.
+        data: images to train on; None: what ``config.data`` names.
+
+    Returns:
+        What selects.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    one_of("model.name", config.model.name, MODEL_NAMES)
+    selector = build_selector(config)
+    scores = config.selection.scores
+    if scores is not None and not Path(scores).expanduser().is_file():
+        raise ValueError(f"selection.scores: no file {scores}")
+    path = config.data.path
+    if data is None and config.data.name != "digits":
+        if path is None:
+            raise ValueError(f"data.path: {config.data.name} needs the directory that holds it")
+        if not Path(path).expanduser().is_dir():
+            raise ValueError(f"data.path: no directory {path}")
+    return selector
+
+
+def build_network(
+    config: TrainConfig,
+    widths: tuple[float, ...],
+    *,
+    channels: int,
+    classes: int,
+    purpose: str = "initial weights",
+) -> Network:
+    """Build the network that ``config`` names, on the CPU.
+
+    Args:
+        config: the whole run; its seed draws the weights.
+        widths: that it runs at.
+        channels: of the images.
+        classes: of the labels.
+        purpose: what the draw of the weights is for.
+
+    Raises:
+        ValueError: it cannot be had as configured.
+    """
+    return build_model(
+        config.model.name,
+        classes,
+        widths=widths,
+        stem=config.model.stem,
+        in_channels=channels,
+        base_channels=config.model.base_channels,
+        generator=generator("cpu", config.run.seed, purpose=purpose),
+    )
+
+
+def load_images(config: DataConfig, fabric: Fabric) -> ImageData:
+    """Load the images that ``config`` names, in every process.
+
+    Raises:
+        ValueError, FileNotFoundError: they cannot be had as configured.
+    """
+    # With decoded images kept on disk, one process makes the file and the others find it.
+    shared = config.cache is not None or config.storage == "disk"
+    with fabric.rank_zero_first(local=True) if shared else nullcontext():
+        return load_data(
+            config.name,
+            config.path,
+            limit=config.limit,
+            image_size=config.image_size,
+            storage=config.storage,
+            device=fabric.device,
+            cache_dir=config.cache,
+        )
+
+
+@dataclass(frozen=True)
+class Selector:
+    """What selects, and what it needs.
+
+    Attributes:
+        strategy: chooses the samples of the next epochs; everything where `batch` chooses.
+        batch: chooses inside every step; None: nothing does.
+        scored: signals that a scoring pass computes.
+        given: the score that is read from selection.scores; None without a file.
+        irreducible: a network has to be trained on held-out samples for the irreducible losses.
+        visits: scores that training steps leave behind.
+        proxy_width: width that scores the candidates, if it is a proxy; None at full width or unscored.
+    """
+
+    strategy: Strategy
+    batch: BatchStrategy | None
+    scored: frozenset[str]
+    given: str | None
+    irreducible: bool
+    visits: frozenset[str]
+    proxy_width: float | None
+
+
+def build_selector(config: TrainConfig) -> Selector:
+    """Build what ``config`` describes.
+
+    Raises:
+        ValueError: an option is unknown or out of range, a switch does not fit the strategy, or
+            something that the strategy needs is not configured; names the setting.
+    """
+    chosen = config.selection
+    bare = _bare(chosen)
+    batch = bare if isinstance(bare, BatchStrategy) else None
+    strategy = Full() if isinstance(bare, BatchStrategy) else _switched(chosen, bare)
+    needs = strategy.needs if batch is None else batch.needs
+    given = None if chosen.scores is None else _given(chosen, bare.needs)
+    missing = (needs & GIVEN_SCORES) - {given}
+    irreducible = missing == {_IRREDUCIBLE}
+    if missing and not irreducible:
+        raise ValueError(f"selection.scores: {chosen.strategy} needs a file of its scores")
+    held_out = irreducible or any(name.startswith(VALIDATION) for name in needs)
+    if held_out and config.data.holdout == 0.0:
+        raise ValueError(
+            f"data.holdout: {chosen.strategy} needs held-out samples"
+            f"{', or selection.scores' if irreducible else ''}; got 0.0"
+        )
+    scored = needs - VISIT_SCORES - GIVEN_SCORES - {given, "labels"}
+    visits = needs & VISIT_SCORES - {given}
+    if batch is not None:
+        if unknown := scored - ROW_SCORES:
+            raise ValueError(
+                f"selection.options: of a batch these scores are known: "
+                f"{', '.join(sorted(ROW_SCORES))}; got {', '.join(sorted(unknown))}"
+            )
+        scored = frozenset()
+    switched = (
+        chosen.class_balance != "none"
+        or chosen.exploration
+        or chosen.unbiased
+        or chosen.noise_guard
+    )
+    if batch is not None and switched:
+        raise ValueError(
+            f"selection.strategy: {chosen.strategy} chooses inside a batch, where class_balance, "
+            "exploration, unbiased and noise_guard have no place"
+        )
+    if chosen.free:
+        if not scored or scored - ROW_SCORES:
+            raise ValueError(
+                f"selection.free: a training step gives {', '.join(sorted(ROW_SCORES))}; "
+                f"{chosen.strategy} scores {', '.join(sorted(scored)) or 'nothing'}"
+            )
+        visits |= scored
+    slim = config.proxy.recipe != "none" and config.proxy.width < 1.0
+    width = config.proxy.width if scored and slim else None
+    return Selector(strategy, batch, scored, given, irreducible, visits, width)
+
+
+def _bare(chosen: SelectionConfig) -> Strategy | BatchStrategy:
+    options = dict(chosen.options)
+    if "kind" in strategy_options(chosen.strategy):
+        if "kind" in options:
+            raise ValueError("selection.options: the margin is selection.kind, got kind in both")
+        options["kind"] = chosen.kind
+    try:
+        return build_strategy(chosen.strategy, **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"selection.options: {error}") from error
+
+
+def _switched(chosen: SelectionConfig, strategy: Strategy) -> Strategy:
+    try:
+        return with_switches(
+            strategy,
+            class_shares=None if chosen.class_balance == "none" else chosen.class_balance,
+            exploration=chosen.exploration,
+            unbiased=chosen.unbiased,
+            noise_share=chosen.noise_guard,
+            noise_score=chosen.noise_score,
+        )
+    except ValueError as error:
+        raise ValueError(f"selection.strategy: {chosen.strategy}: {error}") from error
+
+
+def _given(chosen: SelectionConfig, needs: frozenset[str]) -> str:
+    """The one score of a strategy that a file may hold."""
+    one_number = {name for name in needs if name not in TENSORS and not name.startswith(VALIDATION)}
+    names = sorted((one_number & GIVEN_SCORES) or one_number)
+    if len(names) != 1:
+        raise ValueError(
+            f"selection.scores: {chosen.strategy} ranks by no one score that could be given"
+        )
+    return names[0]

@@ -1,0 +1,104 @@
+"""What a training step's time went to: measured by hooks, so that the step itself is arithmetic alone.
+
+Both widths go through one forward call, in which the head runs once for each, the full one first:
+when it is done the first time the proxy's forward begins, when it is done again that ends. The
+proxy's backward pass begins with the whole one, and is over when the gradient reaches the full
+width's logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dynams.cost.clock import Clock
+from dynams.training.network import Network
+
+
+class StepClock:
+    """Times training steps, and the proxy's part in them.
+
+    Args:
+        clock: where the time is counted.
+        head: the network's, where the proxy's part is to be measured; None: there is no proxy, or
+            ``share`` stands for it.
+        share: the proxy's share of a step with it, where it cannot be measured because the network
+            is compiled (see `proxy_flop_share`).
+    """
+
+    def __init__(
+        self, clock: Clock, head: nn.Module | None = None, *, share: float | None = None
+    ) -> None:
+        self._clock = clock
+        self._share = share
+        self._measures = head is not None and share is None
+        self._watching = False
+        self._heads = 0
+        if head is not None and self._measures:
+            head.register_forward_hook(self._head_done)
+
+    def look(self, samples: int) -> AbstractContextManager[None]:
+        """Count the block as scoring: a first look at ``samples`` samples."""
+        return self._clock.measure("scoring", samples)
+
+    @contextmanager
+    def step(self, samples: int, proxied: int) -> Iterator[None]:
+        """Count the block as training on ``samples`` samples, ``proxied`` of which train the proxy too."""
+        shares = {"proxy loss": self._share} if proxied and self._share else None
+        with self._clock.measure("training", samples, of_which=shares):
+            self._clock.count("proxy loss", proxied)
+            self._watching, self._heads = proxied > 0 and self._measures, 0
+            try:
+                yield
+            finally:
+                self._watching = False
+
+    @contextmanager
+    def backward(self) -> Iterator[None]:
+        """Mark the block, inside a step's, as its backward pass."""
+        if self._watching:
+            self._clock.switch("proxy loss")
+        yield
+        self._watching = False
+
+    def _head_done(self, head: nn.Module, args: object, logits: Tensor) -> None:
+        if not self._watching:
+            return
+        self._heads += 1
+        if self._heads == 1:
+            cast(Any, logits).register_hook(self._proxy_backward_done)
+            self._clock.switch("proxy loss")
+        else:
+            self._clock.switch("training")
+
+    def _proxy_backward_done(self, gradient: Tensor) -> None:
+        self._clock.switch("training")
+
+
+def proxy_flop_share(network: Network, images: Tensor, width: float) -> float:
+    """Compute the share of a joint step's multiplications that the proxy has, from one forward of each.
+
+    Args:
+        network: the network; its state is left as it is.
+        images: (B, C, H, W), any batch.
+        width: the proxy's width.
+    """
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            flops = [_flops(network, images, each) for each in (1.0, width)]
+    finally:
+        network.train(was_training)
+    return flops[1] / sum(flops)
+
+
+def _flops(network: Network, images: Tensor, width: float) -> int:
+    with FlopCounterMode(display=False) as counter:
+        network(images, width)
+    return int(counter.get_total_flops())
