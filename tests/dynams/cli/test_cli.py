@@ -208,7 +208,7 @@ def test_print_config_gives_the_whole_configuration(capsys):
         (["bench", "--kernel", "topk"], "kernel: got 'topk', want one of all, margin, scores"),
         (["bench", "--dtype", "int8"], "dtype: got 'int8', want one of float32"),
         (["bench", "--device", "gpu"], "device: got 'gpu', want auto, cpu, cuda or a numbered one"),
-        (["bench", "--device", "cuda:99"], "device: got 'cuda:99', want one that is there"),
+        (["bench", "--device", "cuda:99"], "device: got cuda:99, want a device that is there"),
         (["bench", "--rounds", "0"], "rounds: got 0, want at least 1"),
         (["bench", "--threads", "0"], "threads: got 0, want at least 1"),
         (["bench", "--seed", "-1"], "seed: got -1, want at least 0"),
@@ -254,7 +254,7 @@ def test_an_empty_config_file_changes_nothing(tmp_path):
         (["--data.name=cifar10", "--data.path=missing"], "data.path: no directory missing"),
         (
             ["--model.name=resnet9", "--run.devices=2", "--run.accelerator=cpu"],
-            "model.name: wanted",
+            "model.name: got",
         ),
         (["--data.name=cifar10", "--data.path=."], "."),
         (["--model.name=resnet9000"], "resnet9000"),

@@ -82,9 +82,12 @@ def test_a_strategys_own_options_are_a_mapping_in_any_form(tmp_path):
         (["--selection.max_age=0"], "selection.max_age: got 0, want at least 1"),
         (
             ["--proxy.recipe=jiont"],
-            "proxy.recipe: got 'jiont', want one of joint, distill, batch_norm, full (did you mean joint?)",
+            "proxy.recipe: got 'jiont', want one of joint, distill, batch_norm, none (did you mean joint?)",
         ),
-        (["--proxy.share=0.5", "--run.devices=2"], "proxy.share: a part of the batch needs"),
+        (
+            ["--proxy.share=0.5", "--run.devices=2"],
+            "proxy.share: got 0.5, want 1 with run.devices=2",
+        ),
         (["--data.holdout=0.0001"], "data.holdout: 0.0001 of 100 images holds out 0"),
         (["--data.holdout=0.999"], "data.holdout: 0.999 of 100 images holds out 100"),
     ],

@@ -159,7 +159,7 @@ def test_no_mode_leaks_into_the_callers_code(images: Tensor, model: nn.Module) -
 
 def test_a_network_that_fails_keeps_its_modes(images: Tensor, model: nn.Module) -> None:
     modes = [module.training for module in model.modules()]
-    with pytest.raises(ValueError, match="images must have shape"):
+    with pytest.raises(ValueError, match="images: got shape"):
         list(score_batches(model, images[:, :1].split(5)))
     assert [module.training for module in model.modules()] == modes
 

@@ -86,7 +86,7 @@ def test_images_are_not_changed_by_making_batches(rank):
     before = every.images.clone()
     make = batches(every, Augmentation(crop_padding=2, flip=True))
     make.training(torch.arange(rank, 10, 2), torch.Generator().manual_seed(rank))
-    list(make.plain(every, 0, 10, 4))
+    list(make.plain(0, 10, 4))
     assert torch.equal(every.images, before)
 
 
