@@ -42,7 +42,7 @@ class Checkpoint:
         optimizer: state of the optimiser.
         sampler: state of the selection.
         sums: sums of this epoch's losses, see `dynams.training.step.Sums`.
-        cost: state of the `Cost`.
+        cost: state of the `Clock`.
         total_seconds: wall-clock seconds so far.
         accuracy: last test accuracy at full width, None before the first.
         proxy_accuracy: last test accuracy at the proxy's width.
