@@ -17,6 +17,7 @@ from dynams.selection.methods import (
     Margin,
     Random,
     Selection,
+    StaticMargin,
     Strategy,
 )
 from dynams.selection.quotas import class_parts, equal_quotas, proportional_quotas
@@ -234,6 +235,9 @@ def test_switches_combine_guard_first_then_classes_then_exploration() -> None:
     assert with_switches(
         Margin(), class_shares="equal", exploration=0.2, noise_share=0.1, noise_score="label"
     ) == NoiseGuard(ClassBalanced(Exploring(Margin(), 0.2), "equal"), 0.1, "label")
+    for inner in (Margin(), StaticMargin()):
+        switched = with_switches(inner, class_shares="equal", exploration=0.2, noise_share=0.1)
+        assert switched.dynamic == inner.dynamic
     assert not with_switches(Loss(), noise_share=0.1).needs - {"loss"}
 
 

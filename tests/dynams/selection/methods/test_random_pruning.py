@@ -48,6 +48,15 @@ def test_who_is_below_the_mean_of_the_known_may_go(
     np.testing.assert_allclose(weights.numpy(), expected, rtol=1e-6)
 
 
+def test_samples_without_a_loss_stay_and_move_no_mean() -> None:
+    losses = [torch.inf, 0.25, 0.75, torch.nan, 0.5, torch.inf]
+    for seed in range(20):
+        indices, weights = infobatch_subset(tensor(losses), generator(seed), ratio=0.5)
+        # Of the three known, of mean 0.5, the first alone is below it.
+        assert weights.tolist() == [2.0 if index == 1 else 1.0 for index in indices.tolist()]
+        assert {0, 2, 3, 4, 5} <= set(indices.tolist())
+
+
 def test_equal_losses_are_not_below_their_mean() -> None:
     for loss in (0.1, 1 / 3, 7.3):
         assert len(prune(InfoBatch(ratio=0.9), [loss] * 1001).indices) == 1001
@@ -94,6 +103,16 @@ def test_the_probability_is_the_power_of_the_rank(
     if not kept.any():
         kept[batch.argmax()] = True
     assert mask.tolist() == kept.tolist()
+
+
+def test_the_hardest_is_kept_for_sure_only_where_nothing_else_is() -> None:
+    recent, masks = torch.full((8,), 9.0), set()
+    for seed in range(100):
+        mask, _ = selective_backprop_mask(tensor([0.5, 1.0]), recent, generator(seed))
+        kept = drawn(2, seed) < [0.1, 0.2]
+        masks.add(tuple(mask.tolist()))
+        assert mask.tolist() == (kept.tolist() if kept.any() else [False, True])
+    assert (True, False) in masks
 
 
 def test_what_is_out_of_range_is_refused() -> None:
