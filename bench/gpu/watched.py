@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from dynams.training.session import Session
+from dynams.training.run import TrainingRun
 
 from dynams.selection import Signals
 from dynams.training import Interrupt
@@ -98,13 +98,13 @@ class Watch(Interrupt):
         self._begin_window()
         return len(self.times) == self._stop_at
 
-    def refreshed(self, session: Session, signals: Signals) -> None:
+    def refreshed(self, run: TrainingRun, signals: Signals) -> None:
         """Told by the loop, after scoring and before the selection is made."""
         self.refreshes.append(len(self.times))
         self._end_window()
         if self._score is not None and len(self.refreshes) - 1 != self._timed:
             scores = signals.score(self._score).float().cpu().numpy()
-            self._pending = (session, scores)
+            self._pending = (run, scores)
         self._begin_window()
 
     def close(self) -> None:
@@ -143,8 +143,8 @@ class Watch(Interrupt):
                 self._noting = (window, _note_waits())
 
 
-def _check_selection(session: Session, scores: np.ndarray[Any, Any]) -> None:
-    selected = session.sampler.indices.cpu().numpy()
+def _check_selection(run: TrainingRun, scores: np.ndarray[Any, Any]) -> None:
+    selected = run.sampler.indices.cpu().numpy()
     wanted = np.sort(np.argsort(scores, kind="stable")[: len(selected)])
     if not np.array_equal(selected, wanted):
         wrong = len(np.setdiff1d(selected, wanted))
