@@ -14,7 +14,7 @@ struct FoundBin {
 
 template <class Machine, int kBins>
 struct SharedBins {
-  uint32_t histogram[kBins];
+  alignas(16) uint32_t histogram[kBins];
   uint64_t sums[2][Machine::kWarp];  // used in turn, so that one barrier a sum is enough
 };
 
@@ -25,7 +25,7 @@ class BlockBins {
   static constexpr int kWarps = kThreads / kWarp;
   static constexpr int kOwnBins = kBins / kThreads;  // next to each other
   static_assert(kThreads % kWarp == 0 && kWarps <= kWarp, "a warp scans the sums of all warps");
-  static_assert(kBins % kThreads == 0, "every thread has as many bins");
+  static_assert(kBins % (2 * kThreads) == 0, "every thread has as many pairs of bins");
 
   DYNAMS_DEVICE BlockBins(Machine& machine, SharedBins<Machine, kBins>& shared)
       : m_(machine), thread_(machine.thread()), bins_(shared) {}

@@ -40,20 +40,20 @@ class BlockSelection : BlockRounds<Machine, Shape> {
       : Base(machine, task, shared, more) {}
 
   DYNAMS_DEVICE void run() {
-    // What a round adds up over the grid starts from zero; nobody waits for that until the first addition. All reads
-    // that there are to wait for are on their way before.
-    DYNAMS_UNROLL_BY(1)
-    for (uint32_t i = m_.block() * kThreads + thread_; i < Shape::kRounds * Shape::kHistogram;
-         i += m_.blocks() * kThreads)
-      task_.bins[i] = 0;
-    this->clear_bins();
-    if (thread_ == 0) shared_.gathered = shared_.listed = shared_.below = shared_.selected_before = 0;
+    // All reads that there are to wait for are on their way first, the sample's before the slice's.
     Raw sample[Shape::kSampleItems];
     if (task_.sampled) this->read_sample(sample);
     if (Shape::kCached) {
       this->cache_end();
       this->copy_slice();
     }
+    // What a round adds up over the grid starts from zero; nobody waits for that until the first addition.
+    DYNAMS_UNROLL_BY(1)
+    for (uint32_t i = m_.block() * kThreads + thread_; i < Shape::kRounds * Shape::kHistogram;
+         i += m_.blocks() * kThreads)
+      task_.bins[i] = 0;
+    this->clear_bins();
+    if (thread_ == 0) shared_.gathered = shared_.listed = shared_.below = shared_.selected_before = 0;
     m_.arrive();
     low_ = 0;
     high_ = Shape::kLastKey;
@@ -153,9 +153,10 @@ class BlockSelection : BlockRounds<Machine, Shape> {
     for (uint32_t member = thread_; member < shared_.found[0].members; member += kThreads) {
       const uint64_t source = shared_.member_sources[member], block = source >> 32;
       const uint64_t place = block * task_.place_capacity + static_cast<uint32_t>(source);
-      const uint32_t offset = m_.fresh(task_.placed_offsets + place);
-      const Key key = m_.fresh(task_.placed_keys + place);
-      shared_.members[member] = {static_cast<Key>(key - low_), static_cast<int64_t>(block * task_.slice + offset)};
+      Key placed[2];  // a key and an offset
+      m_.fresh(task_.placed + 2 * place, placed);
+      const int64_t index = static_cast<int64_t>(block * task_.slice + placed[1]);
+      shared_.members[member] = {static_cast<Key>(placed[0] - low_), index};
     }
     m_.sync();
   }

@@ -84,6 +84,7 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
   // this.
   DYNAMS_DEVICE uint32_t* list() const { return reinterpret_cast<uint32_t*>(this->offsets_); }
   static constexpr int kOffsetBits = 16;
+  DYNAMS_DEVICE uint16_t* sorted() const { return reinterpret_cast<uint16_t*>(list() + task_.list_capacity); }
   DYNAMS_DEVICE Key* listed_keys() const { return task_.listed_keys + size_t(m_.block()) * task_.list_capacity; }
   DYNAMS_DEVICE uint32_t* listed_offsets() const {
     return task_.listed_offsets + size_t(m_.block()) * task_.list_capacity;
@@ -259,10 +260,10 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
     uint32_t* row = task_.rows + size_t(m_.block()) * Shape::kRow;
     // Blocks start at different bins, not all with the same.
     DYNAMS_UNROLL
-    for (int i = 0; i < kOwnBins; ++i) {
-      const uint32_t bin = (i * kThreads + thread_ + m_.block() * kWarp) % kBins;
-      const uint32_t members = shared_.bins.histogram[bin];
-      if (members != 0) m_.add_global(grid_bins + bin, static_cast<Count>(members));
+    for (int i = 0; i < kOwnBins / 2; ++i) {
+      const uint32_t bin = (i * kThreads + thread_ + m_.block() * kWarp) * 2 % kBins;
+      const Pair<uint32_t> members = *reinterpret_cast<const Pair<uint32_t>*>(&this->bin(bin));
+      if ((members.at[0] | members.at[1]) != 0) m_.add_two_global(grid_bins + bin, members.at[0], members.at[1]);
     }
     uint32_t bins[kOwnBins], own = 0, inside;
     DYNAMS_UNROLL
@@ -280,10 +281,12 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
     }
     if (!listed && thread_ == 0) m_.note(SelectionEvent::kUnlisted);
     DYNAMS_UNROLL
-    for (int i = 0; i < kOwnBins; ++i) {
-      row[thread_ * kOwnBins + i] = below + before;
+    for (int i = 0; i < kOwnBins; i += 2) {
+      const uint32_t next = before + bins[i];
+      m_.leave(reinterpret_cast<Pair<uint32_t>*>(row + thread_ * kOwnBins + i), {{below + before, below + next}});
       this->own_bin(i) = before;  // where the bin's values begin
-      before += bins[i];
+      this->own_bin(i + 1) = next;
+      before = next + bins[i + 1];
     }
     const bool placed = inside <= task_.place_capacity && listed;
     if (thread_ == 0) {
@@ -297,9 +300,9 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
     }
   }
 
+  // Cached, they are sorted in shared memory first: the memory is as busy with a number alone as with a sector of them.
   DYNAMS_DEVICE void place() {
-    Key* placed_keys = task_.placed_keys + size_t(m_.block()) * task_.place_capacity;
-    uint32_t* placed_offsets = task_.placed_offsets + size_t(m_.block()) * task_.place_capacity;
+    Pair<Key>* placed = reinterpret_cast<Pair<Key>*>(task_.placed) + size_t(m_.block()) * task_.place_capacity;
     if constexpr (Shape::kCached) {
       this->template sweep<kListBatch>(
           shared_.listed, [&](int i) { return list()[i]; },
@@ -307,9 +310,13 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
             if (!there) return;
             const uint32_t offset = listed & ((1u << kOffsetBits) - 1);
             const Key key = Order::key(this->values_[offset]);
-            const uint32_t to = this->bin(bin_of(key)) + (listed >> kOffsetBits);
-            placed_keys[to] = key;
-            placed_offsets[to] = offset;
+            sorted()[this->bin(bin_of(key)) + (listed >> kOffsetBits)] = static_cast<uint16_t>(offset);
+          });
+      m_.sync();
+      this->template sweep<kListBatch>(
+          shared_.listed, [&](int i) { return sorted()[i]; },
+          [&](int i, uint32_t offset, bool there) {
+            if (there) m_.leave(placed + i, {{Order::key(this->values_[offset]), offset}});
           });
     } else {
       const Key low = low_, span = high_ - low_;
@@ -320,8 +327,7 @@ class BlockRounds : protected BlockAnswer<Machine, Shape> {
           [&](int i, Key key, bool there) {
             const bool inside = there && key - low <= span;
             const uint32_t to = this->take_places(inside, bin_of(key));
-            if (inside) placed_keys[to] = key;
-            if (inside) placed_offsets[to] = offsets[i];
+            if (inside) m_.leave(placed + to, {{key, static_cast<Key>(offsets[i])}});
           });
     }
   }

@@ -99,15 +99,30 @@ class BlockSlice : protected BlockBins<Machine, Shape::kThreads, Shape::kBins> {
 
   DYNAMS_DEVICE Quad<Raw>& cached(int offset) { return *reinterpret_cast<Quad<Raw>*>(values_ + offset); }
 
-  // One value of each of kSample equal parts of them all, at a place that no period of the data follows; of fewer
-  // values than that some several times.
+  // Four values next to each other of each of kSampleRuns equal parts of them all, at a place that no period of the
+  // data follows; of fewer values than that some several times. The last few of an odd number are never among them.
   DYNAMS_DEVICE void read_sample(Raw* sample) {
+    constexpr int kRun = Shape::kSampleRun;
+    const bool aligned = reinterpret_cast<uintptr_t>(task_.values) % alignof(Quad<Raw>) == 0;
+    const uint64_t last = static_cast<uint64_t>(task_.count) / kRun - 1;
     DYNAMS_UNROLL
-    for (int i = 0; i < Shape::kSampleItems; ++i) {
-      const uint32_t which = i * Shape::kReaders + reader();
+    for (int i = 0; i < Shape::kSampleItems; i += kRun) {
+      const uint32_t which = i / kRun * Shape::kReaders + reader();
       const uint64_t jitter = static_cast<uint64_t>(which * 2654435761u) * task_.sample_part >> 32;
-      const uint64_t part = which * task_.sample_part + which * task_.sample_rest / Shape::kSample;
-      sample[i] = reader() >= 0 ? m_.read(task_.values + part + jitter) : Raw(0);
+      const uint64_t part = which * task_.sample_part + which * task_.sample_rest / Shape::kSampleRuns;
+      const uint64_t run = (part + jitter) / kRun;
+      const Raw* from = task_.values + kRun * (run < last ? run : last);
+      Quad<Raw> some{};
+      if (reader() >= 0) {
+        if (aligned) {
+          some = m_.read(reinterpret_cast<const Quad<Raw>*>(from));
+        } else {
+          DYNAMS_UNROLL
+          for (int j = 0; j < kRun; ++j) some.at[j] = m_.read(from + j);
+        }
+      }
+      DYNAMS_UNROLL
+      for (int j = 0; j < kRun; ++j) sample[i + j] = some.at[j];
     }
   }
 

@@ -88,6 +88,11 @@ struct SelectionShape {
   static constexpr int kSampleItems = kSampleItems_;                  // keys of the sample that a thread reads
   static constexpr int kReaders = kThreads - kWarp_;  // the first warp meets the grid's first barrier meanwhile
   static constexpr int kSample = kReaders * kSampleItems;
+  // Next to each other, so that one sector of memory serves them: scattered ones, which every block reads, took longer
+  // to come than the slice.
+  static constexpr int kSampleRun = 4;
+  static constexpr int kSampleRuns = kSample / kSampleRun;
+  static_assert(kSampleItems % kSampleRun == 0 && kReaders >= kSampleRun);
   static constexpr int kMembers = kMembers_;  // of the bin of rank k, ranked directly where there are no more
   // A round splits a range of keys into kBins: so many reach single keys, after one bracket that may miss.
   static constexpr int kRounds = 1 + (Order::kKeyBits + kBinBits - 1) / kBinBits;
@@ -120,7 +125,7 @@ struct SelectionTask {
 
   uint32_t slice;  // values a block owns: block b those from b * slice; at most kLargestSlice
   bool sampled;
-  uint64_t sample_part;         // count / kSample,
+  uint64_t sample_part;         // count / kSampleRuns,
   uint32_t sample_rest;         // and what that leaves over
   int32_t sample_low;           // ranks in the sample that enclose rank k, most likely; negative: no lower bound
   int32_t sample_high;          // kSample or more: no upper bound
@@ -128,9 +133,8 @@ struct SelectionTask {
   uint32_t list_capacity;       // values in range that a block can list; at least place_capacity
   typename Shape::Count* bins;  // kHistogram a round
   uint32_t* rows;               // kRow a block
-  Key* placed_keys;             // place_capacity a block
-  uint32_t* placed_offsets;
-  Key* listed_keys;  // list_capacity a block, unless cached
+  Key* placed;                  // place_capacity pairs a block: a key, and an offset in the slice
+  Key* listed_keys;             // list_capacity a block, unless cached
   uint32_t* listed_offsets;
 };
 
@@ -146,16 +150,15 @@ size_t lay_out(SelectionTask<Shape>& task, size_t blocks, void* scratch) {
   const size_t listed = Shape::kCached ? 0 : task.list_capacity;
   take(task.bins, size_t(Shape::kRounds) * Shape::kHistogram);
   take(task.rows, blocks * Shape::kRow);
-  take(task.placed_keys, blocks * task.place_capacity);
-  take(task.placed_offsets, blocks * task.place_capacity);
+  take(task.placed, blocks * task.place_capacity * 2);
   take(task.listed_keys, blocks * listed);
   take(task.listed_offsets, blocks * listed);
   return used;
 }
 
 // Shared memory of a block beside SelectionShared: its slice, or a tile of it, and offsets of values in the slice or of
-// a tile: first those in range, cached with their places in their bins, then those selected, up to 3 places on for the
-// sake of alignment.
+// a tile: first those in range, cached with their places in their bins and then sorted by bin, later those selected, up
+// to 3 places on for the sake of alignment.
 template <class Shape>
 DYNAMS_HD size_t shared_values(const SelectionTask<Shape>& task) {
   constexpr size_t kChunk = Shape::kChunk;
@@ -164,7 +167,8 @@ DYNAMS_HD size_t shared_values(const SelectionTask<Shape>& task) {
 template <class Shape>
 size_t shared_bytes(const SelectionTask<Shape>& task) {
   const size_t selected = (std::min<size_t>(Shape::kTile, shared_values(task)) + 4) * sizeof(uint16_t);
-  const size_t listed = Shape::kCached ? task.list_capacity * sizeof(uint32_t) : 0;
+  const size_t listed =
+      Shape::kCached ? task.list_capacity * sizeof(uint32_t) + task.place_capacity * sizeof(uint16_t) : 0;
   return shared_values(task) * sizeof(typename Shape::Raw) + (std::max(selected, listed) + 15) / 16 * 16;
 }
 
@@ -176,8 +180,8 @@ void set_sample(SelectionTask<Shape>& task, double deviations) {
   const double centre = share * Shape::kSample;
   const double reach = deviations * std::sqrt(centre * (1 - share)) + 1;
   task.sampled = task.count >= Shape::kReaders;
-  task.sample_part = static_cast<uint64_t>(task.count) / Shape::kSample;
-  task.sample_rest = static_cast<uint32_t>(static_cast<uint64_t>(task.count) % Shape::kSample);
+  task.sample_part = static_cast<uint64_t>(task.count) / Shape::kSampleRuns;
+  task.sample_rest = static_cast<uint32_t>(static_cast<uint64_t>(task.count) % Shape::kSampleRuns);
   task.sample_low = static_cast<int32_t>(std::floor(centre - reach));
   task.sample_high = static_cast<int32_t>(std::ceil(centre + reach));
 }

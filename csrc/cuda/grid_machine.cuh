@@ -78,6 +78,18 @@ class GridMachine {
     atomicAdd(word, value);
   }
 
+  // Adds to two numbers next to each other, of which the first does not overflow: where both are one word, at once.
+  template <class T>
+  __device__ __forceinline__ void add_two_global(T* words, uint32_t first, uint32_t second) const {
+    if constexpr (sizeof(T) == 4) {
+      const unsigned long long both = static_cast<unsigned long long>(second) << 32 | first;
+      atomicAdd(reinterpret_cast<unsigned long long*>(words), both);
+    } else {
+      if (first != 0) atomicAdd(words, static_cast<T>(first));
+      if (second != 0) atomicAdd(words + 1, static_cast<T>(second));
+    }
+  }
+
   // Of the input, which nothing writes while the kernel runs.
   template <class T>
   __device__ __forceinline__ T read(const T* from) const {
@@ -143,6 +155,12 @@ class GridMachine {
                      : "memory");
     }
   }
+  // What other blocks will read.
+  template <class T>
+  __device__ __forceinline__ void leave(Pair<T>* to, const Pair<T>& values) const {
+    write_words(to, values);
+  }
+  // Of the answer.
   template <class T>
   __device__ __forceinline__ void write(T* to, T value) const {
     *to = value;

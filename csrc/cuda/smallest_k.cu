@@ -25,8 +25,7 @@ constexpr int kChunksOf = sizeof(typename Order::Raw) == 8 ? 2 : 4;
 // there, and a second round. To rank 256 takes about as long as one more round, so no more are ranked. The sample is
 // read by every block: it must stay small beside a slice, and is larger where slices are.
 template <class Order>
-using CachedShape = SelectionShape<Order, uint32_t, true, 1024, 32, 11, kChunksOf<Order>,
-                                   sizeof(typename Order::Raw) == 8 ? 2 : 4, 256>;
+using CachedShape = SelectionShape<Order, uint32_t, true, 1024, 32, 11, kChunksOf<Order>, 4, 256>;
 template <class Order>
 using StreamedShape = SelectionShape<Order, unsigned long long, false, 512, 32, 11, kChunksOf<Order>,
                                      sizeof(typename Order::Raw) == 8 ? 8 : 16, 256>;
@@ -73,8 +72,8 @@ SelectionTask<Shape> plan(int64_t count, int64_t k, int64_t& blocks) {
   task.slice = static_cast<uint32_t>(std::min<int64_t>(slice, kLargestSlice + 1));
   // Several times the share of a slice that the bracket takes. Where a block has more in it, one more round is the
   // price, or, streamed, one more read of its slice.
-  const uint32_t list = Shape::kCached ? Shape::kTile / 2 : std::max(kSmallestSlice, task.slice / 16);
-  const uint32_t places = std::max(kSmallestSlice, Shape::kCached ? task.slice / 2 : 0);
+  const uint32_t list = Shape::kCached ? Shape::kTile / 8 * 3 : std::max(kSmallestSlice, task.slice / 16);
+  const uint32_t places = std::max(kSmallestSlice, Shape::kCached ? task.slice / 8 : 0);
   task.list_capacity = std::min(task.slice, list);
   task.place_capacity = std::min(task.list_capacity, places);
   set_sample(task, Shape::kCached ? 3.7 : 4.2);

@@ -48,11 +48,11 @@ enum Field {
   kFields
 };
 
-// 64 bins, two a thread; chunks of 32 values, two a warp in tiles of 256; 48 keys in a sample; bins of up to 6 members
+// 64 bins, two a thread; chunks of 32 values, two a warp in tiles of 256; 96 keys in a sample; bins of up to 6 members
 // are ranked.
 template <class Order, bool kCached>
 using Shape =
-    SelectionShape<Order, std::conditional_t<kCached, uint32_t, unsigned long long>, kCached, 32, 8, 6, 2, 2, 6>;
+    SelectionShape<Order, std::conditional_t<kCached, uint32_t, unsigned long long>, kCached, 32, 8, 6, 2, 4, 6>;
 
 // Memory of exactly so many elements behind a lead, filled with garbage, so that a sanitizer knows its ends.
 template <class T>

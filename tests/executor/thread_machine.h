@@ -164,6 +164,12 @@ class ThreadMachine {
   }
 
   template <class T>
+  void add_two_global(T* words, uint32_t first, uint32_t second) {
+    add_global(words, T(first));
+    add_global(words + 1, T(second));
+  }
+
+  template <class T>
   T read(const T* from) const {
     return *from;
   }
@@ -190,6 +196,11 @@ class ThreadMachine {
   void finish_copies() {
     for (const auto& copy : copies_) copy();
     copies_.clear();
+  }
+  template <class T>
+  void leave(dynams::Pair<T>* to, const dynams::Pair<T>& values) const {
+    if (reinterpret_cast<uintptr_t>(to) % alignof(dynams::Pair<T>) != 0) fail("a vector that is not aligned");
+    *to = values;
   }
   template <class T>
   void write(T* to, T value) {

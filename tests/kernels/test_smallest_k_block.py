@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 # Of tests/executor/selection_driver.cpp and csrc/common/smallest_k_block.h.
 TILE, MEMBERS = 256, 6
-SAMPLE = 48
+SAMPLE = 96
 EVENTS = (
     "ranked members",
     "single key",
