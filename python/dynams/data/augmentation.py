@@ -1,9 +1,10 @@
 """Random crops and mirror images of a whole uint8 batch at once, where the batch lies.
 
-An image is surrounded by `crop_padding` black pixels, a window of its own size is cut at a random
-place, and half the windows are mirrored. No sample is handled on its own: on the CPU the windows are
-one strided view of the padded batch and are cut in one NumPy indexing (long rows are copied, not
-single bytes); elsewhere one indexing cuts and mirrors.
+Small images are shifted: an image is surrounded by `crop_padding` black pixels, a window of its own size is
+cut at a random place, and half the windows are mirrored. No sample is handled on its own: on the CPU the
+windows are one strided view of the padded batch and are cut in one NumPy indexing (long rows are copied, not
+single bytes); elsewhere one indexing cuts and mirrors. Large images have boxes of random size cut from them
+instead (`resized_crop`).
 """
 
 from __future__ import annotations
@@ -15,35 +16,51 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dynams.checks import at_least
+from dynams.data.resized_crop import centre_crop, random_resized_crops
+
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images are varied.
+    """How training images are varied, and how much of an image is seen.
 
     Attributes:
         crop_padding: largest shift in pixels, up, down, left and right; 0: none.
         flip: mirror an image left to right with probability one half.
+        random_resized: cut a box of random size and shape from every image instead, brought to ``size``.
+        size: side in pixels of what is seen: of the random box once it is resized, else, and wherever
+            images are not varied, of the image's centre; None: the whole image, boxes keeping its height.
+
+    Raises:
+        TypeError, ValueError: a value is none of these, or images would be both shifted and resized.
     """
 
     crop_padding: int = 0
     flip: bool = False
+    random_resized: bool = False
+    size: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.crop_padding, bool) or not isinstance(self.crop_padding, int):
             raise TypeError(f"crop_padding: got {self.crop_padding!r}, want a whole number")
         if self.crop_padding < 0:
             raise ValueError(f"crop_padding: got {self.crop_padding}, want at least 0")
-        if not isinstance(self.flip, bool):
-            raise TypeError(f"flip: got {self.flip!r}, want True or False")
+        for name in ("flip", "random_resized"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name}: got {getattr(self, name)!r}, want True or False")
+        if self.random_resized and self.crop_padding:
+            raise ValueError(f"crop_padding: got {self.crop_padding} with random_resized, want 0")
+        at_least("size", self.size, 1)
 
 
 def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Shift and mirror each image of a batch at random.
+    """Shift, or cut a box from, and mirror each image of a batch at random.
 
     Everything random comes from ``generator``: first, with ``crop_padding`` p > 0,
     ``torch.randint(0, 2 p + 1, (2, B))``, the rows and columns at which the windows start in the
-    padded images; then, with ``flip``, ``torch.randint(0, 2, (B,))``, 1 to mirror. The same state
-    of the generator gives the same batch. Nothing waits for the device.
+    padded images; then, with ``flip``, ``torch.randint(0, 2, (B,))``, 1 to mirror; of boxes, see
+    `random_resized_crops`. The same state of the generator gives the same batch. Nothing waits for
+    the device.
 
     Args:
         images: (B, C, H, W), uint8; other dtypes pass too. Not changed.
@@ -51,8 +68,8 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
         generator: on the device of ``images``.
 
     Returns:
-        (B, C, H, W) of the same dtype, device and memory format; ``images`` itself when
-        ``augmentation`` asks for nothing.
+        (B, C, H, W), or (B, C, size, size), of the same dtype, device and memory format; ``images``
+        itself when ``augmentation`` asks for nothing, a view where only for the centre.
 
     Raises:
         ValueError: ``images`` has not four dimensions, or ``generator`` is on another device.
@@ -63,6 +80,10 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
         raise ValueError(
             f"generator: got one on {generator.device}, want the device of images, {images.device}"
         )
+    if augmentation.random_resized:
+        size = images.shape[2] if augmentation.size is None else augmentation.size
+        return random_resized_crops(images, size, generator, flip=augmentation.flip)
+    images = seen(images, augmentation)
     batch, padding = images.shape[0], augmentation.crop_padding
     starts = flips = None
     if padding:
@@ -83,6 +104,11 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
     else:
         varied = _vary(pixels, padding, starts, flips, channels_last)
     return varied.permute(0, 3, 1, 2) if channels_last else varied
+
+
+def seen(images: Tensor, augmentation: Augmentation) -> Tensor:
+    """View what is seen of images (B, C, H, W) that are not varied: all, or the centre."""
+    return images if augmentation.size is None else centre_crop(images, augmentation.size)
 
 
 def _pad(pixels: Tensor, padding: int, channels_last: bool) -> Tensor:
