@@ -1,0 +1,370 @@
+"""Batches of a user's own Datasets: read, perhaps by worker processes, and moved to the device.
+
+One `Reader` serves a whole run: its workers read for training, scoring and evaluation in turn, so that there are
+no idle ones. An epoch is read ahead in the order in which the loop asks for it. A sample's random transforms are
+seeded from (seed, epoch, sample): what is trained on depends neither on the number of workers nor on where a run
+was stopped. Where samples are not to be varied, and the user gave no Dataset without random transforms, they are
+the same variation every time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, multiprocessing
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from dynams.data.datasets import (
+    DatasetData,
+    Item,
+    Items,
+    SampleData,
+    SampleSet,
+    class_names,
+    image_and_label,
+    in_memory,
+    len_of,
+    told_labels,
+)
+from dynams.data.errors import DataError
+from dynams.data.seeding import drawn_apart
+from dynams.training.batches import share
+from dynams.training.seeds import derive_seed
+
+_LOG = logging.getLogger(__name__)
+_MOST_WORKERS = 8
+# The purpose of a variation that stays the same in the whole run.
+_UNVARIED = "unvaried"
+_AT_ONCE = 512
+
+
+class Request(NamedTuple):
+    """A batch that is wanted.
+
+    Attributes:
+        name: of the Dataset.
+        purpose: what the random transforms are for; with ``epoch`` and the row it seeds them.
+        epoch: which.
+        rows: of the Dataset.
+        images: whether images are wanted; labels always are.
+    """
+
+    name: str
+    purpose: str
+    epoch: int
+    rows: list[int]
+    images: bool = True
+
+
+class Reader:
+    """Reads batches of Datasets, in this process or in workers that stay until `close`.
+
+    Args:
+        datasets: by name.
+        seed: of random transforms.
+        workers: processes; 0 reads in this one, whose generators stay as they are.
+        pin: read into page-locked memory, which is copied to a GPU without waiting.
+    """
+
+    def __init__(
+        self, datasets: Mapping[str, Items], *, seed: int = 0, workers: int = 0, pin: bool = False
+    ) -> None:
+        self._reading = _Reading(datasets, seed)
+        self._requests = _Requests()
+        self._loader: DataLoader[Any] | None = DataLoader(
+            self._reading,
+            batch_size=None,
+            sampler=self._requests,
+            num_workers=workers,
+            collate_fn=_unchanged,
+            pin_memory=pin,
+            persistent_workers=workers > 0,
+            worker_init_fn=_ignore_signals,
+            generator=torch.Generator(),  # else every pass would draw from the process' own
+        )
+        self._turn = 0
+
+    def read(self, requests: Iterable[Request]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images (B, ...) and labels (B,) int64, as the Dataset gives them, of each request.
+
+        There is one turn at a time: a new one ends those before it.
+
+        Raises:
+            DataError: an item is not (image, label), or has another shape than the first one of its Dataset.
+            RuntimeError: the reader is closed, or another turn has begun.
+        """
+        if self._loader is None:
+            raise RuntimeError("Reader: it is closed")
+        self._turn = mine = self._turn + 1
+        self._requests.wanted = requests
+        for batch in self._loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield tuple(batch)
+            if self._turn != mine:
+                raise RuntimeError("Reader: another turn has begun")
+
+    def item(self, name: str) -> Item:
+        """Return what the images of a Dataset are, by its first one.
+
+        Raises:
+            DataError: it is not (image, label).
+        """
+        return self._reading.item(name)
+
+    def close(self) -> None:
+        """Let the workers go."""
+        self._loader = None
+
+
+def read_samples(data: DatasetData, reader: Reader) -> SampleData:
+    """Learn what has to be known before training: labels, classes, what an item is.
+
+    Labels that a Dataset tells by itself are believed where its first, middle and last item have them, and
+    compared with each item when it is read; else all items are read once for them.
+
+    Raises:
+        DataError: an item is not as it should be, or a label is no class.
+    """
+    for name in data.datasets():
+        reader.item(name)  # before there are workers, which would each read the first items again
+    labels = {name: _labels(name, getattr(data, name), reader) for name in ("train", "test")}
+    classes = class_names(data, labels["train"], labels["test"])
+    splits = {
+        name: SampleSet(
+            labels=labels[name],
+            classes=classes,
+            name=name,
+            plain="scored" if name == "train" and data.scored is not None else name,
+            rows=torch.arange(len(labels[name])),
+            item=reader.item(name),
+        )
+        for name in labels
+    }
+    return SampleData(splits["train"], splits["test"])
+
+
+def suited_workers(data: DatasetData, processes: int) -> int:
+    """Choose a number of workers for each of ``processes`` on this machine.
+
+    None for tensors in memory, and where a worker would have to start the program anew (systems that do not
+    fork); else as many as there are cores for, at most 8.
+    """
+    if all(map(in_memory, data.datasets().values())):
+        return 0
+    if multiprocessing.get_start_method() != "fork":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(_MOST_WORKERS, (cores or 1) // processes)
+
+
+@dataclass(frozen=True)
+class SampleBatches:
+    """Batches of a user's Dataset on the device: see `dynams.training.batches.Batches`.
+
+    Images of uint8 become float32 in [0, 1], others that are floating point float32; the rest stay as they are.
+
+    Attributes:
+        samples: which.
+        reader: reads them.
+        device: where batches are wanted.
+        memory_format: of training batches with four dimensions.
+        reading_format: of those that are scored or evaluated.
+        rank: which of the processes this is.
+        processes: how many share every step.
+    """
+
+    samples: SampleSet
+    reader: Reader
+    device: torch.device
+    memory_format: torch.memory_format = torch.contiguous_format
+    reading_format: torch.memory_format = torch.contiguous_format
+    rank: int = 0
+    processes: int = 1
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64, on the CPU."""
+        return self.samples.labels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Name of every class."""
+        return self.samples.classes
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an image."""
+        return self.samples.item.shape
+
+    def epoch(
+        self,
+        order: Tensor,
+        bounds: Sequence[tuple[int, int]],
+        *,
+        epoch: int,
+        first_step: int = 0,
+        purpose: str = "augmentation",
+        clock: Any = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this process' share of each step, read ahead by the workers."""
+        order = order.cpu()
+        shares = [share(*each, self.rank, self.processes) for each in bounds[first_step:]]
+        parts = [order[first:last] for first, last in shares]
+        batches = self._batches(self.samples.name, parts, self.memory_format, purpose, epoch)
+        for part in parts:
+            with nullcontext() if clock is None else clock.measure("data", len(part)):
+                batch = next(batches)
+            yield batch
+
+    def plain(self, start: int, stop: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the samples [start, stop) in order, not varied, ``batch_size`` at a time."""
+        return self.picked(torch.arange(start, stop), batch_size)
+
+    def picked(self, indices: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the samples ``indices`` (n,) int64 in that order, not varied."""
+        parts = torch.split(indices.cpu(), batch_size) if len(indices) else ()
+        return self._batches(self.samples.plain, parts, self.reading_format)
+
+    def pictures(self, indices: Tensor) -> Tensor | None:
+        """Return the samples ``indices`` (n,) int64 as pictures (n, C, H, W) uint8; None if they are none."""
+        item = self.reader.item(self.samples.plain)
+        if item.dtype != torch.uint8 or len(item.shape) != 3 or item.shape[0] not in (1, 3):
+            return None
+        rows = self.samples.rows[indices.cpu()].tolist()
+        images, _ = next(self.reader.read([Request(self.samples.plain, _UNVARIED, 0, rows)]))
+        return images
+
+    def _batches(
+        self,
+        name: str,
+        parts: Sequence[Tensor],
+        memory_format: torch.memory_format,
+        purpose: str = _UNVARIED,
+        epoch: int = 0,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        rows = [self.samples.rows[part] for part in parts]
+        wanted = [Request(name, purpose, epoch, each.tolist()) for each in rows]
+        for part, where, (images, labels) in zip(
+            parts, rows, self.reader.read(wanted), strict=True
+        ):
+            _check_labels(name, where, labels, self.samples.labels[part])
+            yield self._finish(images, memory_format), labels.to(self.device, non_blocking=True)
+
+    def _finish(self, images: Tensor, memory_format: torch.memory_format) -> Tensor:
+        images = images.to(self.device, non_blocking=True)
+        if images.dim() == 4:
+            images = images.contiguous(memory_format=memory_format)
+        if images.dtype == torch.uint8:
+            return images.float().div_(255)
+        return images.float() if images.is_floating_point() else images
+
+
+class _Requests(Sampler[Request]):
+    """What the loader's next pass reads."""
+
+    def __init__(self) -> None:
+        self.wanted: Iterable[Request] = ()
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.wanted)
+
+
+class _Reading(Dataset[Any]):
+    """All Datasets as one, whose indices are requests and whose items are batches, or what was wrong."""
+
+    def __init__(self, datasets: Mapping[str, Items], seed: int) -> None:
+        self._datasets = dict(datasets)
+        self._seed = seed
+        self._items: dict[str, Item] = {}
+
+    def item(self, name: str) -> Item:
+        if name not in self._items:
+            with drawn_apart() as seed:
+                seed(derive_seed(self._seed, _UNVARIED, 0, 0))
+                image, _ = image_and_label(self._datasets[name][0], f"{name}[0]")
+            self._items[name] = Item(tuple(image.shape), image.dtype)
+        return self._items[name]
+
+    def __getitem__(self, request: Request) -> tuple[Tensor, Tensor] | DataError:
+        try:
+            return self._read(request)
+        except DataError as error:
+            return error  # raised in a worker, it would come with the worker's traceback as its message
+
+    def _read(self, request: Request) -> tuple[Tensor, Tensor]:
+        name, purpose, epoch, rows, wanted = request
+        dataset = self._datasets[name]
+        want = self.item(name) if wanted else None
+        images, labels = [], []
+        with nullcontext() if in_memory(dataset) else drawn_apart() as seed:
+            for row in rows:
+                if seed is not None:
+                    seed(derive_seed(self._seed, purpose, epoch, row))
+                image, label = image_and_label(dataset[row], f"{name}[{row}]")
+                labels.append(label)
+                if want is None:
+                    continue
+                if (tuple(image.shape), image.dtype) != (want.shape, want.dtype):
+                    raise DataError(
+                        f"{name}[{row}]: got {_told(Item(tuple(image.shape), image.dtype))}, want "
+                        f"{_told(want)}, as {name}[0] has"
+                    )
+                images.append(image)
+        # In a worker this stacks into shared memory.
+        stacked = default_collate(images) if images else torch.empty(0)
+        return stacked, torch.tensor(labels, dtype=torch.int64)
+
+
+def _labels(name: str, dataset: Items, reader: Reader) -> Tensor:
+    count = len_of(dataset)
+    told = told_labels(dataset)
+    if told is not None:
+        rows = sorted({0, count // 2, count - 1})
+        _, seen = next(reader.read([Request(name, _UNVARIED, 0, rows)]))
+        if torch.equal(seen, told[rows]):
+            return told
+    _LOG.warning(
+        "%s: reading all %d items once for their labels; targets of the Dataset (or labels) would tell them",
+        name,
+        count,
+    )
+    wanted = (
+        Request(name, _UNVARIED, 0, rows.tolist(), images=False)
+        for rows in torch.arange(count).split(_AT_ONCE)
+    )
+    return torch.cat([labels for _, labels in reader.read(wanted)])
+
+
+def _check_labels(name: str, rows: Tensor, labels: Tensor, want: Tensor) -> None:
+    wrong = (labels != want).nonzero().flatten()
+    if len(wrong):
+        first = int(wrong[0])
+        raise DataError(
+            f"{name}[{int(rows[first])}]: got label {int(labels[first])}, want {int(want[first])}, as it had "
+            "before: a sample keeps its label"
+        )
+
+
+def _told(item: Item) -> str:
+    return f"{str(item.dtype).removeprefix('torch.')} of shape {item.shape}"
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _ignore_signals(worker: int) -> None:
+    """Leave stopping to the run's own process: Ctrl-C reaches all, and the step in progress needs its batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
