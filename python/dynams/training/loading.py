@@ -341,7 +341,7 @@ def _labels(name: str, dataset: Items, reader: Reader) -> Tensor:
     )
     wanted = (
         Request(name, _UNVARIED, 0, rows.tolist(), images=False)
-        for rows in torch.arange(count).split(_AT_ONCE)
+        for rows in torch.split(torch.arange(count), _AT_ONCE)
     )
     return torch.cat([labels for _, labels in reader.read(wanted)])
 

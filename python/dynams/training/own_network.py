@@ -1,0 +1,257 @@
+"""The door for a user's own network: converted where a proxy is wanted, otherwise taken as it is.
+
+What is taken as it is stays the user's module, hooks and all: it is trained in place, and scored by itself in
+eval mode, each of its modules getting its mode back. Its head is found by watching one example: a linear layer
+whose output is the network's output. Where none is, it is scored by its logits.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynams.models import SlimmableResNet
+from dynams.selection.evaluating import evaluating
+from dynams.selection.signals import VALIDATION
+from dynams.slimmable import SlimmableNetwork, convert
+
+Slimmable = (SlimmableResNet, SlimmableNetwork)
+# What logits alone do not give.
+_FROM_FEATURES = frozenset({"features", "grand", "distance"})
+
+
+class OwnNetwork(nn.Module):
+    """A user's network as it is, which has one width.
+
+    Args:
+        network: gives logits (B, C).
+        head: path of the linear layer whose output they are; None: no layer's.
+
+    Attributes:
+        network: as given.
+    """
+
+    def __init__(self, network: nn.Module, head: str | None) -> None:
+        super().__init__()
+        self.network = network
+        self.training = network.training
+        self._head = head
+        # Put in eval mode by the user inside a network in training mode: meant to stay so.
+        self._resting = [each for each in network.modules() if network.training > each.training]
+
+    @property
+    def head(self) -> nn.Linear | None:
+        """The classifier: `weight` (C, D) and `bias` (C,) or None; None where it cannot be told apart."""
+        if self._head is None:
+            return None
+        head = self.network.get_submodule(self._head)
+        assert isinstance(head, nn.Linear)
+        return head
+
+    def forward(self, images: Tensor, width: float | None = None) -> Any:
+        """Map images to logits (B, C)."""
+        _check_width(width)
+        return self.network(images)
+
+    def features(self, images: Tensor, width: float | None = None) -> Tensor:
+        """Map images to what the head takes, (B, D); to logits where there is none.
+
+        The head computes too, since the whole network runs.
+        """
+        _check_width(width)
+        head, taken = self.head, []
+        if head is None:
+            logits: Tensor = self.network(images)
+            return logits
+        hook = head.register_forward_pre_hook(lambda _, given: taken.append(given[0]))
+        try:
+            self.network(images)
+        finally:
+            hook.remove()
+        features: Tensor = taken[-1]
+        return features
+
+    def train(self, mode: bool = True) -> OwnNetwork:
+        """As of `nn.Module`; what the user had put in eval mode inside it stays so."""
+        super().train(mode)
+        for module in self._resting:
+            module.training = False
+        return self
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Be in eval mode for a block, without gradients."""
+        # Not inference mode: what a module keeps for later, such as a table of positions, must serve training too.
+        with torch.no_grad(), evaluating([self], watch=False):
+            yield
+
+
+def admit(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    classes: int,
+    proxy_width: float | None,
+    needs: Iterable[str] = (),
+) -> SlimmableResNet | SlimmableNetwork | OwnNetwork:
+    """Make a user's network one that is trained and scored here, on the device of ``images``.
+
+    Args:
+        model: a network that is slimmable already is taken as it is.
+        images: an example (B, ...) of what it is going to take.
+        classes: C, of the data.
+        proxy_width: width of the proxy; None: none is wanted.
+        needs: what a scoring pass is to give.
+
+    Raises:
+        TypeError: ``model`` is no `nn.Module`.
+        ValueError: it cannot be converted, fails on the example, has not a column of logits for each class, has
+            no head that could be told apart where ``needs`` want features, or nothing to train.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: got {type(model).__name__}, want an nn.Module")
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise ValueError(
+            f"model: got a {type(model).__name__}, want the network inside it: run.devices spreads it"
+        )
+    slimmable = _with_width(model, proxy_width)
+    network: SlimmableResNet | SlimmableNetwork | OwnNetwork
+    if slimmable is None:
+        model.to(images.device)
+        head = _check_example(model, images, classes)
+        missing = {each.removeprefix(VALIDATION) for each in needs} & _FROM_FEATURES
+        if head is None and missing:
+            raise ValueError(
+                f"model: got {type(model).__name__}, whose logits are not the output of one nn.Linear, want "
+                f"one for a strategy that needs {', '.join(sorted(missing))}"
+            )
+        network = OwnNetwork(model, head)
+    else:
+        network = slimmable.to(images.device)
+        _check_example(network, images, classes)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ValueError(
+            f"model: got {type(model).__name__} with no parameter that requires gradients"
+        )
+    return network
+
+
+def copy_for_holdout(network: nn.Module) -> OwnNetwork:
+    """Copy a network at full width, with the weights it has now.
+
+    Raises:
+        ValueError: it cannot be copied.
+    """
+    if isinstance(network, Slimmable):
+        return OwnNetwork(network.plain(1.0), None)
+    assert isinstance(network, OwnNetwork)
+    try:
+        return OwnNetwork(copy.deepcopy(network.network), network._head)
+    except Exception as error:  # whatever a module of the user's raises
+        raise ValueError(
+            f"model: got {type(network.network).__name__}, which cannot be copied for a network of the held-out "
+            f"samples: {error}"
+        ) from error
+
+
+@contextmanager
+def returned(model: nn.Module | None, network: nn.Module) -> Iterator[None]:
+    """Give a user's module, at the end of the block and whatever ends it, its modes and the trained weights.
+
+    Args:
+        model: the user's; None: there is none.
+        network: what `admit` made of it.
+    """
+    modes = {} if model is None else {each: each.training for each in model.modules()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        if model is not None and isinstance(network, SlimmableNetwork) and network is not model:
+            _write_back(model, network)
+
+
+def layout(model: nn.Module) -> torch.memory_format:
+    """Return the memory order of a network's convolutions: channels last where the user brought one to it."""
+    weights = [each for each in model.parameters() if each.dim() == 4]
+    last = any(
+        each.is_contiguous(memory_format=torch.channels_last) and not each.is_contiguous()
+        for each in weights
+    )
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _with_width(model: nn.Module, width: float | None) -> SlimmableResNet | SlimmableNetwork | None:
+    """The network that runs at ``width``; None: the model as it is will do."""
+    if isinstance(model, Slimmable):
+        if width is not None and width not in model.widths:
+            raise ValueError(
+                f"model: got one of widths {model.widths}, want {width} among them, as proxy.width says"
+            )
+        return model
+    if width is None:
+        return None
+    try:
+        return convert(model, (width, 1.0))
+    except ValueError as error:
+        raise ValueError(
+            f"model: {error}; proxy.recipe: none trains it as it is, and scores with all of it"
+        ) from error
+
+
+def _check_example(model: nn.Module, images: Tensor, classes: int) -> str | None:
+    """See one example through; return the path of the head if there is one.
+
+    Raises:
+        ValueError: the model fails, or gives something else than logits.
+    """
+    calls: list[tuple[str, tuple[Any, ...], Any]] = []
+
+    def watched(path: str) -> Any:
+        return lambda _, given, result: calls.append((path, given, result))
+
+    linears = {each: path for path, each in model.named_modules() if isinstance(each, nn.Linear)}
+    hooks = [each.register_forward_hook(watched(path)) for each, path in linears.items()]
+    shape = tuple(images.shape)
+    try:
+        with torch.no_grad(), evaluating([model], watch=False):
+            logits = model(images)
+    except Exception as error:  # whatever a module of the user's raises
+        raise ValueError(f"model: got an error on images {shape}, want logits: {error}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not isinstance(logits, Tensor):
+        raise ValueError(
+            f"model: got {type(logits).__name__} of images {shape}, want logits (B, C)"
+        )
+    if logits.shape != (len(images), classes):
+        raise ValueError(
+            f"model: got logits {tuple(logits.shape)} of images {shape}, want {(len(images), classes)}: a column "
+            "for each class of the data"
+        )
+    for path, given, result in reversed(calls):
+        if result is logits and len(given) == 1:
+            head = model.get_submodule(path)
+            assert isinstance(head, nn.Linear)
+            same = nn.functional.linear(given[0], head.weight, head.bias)
+            return path if torch.allclose(same, logits, equal_nan=True) else None
+    return None
+
+
+@torch.no_grad()
+def _write_back(model: nn.Module, network: SlimmableNetwork) -> None:
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, value in network.plain(1.0).network.state_dict().items():
+        own[name].copy_(value)
+
+
+def _check_width(width: float | None) -> None:
+    if width not in (None, 1.0):
+        raise ValueError(f"width: got {width}, want 1.0: the network is not slimmable")
