@@ -230,9 +230,15 @@ class SwitchableBatchNorm2d(nn.ModuleDict):
         channels: channels at full width.
         widths: strictly ascending, the last one 1.0.
 
+    Attributes:
+        channels: as given.
+        kept: the ranges of channels of each width: its leading ones.
+
     Raises:
         ValueError: `widths` are not as described, or `channels` is not positive.
     """
+
+    kept: Mapping[float, tuple[tuple[int, int], ...]]
 
     def __init__(self, channels: int, *, widths: Sequence[float]) -> None:
         names = {width: "width_" + repr(width).replace(".", "_") for width in check_widths(widths)}
@@ -240,6 +246,7 @@ class SwitchableBatchNorm2d(nn.ModuleDict):
             {name: nn.BatchNorm2d(slim_channels(channels, width)) for width, name in names.items()}
         )
         self.channels = channels
+        self.kept = {width: ((0, slim_channels(channels, width)),) for width in names}
         self._names = names
 
     def at(self, width: float) -> nn.Module:

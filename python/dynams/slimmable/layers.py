@@ -253,6 +253,7 @@ class SlicedGroupNorm(nn.Module):
 def switchable_norm(source: nn.modules.batchnorm._BatchNorm, kept: Kept) -> SwitchableBatchNorm2d:
     """Make a batch-norm for each width, beginning with the parameters and statistics of `source`."""
     norm = SwitchableBatchNorm2d(source.num_features, widths=tuple(kept))
+    norm.kept = dict(kept)
     for name, ranges in zip(tuple(norm), kept.values(), strict=True):
         norm[name] = _slim_norm(source, ranges)
     return norm

@@ -6,11 +6,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from dynams.models import SlimmableResNet
 from dynams.models.layers import SwitchableBatchNorm2d
 from dynams.training.batches import Batches, share
 from dynams.training.distributed import average_buffers
-from dynams.training.network import Network
+from dynams.training.network import Network, as_module
 
 
 @torch.no_grad()
@@ -25,35 +24,31 @@ def reestimate_norms(
 ) -> None:
     """Make the slim width's batch-norms what they would be, had the full width's been cut to it.
 
-    Scales and shifts are copied from the leading channels, means and variances are averages over the
-    batches of ``indices``. All processes must come here together.
+    Scales and shifts are copied from the channels that the width keeps, means and variances are averages over
+    the batches of ``indices``. All processes must come here together.
 
     Args:
         fabric: gives precision, rank and number of processes.
-        network: the network, whose slim width takes leading channels; its mode is kept.
+        network: the network; its modes are kept.
         batches: what to estimate from, not augmented.
         indices: (n,) int64, distinct.
         width: the slim width.
         batch_size: images at a time, at least 2.
-
-    Raises:
-        TypeError: the slim width of ``network`` may take other channels than the leading ones.
     """
-    if not isinstance(network, SlimmableResNet):
-        raise TypeError(f"network: got {type(network).__name__}, want SlimmableResNet")
+    module = as_module(network)
+    modes = {each: each.training for each in module.modules()}
+    module.eval()
     norms = []
-    for each in network.modules():
+    for each in modes:
         if isinstance(each, SwitchableBatchNorm2d):
-            slim, full = each.at(width), each.at(1.0)
-            assert isinstance(slim, nn.BatchNorm2d)
-            assert isinstance(full, nn.BatchNorm2d)
-            slim.weight.copy_(full.weight[: slim.num_features])
-            slim.bias.copy_(full.bias[: slim.num_features])
-            slim.reset_running_stats()
-            norms.append((slim, slim.momentum))
-            slim.momentum = None  # a plain average over all batches
-    training = network.training
-    network.train()
+            slim = each.at(width)
+            assert isinstance(slim, nn.modules.batchnorm._BatchNorm)
+            _take_scales(slim, each.at(1.0), each.kept[width])
+            if slim.running_mean is not None:
+                slim.reset_running_stats()
+                norms.append((slim, slim.momentum))
+                slim.momentum = None  # a plain average over all batches
+                slim.train()
     try:
         start, end = share(0, len(indices), fabric.global_rank, fabric.world_size)
         for batch, _ in batches.picked(indices[start:end], batch_size):
@@ -61,7 +56,14 @@ def reestimate_norms(
                 with fabric.autocast():
                     network.features(batch, width)
     finally:
-        network.train(training)
-        for slim, momentum in norms:
-            slim.momentum = momentum
-    average_buffers(fabric, network)
+        for each, mode in modes.items():
+            each.training = mode
+        for norm, momentum in norms:
+            norm.momentum = momentum
+    average_buffers(fabric, module)
+
+
+def _take_scales(slim: nn.Module, full: nn.Module, kept: tuple[tuple[int, int], ...]) -> None:
+    whole = dict(full.named_parameters())
+    for name, parameter in slim.named_parameters():
+        parameter.copy_(torch.cat([whole[name][start:stop] for start, stop in kept]))

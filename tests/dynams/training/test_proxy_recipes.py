@@ -68,19 +68,41 @@ def test_estimated_norms_have_the_full_widths_scales_and_the_slim_widths_statist
     assert all(value.equal(once[name]) for name, value in module.state_dict().items())
 
 
-def test_norms_of_a_network_that_may_take_other_channels_are_refused():
-    plain = nn.Sequential(
-        nn.Conv2d(1, 4, 3),
-        nn.BatchNorm2d(4),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(4, 3),
-    )
-    images, places = made_up_images(4, seed=1), torch.arange(4)
-    with pytest.raises(TypeError, match="network: got SlimmableNetwork, want SlimmableResNet"):
-        reestimate_norms(
-            FABRIC, convert(plain, (0.5, 1.0)), batches_of(images), places, width=0.5, batch_size=2
-        )
+class Branches(nn.Module):
+    """Normalises a concatenation: its slim width keeps the first channels of each part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(1, 4, 3), nn.Conv2d(1, 2, 3)
+        self.norm = nn.BatchNorm2d(6, affine=True)
+        self.plain = nn.BatchNorm2d(6, affine=False)
+        self.dropout = nn.Dropout(0.5)
+        self.mix = nn.Conv2d(6, 4, 1)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, images):
+        both = torch.cat([self.left(images), self.right(images)], 1)
+        return self.head(self.mix(self.dropout(self.plain(self.norm(both)))).mean((2, 3)))
+
+
+def test_norms_of_a_converted_network_take_the_channels_that_the_width_keeps():
+    model = Branches()
+    nn.init.uniform_(model.norm.weight, 0.5, 1.5)
+    module = convert(model, (0.5, 1.0)).train()
+    images, places = made_up_images(8, seed=1), torch.arange(8)
+    before = torch.get_rng_state()
+    reestimate_norms(FABRIC, module, batches_of(images), places, width=0.5, batch_size=8)
+    assert torch.equal(torch.get_rng_state(), before)  # dropout is off
+    kept = [0, 1, 4]
+    slim = module.network.norm.at(0.5)
+    assert torch.equal(slim.weight, model.norm.weight[kept])
+    batch = (images.images.float() / 255 - 0.4) / 0.3
+    with torch.no_grad():
+        maps = torch.cat([model.left(batch), model.right(batch)], 1)[:, kept]
+    torch.testing.assert_close(slim.running_mean, maps.mean((0, 2, 3)))
+    torch.testing.assert_close(slim.running_var, maps.var((0, 2, 3)))
+    assert slim.momentum == 0.1
+    assert all(each.training for each in module.modules())
 
 
 def test_batch_norm_trains_no_proxy_and_counts_its_estimates_as_scoring(tmp_path):
