@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -38,6 +39,36 @@ def test_the_loop_trains_on_the_budget_after_the_warm_up() -> None:
         top = model(train_set.tensors[0]).topk(2, dim=1).values.double()
     nearest = (top[:, 0] - top[:, 1]).argsort(stable=True)[:180].sort().values
     assert torch.equal(names["sampler"].indices, nearest)
+
+
+def test_the_trainer_takes_the_readers_network_and_datasets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (60,), generator=generator)
+    images = torch.randn(60, 1, 8, 8, generator=generator) + labels.view(-1, 1, 1, 1)
+
+    class Noisy(TensorDataset):
+        def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+            image, label = super().__getitem__(index)
+            return image + 0.1 * torch.randn(image.shape), label
+
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 3)
+    )
+    before = model[0].weight.detach().clone()
+    names = {
+        "train_set": Noisy(images, labels),
+        "plain_set": TensorDataset(images, labels),
+        "test_set": TensorDataset(images, labels),
+        "model": model,
+        "epochs": 3,
+    }
+    exec(python_block("Your own network and data in the trainer"), names)
+    assert names["summary"].completed
+    assert names["summary"].proxy_width == 0.5
+    assert not torch.equal(model[0].weight, before)
 
 
 def test_the_kernels_examples_give_what_they_say() -> None:

@@ -1,8 +1,11 @@
-"""Labelled images as uint8 tensors, checked and decoded once; batched augmentation on the device."""
+"""Labelled images as uint8 tensors, checked and decoded once, with batched augmentation on the device; or any
+map-style Datasets of the user's own.
+"""
 
 from __future__ import annotations
 
 from dynams.data.augmentation import Augmentation, augment
+from dynams.data.datasets import DatasetData
 from dynams.data.errors import DataError
 from dynams.data.images import ImageData, ImageSet
 from dynams.data.load import DataName, load_data
@@ -13,6 +16,7 @@ __all__ = [
     "Augmentation",
     "DataError",
     "DataName",
+    "DatasetData",
     "ImageData",
     "ImageSet",
     "Storage",

@@ -25,6 +25,8 @@ from dynams.data.source import (
 
 _TEST_NAMES = ("val", "test")
 _MOST_THREADS = 32
+# From this side in pixels on, images are varied as ImageNet's are.
+_LARGE = 160
 _LOG = logging.getLogger(__name__)
 
 
@@ -80,9 +82,16 @@ def image_folder(path: Path, image_size: int | None) -> Sources:
     return Sources(
         train=_source(f"{path.resolve().name} train", train, path, image_size, shape),
         test=_source(f"{path.resolve().name} test", test, path, image_size, shape),
-        # CIFAR's four pixels of 32, in proportion.
-        augmentation=Augmentation(crop_padding=(min(height, width) + 4) // 8, flip=True),
+        augmentation=_suited(min(height, width)),
     )
+
+
+def _suited(side: int) -> Augmentation:
+    if side >= _LARGE:
+        # 224 of 256, as customary.
+        return Augmentation(flip=True, random_resized=True, size=side * 7 // 8)
+    # CIFAR's four pixels of 32, in proportion.
+    return Augmentation(crop_padding=(side + 4) // 8, flip=True)
 
 
 def _list(directory: Path) -> _Split:

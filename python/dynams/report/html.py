@@ -150,6 +150,9 @@ def _what(run: Run) -> str:
         ("run.seed", "seed {}"),
     ):
         value = setting(run.config, path)
+        given = run.environment.get(path.partition(".")[0]) if path.endswith(".name") else None
+        if isinstance(given, str) and given.startswith("given"):
+            value = given  # the configuration's is not what was used
         if isinstance(value, (str, int, float)):
             parts.append(f"<span>{text(shown.format(value))}</span>")
     return "".join(parts)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dynams.cost.clock import Clock
 from dynams.data import Augmentation, ImageData, ImageSet, augment, normalise
+from dynams.data.augmentation import seen
 from dynams.training.config import DataConfig
 from dynams.training.seeds import generator
 
@@ -40,13 +41,37 @@ def share(start: int, stop: int, rank: int, processes: int) -> tuple[int, int]:
     return start + length * rank // processes, start + length * (rank + 1) // processes
 
 
-def resolve_augmentation(config: DataConfig, suited: Augmentation) -> Augmentation:
-    """Return the augmentation that ``config`` asks for; what it leaves open is as suits the data."""
+def resolve_augmentation(
+    config: DataConfig, suited: Augmentation, shape: tuple[int, ...]
+) -> Augmentation:
+    """Return the augmentation that ``config`` asks for; what it leaves open is as suits the data.
+
+    Args:
+        config: may leave things open.
+        suited: what suits the data.
+        shape: (C, H, W) of the images.
+
+    Raises:
+        ValueError: images would be cut to more than they are.
+    """
+    resized = config.crop == "random-resized" or (
+        config.crop == "auto" and suited.random_resized and config.crop_padding is None
+    )
+    size = config.crop_size
+    if size is None and resized:
+        size = min(shape[1:]) * 7 // 8 if suited.size is None else suited.size
+    if size is not None and size > min(shape[1:]):
+        raise ValueError(
+            f"data.crop_size: got {size} for images of {shape[1]} x {shape[2]}, want at most those"
+        )
     if not config.augment:
-        return Augmentation(crop_padding=0, flip=False)
+        return Augmentation(size=size)
+    padding = suited.crop_padding if config.crop_padding is None else config.crop_padding
     return Augmentation(
-        crop_padding=suited.crop_padding if config.crop_padding is None else config.crop_padding,
+        crop_padding=0 if resized else padding,
         flip=suited.flip if config.flip is None else config.flip,
+        random_resized=resized,
+        size=size,
     )
 
 
@@ -166,8 +191,10 @@ class ImageBatches:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(C, H, W)."""
-        return tuple(self.images.images.shape[1:])
+        """(C, H, W), of what is seen of an image."""
+        channels, height, width = self.images.images.shape[1:]
+        size = self.augmentation.size
+        return (channels, height, width) if size is None else (channels, size, size)
 
     def epoch(
         self,
@@ -203,7 +230,7 @@ class ImageBatches:
         """
         raw, labels = self.images.batch(indices, self.device)
         varied = augment(raw, self.augmentation, draws)
-        return self._finish(varied, self.memory_format), labels
+        return self._normalised(varied, self.memory_format), labels
 
     def plain(self, start: int, stop: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the samples [start, stop) in order, not augmented, ``batch_size`` at a time."""
@@ -216,13 +243,13 @@ class ImageBatches:
                 raw, labels = images.batch(
                     torch.arange(first, last, device=self._kept), self.device
                 )
-            yield self._finish(raw, self.reading_format), labels
+            yield self._plain(raw), labels
 
     def picked(self, indices: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the samples ``indices`` (n,) int64 in that order, not augmented."""
         for part in torch.split(indices.to(self._kept), batch_size):
             raw, labels = self.images.batch(part, self.device)
-            yield self._finish(raw, self.reading_format), labels
+            yield self._plain(raw), labels
 
     def pictures(self, indices: Tensor) -> Tensor:
         """Return the images ``indices`` (n,) int64 as they are kept, uint8 (n, C, H, W)."""
@@ -232,7 +259,10 @@ class ImageBatches:
     def _kept(self) -> torch.device:
         return self.images.images.device
 
-    def _finish(self, raw: Tensor, memory_format: torch.memory_format) -> Tensor:
+    def _plain(self, raw: Tensor) -> Tensor:
+        return self._normalised(seen(raw, self.augmentation), self.reading_format)
+
+    def _normalised(self, raw: Tensor, memory_format: torch.memory_format) -> Tensor:
         return normalise(raw, self.mean, self.std, dtype=torch.float32, memory_format=memory_format)
 
 

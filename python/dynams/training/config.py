@@ -22,6 +22,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "data.path",
         "data.storage",
         "data.cache",
+        "data.workers",
         "run.name",
         "run.dir",
         "run.accelerator",
@@ -70,16 +71,39 @@ class DataConfig:
         "directory in which the decoded images are kept for the next run; unset: only disk "
         "storage keeps them, beside the data",
     )
+    workers: int | None = setting(
+        None,
+        "processes that read Datasets of your own; 0: none; unset: as many as there are cores for, "
+        "at most 8, and none for tensors in memory",
+        least=0,
+    )
     augment: bool = setting(
-        True, "train on randomly shifted and mirrored images, as suits the data set"
+        True, "train on randomly cropped and mirrored images, as suits the data set"
+    )
+    crop: Literal["auto", "shift", "random-resized"] = setting(
+        "auto",
+        "how training images are cropped: shift (moved by up to crop_padding pixels), "
+        "random-resized (a box of random size and shape, brought to crop_size), or auto: boxes for "
+        "folders of images from 160 pixels on",
     )
     crop_padding: int | None = setting(
         None, "largest random shift in pixels; unset: what suits the data set", least=0
+    )
+    crop_size: int | None = setting(
+        None,
+        "side in pixels that the network sees: of a random box when it is resized, else, and in "
+        "scoring and evaluation, of the image's centre; unset: 7/8 of the image (224 of 256) with "
+        "random-resized, else all of it",
+        least=1,
     )
     flip: bool | None = setting(None, "mirror half the images; unset: what suits the data set")
 
     def __post_init__(self) -> None:
         check("data", self)
+        if self.crop == "random-resized" and self.crop_padding is not None:
+            raise ValueError(
+                f"data.crop_padding: got {self.crop_padding} with data.crop=random-resized, want it unset"
+            )
 
 
 @section

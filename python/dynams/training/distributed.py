@@ -20,10 +20,11 @@ def build_fabric(resolved: Resolved) -> Fabric:
     """Build the engine: device, precision and processes as they were resolved."""
     # Statistics of batch-norms are averaged when they are needed (`average_buffers`), not
     # broadcast before every step. A proxy rests in some steps, at the latest when no selection is
-    # to come any more: its own parameters are unused then.
+    # to come any more: its own parameters are unused then. A user's network may have such too.
     world = resolved.world
+    unused = len(resolved.widths) > 1 or resolved.own_model
     strategy = (
-        DDPStrategy(find_unused_parameters=len(resolved.widths) > 1, broadcast_buffers=False)
+        DDPStrategy(find_unused_parameters=unused, broadcast_buffers=False)
         if world.size > 1
         else "auto"
     )
@@ -63,18 +64,28 @@ def gather_shares(fabric: Fabric, part: Tensor, total: int) -> Tensor:
 
 @torch.no_grad()
 def average_buffers(fabric: Fabric, module: nn.Module) -> None:
-    """Give every process the mean of the floating-point buffers: batch-norm statistics.
+    """Give every process the mean of batch-norm statistics, and the first one's other floating-point buffers.
 
-    Running means are linear in what they average, so this is as if each had seen all the shares.
+    Running means are linear in what they average, so this is as if each had seen all the shares. Of what a
+    user's network keeps otherwise nothing is known; a table that is the same in all processes stays so, bit for bit.
     """
     if fabric.world_size == 1:
         return
-    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
-    flat = torch.cat([buffer.flatten() for buffer in buffers])
-    flat = fabric.all_reduce(flat, reduce_op="mean")  # type: ignore[assignment]
-    sizes = [buffer.numel() for buffer in buffers]
-    for buffer, mean in zip(buffers, torch.split(flat, sizes), strict=True):
-        buffer.copy_(mean.view_as(buffer))
+    means: list[Tensor] = []
+    others: list[Tensor] = []
+    for each in module.modules():
+        kept = means if isinstance(each, nn.modules.batchnorm._NormBase) else others
+        kept += [buffer for buffer in each.buffers(recurse=False) if buffer.is_floating_point()]
+    for buffers, operation in ((means, "mean"), (others, "sum")):
+        if not buffers:
+            continue
+        flat = torch.cat([buffer.flatten() for buffer in buffers])
+        if operation == "sum" and fabric.global_rank:
+            flat.zero_()
+        flat = fabric.all_reduce(flat, reduce_op=operation)  # type: ignore[assignment]
+        sizes = [buffer.numel() for buffer in buffers]
+        for buffer, value in zip(buffers, torch.split(flat, sizes), strict=True):
+            buffer.copy_(value.view_as(buffer))
 
 
 class Agreement:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from dynams.training.batches import Batches, share
-from dynams.training.network import Network, frozen
+from dynams.training.network import Network, evaluated
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,22 @@ def evaluate(
 
     Args:
         fabric: gives precision, rank and number of processes.
-        network: the bare network, evaluated by frozen copies (see `dynams.training.network`): twice
-            as fast, the same up to rounding.
+        network: the bare network, evaluated by frozen copies where it is ours (see
+            `dynams.training.network`): twice as fast, the same up to rounding.
         batches: what to evaluate on.
         proxy_width: also evaluate at this width.
         batch_size: images at a time.
         advance: told the number of images of each batch that is done.
     """
     widths = (1.0,) if proxy_width is None else (1.0, proxy_width)
-    copies = [frozen(network, width, batches.reading_format) for width in widths]
     start, stop = share(0, len(batches), fabric.global_rank, fabric.world_size)
     correct = torch.zeros(len(widths), dtype=torch.int64, device=batches.device)
-    with torch.inference_mode(), fabric.autocast():
+    with ExitStack() as stack:
+        copies = [
+            stack.enter_context(evaluated(network, width, batches.reading_format))
+            for width in widths
+        ]
+        stack.enter_context(fabric.autocast())
         for batch, labels in batches.plain(start, stop, batch_size):
             for place, each in enumerate(copies):
                 correct[place] += (each(batch).argmax(1) == labels).sum()

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import overload
 
 import torch
 from torch import Tensor
 
 from dynams.data import ImageData, ImageSet
+from dynams.data.datasets import SampleData, SampleSet
 from dynams.training.seeds import generator
 
 
-def hold_out(data: ImageData, fraction: float, seed: int) -> tuple[ImageData, ImageSet, Tensor]:
+@overload
+def hold_out(data: ImageData, fraction: float, seed: int) -> tuple[ImageData, ImageSet, Tensor]: ...
+
+
+@overload
+def hold_out(
+    data: SampleData, fraction: float, seed: int
+) -> tuple[SampleData, SampleSet, Tensor]: ...
+
+
+def hold_out(
+    data: ImageData | SampleData, fraction: float, seed: int
+) -> tuple[ImageData | SampleData, ImageSet | SampleSet, Tensor]:
     """Take the ``fraction`` of each class, to the nearest number, out of the training images.
 
     Args:
-        data: what was loaded; its mean and standard deviation stay.
+        data: what was loaded, or is known of Datasets; mean and standard deviation stay.
         fraction: in (0, 1).
         seed: of the draw; nothing else decides it.
 
@@ -39,5 +53,6 @@ def hold_out(data: ImageData, fraction: float, seed: int) -> tuple[ImageData, Im
             f"data.holdout: {fraction} of {len(labels)} images holds out {len(out)} and leaves "
             f"{len(kept)}"
         )
-    rest = replace(data.train.subset(kept), name=data.train.name)
-    return replace(data, train=rest), data.train.subset(out), kept
+    if isinstance(data, ImageData):
+        return replace(data, train=data.train.subset(kept)), data.train.subset(out), kept
+    return replace(data, train=data.train.subset(kept)), data.train.subset(out), kept

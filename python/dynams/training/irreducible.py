@@ -12,8 +12,9 @@ from torch import Tensor
 from dynams.cost.clock import Clock
 from dynams.training.batches import share, step_bounds
 from dynams.training.distributed import average_buffers
-from dynams.training.network import as_module
+from dynams.training.network import Network, as_module
 from dynams.training.optim import build_optimizer, learning_rate, set_learning_rate
+from dynams.training.own_network import copy_for_holdout
 from dynams.training.resolve import build_network
 from dynams.training.run import TrainingRun
 from dynams.training.scoring import score_signals
@@ -45,15 +46,8 @@ def irreducible_losses(
     assert run.held_out is not None
     config, fabric, held = run.config, run.fabric, run.held_out
     optim, epochs = config.optim, config.selection.holdout_epochs
-    network = build_network(
-        config,
-        (1.0,),
-        channels=held.shape[0],
-        classes=len(held.classes),
-        purpose="weights of the holdout model",
-    )
-    module, memory_format = as_module(network), run.resolved.memory_format
-    module.to(device=fabric.device, memory_format=memory_format)  # type: ignore[call-overload]
+    network = _network(run)
+    module = as_module(network)
     optimizer = build_optimizer(module, optim)
     model, wrapped = fabric.setup(module, optimizer)
     step = TrainingStep(
@@ -76,6 +70,7 @@ def irreducible_losses(
                 order, bounds, epoch=epoch, purpose="augmentation of the holdout model"
             )
             for place, (images, labels) in enumerate(batches):
+                run.seed_network(epoch, place, "draws of the holdout model")
                 start, end = bounds[place]
                 first, last = share(start, end, fabric.global_rank, fabric.world_size)
                 done = (epoch + (place + 0.5) / len(bounds)) / epochs
@@ -97,3 +92,21 @@ def irreducible_losses(
             stop=stop,
         )
     return None if known is None else known.score("loss")
+
+
+def _network(run: TrainingRun) -> Network:
+    """A network like the run's on the device: with weights of its own, or those that a user's begins with."""
+    if run.model is not None:
+        return cast(Network, copy_for_holdout(as_module(run.network)))
+    held = run.held_out
+    assert held is not None
+    network = build_network(
+        run.config,
+        (1.0,),
+        channels=held.shape[0],
+        classes=len(held.classes),
+        purpose="weights of the holdout model",
+    )
+    module, memory_format = as_module(network), run.resolved.memory_format
+    module.to(device=run.fabric.device, memory_format=memory_format)  # type: ignore[call-overload]
+    return network

@@ -91,7 +91,7 @@ class Journal:
 def _new_run_dir(run: TrainingRun) -> Path:
     made: Path | None = None
     if run.fabric.is_global_zero:
-        made = make_run_dir(run.config)
+        made = make_run_dir(run.config, "own" if run.samples.given else run.config.data.name)
         write_config(made, run.config)
     return Path(run.fabric.broadcast(str(made)))
 
@@ -101,18 +101,29 @@ def _open_log(run: TrainingRun, run_dir: Path) -> RunLog:
     if at.global_step or at.epoch:
         return RunLog.resume(run_dir, at.epoch, keep_refresh=at.step > 0, tensorboard=tensorboard)
     log = RunLog(run_dir, tensorboard=tensorboard)
-    log.start(run.config.to_dict(), environment(run.fabric.device, run.fabric.world_size))
+    told = {"model": _model_told(run), "data": _data_told(run)}
+    log.start(run.config.to_dict(), told | environment(run.fabric.device, run.fabric.world_size))
     return log
 
 
 def _headline(run: TrainingRun, run_dir: Path) -> str:
-    config, at = run.config, run.position
-    parameters = sum(parameter.numel() for parameter in run.network.parameters())
+    at = run.position
     width = run.selector.proxy_width
     proxy = "" if width is None else f", proxy of width {width:g}"
     going_on = f", from epoch {at.epoch + 1}, step {at.step}" if at.epoch or at.step else ""
     return (
-        f"{run_dir}: {config.data.name}, {len(run.batches):,} training and {len(run.test):,} test "
-        f"images; {config.model.name}, {parameters:,} parameters{proxy}; "
+        f"{run_dir}: data: {_data_told(run)}, {len(run.batches):,} training and {len(run.test):,} test "
+        f"images; model: {_model_told(run)}{proxy}; "
         f"{run.fabric.world_size} x {run.fabric.device.type}{going_on}"
     )
+
+
+def _data_told(run: TrainingRun) -> str:
+    return "given" if run.samples.given else run.config.data.name
+
+
+def _model_told(run: TrainingRun) -> str:
+    parameters = sum(parameter.numel() for parameter in run.network.parameters())
+    if run.model is None:
+        return f"{run.config.model.name}, {parameters:,} parameters"
+    return f"given, {type(run.model).__name__}, {parameters:,} parameters"

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, multiprocessing
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from dynams.cost.clock import Clock
 from dynams.data.datasets import (
     DatasetData,
     Item,
@@ -215,7 +216,7 @@ class SampleBatches:
         epoch: int,
         first_step: int = 0,
         purpose: str = "augmentation",
-        clock: Any = None,
+        clock: Clock | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this process' share of each step, read ahead by the workers."""
         order = order.cpu()
@@ -298,7 +299,9 @@ class _Reading(Dataset[Any]):
 
     def __getitem__(self, request: Request) -> tuple[Tensor, Tensor] | DataError:
         try:
-            return self._read(request)
+            # Whoever asks may be scoring: what a Dataset keeps for later must serve training too.
+            with torch.inference_mode(False):
+                return self._read(request)
         except DataError as error:
             return error  # raised in a worker, it would come with the worker's traceback as its message
 

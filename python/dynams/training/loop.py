@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from dynams.data import ImageData
+from dynams.data.datasets import DatasetData, Items
+from dynams.data.seeding import drawn_apart
 from dynams.report import EpochRecord, Summary
 from dynams.selection import Signals
 from dynams.selection.methods.interface import BatchSelection
@@ -32,6 +35,7 @@ from dynams.training.irreducible import irreducible_losses
 from dynams.training.journal import Journal
 from dynams.training.network import as_module
 from dynams.training.optim import learning_rate, set_learning_rate
+from dynams.training.own_network import returned
 from dynams.training.resolve import resolve
 from dynams.training.run import (
     TrainingRun,
@@ -41,6 +45,7 @@ from dynams.training.run import (
     read_given,
     restore,
 )
+from dynams.training.samples import given_data
 from dynams.training.signals import choose_of_batch, collect_signals
 from dynams.training.step import StepOutput
 
@@ -49,8 +54,9 @@ _LOSS_READ_SECONDS = 1.0
 
 def train(
     config: TrainConfig,
-    data: ImageData | None = None,
+    data: ImageData | DatasetData | tuple[Items, Items] | None = None,
     *,
+    model: nn.Module | None = None,
     resume: str | Path | None = None,
     interrupt: Interrupt | None = None,
     on_refresh: Callable[[TrainingRun, Signals], None] | None = None,
@@ -59,7 +65,14 @@ def train(
 
     Args:
         config: the whole run.
-        data: images to train on; None loads what ``config.data`` names.
+        data: what to train on: images in memory, or Datasets of your own, in a `DatasetData` or as a
+            pair (train, test); None loads what ``config.data`` names.
+        model: a network of your own that gives logits, in place of what ``config.model`` names, with
+            the weights that it has. Where a proxy is wanted it is converted (`dynams.slimmable.convert`),
+            unless it is slimmable already; else (proxy.recipe none) it is taken as it is. At the end,
+            however it comes, it has the trained weights, its modes are as they were, and it is on the
+            device that it was trained on, or, if it was converted, where it was. Its order in memory
+            stays too. Where it draws at random, each step is seeded.
         resume: directory of an earlier run, which goes on where its last checkpoint was. On the
             CPU the result is bit for bit that of a run that was never stopped.
         interrupt: asked after every step whether to stop; None listens for SIGINT and SIGTERM.
@@ -70,13 +83,14 @@ def train(
         How the run ended. After an interrupt ``completed`` is False and everything is saved.
 
     Raises:
-        ValueError, FileNotFoundError: the data, the network or the devices cannot be had as
-            configured.
+        ValueError, TypeError, FileNotFoundError: the data, the network or the devices cannot be had
+            as configured.
         ResumeError: ``resume`` cannot be resumed with this configuration.
         NonFiniteLossError: the loss diverged. The last checkpoint, from before, is kept.
     """
     started = time.perf_counter()
-    resolved = resolve(config, data)
+    given = given_data(data, config.data)
+    resolved = resolve(config, given, model)
     checkpoint = None
     if resume is not None:
         checkpoint = load_checkpoint(checkpoint_path(resume))
@@ -84,7 +98,8 @@ def train(
     fabric = build_fabric(resolved)
     with ExitStack() as stack:
         fabric.launch()
-        run = build_run(resolved, fabric, data)
+        run = build_run(resolved, fabric, given, model)
+        stack.enter_context(_lent(run))
         pixels = config.optim.batch_size * math.prod(run.batches.shape[1:])
         stack.enter_context(cpu_threads(config.run, pixels))
         stop = interrupt or stack.enter_context(Interrupt())
@@ -99,6 +114,21 @@ def train(
         journal.end(summary)
     journal.report()
     return summary
+
+
+@contextmanager
+def _lent(run: TrainingRun) -> Iterator[None]:
+    """Give back, whatever ends the block, what a user lent: workers, the network, the process' generators."""
+    with ExitStack() as stack:
+        if run.samples.reader is not None:
+            stack.callback(run.samples.reader.close)
+        if run.model is not None:
+            stack.enter_context(drawn_apart())
+            gpus = [run.fabric.device] if run.fabric.device.type == "cuda" else []
+            stack.enter_context(torch.random.fork_rng(gpus))
+            stack.enter_context(returned(run.model, as_module(run.network)))
+        stack.callback(run.train_step.close)
+        yield
 
 
 class _Loop:
@@ -193,6 +223,7 @@ class _Loop:
             first, last = share(start, stop, rank, processes)
             mine = order[first:last]
             set_learning_rate(run.optimizer, self.rate(at.step, len(bounds)))
+            run.seed_network(at.epoch, at.step)
             output = run.train_step(
                 images,
                 labels,

@@ -7,10 +7,13 @@ weights need no slicing and a layer is one pass over memory instead of two.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+
+from dynams.training.own_network import OwnNetwork
 
 _Self = TypeVar("_Self")
 
@@ -19,8 +22,8 @@ class Frozen(Protocol):
     """An ordinary network of one width, which only evaluates."""
 
     @property
-    def head(self) -> nn.Module:
-        """The classifier: `weight` (C, D) and `bias` (C,) or None."""
+    def head(self) -> nn.Module | None:
+        """The classifier: `weight` (C, D) and `bias` (C,) or None; None: features are logits."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map images to logits (B, C)."""
@@ -41,8 +44,11 @@ class Network(Protocol):
     training: bool
 
     @property
-    def head(self) -> nn.Module:
-        """The classifier: `weight` (C, D) and `bias` (C,) or None; called once a width in a step."""
+    def head(self) -> nn.Module | None:
+        """The classifier: `weight` (C, D) and `bias` (C,) or None; called once a width in a step.
+
+        None where it cannot be told apart: features are logits.
+        """
 
     # Positional in every implementation: images, then the width.
     @property
@@ -90,3 +96,23 @@ def frozen(
     plain.fold_batch_norms()
     plain.to(memory_format=memory_format)
     return cast(Frozen, plain)
+
+
+@contextmanager
+def evaluated(
+    network: Network,
+    width: float,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Iterator[Frozen]:
+    """Give a block what evaluates at ``width`` as ``network`` does, and let it compute without gradients.
+
+    A user's own network, which nobody but itself knows, evaluates by itself and has its modes back afterwards;
+    of others it is a frozen copy.
+    """
+    if isinstance(network, OwnNetwork):
+        with network.evaluating():
+            yield cast(Frozen, network)
+    else:
+        copy = frozen(network, width, memory_format)
+        with torch.inference_mode():
+            yield copy

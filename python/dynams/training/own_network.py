@@ -22,7 +22,7 @@ from dynams.slimmable import SlimmableNetwork, convert
 
 Slimmable = (SlimmableResNet, SlimmableNetwork)
 # What logits alone do not give.
-_FROM_FEATURES = frozenset({"features", "grand", "distance"})
+FROM_FEATURES = frozenset({"features", "grand", "distance"})
 
 
 class OwnNetwork(nn.Module):
@@ -124,7 +124,7 @@ def admit(
     if slimmable is None:
         model.to(images.device)
         head = _check_example(model, images, classes)
-        missing = {each.removeprefix(VALIDATION) for each in needs} & _FROM_FEATURES
+        missing = {each.removeprefix(VALIDATION) for each in needs} & FROM_FEATURES
         if head is None and missing:
             raise ValueError(
                 f"model: got {type(model).__name__}, whose logits are not the output of one nn.Linear, want "

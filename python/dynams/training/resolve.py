@@ -41,6 +41,7 @@ class Resolved:
         world: the processes.
         selector: what selects, and what it needs.
         timetable: when selections are due and how large they are.
+        own_model: the network is the user's own.
     """
 
     config: TrainConfig
@@ -48,6 +49,7 @@ class Resolved:
     world: World
     selector: Selector
     timetable: Timetable
+    own_model: bool = False
 
     @property
     def widths(self) -> tuple[float, ...]:
@@ -71,31 +73,33 @@ class Resolved:
         return torch.channels_last if self.config.run.channels_last else torch.contiguous_format
 
 
-def resolve(config: TrainConfig, data: ImageData | None = None) -> Resolved:
+def resolve(config: TrainConfig, data: object = None, model: object = None) -> Resolved:
     """Resolve a configuration, refusing early what can be refused before anything is loaded or started.
 
     Args:
         config: the whole run.
-        data: images to train on; None: what ``config.data`` names.
+        data: what was given to train on; None: what ``config.data`` names.
+        model: the network that was given; None: what ``config.model`` names.
 
     Raises:
         ValueError: a setting, or the device, cannot be had; names the setting.
     """
-    selector = check_early(config, data)
+    selector = check_early(config, data, model)
     device = resolve_device(config.run.accelerator)
     world = resolve_world(config.run.devices, device)
     if world.size != config.run.devices:
         config = replace(config, run=replace(config.run, devices=world.size))
     times = timetable_of(config, budgeted=selector.strategy.budgeted)
-    return Resolved(config, device, world, selector, times)
+    return Resolved(config, device, world, selector, times, model is not None)
 
 
-def check_early(config: TrainConfig, data: ImageData | None = None) -> Selector:
+def check_early(config: TrainConfig, data: object = None, model: object = None) -> Selector:
     """Refuse what can be refused without loading or starting anything: else every process would say it.
 
     Args:
         config: the whole run.
-        data: images to train on; None: what ``config.data`` names.
+        data: what was given to train on; None: what ``config.data`` names.
+        model: the network that was given; None: what ``config.model`` names.
 
     Returns:
         What selects.
@@ -103,7 +107,8 @@ def check_early(config: TrainConfig, data: ImageData | None = None) -> Selector:
     Raises:
         ValueError: naming the setting.
     """
-    one_of("model.name", config.model.name, MODEL_NAMES)
+    if model is None:
+        one_of("model.name", config.model.name, MODEL_NAMES)
     selector = build_selector(config)
     scores = config.selection.scores
     if scores is not None and not Path(scores).expanduser().is_file():

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricOptimizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynams.cost.clock import Clock
 from dynams.data import ImageData
+from dynams.data.datasets import DatasetData
+from dynams.models import SlimmableResNet
 from dynams.selection import SubsetSampler
-from dynams.training.batches import Batches, ImageBatches, fingerprint, resolve_augmentation
+from dynams.training.batches import Batches
 from dynams.training.checkpoint import Checkpoint
 from dynams.training.config import TrainConfig, changed_settings
 from dynams.training.errors import ResumeError
 from dynams.training.given import read_scores
-from dynams.training.holdout import hold_out
 from dynams.training.network import Network, as_module
 from dynams.training.optim import build_optimizer
-from dynams.training.resolve import Resolved, Selector, build_network, load_images
+from dynams.training.own_network import OwnNetwork, admit, layout
+from dynams.training.resolve import Resolved, Selector, build_network
+from dynams.training.samples import RunSamples, load_samples
+from dynams.training.seeds import derive_seed, seed_process
 from dynams.training.step import TrainingStep
 from dynams.training.step_clock import StepClock, proxy_flop_share
 from dynams.training.sums import Sums
@@ -70,36 +74,30 @@ class TrainingRun:
     Attributes:
         resolved: what the configuration comes to.
         fabric: device, precision and processes.
-        batches: the samples that are trained on.
-        test: the samples that accuracy is measured on.
-        held_out: samples held out of training; None: none are.
+        samples: what is trained on, measured on and held out.
         network: the bare network.
+        model: the user's own, of which it is made; None: the configuration's.
         optimizer: the bare optimiser.
         sampler: which samples are trained on.
         clock: counts seconds and samples by purpose.
         sums: losses of the current epoch.
         train_step: takes one optimisation step.
-        fingerprint: what tells the data from other data.
         visits: what training steps leave behind of the samples; None: nothing needs it.
-        rows: places of the training samples among all that were loaded; None: all are trained on.
         given: scores known before the first epoch, (N,) on the device.
         position: where the run is.
     """
 
     resolved: Resolved
     fabric: Fabric
-    batches: Batches
-    test: Batches
-    held_out: Batches | None
+    samples: RunSamples
     network: Network
+    model: nn.Module | None
     optimizer: torch.optim.Optimizer
     sampler: SubsetSampler
     clock: Clock
     sums: Sums
     train_step: TrainingStep
-    fingerprint: dict[str, object]
     visits: Visits | None = None
-    rows: Tensor | None = None
     given: dict[str, Tensor] = field(default_factory=dict)
     position: Position = field(default_factory=Position)
 
@@ -113,6 +111,28 @@ class TrainingRun:
         """What selects, and what it needs."""
         return self.resolved.selector
 
+    @property
+    def batches(self) -> Batches:
+        """The samples that are trained on."""
+        return self.samples.train
+
+    @property
+    def test(self) -> Batches:
+        """The samples that accuracy is measured on."""
+        return self.samples.test
+
+    @property
+    def held_out(self) -> Batches | None:
+        """The samples held out of training; None: none are."""
+        return self.samples.held_out
+
+    def seed_network(self, epoch: int, step: int, purpose: str = "draws of the network") -> None:
+        """Seed what a user's own network may draw in a step, such as dropout; ours draw nothing."""
+        if self.model is not None:
+            rank = self.fabric.global_rank
+            seed = derive_seed(self.config.run.seed, purpose, epoch, step, rank)
+            seed_process(self.fabric.device, seed)
+
     def proxy_needed(self) -> bool:
         """Whether the proxy has a loss in this epoch: selections that it scores are to come."""
         if self.selector.proxy_width is None or not self.config.proxy.trains:
@@ -124,72 +144,60 @@ class TrainingRun:
         return self.position.global_step % self.config.proxy.every == 0
 
 
-def build_run(resolved: Resolved, fabric: Fabric, data: ImageData | None) -> TrainingRun:
+def build_run(
+    resolved: Resolved,
+    fabric: Fabric,
+    data: ImageData | DatasetData | None,
+    model: nn.Module | None = None,
+) -> TrainingRun:
     """Build a run at its beginning, on the device of ``fabric``, which is launched already.
 
     Args:
         resolved: what the run's configuration comes to.
         fabric: device, precision and processes.
-        data: the images; None loads what the configuration names.
+        data: what to train on; None loads what the configuration names.
+        model: the user's own network; None builds what the configuration names.
 
     Raises:
         ValueError, FileNotFoundError: the data or the network cannot be had as configured.
     """
     config, selector, device = resolved.config, resolved.selector, fabric.device
-    if data is None:
-        data = load_images(config.data, fabric)
-    held, rows = None, None
-    if config.data.holdout:
-        data, held, rows = hold_out(data, config.data.holdout, config.run.seed)
-    _check_data(config, data)
-    batches = ImageBatches(
-        data.train,
-        device,
-        data.mean,
-        data.std,
-        resolve_augmentation(config.data, data.augmentation),
-        resolved.memory_format,
-        resolved.reading_format,
-        config.run.seed,
-        fabric.global_rank,
-        fabric.world_size,
-    )
-    network = build_network(
-        config, resolved.widths, channels=batches.shape[0], classes=data.num_classes
-    )
+    formats = _formats(resolved, model)
+    samples = load_samples(resolved, fabric, data, *formats)
+    network = _network(resolved, samples.train, model)
     module = as_module(network)
-    module.to(device=device, memory_format=resolved.memory_format)  # type: ignore[call-overload]
+    if isinstance(network, OwnNetwork):
+        module.to(device=device)
+    else:
+        module.to(device=device, memory_format=formats[0])  # type: ignore[call-overload]
     optimizer = build_optimizer(module, config.optim)
     compiled = cast(torch.nn.Module, torch.compile(module) if config.run.compile else module)
-    model, wrapped = fabric.setup(compiled, optimizer)
+    fabricated, wrapped = fabric.setup(compiled, optimizer)
     assert isinstance(wrapped, _FabricOptimizer)
     clock = Clock(device)
     return TrainingRun(
         resolved=resolved,
         fabric=fabric,
-        batches=batches,
-        test=replace(batches, images=data.test),
-        held_out=None if held is None else replace(batches, images=held),
+        samples=samples,
         network=network,
+        model=model,
         optimizer=optimizer,
-        sampler=_build_sampler(resolved, len(batches), device),
+        sampler=_build_sampler(resolved, len(samples.train), device),
         clock=clock,
         sums=Sums(device),
         train_step=TrainingStep(
             fabric,
-            model,
+            fabricated,
             network,
             wrapped,
-            _step_clock(resolved, network, batches, clock),
+            _step_clock(resolved, network, samples.train, clock),
             label_smoothing=config.optim.label_smoothing,
             proxy_width=selector.proxy_width,
             proxy_weight=config.proxy.weight,
             proxy_part=config.proxy.share,
             distill=config.proxy.recipe == "distill",
         ),
-        fingerprint=fingerprint(data),
-        visits=Visits(len(batches), selector.visits, device) if selector.visits else None,
-        rows=rows,
+        visits=Visits(len(samples.train), selector.visits, device) if selector.visits else None,
     )
 
 
@@ -204,7 +212,8 @@ def read_given(run: TrainingRun) -> None:
         return
     count = len(run.batches) + (0 if run.held_out is None else len(run.held_out))
     scores = read_scores(path, count)
-    kept = scores if run.rows is None else scores[run.rows]
+    rows = run.samples.rows
+    kept = scores if rows is None else scores[rows]
     run.given[name] = kept.to(run.fabric.device)
 
 
@@ -215,7 +224,7 @@ def capture(run: TrainingRun, total_seconds: float) -> Checkpoint:
         run.visits.merge(run.fabric)
     return Checkpoint(
         config=run.config.to_dict(),
-        data=run.fingerprint,
+        data=run.samples.fingerprint,
         epoch=at.epoch,
         step=at.step,
         global_step=at.global_step,
@@ -239,15 +248,21 @@ def restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
     """Put a freshly built run where the checkpoint was.
 
     Raises:
-        ResumeError: the configuration or the data differ in a way that matters.
+        ResumeError: the configuration, the data or the network differ in a way that matters.
     """
     check_config(checkpoint, run.config)
     for name, was in checkpoint.data.items():
-        now = run.fingerprint.get(name)
+        now = run.samples.fingerprint.get(name)
         if now != was:
             raise ResumeError(f"the data changed since the run began: {name} was {was}, is {now}")
-    run.network.load_state_dict(checkpoint.model)
-    run.optimizer.load_state_dict(checkpoint.optimizer)
+    try:
+        run.network.load_state_dict(checkpoint.model)
+        run.optimizer.load_state_dict(checkpoint.optimizer)
+    except (RuntimeError, ValueError, KeyError) as error:
+        came = "none" if run.model is None else type(run.model).__name__
+        raise ResumeError(
+            f"model: got {came}, want the network that the run began with: {error}"
+        ) from error
     run.sampler.load_state_dict(checkpoint.sampler)
     if run.fabric.is_global_zero:  # they hold the shares of all processes
         run.sums.load_state_dict(checkpoint.sums)
@@ -285,6 +300,46 @@ def check_config(checkpoint: Checkpoint, config: TrainConfig) -> None:
         raise ResumeError(f"cannot resume with changed settings: {told}")
 
 
+def _network(resolved: Resolved, batches: Batches, model: nn.Module | None) -> Network:
+    """The user's network as it is trained, or the configuration's."""
+    if model is None:
+        if len(batches.shape) != 3:
+            raise ValueError(
+                f"data.train: got items of shape {batches.shape}, want (C, H, W) for model.name="
+                f"{resolved.config.model.name}, or a network of your own: train(..., model=...)"
+            )
+        return build_network(
+            resolved.config,
+            resolved.widths,
+            channels=batches.shape[0],
+            classes=len(batches.classes),
+        )
+    images, _ = next(batches.plain(0, 1, 1))
+    selector = resolved.selector
+    return cast(
+        Network,
+        admit(
+            model,
+            images,
+            classes=len(batches.classes),
+            proxy_width=selector.proxy_width,
+            needs=selector.scored,
+        ),
+    )
+
+
+def _formats(
+    resolved: Resolved, model: nn.Module | None
+) -> tuple[torch.memory_format, torch.memory_format]:
+    """Memory formats of training batches and of those that are read; a user's own network has its own."""
+    if model is None or isinstance(model, SlimmableResNet):
+        return resolved.memory_format, resolved.reading_format
+    own = layout(model)
+    if resolved.device.type == "cpu" and resolved.selector.proxy_width is not None:
+        own = torch.contiguous_format  # see `Resolved.memory_format`
+    return own, own
+
+
 def _batch_state(run: TrainingRun) -> dict[str, Any]:
     save = getattr(run.selector.batch, "state_dict", None)
     return {} if save is None else dict(save())
@@ -314,12 +369,3 @@ def _step_clock(resolved: Resolved, network: Network, batches: Batches, clock: C
         return StepClock(clock, network.head)
     images, _ = next(batches.plain(0, 1, 1))
     return StepClock(clock, share=proxy_flop_share(network, images, width))
-
-
-def _check_data(config: TrainConfig, data: ImageData) -> None:
-    least = 2 * config.run.devices
-    if len(data.train) < least:
-        raise ValueError(
-            f"data.train: got {len(data.train)} images, want at least {least} for "
-            f"{config.run.devices} devices"
-        )

@@ -13,13 +13,17 @@ from dynams.training.errors import ResumeError
 CONFIG_NAME = "config.yaml"
 
 
-def make_run_dir(config: TrainConfig) -> Path:
+def make_run_dir(config: TrainConfig, data: str) -> Path:
     """Make a new directory for the run below ``run.dir``; never one that exists.
+
+    Args:
+        config: the whole run.
+        data: what its data are called: the name of a run without one.
 
     Raises:
         ValueError: the directory cannot be made.
     """
-    name = config.run.name or config.data.name
+    name = config.run.name or data
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     parent = Path(config.run.dir)
     try:

@@ -23,7 +23,8 @@ from dynams.selection.methods.difficulty import last_layer_gradient_norm
 from dynams.selection.signals import Signals
 from dynams.training.batches import Batches, share
 from dynams.training.distributed import gather_shares
-from dynams.training.network import Network, frozen
+from dynams.training.network import Network, evaluated
+from dynams.training.own_network import FROM_FEATURES
 
 _KINDS: tuple[dk.ScoreKind, ...] = get_args(dk.ScoreKind)
 _TENSORS = frozenset({"features", "residuals"})
@@ -63,14 +64,13 @@ def score_signals(
         ValueError: something is wanted that no network gives.
     """
     needs = frozenset(needs)
-    scorer = frozen(network, width, batches.reading_format)
-    reader = _Reader(scorer.head, needs)
     total = len(batches) if indices is None else len(indices)
     start, end = share(0, total, fabric.global_rank, fabric.world_size)
     longest = -(-total // fabric.world_size)
-    known = reader.room(end - start, batches.device)
     done = 0
-    with torch.inference_mode():
+    with evaluated(network, width, batches.reading_format) as scorer:
+        reader = _Reader(scorer.head, needs, len(batches.classes))
+        known = reader.room(end - start, batches.device)
         for batch, labels in _read(batches, indices, start, end, batch_size):
             with fabric.autocast():
                 features = scorer.features(batch)
@@ -135,9 +135,14 @@ def row_scores(logits: Tensor, labels: Tensor, names: Iterable[str]) -> dict[str
 
 @torch.no_grad()
 def head_scores(
-    head: nn.Module, features: Tensor, labels: Tensor, names: Iterable[str]
+    head: nn.Module | None, features: Tensor, labels: Tensor, names: Iterable[str]
 ) -> dict[str, Tensor]:
-    """Return scores (B,) float32 of a batch's features (B, D), whose logits by ``head`` are never stored."""
+    """Return scores (B,) float32 of a batch's features (B, D), whose logits by ``head`` are never stored.
+
+    Without a head the features are the logits.
+    """
+    if head is None:
+        return row_scores(features.float(), labels, names)
     weight, bias = _parameters(head)
     return dk.linear_scores(features.float(), weight, _named(names), bias, labels=labels)
 
@@ -163,25 +168,32 @@ def _read(
 
 
 class _Reader:
-    """Features of a batch to what is wanted of it.
+    """Features of a batch, or its logits where there is no head, to what is wanted of it.
 
     Raises:
-        ValueError: it is something that no network gives.
+        ValueError: it is something that no network gives, or none without a head.
     """
 
-    def __init__(self, head: nn.Module, needs: frozenset[str]) -> None:
+    def __init__(self, head: nn.Module | None, needs: frozenset[str], classes: int) -> None:
         self._names = needs - {"labels"}
         if unknown := self._names - _TENSORS - {*_KINDS, "grand"}:
             raise ValueError(f"needs: no network gives {', '.join(sorted(unknown))}")
-        self._weight, self._bias = _parameters(head)
+        self._classes, self._weight, self._bias = classes, None, None
+        if head is not None:
+            self._weight, self._bias = _parameters(head)
+        elif missing := self._names & FROM_FEATURES:
+            raise ValueError(f"needs: without a head no network gives {', '.join(sorted(missing))}")
         wanted = self._names | ({"el2n"} if "grand" in self._names else set())
         self._kinds = [kind for kind in _KINDS if kind in wanted]
         # Once, not in every batch: it takes C^2 D operations.
-        self._distances = dk.class_distances(self._weight) if "distance" in wanted else None
+        self._distances = None
+        if self._weight is not None and "distance" in wanted:
+            self._distances = dk.class_distances(self._weight)
 
     def room(self, count: int, device: torch.device) -> dict[str, Tensor]:
-        classes, width = self._weight.shape
-        columns = {"features": (width,), "residuals": (classes,)}
+        columns = {"residuals": (self._classes,)}
+        if self._weight is not None:
+            columns["features"] = (self._weight.shape[1],)
         return {
             name: torch.empty((count, *columns.get(name, ())), device=device)
             for name in sorted(self._names)
@@ -189,12 +201,13 @@ class _Reader:
 
     def __call__(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         weight, bias, distances = self._weight, self._bias, self._distances
-        if "residuals" in self._names:
-            logits = nn.functional.linear(features, weight, bias)
+        if weight is None or "residuals" in self._names:
+            logits = features if weight is None else nn.functional.linear(features, weight, bias)
             found = dk.scores(logits, self._kinds, labels=labels, class_distances=distances)
-            residuals = logits.softmax(1)
-            residuals[torch.arange(len(labels), device=labels.device), labels] -= 1.0
-            found["residuals"] = residuals
+            if "residuals" in self._names:
+                residuals = logits.softmax(1)
+                residuals[torch.arange(len(labels), device=labels.device), labels] -= 1.0
+                found["residuals"] = residuals
         else:
             found = dk.linear_scores(
                 features, weight, self._kinds, bias, labels=labels, class_distances=distances

@@ -10,6 +10,8 @@ import hashlib
 
 import torch
 
+from dynams.data.seeding import seed_draws
+
 
 def derive_seed(*parts: int | str) -> int:
     """Derive a seed in [0, 2**63) that depends on all the parts; unequal parts give unrelated seeds."""
@@ -39,3 +41,13 @@ def generator(
     made = torch.Generator(device=device)
     made.manual_seed(derive_seed(seed, purpose, epoch, step, rank))
     return made
+
+
+def seed_process(device: torch.device, seed: int) -> None:
+    """Seed the generators that Python, NumPy and torch keep for the process, that of ``device`` among them."""
+    seed_draws(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)

@@ -39,8 +39,14 @@ class StepClock:
         self._measures = head is not None and share is None
         self._watching = False
         self._heads = 0
+        self._hook = None
         if head is not None and self._measures:
-            head.register_forward_hook(self._head_done)
+            self._hook = head.register_forward_hook(self._head_done)
+
+    def close(self) -> None:
+        """Take the hook off the head."""
+        if self._hook is not None:
+            self._hook.remove()
 
     def look(self, samples: int) -> AbstractContextManager[None]:
         """Count the block as scoring: a first look at ``samples`` samples."""

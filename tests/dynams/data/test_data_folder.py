@@ -46,6 +46,13 @@ def test_classes_are_sorted_and_pixels_kept_where_sizes_agree(
     assert data.augmentation == Augmentation(crop_padding=2, flip=True)
 
 
+def test_large_images_are_varied_by_boxes(tmp_path: Path, files: Any) -> None:
+    files.write_folder(tmp_path, count=1)
+    large, small = (load_data("folder", tmp_path, image_size=side) for side in (160, 159))
+    assert large.augmentation == Augmentation(flip=True, random_resized=True, size=140)
+    assert small.augmentation == Augmentation(crop_padding=20, flip=True)
+
+
 def test_val_is_preferred_to_test(tmp_path: Path, files: Any) -> None:
     written = files.write_folder(tmp_path)
     for name in ("ant", "bee", "cat"):

@@ -72,12 +72,53 @@ def test_training_batches_follow_the_indices_and_the_generator():
     assert not torch.equal(first[0], other[0])
 
 
+SHAPE = (3, 32, 32)
+
+
 def test_what_the_configuration_leaves_open_is_as_suits_the_data():
     suited = Augmentation(crop_padding=4, flip=True)
-    assert resolve_augmentation(DataConfig(), suited) == suited
-    assert resolve_augmentation(DataConfig(flip=False), suited) == Augmentation(4, False)
-    assert resolve_augmentation(DataConfig(crop_padding=1), suited) == Augmentation(1, True)
-    assert resolve_augmentation(DataConfig(augment=False), suited) == Augmentation(0, False)
+    for config, wanted in (
+        (DataConfig(), suited),
+        (DataConfig(flip=False), Augmentation(4, False)),
+        (DataConfig(crop_padding=1), Augmentation(1, True)),
+        (DataConfig(augment=False), Augmentation(0, False)),
+        (DataConfig(crop_size=24), Augmentation(4, True, size=24)),
+        (DataConfig(crop="random-resized"), Augmentation(0, True, True, 28)),
+    ):
+        assert resolve_augmentation(config, suited, SHAPE) == wanted
+
+
+def test_large_images_have_boxes_unless_they_are_to_be_shifted():
+    suited, shape = Augmentation(flip=True, random_resized=True, size=224), (3, 256, 256)
+    for config, wanted in (
+        (DataConfig(), suited),
+        (DataConfig(crop_size=192), Augmentation(0, True, True, 192)),
+        (DataConfig(augment=False), Augmentation(size=224)),
+        (DataConfig(crop="shift"), Augmentation(0, True)),
+        (DataConfig(crop_padding=8), Augmentation(8, True)),
+    ):
+        assert resolve_augmentation(config, suited, shape) == wanted
+    with pytest.raises(ValueError, match=r"data\.crop_size: got 300 for images of 256 x 256"):
+        resolve_augmentation(DataConfig(crop_size=300), suited, shape)
+    with pytest.raises(ValueError, match=r"data\.crop_padding: got 4 with data\.crop=random-res"):
+        DataConfig(crop="random-resized", crop_padding=4)
+
+
+def test_where_a_size_is_seen_plain_batches_are_the_centre():
+    every = images()
+    for how in (Augmentation(size=2), Augmentation(random_resized=True, size=2)):
+        make = batches(every, how)
+        assert make.shape == (1, 2, 2)
+        expected = (every.images[:, :, 1:3, 1:3].double() / 255 - 0.5) / 0.25
+        (plain, _), (picked, _) = (
+            next(make.plain(0, 10, 10)),
+            next(make.picked(torch.arange(10), 10)),
+        )
+        torch.testing.assert_close(plain, expected.float())
+        assert torch.equal(plain, picked)
+        varied, _ = next(make.epoch(torch.arange(10), [(0, 10)], epoch=0))
+        assert varied.shape == plain.shape
+        assert torch.equal(varied, plain) is not how.random_resized
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -1,0 +1,287 @@
+"""Whole runs of `train` on a user's own network and Datasets, against those on our own."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from own_networks import Scaled, TimmResNet, ViT
+from torch import nn
+from torch.utils.data import Dataset, Subset, TensorDataset
+from training_runs import StopAt, equal, log_lines, made_up_data, small_config
+
+from dynams.data import DatasetData, normalise
+from dynams.models import build_model
+from dynams.slimmable import convert
+from dynams.training.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
+from dynams.training.errors import ResumeError
+from dynams.training.loop import train
+
+DATA = made_up_data()
+PLAIN = {"augment": False}
+UNTOUCHED = {"recipe": "none"}
+
+
+def final(run_dir: str) -> Checkpoint:
+    return load_checkpoint(checkpoint_path(run_dir))
+
+
+def assert_same_end(ours: str, theirs: str) -> None:
+    mine, wanted = final(ours), final(theirs)
+    for name in ("model", "optimizer", "sampler", "sums", "accuracy", "best_accuracy"):
+        assert equal(getattr(mine, name), getattr(wanted, name)), name
+
+
+class Floats(Dataset):
+    """The made-up images, normalised as in memory; not known to be tensors."""
+
+    def __init__(self, images) -> None:
+        self.pixels = normalise(images.images, DATA.mean, DATA.std)
+        self.targets = images.labels.tolist()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int):
+        return self.pixels[index], self.targets[index]
+
+
+class Varied(Floats):
+    """With transforms that draw from all three generators."""
+
+    def __getitem__(self, index: int):
+        image, label = super().__getitem__(index)
+        if random.random() < 0.5:
+            image = image.flip(-1)
+        image = image * np.random.uniform(0.8, 1.2)
+        return (image + 0.1 * torch.randn(image.shape)).float(), label
+
+
+@pytest.fixture(scope="module")
+def in_memory(tmp_path_factory) -> str:
+    return train(small_config(tmp_path_factory.mktemp("memory"), data=PLAIN), DATA).run_dir
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_datasets_train_as_the_same_images_in_memory(workers: int, tmp_path, in_memory) -> None:
+    config = small_config(tmp_path, data={"workers": workers})
+    state = torch.get_rng_state(), random.getstate()
+    summary = train(config, (Floats(DATA.train), Floats(DATA.test)))
+    assert summary.completed
+    assert_same_end(summary.run_dir, in_memory)
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert random.getstate() == state[1]
+
+
+def test_tensors_and_bytes_are_datasets_too(tmp_path, in_memory) -> None:
+    floats = [TensorDataset(Floats(part).pixels, part.labels) for part in (DATA.train, DATA.test)]
+    assert_same_end(train(small_config(tmp_path), floats).run_dir, in_memory)
+    held = small_config(
+        tmp_path,
+        data={"holdout": 0.3},
+        selection={"strategy": "rho-loss", "holdout_epochs": 1},
+    )
+    parts = [TensorDataset(part.images, part.labels) for part in (DATA.train, DATA.test)]
+    assert train(held, parts).completed
+
+
+def test_random_transforms_are_the_same_with_workers_and_after_a_stop(tmp_path) -> None:
+    data = DatasetData(Varied(DATA.train), Floats(DATA.test), scored=Floats(DATA.train))
+    whole = train(small_config(tmp_path / "whole", data={"workers": 0}), data)
+    stopped = train(
+        small_config(tmp_path / "parts", data={"workers": 2}), data, interrupt=StopAt(9)
+    )
+    at = final(stopped.run_dir)
+    assert not stopped.completed
+    assert at.step > 0
+    resumed = train(
+        small_config(tmp_path / "parts", data={"workers": 1}), data, resume=stopped.run_dir
+    )
+    assert_same_end(resumed.run_dir, whole.run_dir)
+    ours, theirs = log_lines(resumed.run_dir), log_lines(whole.run_dir)
+    assert ours[1:] == theirs[1:]
+
+
+def test_what_datasets_decide_by_themselves_is_refused(tmp_path) -> None:
+    pair = (Floats(DATA.train), Floats(DATA.test))
+    for name, value in (("flip", True), ("crop_size", 4), ("limit", 3), ("storage", "disk")):
+        with pytest.raises(
+            ValueError, match=rf"data\.{name}: got {value} with Datasets of your own"
+        ):
+            train(small_config(tmp_path, data={name: value}), pair)
+    flat = TensorDataset(torch.zeros(50, 64), DATA.train.labels)
+    with pytest.raises(
+        ValueError, match=r"data\.train: got items of shape \(64,\), want \(C, H, W\)"
+    ):
+        train(small_config(tmp_path), (flat, flat))
+    with pytest.raises(ValueError, match=r"data\.train: got 1 images, want at least 2"):
+        train(small_config(tmp_path), (Subset(pair[0], [0]), pair[1]))
+
+
+def test_an_own_network_with_a_proxy_trains_and_has_the_weights(tmp_path) -> None:
+    torch.manual_seed(0)
+    model = TimmResNet(drop_rate=0.1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    summary = train(small_config(tmp_path), DATA, model=model)
+    assert summary.proxy_width == 0.5
+    assert summary.accuracy > 0.6
+    trained = convert(model, (0.5, 1.0)).state_dict()
+    state = final(summary.run_dir).model
+    full = {name for name in state if "width_0_5" not in name}
+    assert all(torch.equal(trained[name], state[name]) for name in full)
+    assert all(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("recipe", ["distill", "batch_norm"])
+def test_the_other_recipes_take_an_own_network(recipe: str, tmp_path) -> None:
+    config = small_config(tmp_path, proxy={"recipe": recipe, "batches": 2}, optim={"epochs": 2})
+    summary = train(config, DATA, model=TimmResNet())
+    assert summary.proxy_width == 0.5
+    if recipe == "batch_norm":
+        state = final(summary.run_dir).model
+        scale = state["network.bn1.width_0_5.weight"]
+        assert not scale.eq(1.0).all()
+
+
+class Hidden(nn.Module):
+    """One of our networks as nobody knows it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.inner = network
+
+    def forward(self, images):
+        return self.inner(images)
+
+
+def test_an_untouched_network_is_trained_in_place_as_ours_is(tmp_path) -> None:
+    known = build_model("resnet8", 3, widths=(1.0,), in_channels=1, base_channels=4)
+    hidden = Hidden(known.plain(1.0))
+    config = small_config(tmp_path, proxy=UNTOUCHED, selection={"strategy": "random"})
+    train(config, DATA, model=known)
+    train(config, DATA, model=hidden)
+    expected = known.plain(1.0).state_dict()
+    for name, value in hidden.inner.state_dict().items():
+        torch.testing.assert_close(value, expected[name])
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        {"strategy": "margin"},
+        {"strategy": "craig"},
+        {"strategy": "margin", "kind": "distance"},
+        {"strategy": "selective-backprop"},
+    ],
+    ids=["margin", "features", "distance", "in the batch"],
+)
+def test_a_transformer_trains_untouched_with_every_kind_of_strategy(selection, tmp_path) -> None:
+    torch.manual_seed(0)
+    model = ViT()
+    hooks: list[int] = []
+    model.head.register_forward_hook(lambda *_: hooks.append(1))
+    config = small_config(tmp_path, proxy=UNTOUCHED, selection=selection, optim={"epochs": 2})
+    state = torch.get_rng_state()
+    summary = train(config, DATA, model=model)
+    assert summary.completed
+    assert summary.proxy_width is None
+    assert hooks
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    saved = final(summary.run_dir).model
+    assert all(
+        torch.equal(saved[f"network.{name}"], value) for name, value in model.state_dict().items()
+    )
+    assert len(model.head._forward_hooks) == 1
+    assert not model.head._forward_pre_hooks
+
+
+def test_dropout_is_the_same_after_a_stop(tmp_path) -> None:
+    def model() -> nn.Module:
+        torch.manual_seed(3)
+        return ViT()
+
+    sections = {"proxy": UNTOUCHED, "optim": {"epochs": 3}}
+    whole = train(small_config(tmp_path / "whole", **sections), DATA, model=model())
+    config = small_config(tmp_path / "parts", **sections)
+    stopped = train(config, DATA, model=model(), interrupt=StopAt(9))
+    assert final(stopped.run_dir).step > 0
+    torch.manual_seed(99)  # whatever the process draws elsewhere
+    other = ViT()
+    resumed = train(config, DATA, model=other, resume=stopped.run_dir)
+    assert_same_end(resumed.run_dir, whole.run_dir)
+
+
+def test_without_a_head_logits_score_and_features_are_refused(tmp_path) -> None:
+    config = small_config(tmp_path, proxy=UNTOUCHED, optim={"epochs": 2})
+    assert train(config, DATA, model=Scaled()).completed
+    config = small_config(tmp_path, proxy=UNTOUCHED, selection={"strategy": "craig"})
+    with pytest.raises(ValueError, match=r"model: got Scaled, .* a strategy that needs features"):
+        train(config, DATA, model=Scaled())
+
+
+def test_an_interrupted_run_gives_the_weights_back_too(tmp_path) -> None:
+    model = TimmResNet()
+    before = model.fc.weight.detach().clone()
+    stopped = train(small_config(tmp_path), DATA, model=model, interrupt=StopAt(3))
+    assert not stopped.completed
+    assert not torch.equal(model.fc.weight, before)
+    assert torch.equal(model.fc.weight, final(stopped.run_dir).model["network.fc.weight"])
+
+
+def test_another_architecture_is_refused_on_resume(tmp_path) -> None:
+    config = small_config(tmp_path, proxy=UNTOUCHED)
+    stopped = train(config, DATA, model=Scaled(), interrupt=StopAt(3))
+    with pytest.raises(ResumeError, match=r"model: got ViT, want the network that the run began"):
+        train(config, DATA, model=ViT(), resume=stopped.run_dir)
+    with pytest.raises(ResumeError, match=r"model: got none, want the network that the run began"):
+        train(config, DATA, resume=stopped.run_dir)
+
+
+def test_a_slimmable_network_is_trained_as_it_is_and_left_without_hooks(tmp_path) -> None:
+    model = convert(TimmResNet(), (0.5, 1.0))
+    train(small_config(tmp_path, optim={"epochs": 2}), DATA, model=model)
+    assert not model.head._forward_hooks
+    with pytest.raises(ValueError, match=r"model: got one of widths \(0\.5, 1\.0\), want 0\.75"):
+        train(small_config(tmp_path, proxy={"width": 0.75}), DATA, model=model)
+
+
+def test_the_run_is_told_what_was_given(tmp_path, capsys) -> None:
+    config = small_config(
+        tmp_path,
+        proxy=UNTOUCHED,
+        optim={"epochs": 1},
+        run={"progress": True, "report": True},
+    )
+    model = ViT()
+    parts = [TensorDataset(part.images, part.labels) for part in (DATA.train, DATA.test)]
+    summary = train(config, parts, model=model)
+    count = sum(each.numel() for each in model.parameters())
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"model: given, ViT, {count:,} parameters" in told
+    page = (tmp_path / summary.run_dir / "report.html").read_text()
+    assert "given, ViT" in page
+    assert "resnet8" not in page.partition("<body")[2].partition("<h2")[0]
+
+
+def test_two_processes_train_an_own_network_as_one(tmp_path) -> None:
+    script = Path(__file__).with_name("own_run_of_two.py")
+    path = os.pathsep.join([str(script.parent), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, script, tmp_path],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    (first, samples), (second, others) = (torch.load(file) for file in tmp_path.glob("*.pt"))
+    assert samples == others == 50 + 30
+    assert equal(first, second)
+    assert first["table"].tolist() == torch.tensor([0.1, 0.7]).tolist()
