@@ -120,8 +120,7 @@ def train(
 def _lent(run: TrainingRun) -> Iterator[None]:
     """Give back, whatever ends the block, what a user lent: workers, the network, the process' generators."""
     with ExitStack() as stack:
-        if run.samples.reader is not None:
-            stack.callback(run.samples.reader.close)
+        stack.callback(run.samples.close)
         if run.model is not None:
             stack.enter_context(drawn_apart())
             gpus = [run.fabric.device] if run.fabric.device.type == "cuda" else []

@@ -164,7 +164,11 @@ def build_run(
     config, selector, device = resolved.config, resolved.selector, fabric.device
     formats = _formats(resolved, model)
     samples = load_samples(resolved, fabric, data, *formats)
-    network = _network(resolved, samples.train, model)
+    try:
+        network = _network(resolved, samples.train, model)
+    except BaseException:
+        samples.close()
+        raise
     module = as_module(network)
     if isinstance(network, OwnNetwork):
         module.to(device=device)

@@ -42,6 +42,11 @@ class RunSamples:
     given: bool
     reader: Reader | None = None
 
+    def close(self) -> None:
+        """Let the workers go, if there are any."""
+        if self.reader is not None:
+            self.reader.close()
+
 
 def given_data(data: object, config: DataConfig) -> ImageData | DatasetData | None:
     """Tell what data a run was given; None: what ``config`` names.
@@ -130,11 +135,15 @@ def _of_datasets(
         workers=suited_workers(data, config.run.devices) if workers is None else workers,
         pin=fabric.device.type == "cuda",
     )
-    known = read_samples(data, reader)
     held, rows = None, None
-    if config.data.holdout:
-        known, held, rows = hold_out(known, config.data.holdout, config.run.seed)
-    _check_count(config, len(known.train))
+    try:
+        known = read_samples(data, reader)
+        if config.data.holdout:
+            known, held, rows = hold_out(known, config.data.holdout, config.run.seed)
+        _check_count(config, len(known.train))
+    except BaseException:
+        reader.close()
+        raise
     batches = SampleBatches(
         known.train,
         reader,
