@@ -100,7 +100,8 @@ def train(
         fabric.launch()
         run = build_run(resolved, fabric, given, model)
         stack.enter_context(_lent(run))
-        pixels = config.optim.batch_size * math.prod(run.batches.shape[1:])
+        shape = run.batches.shape
+        pixels = config.optim.batch_size * math.prod(shape[1:] if len(shape) == 3 else shape)
         stack.enter_context(cpu_threads(config.run, pixels))
         stop = interrupt or stack.enter_context(Interrupt())
         if checkpoint is not None:

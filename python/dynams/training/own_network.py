@@ -98,6 +98,7 @@ def admit(
     classes: int,
     proxy_width: float | None,
     needs: Iterable[str] = (),
+    strategy: str = "a strategy",
 ) -> SlimmableResNet | SlimmableNetwork | OwnNetwork:
     """Make a user's network one that is trained and scored here, on the device of ``images``.
 
@@ -107,6 +108,7 @@ def admit(
         classes: C, of the data.
         proxy_width: width of the proxy; None: none is wanted.
         needs: what a scoring pass is to give.
+        strategy: who needs it.
 
     Raises:
         TypeError: ``model`` is no `nn.Module`.
@@ -128,7 +130,7 @@ def admit(
         if head is None and missing:
             raise ValueError(
                 f"model: got {type(model).__name__}, whose logits are not the output of one nn.Linear, want "
-                f"one for a strategy that needs {', '.join(sorted(missing))}"
+                f"one: {strategy} needs {', '.join(sorted(missing))}"
             )
         network = OwnNetwork(model, head)
     else:

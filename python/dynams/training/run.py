@@ -328,6 +328,7 @@ def _network(resolved: Resolved, batches: Batches, model: nn.Module | None) -> N
             classes=len(batches.classes),
             proxy_width=selector.proxy_width,
             needs=selector.scored,
+            strategy=resolved.config.selection.strategy,
         ),
     )
 

@@ -55,6 +55,11 @@ def given_data(data: object, config: DataConfig) -> ImageData | DatasetData | No
         TypeError, ValueError: they are nothing to train on, or ``config`` wants of Datasets what is theirs to do.
     """
     if data is None or isinstance(data, ImageData):
+        if config.workers is not None:
+            raise ValueError(
+                f"data.workers: got {config.workers} for images in memory, want it unset: workers read Datasets of "
+                "your own"
+            )
         return data
     datasets = as_datasets(data)
     for name in _NOT_FOR_DATASETS:
@@ -63,7 +68,7 @@ def given_data(data: object, config: DataConfig) -> ImageData | DatasetData | No
                 f"data.{name}: got {getattr(config, name)!r} with Datasets of your own, want it unset: they "
                 "and their transforms decide that"
             )
-    for name, wanted in (("storage", "auto"), ("crop", "auto")):
+    for name, wanted in (("storage", "auto"), ("crop", "auto"), ("augment", True)):
         if getattr(config, name) != wanted:
             raise ValueError(
                 f"data.{name}: got {getattr(config, name)} with Datasets of your own, want {wanted}"
@@ -91,7 +96,7 @@ def load_samples(
         ValueError, FileNotFoundError: the data cannot be had as configured.
     """
     if isinstance(data, DatasetData):
-        return _of_datasets(resolved.config, fabric, data, memory_format, reading_format)
+        return _of_datasets(resolved, fabric, data, memory_format, reading_format)
     config, given = resolved.config, data is not None
     if data is None:
         data = load_images(config.data, fabric)
@@ -122,17 +127,18 @@ def load_samples(
 
 
 def _of_datasets(
-    config: TrainConfig,
+    resolved: Resolved,
     fabric: Fabric,
     data: DatasetData,
     memory_format: torch.memory_format,
     reading_format: torch.memory_format,
 ) -> RunSamples:
+    config = resolved.config
     workers = config.data.workers
     reader = Reader(
         data.datasets(),
         seed=config.run.seed,
-        workers=suited_workers(data, config.run.devices) if workers is None else workers,
+        workers=suited_workers(data, resolved.world.local) if workers is None else workers,
         pin=fabric.device.type == "cuda",
     )
     held, rows = None, None

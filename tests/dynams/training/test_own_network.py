@@ -50,7 +50,7 @@ def test_logits_that_no_layer_gives_have_no_head() -> None:
     assert admitted(hooked).head is None
     for need in ("features", "validation.features", "grand", "distance"):
         with pytest.raises(
-            ValueError, match=rf"model: got Scaled, .* needs {need.split('.')[-1]}$"
+            ValueError, match=rf"model: got Scaled, .*: a strategy needs {need.split('.')[-1]}$"
         ):
             admitted(Scaled(), needs={"loss", need})
 

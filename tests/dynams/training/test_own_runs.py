@@ -110,11 +110,13 @@ def test_random_transforms_are_the_same_with_workers_and_after_a_stop(tmp_path) 
 
 def test_what_datasets_decide_by_themselves_is_refused(tmp_path) -> None:
     pair = (Floats(DATA.train), Floats(DATA.test))
-    for name, value in (("flip", True), ("crop_size", 4), ("limit", 3), ("storage", "disk")):
+    for name, value in (("flip", True), ("crop_size", 4), ("limit", 3), ("augment", False)):
         with pytest.raises(
             ValueError, match=rf"data\.{name}: got {value} with Datasets of your own"
         ):
             train(small_config(tmp_path, data={name: value}), pair)
+    with pytest.raises(ValueError, match=r"data\.workers: got 2 for images in memory"):
+        train(small_config(tmp_path, data={"workers": 2}), DATA)
     flat = TensorDataset(torch.zeros(50, 64), DATA.train.labels)
     with pytest.raises(
         ValueError, match=r"data\.train: got items of shape \(64,\), want \(C, H, W\)"
@@ -202,6 +204,16 @@ def test_a_transformer_trains_untouched_with_every_kind_of_strategy(selection, t
     assert not model.head._forward_pre_hooks
 
 
+def test_a_network_is_left_as_it_was_but_for_its_weights(tmp_path) -> None:
+    model = ViT().eval()
+    before = {each: (set(vars(each)), len(each._forward_hooks)) for each in model.modules()}
+    train(small_config(tmp_path, proxy=UNTOUCHED, optim={"epochs": 1}), DATA, model=model)
+    assert not any(each.training for each in model.modules())
+    after = {each: (set(vars(each)), len(each._forward_hooks)) for each in model.modules()}
+    assert after == before
+    assert all(each.grad is None for each in model.parameters())
+
+
 def test_dropout_is_the_same_after_a_stop(tmp_path) -> None:
     def model() -> nn.Module:
         torch.manual_seed(3)
@@ -222,7 +234,7 @@ def test_without_a_head_logits_score_and_features_are_refused(tmp_path) -> None:
     config = small_config(tmp_path, proxy=UNTOUCHED, optim={"epochs": 2})
     assert train(config, DATA, model=Scaled()).completed
     config = small_config(tmp_path, proxy=UNTOUCHED, selection={"strategy": "craig"})
-    with pytest.raises(ValueError, match=r"model: got Scaled, .* a strategy that needs features"):
+    with pytest.raises(ValueError, match=r"model: got Scaled, .*: craig needs features"):
         train(config, DATA, model=Scaled())
 
 
