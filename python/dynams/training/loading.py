@@ -55,6 +55,7 @@ class Request(NamedTuple):
         epoch: which.
         rows: of the Dataset.
         images: whether images are wanted; labels always are.
+        item: what the images must be; None: nothing is known yet.
     """
 
     name: str
@@ -62,10 +63,13 @@ class Request(NamedTuple):
     epoch: int
     rows: list[int]
     images: bool = True
+    item: Item | None = None
 
 
 class Reader:
     """Reads batches of Datasets, in this process or in workers that stay until `close`.
+
+    With workers nothing is read in this process: a file that a Dataset opens at its first item is not shared.
 
     Args:
         datasets: by name.
@@ -77,10 +81,10 @@ class Reader:
     def __init__(
         self, datasets: Mapping[str, Items], *, seed: int = 0, workers: int = 0, pin: bool = False
     ) -> None:
-        self._reading = _Reading(datasets, seed)
+        self._items: dict[str, Item] = {}
         self._requests = _Requests()
         self._loader: DataLoader[Any] | None = DataLoader(
-            self._reading,
+            _Reading(datasets, seed),
             batch_size=None,
             sampler=self._requests,
             num_workers=workers,
@@ -98,7 +102,7 @@ class Reader:
         There is one turn at a time: a new one ends those before it.
 
         Raises:
-            DataError: an item is not (image, label), or has another shape than the first one of its Dataset.
+            DataError: an item is not (image, label), or another image than wanted.
             RuntimeError: the reader is closed, or another turn has begun.
         """
         if self._loader is None:
@@ -118,7 +122,10 @@ class Reader:
         Raises:
             DataError: it is not (image, label).
         """
-        return self._reading.item(name)
+        if name not in self._items:
+            images, _ = next(self.read([Request(name, _UNVARIED, 0, [0])]))
+            self._items[name] = Item(tuple(images.shape[1:]), images.dtype)
+        return self._items[name]
 
     def close(self) -> None:
         """Let the workers go."""
@@ -134,8 +141,6 @@ def read_samples(data: DatasetData, reader: Reader) -> SampleData:
     Raises:
         DataError: an item is not as it should be, or a label is no class.
     """
-    for name in data.datasets():
-        reader.item(name)  # before there are workers, which would each read the first items again
     labels = {name: _labels(name, getattr(data, name), reader) for name in ("train", "test")}
     classes = class_names(data, labels["train"], labels["test"])
     splits = {
@@ -243,7 +248,8 @@ class SampleBatches:
         if item.dtype != torch.uint8 or len(item.shape) != 3 or item.shape[0] not in (1, 3):
             return None
         rows = self.samples.rows[indices.cpu()].tolist()
-        images, _ = next(self.reader.read([Request(self.samples.plain, _UNVARIED, 0, rows)]))
+        wanted = Request(self.samples.plain, _UNVARIED, 0, rows, item=item)
+        images, _ = next(self.reader.read([wanted]))
         return images
 
     def _batches(
@@ -255,7 +261,8 @@ class SampleBatches:
         epoch: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         rows = [self.samples.rows[part] for part in parts]
-        wanted = [Request(name, purpose, epoch, each.tolist()) for each in rows]
+        item = self.reader.item(name)
+        wanted = [Request(name, purpose, epoch, each.tolist(), item=item) for each in rows]
         for part, where, (images, labels) in zip(
             parts, rows, self.reader.read(wanted), strict=True
         ):
@@ -287,15 +294,6 @@ class _Reading(Dataset[Any]):
     def __init__(self, datasets: Mapping[str, Items], seed: int) -> None:
         self._datasets = dict(datasets)
         self._seed = seed
-        self._items: dict[str, Item] = {}
-
-    def item(self, name: str) -> Item:
-        if name not in self._items:
-            with drawn_apart() as seed:
-                seed(derive_seed(self._seed, _UNVARIED, 0, 0))
-                image, _ = image_and_label(self._datasets[name][0], f"{name}[0]")
-            self._items[name] = Item(tuple(image.shape), image.dtype)
-        return self._items[name]
 
     def __getitem__(self, request: Request) -> tuple[Tensor, Tensor] | DataError:
         try:
@@ -306,9 +304,8 @@ class _Reading(Dataset[Any]):
             return error  # raised in a worker, it would come with the worker's traceback as its message
 
     def _read(self, request: Request) -> tuple[Tensor, Tensor]:
-        name, purpose, epoch, rows, wanted = request
+        name, purpose, epoch, rows, wanted, want = request
         dataset = self._datasets[name]
-        want = self.item(name) if wanted else None
         images, labels = [], []
         with nullcontext() if in_memory(dataset) else drawn_apart() as seed:
             for row in rows:
@@ -316,14 +313,13 @@ class _Reading(Dataset[Any]):
                     seed(derive_seed(self._seed, purpose, epoch, row))
                 image, label = image_and_label(dataset[row], f"{name}[{row}]")
                 labels.append(label)
-                if want is None:
-                    continue
-                if (tuple(image.shape), image.dtype) != (want.shape, want.dtype):
+                came = Item(tuple(image.shape), image.dtype)
+                if want is not None and came != want:
                     raise DataError(
-                        f"{name}[{row}]: got {_told(Item(tuple(image.shape), image.dtype))}, want "
-                        f"{_told(want)}, as {name}[0] has"
+                        f"{name}[{row}]: got {_told(came)}, want {_told(want)}, as {name}[0] has"
                     )
-                images.append(image)
+                if wanted:
+                    images.append(image)
         # In a worker this stacks into shared memory.
         stacked = default_collate(images) if images else torch.empty(0)
         return stacked, torch.tensor(labels, dtype=torch.int64)
@@ -334,7 +330,7 @@ def _labels(name: str, dataset: Items, reader: Reader) -> Tensor:
     told = told_labels(dataset)
     if told is not None:
         rows = sorted({0, count // 2, count - 1})
-        _, seen = next(reader.read([Request(name, _UNVARIED, 0, rows)]))
+        _, seen = next(reader.read([Request(name, _UNVARIED, 0, rows, images=False)]))
         if torch.equal(seen, told[rows]):
             return told
     _LOG.warning(

@@ -211,6 +211,26 @@ def test_a_turn_that_was_overtaken_is_not_mixed_with_the_next() -> None:
         next(made.plain(0, 4, 4))
 
 
+class Counted(Numbered):
+    """Counts what is read of it in this process."""
+
+    reads = 0
+
+    def __getitem__(self, index: int):
+        self.reads += 1
+        return super().__getitem__(index)
+
+
+def test_with_workers_nothing_is_read_in_this_process() -> None:
+    dataset = Counted()
+    made = batches(dataset, workers=1)
+    list(made.epoch(torch.arange(10), [(0, 5), (5, 10)], epoch=0))
+    list(made.plain(0, 10, 5))
+    assert made.pictures(torch.tensor([1])) is not None
+    assert dataset.reads == 0
+    made.reader.close()
+
+
 class Pids(Dataset):
     targets = (0, 1)
 
