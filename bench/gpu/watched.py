@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from dynams.training.run import TrainingRun
 
 from dynams.selection import Signals
 from dynams.training import Interrupt
+from dynams.training.run import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Watch(Interrupt):
         self._windows = windows
         self._score = score
         self._timed = timed
-        self._pending: tuple[Session, np.ndarray[Any, Any]] | None = None
+        self._pending: tuple[TrainingRun, np.ndarray[Any, Any]] | None = None
         self._noting: tuple[Window, Callable[[], Waits]] | None = None
 
     @property

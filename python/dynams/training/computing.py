@@ -1,17 +1,24 @@
-"""How torch computes during a run: CPU threads and cuDNN's choice of algorithms."""
+"""How torch computes during a run: CPU threads, cuDNN's choice of algorithms, precision, images at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from lightning_fabric import Fabric
 
 from dynams.training.config import RunConfig
 
 # Threads meet several times in every layer. Below this many pixels a batch, a layer's work is shorter than a meeting that
 # another program's load delays: with one of two cores busy, two threads took ten times as long as one (8 x 8 digits).
 _PIXELS_WORTH_THREADS = 1 << 15
+# Images read at a time on a CPU, where larger batches leave the caches, and of what nobody knows the memory of.
+_READ_ON_CPU = 256
+# Pixels that keep a GPU busy for longer than the host takes to launch a network on them: at 500 images of 32 x 32, an
+# H100 waited for the host half of the time.
+_PIXELS_READ_ON_GPU = 1 << 21
 
 
 @contextmanager
@@ -39,3 +46,31 @@ def tuned_convolutions() -> Iterator[None]:
         allow_tf32=cudnn.allow_tf32,
     ):
         yield
+
+
+def reading_size(
+    asked: int | None, count: int, shape: Sequence[int], device: torch.device, *, own: bool
+) -> int:
+    """Return how many of ``count`` samples are scored or evaluated at a time.
+
+    Args:
+        asked: what the configuration says; None: 256, on a GPU as many as 2^21 pixels and at least 256, in
+            even batches, so that cuDNN times its algorithms once.
+        count: how many samples a process reads in all.
+        shape: of one sample.
+        device: where the network is.
+        own: the network is the user's, whose memory nobody knows.
+    """
+    if asked is not None:
+        return asked
+    if device.type != "cuda" or own:
+        return _READ_ON_CPU
+    most = max(_READ_ON_CPU, _PIXELS_READ_ON_GPU // math.prod(shape[1:]))
+    return -(-count // max(1, -(-count // most))) or most
+
+
+def autocast_dtype(fabric: Fabric) -> torch.dtype | None:
+    """Return what layers compute in under the autocast of ``fabric``; None: there is none."""
+    kind = fabric.device.type
+    with fabric.autocast():
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

@@ -219,7 +219,11 @@ class SelectionConfig:
     max_age: int | None = setting(
         None, "epochs for which such a score counts; unset: refresh_every", least=1
     )
-    batch_size: int = setting(256, "images scored, or evaluated, at a time", least=1)
+    batch_size: int | None = setting(
+        None,
+        "images scored, or evaluated, at a time; unset: 256, on a GPU as many as 2048 of 32 x 32 pixels",
+        least=1,
+    )
 
     def __post_init__(self) -> None:
         check("selection", self)
@@ -250,7 +254,9 @@ class ProxyConfig:
     )
     share: float = setting(1.0, "part of each batch that the proxy trains on", within="(0, 1]")
     batches: int = setting(
-        8, "batches of selection.batch_size images that batch_norm estimates from", least=1
+        8,
+        "batches of selection.batch_size images (unset: 256) that batch_norm estimates from",
+        least=1,
     )
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from dynams.training.batches import Batches, share
+from dynams.training.computing import autocast_dtype
 from dynams.training.network import Network, evaluated
 
 
@@ -59,7 +60,9 @@ def evaluate(
     correct = torch.zeros(len(widths), dtype=torch.int64, device=batches.device)
     with ExitStack() as stack:
         copies = [
-            stack.enter_context(evaluated(network, width, batches.reading_format))
+            stack.enter_context(
+                evaluated(network, width, batches.reading_format, autocast_dtype(fabric))
+            )
             for width in widths
         ]
         stack.enter_context(fabric.autocast())

@@ -88,7 +88,7 @@ def irreducible_losses(
             network,
             run.batches,
             {"loss"},
-            batch_size=config.selection.batch_size,
+            batch_size=run.reading_size(len(run.batches)),
             stop=stop,
         )
     return None if known is None else known.score("loss")

@@ -337,7 +337,7 @@ class _Loop:
                 run.network,
                 run.test,
                 proxy_width=run.selector.proxy_width,
-                batch_size=self.config.selection.batch_size,
+                batch_size=run.reading_size(count),
                 advance=self.progress.advance,
             )
         return found.full, found.proxy

@@ -86,15 +86,22 @@ def frozen(
     network: Network,
     width: float,
     memory_format: torch.memory_format = torch.contiguous_format,
+    autocast: torch.dtype | None = None,
 ) -> Frozen:
     """Make an ordinary network that computes what ``network`` does at ``width`` when evaluating.
 
     Batch-norms are folded into the convolutions, so outputs agree up to rounding. Weights are
-    copies in ``memory_format``; nothing has gradients.
+    copies in ``memory_format``; nothing has gradients. Those of layers before the head have the dtype
+    ``autocast``, which is then cast to once, not at every batch: autocast remembers only casts of what
+    has gradients. It gives the same bits.
     """
     plain = network.plain(width).eval().requires_grad_(False)
     plain.fold_batch_norms()
     plain.to(memory_format=memory_format)
+    if autocast is not None:
+        for module in plain.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear) and module is not plain.head:
+                module.to(dtype=autocast)
     return cast(Frozen, plain)
 
 
@@ -103,6 +110,7 @@ def evaluated(
     network: Network,
     width: float,
     memory_format: torch.memory_format = torch.contiguous_format,
+    autocast: torch.dtype | None = None,
 ) -> Iterator[Frozen]:
     """Give a block what evaluates at ``width`` as ``network`` does, and let it compute without gradients.
 
@@ -113,6 +121,6 @@ def evaluated(
         with network.evaluating():
             yield cast(Frozen, network)
     else:
-        copy = frozen(network, width, memory_format)
+        copy = frozen(network, width, memory_format, autocast)
         with torch.inference_mode():
             yield copy

@@ -17,6 +17,7 @@ from dynams.models import SlimmableResNet
 from dynams.selection import SubsetSampler
 from dynams.training.batches import Batches
 from dynams.training.checkpoint import Checkpoint
+from dynams.training.computing import reading_size
 from dynams.training.config import TrainConfig, changed_settings
 from dynams.training.errors import ResumeError
 from dynams.training.given import read_scores
@@ -125,6 +126,16 @@ class TrainingRun:
     def held_out(self) -> Batches | None:
         """The samples held out of training; None: none are."""
         return self.samples.held_out
+
+    def reading_size(self, count: int) -> int:
+        """How many are scored or evaluated at a time of ``count`` samples, which the processes share."""
+        return reading_size(
+            self.config.selection.batch_size,
+            -(-count // self.fabric.world_size),
+            self.batches.shape,
+            self.fabric.device,
+            own=self.model is not None,
+        )
 
     def seed_network(self, epoch: int, step: int, purpose: str = "draws of the network") -> None:
         """Seed what a user's own network may draw in a step, such as dropout; ours draw nothing."""

@@ -22,6 +22,7 @@ import dynams_kernels as dk
 from dynams.selection.methods.difficulty import last_layer_gradient_norm
 from dynams.selection.signals import Signals
 from dynams.training.batches import Batches, share
+from dynams.training.computing import autocast_dtype
 from dynams.training.distributed import gather_shares
 from dynams.training.network import Network, evaluated
 from dynams.training.own_network import FROM_FEATURES
@@ -68,7 +69,7 @@ def score_signals(
     start, end = share(0, total, fabric.global_rank, fabric.world_size)
     longest = -(-total // fabric.world_size)
     done = 0
-    with evaluated(network, width, batches.reading_format) as scorer:
+    with evaluated(network, width, batches.reading_format, autocast_dtype(fabric)) as scorer:
         reader = _Reader(scorer.head, needs, len(batches.classes))
         known = reader.room(end - start, batches.device)
         for batch, labels in _read(batches, indices, start, end, batch_size):

@@ -76,7 +76,7 @@ def collect_signals(
                 batches,
                 needs,
                 width=selector.proxy_width or 1.0,
-                batch_size=chosen.batch_size,
+                batch_size=run.reading_size(count),
                 indices=indices,
                 stop=stop,
                 advance=advance,
@@ -151,7 +151,8 @@ def _prepare_proxy(run: TrainingRun) -> None:
     random = generator(
         "cpu", config.run.seed, purpose="batch-norm estimation", epoch=run.position.epoch
     )
-    count = min(len(candidates), config.proxy.batches * config.selection.batch_size)
+    size = config.selection.batch_size or 256
+    count = min(len(candidates), config.proxy.batches * size)
     drawn = torch.randperm(len(candidates), generator=random)[:count]
     with run.clock.measure("scoring", count):
         average_buffers(run.fabric, as_module(run.network))
@@ -161,5 +162,5 @@ def _prepare_proxy(run: TrainingRun) -> None:
             candidates,
             drawn,
             width=width,
-            batch_size=config.selection.batch_size,
+            batch_size=size,
         )

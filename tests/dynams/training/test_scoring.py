@@ -129,6 +129,16 @@ def test_a_frozen_network_has_no_norms_and_the_same_outputs(network, width, memo
     np.testing.assert_allclose(made(images).numpy(), logits(network, width), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("width", [0.5, 1.0])
+def test_weights_cast_once_give_the_bits_of_autocast(network, width):
+    cast, every_time = (frozen(network, width, autocast=dtype) for dtype in (torch.bfloat16, None))
+    assert cast.head.weight.dtype == torch.float32
+    images = (IMAGES.images.float() / 255 - 0.4) / 0.3
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(cast.features(images), every_time.features(images))
+        assert torch.equal(cast(images), every_time(images))
+
+
 def test_bfloat16_scores_are_close_and_float32(network):
     fabric = Fabric(accelerator="cpu", precision="bf16-mixed")
     scored = score_candidates(fabric, network, BATCHES, width=0.5)
