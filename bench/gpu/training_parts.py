@@ -90,7 +90,7 @@ def joint(bench: Bench) -> tuple[Found, dict[str, Any]]:
     config = bench.config(
         resnet18(bench),
         {
-            "selection": {"refresh_every": 1, "warmup_epochs": 1, "batch_size": sizes.batch},
+            "selection": {"refresh_every": 1, "warmup_epochs": 1},
             "optim": {"epochs": 4, "batch_size": sizes.batch, "lr": 0.05},
         },
     )
@@ -142,7 +142,7 @@ def free(bench: Bench) -> Found:
     config = bench.config(
         resnet18(bench),
         {
-            "selection": {**recipe, "warmup_epochs": 1, "batch_size": sizes.batch},
+            "selection": {**recipe, "warmup_epochs": 1},
             "proxy": {"recipe": "none"},
             "optim": {"epochs": 3, "batch_size": sizes.small_batch, "lr": 0.05},
         },
