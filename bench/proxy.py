@@ -152,13 +152,13 @@ def compare_widths(config: TrainConfig, data_path: str | None) -> Row:
     random numbers and changes nothing: the run ends as it would have unwatched.
     """
     refreshes: list[Row] = []
-    chosen = config.selection
 
     def compare(run: TrainingRun, known: Signals) -> None:
+        (kind,) = run.selector.scored
         parts = (run.fabric, run.network, run.batches)
-        full = score_candidates(*parts, kind=chosen.kind, batch_size=chosen.batch_size)
+        full = score_candidates(*parts, kind=kind, batch_size=config.selection.batch_size)
         assert full is not None
-        found = agreement(known.score(chosen.kind), full)
+        found = agreement(known.score(kind), full)
         refreshes.append({"epoch": run.position.epoch, **found})
 
     with tempfile.TemporaryDirectory() as folder:

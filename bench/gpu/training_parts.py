@@ -138,7 +138,12 @@ def free(bench: Bench) -> Found:
 
     sizes = bench.sizes
     watch = Watch(windows=(Window("training, 5 steps", 0, 1, 6),))
-    recipe = {"kind": "label", "free": True, "max_age": 1000, "refresh_every": 1}
+    recipe = {
+        "options": {"margin": {"kind": "label"}},
+        "free": True,
+        "max_age": 1000,
+        "refresh_every": 1,
+    }
     config = bench.config(
         resnet18(bench),
         {

@@ -17,19 +17,19 @@ SMALL: Sections = {
 HELD_OUT: Sections = {"data": {"holdout": 0.2}, "selection": {"holdout_epochs": 1}}
 # What some strategies need beside their name.
 NEEDS: dict[str, Sections] = {
-    "craig": {"selection": {"options": {"part_size": 16}}},
-    "gradmatch": {"selection": {"options": {"part_size": 16}}},
-    "gradmatch-batches": {"selection": {"options": {"batch_size": 4}}},
-    "glister": {"data": {"holdout": 0.2}, "selection": {"options": {"rounds": 3}}},
+    "craig": {"selection": {"options": {"craig": {"part_size": 16}}}},
+    "gradmatch": {"selection": {"options": {"gradmatch": {"part_size": 16}}}},
+    "gradmatch-batches": {"selection": {"options": {"gradmatch-batches": {"batch_size": 4}}}},
+    "glister": {"data": {"holdout": 0.2}, "selection": {"options": {"glister": {"rounds": 3}}}},
     "rho-loss": HELD_OUT,
     "batch-rho-loss": HELD_OUT,
 }
 SWITCHES: dict[str, Sections] = {
-    "kind distance": {"selection": {"kind": "distance"}},
-    "kind probability, bfloat16": {"selection": {"kind": "probability"}, "run": {"precision": "bf16-mixed"}},
-    "kind label, balanced, explored, guarded": {"selection": {"kind": "label", "class_balance": "equal", "exploration": 0.3, "noise_guard": 0.1}},
+    "kind distance": {"selection": {"options": {"margin": {"kind": "distance"}}}},
+    "kind probability, bfloat16": {"selection": {"options": {"margin": {"kind": "probability"}}}, "run": {"precision": "bf16-mixed"}},
+    "kind label, balanced, explored, guarded": {"selection": {"options": {"margin": {"kind": "label"}}, "class_balance": "equal", "exploration": 0.3, "noise_guard": 0.1}},
     "free, explored, unbiased": {"selection": {"free": True, "exploration": 0.5, "unbiased": True}},
-    "weighted, with replacement": {"selection": {"strategy": "importance", "options": {"replacement": True}}},
+    "weighted, with replacement": {"selection": {"strategy": "importance", "options": {"importance": {"replacement": True}}}},
     "part of a batch distilled": {"proxy": {"recipe": "distill", "share": 0.5, "every": 2}},
     "norms estimated anew": {"proxy": {"recipe": "batch_norm", "batches": 2}},
     "schedule and tail": {"selection": {"schedule": "cosine", "budget": 0.4, "tail": 0.34}},

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynams.checks import positive
 from dynams.cli.errors import INTERRUPTED, OK, UsageError, tell
-from dynams.cli.options import add_settings, take_settings
+from dynams.cli.options import add_settings, own_options_joined, take_settings
 from dynams.cli.parsing import OptionParser
 from dynams.cli.train import _quieten
 from dynams.compare.plan import Plan
@@ -133,7 +133,7 @@ def parse(argv: Sequence[str]) -> CompareRequest:
     """
     parser = make_parser()
     # Without defaults: a setting that is not given is the plan's to say.
-    given = parser.parse_args(list(argv), defaults=False)
+    given = parser.parse_args(own_options_joined(parser, argv), defaults=False)
     overrides = take_settings(given)
     options = parser.get_defaults()
     options.update(given)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from dynams.checks import one_of, positive
@@ -21,6 +24,8 @@ from dynams.cli.errors import PlainParser, UsageError
 from dynams.cli.parsing import OptionParser, checked_file, number_in
 from dynams.training.config import TrainConfig
 from dynams.training.rundir import config_path
+
+_OWN = "--selection.options"
 
 _DESCRIPTION = """\
 Train a slimmable network on the samples that DynaMS selects. Without any option: a thin residual
@@ -139,6 +144,45 @@ def take_settings(values: Namespace) -> dict[str, Any]:
     }
 
 
+def own_options_joined(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """Join a strategy's options, each of which has an argument, with those that files give the strategy.
+
+    jsonargparse takes keys of a setting, but of `--selection.options.STRATEGY.OPTION` it would keep the
+    last option of each strategy only.
+
+    Args:
+        parser: of all arguments.
+        argv: the arguments.
+
+    Returns:
+        The arguments, with one `--selection.options` in place of such ones.
+
+    Raises:
+        UsageError: an argument is refused.
+    """
+    own: dict[str, dict[str, Any]] = {}
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        name, beside, text = word.partition("=")
+        strategy, _, option = name.removeprefix(f"{_OWN}.").partition(".")
+        if name.startswith(f"{_OWN}.") and option:
+            value = text if beside else next(words, None)
+            if value is None:
+                raise UsageError(f"{word}: expected one argument")
+            own.setdefault(strategy, {})[option] = _value(value)
+        else:
+            rest.append(word)
+    if not own:
+        return rest
+    given = parser.parse_args(_unprinted(rest), defaults=False).get("selection.options") or {}
+    joined = {**given}
+    for strategy, options in own.items():
+        before = given.get(strategy)
+        joined[strategy] = {**before, **options} if isinstance(before, dict) else options
+    return [*rest, f"{_OWN}={json.dumps(joined)}"]
+
+
 def parse(argv: Sequence[str]) -> TrainRequest:
     """Read the arguments after `dynams train`.
 
@@ -156,15 +200,18 @@ def parse(argv: Sequence[str]) -> TrainRequest:
             raise UsageError("--preset: a resumed run keeps its configuration; leave it out")
         if chosen.rates is not None:
             raise UsageError("--rates: a resumed run keeps its budget; leave it out")
-        files.append(config_path(chosen.resume))
+        own = checked_file(str(config_path(chosen.resume)), _keys())
+        files += [] if own is None else [own]
     files += [_preset(name) for name in chosen.preset]
     files += [path for name in chosen.config if (path := checked_file(name, _keys())) is not None]
     arguments = [*(f"--config={path}" for path in files), *rest]
+    parser = make_parser()
+    arguments = own_options_joined(parser, arguments)
     forecast = None
     if chosen.rates is not None:
         forecast = _forecast(chosen, arguments)
-        arguments = [word for word in arguments if _option(word) != "--print_config"]
-    values = make_parser().parse_args(arguments)
+        arguments = _unprinted(arguments)
+    values = parser.parse_args(arguments)
     return TrainRequest(_build(values), chosen.resume, forecast)
 
 
@@ -181,6 +228,18 @@ def _forecast(chosen: argparse.Namespace, arguments: Sequence[str]) -> ForecastR
     if targeted and "--selection.budget" in map(_option, arguments):
         raise UsageError("--selection.budget: --within sets it; leave one of them out")
     return ForecastRequest(chosen.rates, chosen.within, chosen.within_fraction, tuple(arguments))
+
+
+def _unprinted(argv: Sequence[str]) -> list[str]:
+    return [word for word in argv if _option(word) != "--print_config"]
+
+
+def _value(text: str) -> Any:
+    """What a word means, as in YAML; which reads 5e-4 as text."""
+    try:
+        return float(text) if re.fullmatch(r"[-+.\d]+[eE][-+]?\d+", text) else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError):
+        return text
 
 
 def _option(word: str) -> str:

@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser
 
 from dynams.checks import TYPE_WORDS, did_you_mean, of_type, unknown
 from dynams.cli.errors import UsageError
+from dynams.training.config import refuse_moved
 
 # What jsonargparse says of a value: what it wants, then what came.
 _REFUSALS = (
@@ -59,7 +60,8 @@ def checked_file(name: str, known: Iterable[str]) -> Path | None:
         return None
     known = list(known)
     of_type(f"--config: {name}", values, dict)
-    for key in _keys_of(values):
+    for key, value in _keys_of(values).items():
+        refuse_moved(key, value)
         if key not in known:
             raise UsageError(f"--config: {name}: {unknown('key', key, known)}")
     return path
@@ -73,10 +75,13 @@ def number_in(word: str) -> float:
         raise ArgumentTypeError(f"got {word!r}, want {TYPE_WORDS[float]}") from None
 
 
-def _keys_of(values: dict[Any, Any]) -> list[str]:
-    keys: list[str] = []
+def _keys_of(values: dict[Any, Any]) -> dict[str, Any]:
+    keys: dict[str, Any] = {}
     for name, value in values.items():
-        keys += [f"{name}.{key}" for key in value] if isinstance(value, dict) else [str(name)]
+        inner = value if isinstance(value, dict) else None
+        keys |= (
+            {str(name): value} if inner is None else {f"{name}.{key}": inner[key] for key in inner}
+        )
     return keys
 
 
@@ -87,9 +92,13 @@ def _readable(message: str, parser: ArgumentParser) -> str:
     text = re.sub(r"<class '([^']+)'>", r"\1", text)
     for refusal in _REFUSALS:
         text = re.sub(refusal, _refused, text)
-    foreign = re.match(r"unrecognized arguments: ([^\s=]+)", text, re.IGNORECASE)
+    foreign = re.match(r"unrecognized arguments: ([^\s=]+)[\s=]?(\S*)", text, re.IGNORECASE)
     if foreign is None:
         return text
+    try:
+        refuse_moved(foreign[1].removeprefix("--"), foreign[2])
+    except ValueError as error:
+        return str(error)
     kind = "option" if foreign[1].startswith("-") else "argument"
     options = [name for action in parser._actions for name in action.option_strings]
     return unknown(kind, foreign[1], options)

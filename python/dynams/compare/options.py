@@ -16,7 +16,7 @@ from typing import Any
 
 from dynams.checks import TYPE_WORDS, of_type, one_of, unknown
 from dynams.report.codec import to_plain
-from dynams.training.config import MAY_CHANGE_ON_RESUME, TrainConfig
+from dynams.training.config import MAY_CHANGE_ON_RESUME, TrainConfig, refuse_moved
 
 Options = dict[str, Any]
 
@@ -55,6 +55,7 @@ def read_options(values: Mapping[Any, Any], where: str, beside: Iterable[str] = 
             pairs.append((str(key), value))
     flat: Options = {}
     for name, value in pairs:
+        refuse_moved(name, value, f"{where}: ")
         if name not in known:
             names = [*known, *sections, *beside]
             raise ValueError(f"{where}: {unknown('option', name, names)}")

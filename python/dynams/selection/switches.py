@@ -74,7 +74,7 @@ class ClassBalanced(_Around):
     shares: Shares = "proportional"
 
     def __post_init__(self) -> None:
-        _check_budgeted(self.strategy, "class quotas")
+        _check_budgeted(self.strategy, "class_balance")
         one_of("shares", self.shares, SHARES)
 
     @property

@@ -8,10 +8,11 @@ under a minute on two CPU cores. Nothing here imports torch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dynams.checks import of_type, one_of, unknown
 from dynams.selection.methods.registry import STRATEGIES
 from dynams.training.settings import check, section, setting
 
@@ -35,6 +36,9 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "run.progress",
     }
 )
+
+# Settings of earlier versions that stand elsewhere now.
+_MOVED = {"selection.kind": "selection.options.margin.kind"}
 
 
 @section
@@ -142,14 +146,13 @@ class SelectionConfig:
         "batch-importance, batch-rho-loss, selective-backprop",
         known=STRATEGIES,
     )
-    kind: Literal["gap", "probability", "distance", "label"] = setting(
-        "gap",
-        "the margin: gap (best logit minus second), probability (the same after softmax), "
-        "distance (to the nearest boundary in feature space), or label (logit of the true class "
-        "minus best other; picks wrongly classified samples first)",
-    )
     options: dict[str, Any] = setting(  # noqa: RUF009 (it makes a field)
-        {}, "the strategy's own options by name, such as {ratio: 0.3} for infobatch"
+        {},
+        "strategies' own options under their names, such as {infobatch: {ratio: 0.3}}; those of "
+        "strategies not in use do nothing. {margin: {kind: ...}} is which margin: gap (the default: "
+        "best logit minus second), probability (the same after softmax), distance (to the nearest "
+        "boundary in feature space), or label (logit of the true class minus best other; picks "
+        "wrongly classified samples first)",
     )
     dynamic: bool | None = setting(
         None,
@@ -227,6 +230,15 @@ class SelectionConfig:
 
     def __post_init__(self) -> None:
         check("selection", self)
+        of_type("selection.options", self.options, dict)
+        for name, own in self.options.items():
+            if name not in STRATEGIES and not isinstance(own, Mapping):
+                raise ValueError(
+                    f"selection.options.{name}: got {own!r}, want it under a strategy's name, such as "
+                    f"selection.options.{self.strategy}.{name}"
+                )
+            one_of("selection.options", name, STRATEGIES)
+            of_type(f"selection.options.{name}", own, dict)
 
 
 @section
@@ -404,23 +416,42 @@ class TrainConfig:
         made: dict[str, Any] = {}
         for name, chosen in values.items():
             if name not in sections:
-                raise ValueError(f"{name}: unknown section; known: {', '.join(sections)}")
+                raise ValueError(unknown("section", name, sections))
             kind: Any = sections[name]
             known = [item.name for item in dataclasses.fields(kind)]
             for key in chosen:
+                refuse_moved(f"{name}.{key}", chosen[key])
                 if key not in known:
-                    raise ValueError(f"{name}.{key}: unknown setting; known: {', '.join(known)}")
+                    names = [f"{name}.{each}" for each in known]
+                    raise ValueError(unknown("setting", f"{name}.{key}", names))
             made[name] = kind(**_renamed(name, chosen))
         return cls(**made)
 
 
-def changed_settings(old: TrainConfig, new: TrainConfig) -> list[tuple[str, Any, Any]]:
+def refuse_moved(name: str, value: object, where: str = "") -> None:
+    """Refuse a setting of an earlier version that stands elsewhere now, telling where.
+
+    Args:
+        name: of any setting.
+        value: what came.
+        where: what the message begins with.
+
+    Raises:
+        ValueError: ``name`` is such a one.
+    """
+    if name in _MOVED:
+        raise ValueError(f"{where}{name}: got {value!r}, want {_MOVED[name]}")
+
+
+def changed_settings(
+    old: TrainConfig, new: TrainConfig, may_change: Collection[str] = MAY_CHANGE_ON_RESUME
+) -> list[tuple[str, Any, Any]]:
     """List the settings that differ and matter to the result: (name, old value, new value)."""
     before, after = _flat(old), _flat(new)
     return [
         (name, before[name], after[name])
         for name in before
-        if before[name] != after[name] and name not in MAY_CHANGE_ON_RESUME
+        if before[name] != after[name] and name not in may_change
     ]
 
 
@@ -432,8 +463,11 @@ def _renamed(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat(config: TrainConfig) -> dict[str, Any]:
-    return {
+    """Settings by dotted name; of options, those of the strategy in use."""
+    flat = {
         f"{section}.{key}": value
         for section, values in config.to_dict().items()
         for key, value in values.items()
     }
+    flat["selection.options"] = config.selection.options.get(config.selection.strategy, {})
+    return flat

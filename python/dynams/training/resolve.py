@@ -252,15 +252,16 @@ def build_selector(config: TrainConfig) -> Selector:
 
 
 def _bare(chosen: SelectionConfig) -> Strategy | BatchStrategy:
-    options = dict(chosen.options)
-    if "kind" in strategy_options(chosen.strategy):
-        if "kind" in options:
-            raise ValueError("selection.options: the margin is selection.kind, got kind in both")
-        options["kind"] = chosen.kind
+    """The strategy in use. Options of the others are checked, no more."""
+    made = {chosen.strategy: build_strategy(chosen.strategy)}
     try:
-        return build_strategy(chosen.strategy, **options)
+        for name, own in chosen.options.items():
+            for option in own:
+                one_of(name, option, strategy_options(name))
+            made[name] = build_strategy(name, **own)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"selection.options: {error}") from error
+        raise ValueError(f"selection.options.{error}") from error
+    return made[chosen.strategy]
 
 
 def _switched(chosen: SelectionConfig, strategy: Strategy) -> Strategy:
@@ -274,7 +275,7 @@ def _switched(chosen: SelectionConfig, strategy: Strategy) -> Strategy:
             noise_score=chosen.noise_score,
         )
     except ValueError as error:
-        raise ValueError(f"selection.strategy: {chosen.strategy}: {error}") from error
+        raise ValueError(f"selection.{error}") from error
 
 
 def _given(chosen: SelectionConfig, needs: frozenset[str]) -> str:

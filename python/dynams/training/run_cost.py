@@ -21,7 +21,7 @@ from dynams.selection.schedule import constant
 from dynams.selection.signals import TENSORS, VALIDATION
 from dynams.selection.timetable import Timetable
 from dynams.training.checkpoint import checkpoint_path, load_checkpoint
-from dynams.training.config import TrainConfig
+from dynams.training.config import TrainConfig, changed_settings
 from dynams.training.devices import resolve_device
 from dynams.training.environment import environment
 from dynams.training.resolve import Selector, build_selector
@@ -245,13 +245,7 @@ def _check_settings(run: Run, config: TrainConfig, run_dir: str | Path) -> None:
         raise ValueError(
             f"rates: the configuration of {run_dir} cannot be read: {error}"
         ) from error
-    before, now = was.to_dict(), config.to_dict()
-    differing = [
-        (f"{section}.{key}", old, now[section][key])
-        for section, values in before.items()
-        for key, old in values.items()
-        if old != now[section][key] and f"{section}.{key}" not in MAY_DIFFER
-    ]
+    differing = changed_settings(was, config, MAY_DIFFER)
     if config.data.name == "folder" and _resolved(was.data.path) != _resolved(config.data.path):
         differing.append(("data.path", was.data.path, config.data.path))
     _refuse(run_dir, differing)

@@ -8,14 +8,15 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from dynams.selection.precision import wide_dtype
+
 
 class Sums:
     """Sums of an epoch's losses, kept on the device so that no step waits for it."""
 
     def __init__(self, device: torch.device) -> None:
-        # MPS has no float64; elsewhere it keeps long epochs exact.
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._losses = torch.zeros(2, dtype=dtype, device=device)
+        # Wide, which keeps long epochs exact.
+        self._losses = torch.zeros(2, dtype=wide_dtype(device), device=device)
         self.samples = 0
         self.proxy_samples = 0
 

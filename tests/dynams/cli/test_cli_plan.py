@@ -210,7 +210,10 @@ def test_the_budget_of_a_file_is_replaced_by_the_one_found(rates, capsys, tmp_pa
         (["--rates=rates", "--selection.strategy=selective-backprop"], "keeps no budget"),
         (["--rates=rates", "--selection.free=true"], "selection.free: how many samples"),
         (["--rates=rates", "--selection.strategy=random"], "strategy was 'margin', is 'random'"),
-        (["--rates=rates", "--selection.kind=label"], "selection.kind was 'gap', is 'label'"),
+        (
+            ["--rates=rates", "--selection.options.margin.kind=label"],
+            "selection.options was {}, is {'kind': 'label'}",
+        ),
         (["--rates=rates", "--model.name=resnet14"], "model.name was 'resnet8', is 'resnet14'"),
         (["--rates=rates", "--model.base_channels=8"], "model.base_channels was 4, is 8"),
         (["--rates=rates", "--data.limit=100"], "data.limit was 241, is 100"),

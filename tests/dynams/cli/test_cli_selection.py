@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from dynams.cli import main
+from dynams.cli.compare import parse as parse_compare
 from dynams.cli.options import parse
 from dynams.selection import STRATEGIES
+from dynams.training.config import TrainConfig, changed_settings
 from dynams.training.resolve import build_selector
 
 
@@ -16,21 +18,57 @@ def test_every_strategy_is_a_value_of_the_option_and_in_its_help(name, capsys):
     assert parse(["--selection.strategy", name]).config.selection.strategy == name
     assert main(["train", "--help"]) == 0
     text = capsys.readouterr().out
-    help_of_strategy = text.partition("--selection.strategy ")[2].partition("--selection.kind")[0]
+    help_of_strategy = text.partition("--selection.strategy ")[2].partition("--selection.options")[
+        0
+    ]
     assert name in "".join(help_of_strategy.split())  # it may wrap after a hyphen
 
 
 def test_a_strategys_own_options_are_a_mapping_in_any_form(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text("selection: {strategy: importance, options: {smoothing: 0.2}}\n")
+    file.write_text(
+        "selection: {strategy: importance, options: {importance: {smoothing: 0.2}, loss: {ties: random}}}\n"
+    )
+    own, named = "--selection.options.importance", "--selection.strategy=importance"
     given = [
-        ["--selection.strategy=importance", "--selection.options={smoothing: 0.2}"],
-        ["--selection.strategy=importance", "--selection.options.smoothing=0.2"],
+        [named, "--selection.options={importance: {smoothing: 0.2}}"],
+        [named, f"{own}={{smoothing: 0.2}}"],
+        [named, f"{own}.smoothing=2e-1"],
+        [named, f"{own}.smoothing", "0.2"],
         ["--config", str(file)],
     ]
     for argv in given:
         strategy = build_selector(parse(argv).config).strategy
-        assert strategy.smoothing == 0.2
+        assert (strategy.smoothing, strategy.replacement) == (0.2, False)
+    # One by one, and on top of a file's: each option stays.
+    for argv in given:
+        config = parse([*argv, f"{own}.replacement=true", f"{own}.score=el2n"]).config
+        strategy = build_selector(config).strategy
+        assert (strategy.smoothing, strategy.replacement, strategy.score) == (0.2, True, "el2n")
+    assert config.selection.options["loss"] == {"ties": "random"}
+
+
+def test_a_plan_takes_a_strategys_options_one_by_one():
+    argv = [
+        "digits",
+        *(f"--selection.options.infobatch.{each}=0.25" for each in ("ratio", "delta")),
+    ]
+    want = {"infobatch": {"ratio": 0.25, "delta": 0.25}}
+    assert parse_compare(argv).plan.base["selection.options"] == want
+
+
+def test_options_of_strategies_not_in_use_do_nothing():
+    argv = [
+        "--selection.options.infobatch.ratio=0.3",
+        "--selection.options.static-margin.kind=label",
+    ]
+    config = parse(argv).config
+    assert config.selection.options["infobatch"] == {"ratio": 0.3}
+    assert build_selector(config) == build_selector(TrainConfig())
+    assert changed_settings(TrainConfig(), config) == []
+    used = parse([*argv, "--selection.options.margin.kind=label"]).config
+    assert build_selector(used).scored == {"label"}
+    assert changed_settings(config, used) == [("selection.options", {}, {"kind": "label"})]
 
 
 @pytest.mark.parametrize(
@@ -38,22 +76,52 @@ def test_a_strategys_own_options_are_a_mapping_in_any_form(tmp_path):
     [
         (["--selection.strategy=infobtch"], "(did you mean infobatch?)"),
         (
-            ["--selection.strategy=infobatch", "--selection.options.rato=0.3"],
-            "selection.options: option of infobatch: got 'rato', want one of ratio, delta (did you mean ratio?)",
+            ["--selection.options.infobatch.rato=0.3"],
+            "selection.options.infobatch: got 'rato', want one of ratio, delta (did you mean ratio?)",
         ),
         (
-            ["--selection.strategy=infobatch", "--selection.options.ratio=1.5"],
-            "selection.options: infobatch.ratio: got 1.5, want a number in [0, 1)",
+            ["--selection.strategy=infobatch", "--selection.options.infobatch.ratio=1.5"],
+            "error: selection.options.infobatch.ratio: got 1.5, want a number in [0, 1)",
         ),
         (
-            ["--selection.strategy=infobatch", "--selection.options.ratio=much"],
-            "selection.options: infobatch.ratio: got 'much', want float",
+            ["--selection.options.infobatch.ratio=much"],
+            "error: selection.options.infobatch.ratio: got 'much', want a number",
+        ),
+        (
+            ["--selection.options={infobatch: {name: 3}}"],
+            "error: selection.options.infobatch: got 'name', want one of ratio, delta",
+        ),
+        (
+            ["--selection.options.infobatch=3"],
+            "error: selection.options.infobatch: got 3, want keys with values",
+        ),
+        (
+            ["--selection.options.infobtach.ratio=0.3"],
+            "error: selection.options: got 'infobtach', want one of full, random, static-random, margin,",
+        ),
+        (["--selection.options.infobtach.ratio=0.3"], "(did you mean infobatch?)"),
+        (
+            ["--selection.strategy=infobatch", "--selection.options.ratio=0.3"],
+            "error: selection.options.ratio: got 0.3, want it under a strategy's name, such as "
+            "selection.options.infobatch.ratio",
         ),
         (["--selection.options=3"], "selection.options: got '3', want keys with values"),
-        (["--selection.options.kind=gap"], "selection.options: the margin is selection.kind"),
+        (
+            ["--selection.kind=label"],
+            "error: selection.kind: got 'label', want selection.options.margin.kind",
+        ),
+        (
+            ["--selection.kind", "label"],
+            "error: selection.kind: got 'label', want selection.options.margin.kind",
+        ),
+        (["--selection.options.margin.kind"], "options.margin.kind: expected one argument"),
+        (
+            ["--selection.options.margin.kind=gab"],
+            "error: selection.options.margin.kind: got 'gab', want one of gap, probability",
+        ),
         (
             ["--selection.strategy=infobatch", "--selection.class_balance=equal"],
-            "selection.strategy: infobatch: class quotas: got InfoBatch, want a strategy that keeps to a size",
+            "error: selection.class_balance: got InfoBatch, want a strategy that keeps to a size",
         ),
         (
             ["--selection.strategy=selective-backprop", "--selection.exploration=0.1"],
@@ -61,15 +129,21 @@ def test_a_strategys_own_options_are_a_mapping_in_any_form(tmp_path):
         ),
         (
             ["--selection.unbiased=true"],
-            "selection.strategy: margin: exploration: got 0.0, want above 0 where it is to be unbiased",
+            "error: selection.exploration: got 0.0, want above 0 where it is to be unbiased",
         ),
         (
-            ["--selection.strategy=batch-importance", "--selection.options.score=grand"],
+            [
+                "--selection.strategy=batch-importance",
+                "--selection.options.batch-importance.score=grand",
+            ],
             "of a batch these scores are known: confidence, el2n, entropy",
         ),
         (["--selection.strategy=craig", "--selection.free=true"], "selection.free: a training"),
         (["--selection.strategy=random", "--selection.free=true"], "random scores nothing"),
-        (["--selection.kind=distance", "--selection.free=true"], "margin scores distance"),
+        (
+            ["--selection.options.margin.kind=distance", "--selection.free=true"],
+            "margin scores distance",
+        ),
         (["--selection.strategy=glister"], "data.holdout: glister needs held-out samples; got"),
         (["--selection.strategy=rho-loss"], "held-out samples, or selection.scores; got 0.0"),
         (["--selection.strategy=memorisation"], "selection.scores: memorisation needs a file"),
@@ -100,6 +174,21 @@ def test_what_does_not_fit_is_one_line_and_status_2(capsys, monkeypatch, tmp_pat
     assert len(captured.err.splitlines()) == 1
     assert said in captured.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_before_the_margin_was_an_option_of_its_strategy_are_told_where_it_is_now(
+    capsys, tmp_path
+):
+    (tmp_path / "config.yaml").write_text("selection: {kind: label, options: {}}\n")
+    (tmp_path / "plan.yaml").write_text("recipes: {full: {selection.kind: label}}\n")
+    said = "selection.kind: got 'label', want selection.options.margin.kind\n"
+    for argv, before in (
+        (["train", "--config", str(tmp_path / "config.yaml")], ""),
+        (["train", "--resume", str(tmp_path)], ""),
+        (["compare", str(tmp_path)], f"{tmp_path / 'plan.yaml'}: recipes.full: "),
+    ):
+        assert main(argv) == 2
+        assert capsys.readouterr().err == f"dynams: error: {before}{said}"
 
 
 @pytest.mark.parametrize(

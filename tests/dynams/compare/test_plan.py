@@ -64,13 +64,16 @@ def test_recipes_that_depend_on_no_budget_run_once_a_seed(make_plan):
 
 
 def test_strategies_without_a_budget_run_once_unless_an_option_of_theirs_is_the_budget(make_plan):
-    own = {"selection.strategy": "infobatch", "selection.options": {"ratio": "$budget"}}
+    own = {
+        "selection.strategy": "infobatch",
+        "selection.options": {"infobatch": {"ratio": "$budget"}},
+    }
     recipes = {**RECIPES, "info": {"selection.strategy": "infobatch"}, "ratio": own}
     plan = make_plan(budgets=[0.5, 0.7], recipes=recipes)
     assert plan.budgets_of(plan.recipes["info"]) == (None,)
     assert plan.budgets_of(plan.recipes["ratio"]) == (0.5, 0.7)
     config = plan.config(plan.recipes["ratio"], 0.7, 0)
-    assert config.selection.options == {"ratio": 0.7}
+    assert config.selection.options == {"infobatch": {"ratio": 0.7}}
 
 
 def test_the_queue_goes_by_priority_then_by_diagonals_of_seeds_and_budgets(make_plan):

@@ -154,7 +154,7 @@ def test_the_age_limit_decides_what_is_scored_again(tmp_path):
     def scored(max_age: int) -> int:
         config = small_config(
             tmp_path,
-            selection={"free": True, "max_age": max_age, "options": {"ties": "random"}},
+            selection={"free": True, "max_age": max_age, "options": {"margin": {"ties": "random"}}},
             proxy={"recipe": "none"},
         )
         return final(train(config, DATA).run_dir).cost["samples"]["scoring"]

@@ -68,7 +68,10 @@ def test_stopped_at_any_step_or_scoring_batch_or_epoch_end(uninterrupted, tmp_pa
     [
         {"selection": {"strategy": "random", "refresh_every": 2}},
         {"selection": {"strategy": "static-margin"}, "proxy": {"every": 2}},
-        {"selection": {"schedule": "linear", "kind": "label"}, "proxy": {"width": 1.0}},
+        {
+            "selection": {"schedule": "linear", "options": {"margin": {"kind": "label"}}},
+            "proxy": {"width": 1.0},
+        },
         {"proxy": {"every": 3}, "run": {"save_every": 2, "evaluate_every": 3}},
         {"run": {"precision": "bf16-mixed", "channels_last": True}},
     ],

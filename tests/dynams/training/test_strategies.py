@@ -18,10 +18,10 @@ DATA = made_up_data(train=60, test=12)
 HELD = {"data": {"holdout": 0.2}, "selection": {"holdout_epochs": 1}}
 # What some need beside their name.
 EXTRA: dict[str, dict[str, dict[str, Any]]] = {
-    "craig": {"selection": {"options": {"part_size": 16}}},
-    "gradmatch": {"selection": {"options": {"part_size": 16}}},
-    "gradmatch-batches": {"selection": {"options": {"batch_size": 4}}},
-    "glister": {"data": {"holdout": 0.2}, "selection": {"options": {"rounds": 3}}},
+    "craig": {"selection": {"options": {"craig": {"part_size": 16}}}},
+    "gradmatch": {"selection": {"options": {"gradmatch": {"part_size": 16}}}},
+    "gradmatch-batches": {"selection": {"options": {"gradmatch-batches": {"batch_size": 4}}}},
+    "glister": {"data": {"holdout": 0.2}, "selection": {"options": {"glister": {"rounds": 3}}}},
     "rho-loss": HELD,
     "batch-rho-loss": HELD,
 }
@@ -84,7 +84,7 @@ def test_every_strategy_trains_on_what_it_selects_and_counts_its_cost(name, tmp_
     assert (summary.seconds["holdout model"] > 0) == bool(trained_before)
 
 
-WEIGHTED = {"selection": {"options": {"replacement": True}}}
+WEIGHTED = {"selection": {"options": {"importance": {"replacement": True}}}}
 FREE = {"selection": {"free": True, "max_age": 1}, "proxy": {"recipe": "none"}}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "weighted": ("importance", WEIGHTED),

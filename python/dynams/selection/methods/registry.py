@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dynams.checks import one_of
+from dynams.checks import of_type, one_of
 
 if TYPE_CHECKING:
     from dynams.selection.methods.interface import BatchStrategy, Strategy
@@ -84,11 +84,9 @@ def build_strategy(name: str, **options: Any) -> Strategy | BatchStrategy:
     one_of("strategy", name, STRATEGIES)
     known = inspect.signature(STRATEGIES[name]).parameters
     for option, value in options.items():
-        one_of(f"option of {name}", option, known)
-        # Every option has a default of its type; a whole number is a fraction too.
-        wanted = type(known[option].default)
-        if type(value) is not wanted and (wanted, type(value)) != (float, int):
-            raise TypeError(f"{name}.{option}: got {value!r}, want {wanted.__name__}")
+        one_of(name, option, known)
+        # Every option has a default of its type.
+        of_type(f"{name}.{option}", value, type(known[option].default))
     try:
         return STRATEGIES[name](**options)
     except ValueError as error:

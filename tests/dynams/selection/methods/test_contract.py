@@ -251,10 +251,10 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 def test_an_unknown_option_lists_the_known_ones() -> None:
     with pytest.raises(
         ValueError,
-        match=r"option of infobatch: got 'rate', want one of ratio, delta .did you mean ratio",
+        match=r"^infobatch: got 'rate', want one of ratio, delta .did you mean ratio",
     ):
         build_strategy("infobatch", rate=0.3)
-    with pytest.raises(ValueError, match="option of full: got 'rate', want none"):
+    with pytest.raises(ValueError, match=r"^full: got 'rate', want none"):
         build_strategy("full", rate=0.3)
 
 
@@ -289,9 +289,9 @@ def test_options_out_of_range_are_refused_under_the_strategys_name(
 
 
 def test_an_option_of_another_type_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"^infobatch\.ratio: got 'much', want float$"):
+    with pytest.raises(TypeError, match=r"^infobatch\.ratio: got 'much', want a number$"):
         build_strategy("infobatch", ratio="much")
-    with pytest.raises(TypeError, match=r"^importance\.replacement: got 1, want bool$"):
+    with pytest.raises(TypeError, match=r"^importance\.replacement: got 1, want true or false$"):
         build_strategy("importance", replacement=1)
     assert build_strategy("importance", smoothing=1) == build_strategy("importance", smoothing=1.0)
 
