@@ -161,7 +161,9 @@ def differences(cell: Cell, config: TrainConfig) -> list[str]:
         was = build(cell.options)
     except (TypeError, ValueError) as error:
         return [f"its options are of another version: {error}"]
-    return [f"{name} was {old!r}, is {new!r}" for name, old, new in changed_settings(was, config)]
+    return [
+        f"{name}: got {old!r}, want {new!r}" for name, old, new in changed_settings(was, config)
+    ]
 
 
 def cell_text(cell: Cell) -> str:

@@ -273,8 +273,8 @@ def fit(
         cheapest = estimate(outline.with_budget(least), rates)
         most = max(cheapest.seconds, key=cheapest.seconds.__getitem__)
         raise ValueError(
-            f"target: {given} is {target:.4g} s, but even a budget of {least:g} takes "
-            f"{cheapest.total:.4g} s, {cheapest.seconds[most]:.4g} s of them for {most}"
+            f"target: got {given}, {target:.4g} s, want at least {cheapest.total:.4g} s, "
+            f"{cheapest.seconds[most]:.4g} s of them for {most}: a budget of {least:g} takes that"
         )
     found = forecast(outline.with_budget(budget), rates)
     if not found.warnings and budget == 1.0 and found.estimate.total < target:

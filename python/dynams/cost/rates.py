@@ -110,7 +110,7 @@ def measured(
         if not units:
             if spent:
                 raise ValueError(
-                    f"{purpose}: {spent:.4g} s were measured, but no work of that kind"
+                    f"{purpose}: got {spent:.4g} s, want none where there was no work of that kind"
                 )
             return None
         return float(spent / units)

@@ -195,7 +195,9 @@ def _pickled(file: Path) -> tuple[Rows, Bytes]:
     if not isinstance(labels, list):
         raise DataError(f"{file}: got labels of type {type(labels).__name__}, want a list")
     if len(labels) != len(images) or not labels:
-        raise DataError(f"{file}: got {len(labels)} labels for {len(images)} images")
+        raise DataError(
+            f"{file}: got {len(labels)} labels for {len(images)} images, want as many, and at least one"
+        )
     for record, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < len(CLASSES):
             got = label if type(label) is int else f"a {type(label).__name__}"

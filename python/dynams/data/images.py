@@ -135,7 +135,7 @@ class ImageData:
                 f"train, {tuple(shape)}"
             )
         if self.test.classes != self.train.classes:
-            raise ValueError("test: its classes are not those of train")
+            raise ValueError("test: got other classes, want those of train")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != shape[0]:
                 raise ValueError(

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import torch
 
+from dynams.checks import at_least, one_of
 from dynams.data.cifar import cifar10
 from dynams.data.digits import digits
 from dynams.data.errors import DataError
@@ -61,8 +62,8 @@ def load_data(
         DataError: data are missing, damaged or mislabelled.
         ImportError: a package that reads this kind of data is not installed.
     """
-    _check_count("limit", limit)
-    _check_count("image_size", image_size)
+    at_least("limit", limit, 1)
+    at_least("image_size", image_size, 1)
     device = torch.device(device)
     cache = None if cache_dir is None else Path(cache_dir).expanduser()
     found = _find(name, None if path is None else Path(path).expanduser(), image_size)
@@ -78,13 +79,16 @@ def load_data(
 
 
 def _find(name: DataName, path: Path | None, image_size: int | None) -> Sources:
-    if name not in get_args(DataName):
-        raise ValueError(f"name: got {name!r}, want one of {', '.join(get_args(DataName))}")
+    one_of("name", name, get_args(DataName))
     if image_size is not None and name != "folder":
-        raise ValueError(f"image_size: got {image_size} for {name}, whose images have one size")
+        raise ValueError(
+            f"image_size: got {image_size}, want None for {name}, whose images have one size"
+        )
     if name == "digits":
         if path is not None:
-            raise ValueError(f"path: got {path} for digits, which come with scikit-learn")
+            raise ValueError(
+                f"path: got {path}, want None for digits, which come with scikit-learn"
+            )
         return digits()
     if path is None:
         raise ValueError(f"path: got None, want the directory that holds the data of {name}")
@@ -99,12 +103,3 @@ def _load(
     images, moments = store(source, rows, place, device, cache_dir)
     labels = torch.from_numpy(source.labels[rows]).to(images.device)
     return ImageSet(images, labels, source.classes, source.name), moments
-
-
-def _check_count(name: str, value: int | None) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: got {value!r}, want a whole number")
-    if value < 1:
-        raise ValueError(f"{name}: got {value}, want at least 1")

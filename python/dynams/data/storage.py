@@ -47,8 +47,8 @@ def choose_place(storage: Storage, size: int, device: torch.device) -> Place:
         free = free_on_host() if on_host else free_on_device(device)
         if free is not None and size > free:
             raise ValueError(
-                f"storage: got {storage!r} for {size / 2**30:.1f} GiB of images, but "
-                f"{free / 2**30:.1f} GiB are free; want 'auto' or 'disk'"
+                f"storage: got {storage!r} for {size / 2**30:.1f} GiB of images, want 'auto' or 'disk': "
+                f"{free / 2**30:.1f} GiB are free"
             )
         return "host" if on_host else "device"
     if not on_host and _fits(size, free_on_device(device)):

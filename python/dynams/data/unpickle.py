@@ -164,7 +164,7 @@ def _text(value: object) -> str:
         return value.decode("latin-1")
     if isinstance(value, str):
         return value
-    raise DataError(f"a damaged pickle: got {type(value).__name__} where text is wanted")
+    raise DataError(f"a damaged pickle: got {type(value).__name__}, want text")
 
 
 def _empty_array(kind: object, shape: object, code: object) -> _Array:

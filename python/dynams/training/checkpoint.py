@@ -119,9 +119,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if not isinstance(values, dict) or "format" not in values:
         raise ResumeError(f"{path} is not a checkpoint of dynams")
     if values["format"] != FORMAT:
-        raise ResumeError(
-            f"{path} has checkpoint format {values['format']!r}; this version reads {FORMAT}"
-        )
+        raise ResumeError(f"{path}: got checkpoint format {values['format']!r}, want {FORMAT}")
     names = {item.name for item in fields(Checkpoint)}
     if set(values) != names:
         differing = ", ".join(sorted(map(str, set(values) ^ names)))

@@ -30,7 +30,7 @@ def read_scores(path: str | Path, count: int) -> Tensor:
         elif path.suffix == ".pt":
             values = torch.load(path, map_location="cpu", weights_only=True)
         else:
-            raise ValueError(f"{_SETTING}: wanted a .npy or .pt file, got {path.name}")
+            raise ValueError(f"{_SETTING}: got {path.name}, want a .npy or .pt file")
     except (RuntimeError, EOFError, OSError, TypeError, pickle.UnpicklingError) as error:
         raise ValueError(f"{_SETTING}: {path} is damaged or holds no tensor") from error
     except ValueError as error:
@@ -39,8 +39,10 @@ def read_scores(path: str | Path, count: int) -> Tensor:
             raise
         raise ValueError(f"{_SETTING}: {path} holds no plain numbers: {text}") from error
     if not isinstance(values, Tensor) or values.is_complex() or values.shape != (count,):
-        came = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        came = type(values).__name__
+        if isinstance(values, Tensor):
+            came = f"{values.dtype} of shape {tuple(values.shape)}"
         raise ValueError(
-            f"{_SETTING}: wanted {count} numbers, one for each training image, in {path}; got {came}"
+            f"{_SETTING}: got {came} in {path}, want {count} numbers, one for each training image"
         )
     return values.to(torch.float32)

@@ -50,8 +50,8 @@ def hold_out(
     out, kept = held.nonzero().flatten(), (~held).nonzero().flatten()
     if not len(out) or not len(kept):
         raise ValueError(
-            f"data.holdout: {fraction} of {len(labels)} images holds out {len(out)} and leaves "
-            f"{len(kept)}"
+            f"data.holdout: got {fraction} of {len(labels)} images, which holds out {len(out)} and "
+            f"leaves {len(kept)}, want some of both"
         )
     if isinstance(data, ImageData):
         return replace(data, train=data.train.subset(kept)), data.train.subset(out), kept

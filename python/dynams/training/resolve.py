@@ -28,6 +28,8 @@ from dynams.training.timetable import timetable_of
 ROW_SCORES: frozenset[str] = frozenset(
     {"gap", "probability", "label", "loss", "el2n", "entropy", "confidence"}
 )
+# Settings that have no place inside a batch, where `with_switches` does nothing.
+_SWITCHES = ("class_balance", "exploration", "unbiased", "noise_guard")
 _IRREDUCIBLE = "irreducible_loss"
 
 
@@ -116,7 +118,9 @@ def check_early(config: TrainConfig, data: object = None, model: object = None) 
     path = config.data.path
     if data is None and config.data.name != "digits":
         if path is None:
-            raise ValueError(f"data.path: {config.data.name} needs the directory that holds it")
+            raise ValueError(
+                f"data.path: got None, want the directory that holds {config.data.name}"
+            )
         if not Path(path).expanduser().is_dir():
             raise ValueError(f"data.path: no directory {path}")
     return selector
@@ -212,38 +216,37 @@ def build_selector(config: TrainConfig) -> Selector:
     missing = (needs & GIVEN_SCORES) - {given}
     irreducible = missing == {_IRREDUCIBLE}
     if missing and not irreducible:
-        raise ValueError(f"selection.scores: {chosen.strategy} needs a file of its scores")
+        raise ValueError(
+            f"selection.scores: got None, want a file of the scores that {chosen.strategy} ranks by"
+        )
     held_out = irreducible or any(name.startswith(VALIDATION) for name in needs)
     if held_out and config.data.holdout == 0.0:
         raise ValueError(
-            f"data.holdout: {chosen.strategy} needs held-out samples"
-            f"{', or selection.scores' if irreducible else ''}; got 0.0"
+            f"data.holdout: got 0.0, want samples held out for {chosen.strategy}"
+            f"{', or selection.scores' if irreducible else ''}"
         )
     scored = needs - VISIT_SCORES - GIVEN_SCORES - {given, "labels"}
     visits = needs & VISIT_SCORES - {given}
     if batch is not None:
         if unknown := scored - ROW_SCORES:
             raise ValueError(
-                f"selection.options: of a batch these scores are known: "
-                f"{', '.join(sorted(ROW_SCORES))}; got {', '.join(sorted(unknown))}"
+                f"selection.options.{chosen.strategy}: got the score {', '.join(sorted(unknown))}, "
+                f"want one that a batch has: {', '.join(sorted(ROW_SCORES))}"
             )
         scored = frozenset()
-    switched = (
-        chosen.class_balance != "none"
-        or chosen.exploration
-        or chosen.unbiased
-        or chosen.noise_guard
-    )
-    if batch is not None and switched:
-        raise ValueError(
-            f"selection.strategy: {chosen.strategy} chooses inside a batch, where class_balance, "
-            "exploration, unbiased and noise_guard have no place"
-        )
+        for name in _SWITCHES:
+            value, off = getattr(chosen, name), getattr(SelectionConfig, name)
+            if value != off:
+                raise ValueError(
+                    f"selection.{name}: got {value!r}, want {off!r} with {chosen.strategy}, which "
+                    "chooses inside a batch"
+                )
     if chosen.free:
         if not scored or scored - ROW_SCORES:
             raise ValueError(
-                f"selection.free: a training step gives {', '.join(sorted(ROW_SCORES))}; "
-                f"{chosen.strategy} scores {', '.join(sorted(scored)) or 'nothing'}"
+                f"selection.free: got True, want False with {chosen.strategy}, which scores "
+                f"{', '.join(sorted(scored)) or 'nothing'}: training steps give "
+                f"{', '.join(sorted(ROW_SCORES))}"
             )
         visits |= scored
     slim = config.proxy.recipe != "none" and config.proxy.width < 1.0
@@ -284,6 +287,7 @@ def _given(chosen: SelectionConfig, needs: frozenset[str]) -> str:
     names = sorted((one_number & GIVEN_SCORES) or one_number)
     if len(names) != 1:
         raise ValueError(
-            f"selection.scores: {chosen.strategy} ranks by no one score that could be given"
+            f"selection.scores: got {chosen.scores!r}, want None with {chosen.strategy}, which ranks "
+            "by no one score"
         )
     return names[0]

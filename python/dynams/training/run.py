@@ -269,7 +269,7 @@ def restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
     for name, was in checkpoint.data.items():
         now = run.samples.fingerprint.get(name)
         if now != was:
-            raise ResumeError(f"the data changed since the run began: {name} was {was}, is {now}")
+            raise ResumeError(f"data: got {name} {now}, want {was}, as when the run began")
     try:
         run.network.load_state_dict(checkpoint.model)
         run.optimizer.load_state_dict(checkpoint.optimizer)
@@ -311,8 +311,8 @@ def check_config(checkpoint: Checkpoint, config: TrainConfig) -> None:
         raise ResumeError(f"the checkpoint's configuration cannot be read: {error}") from error
     changed = changed_settings(began, config)
     if changed:
-        told = "; ".join(f"{name} was {was!r}, is {now!r}" for name, was, now in changed)
-        raise ResumeError(f"cannot resume with changed settings: {told}")
+        told = "; ".join(f"{name}: got {now!r}, want {was!r}" for name, was, now in changed)
+        raise ResumeError(f"{told}: a resumed run keeps its settings")
 
 
 def _network(resolved: Resolved, batches: Batches, model: nn.Module | None) -> Network:

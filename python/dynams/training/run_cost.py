@@ -77,18 +77,20 @@ def outline_of(config: TrainConfig, num_samples: int) -> Outline:
     """
     chosen, selector = config.selection, build_selector(config)
     if selector.batch is not None or not selector.strategy.budgeted:
-        raise ValueError(f"selection.strategy: {chosen.strategy} keeps no budget to predict from")
+        raise ValueError(
+            f"selection.strategy: got {chosen.strategy!r}, want one that keeps a budget to predict from"
+        )
     times = timetable_of(config)
     if chosen.free and not _all_remembered(config, times):
         raise ValueError(
-            "selection.free: how many samples a refresh scores is known beforehand only where it scores "
-            "none: with a selection.warmup_epochs of at least 1 and a selection.max_age of at least the "
+            "selection.free: got True, want False, or refreshes that are known to score nothing: with a "
+            "selection.warmup_epochs of at least 1 and a selection.max_age of at least the "
             f"{_longest_memory(times)} epochs after it"
         )
     if selector.visits - (selector.scored if chosen.free else set()):
         raise ValueError(
-            f"selection.strategy: {chosen.strategy} scores inside training steps, which no prediction "
-            "knows"
+            f"selection.strategy: got {chosen.strategy!r}, want one that does not score inside training "
+            "steps, which no prediction knows"
         )
     dynamic = selector.strategy.dynamic if chosen.dynamic is None else chosen.dynamic
     scoring: Scoring = "never"
@@ -96,8 +98,8 @@ def outline_of(config: TrainConfig, num_samples: int) -> Outline:
         scoring = "every refresh" if dynamic else "once"
     if scoring == "once" and chosen.schedule != "constant" and not _keeps_signals(selector):
         raise ValueError(
-            f"selection.schedule: {chosen.strategy}, chosen once, is scored again where the budget "
-            "changes, which no prediction knows; constant has one"
+            f"selection.schedule: got {chosen.schedule!r}, want constant with {chosen.strategy} chosen "
+            "once: no prediction knows how often a changing budget has it scored again"
         )
     proxy_share = 0.0
     if selector.proxy_width is not None and config.proxy.trains:
@@ -268,8 +270,8 @@ def _check_device(run: Run, config: TrainConfig, run_dir: str | Path) -> None:
 
 def _refuse(run_dir: str | Path, differing: list[tuple[str, Any, Any]]) -> None:
     if differing:
-        listed = "; ".join(f"{name} was {was!r}, is {now!r}" for name, was, now in differing)
-        raise ValueError(f"rates: {run_dir} measured something else: {listed}")
+        listed = "; ".join(f"{name}: got {now!r}, want {was!r}" for name, was, now in differing)
+        raise ValueError(f"{listed}: {run_dir} measured that")
 
 
 def _samples_of(run_dir: str | Path) -> int:

@@ -56,7 +56,7 @@ def config_path(run_dir: str | Path) -> Path:
     """
     path = Path(run_dir) / CONFIG_NAME
     if not Path(run_dir).is_dir():
-        raise ResumeError(f"no run to resume: {run_dir} is not a directory")
+        raise ResumeError(f"resume: no directory {run_dir}")
     if not path.is_file():
-        raise ResumeError(f"no run to resume: {run_dir} has no {CONFIG_NAME}")
+        raise ResumeError(f"resume: no run in {run_dir}, it has no {CONFIG_NAME}")
     return path

@@ -178,12 +178,14 @@ class _Reader:
     def __init__(self, head: nn.Module | None, needs: frozenset[str], classes: int) -> None:
         self._names = needs - {"labels"}
         if unknown := self._names - _TENSORS - {*_KINDS, "grand"}:
-            raise ValueError(f"needs: no network gives {', '.join(sorted(unknown))}")
+            raise ValueError(f"needs: got {', '.join(sorted(unknown))}, want what a network gives")
         self._classes, self._weight, self._bias = classes, None, None
         if head is not None:
             self._weight, self._bias = _parameters(head)
         elif missing := self._names & FROM_FEATURES:
-            raise ValueError(f"needs: without a head no network gives {', '.join(sorted(missing))}")
+            raise ValueError(
+                f"needs: got {', '.join(sorted(missing))}, want what logits give: the network has no head"
+            )
         wanted = self._names | ({"el2n"} if "grand" in self._names else set())
         self._kinds = [kind for kind in _KINDS if kind in wanted]
         # Once, not in every batch: it takes C^2 D operations.

@@ -95,10 +95,10 @@ class Visits:
         """
         mine = self._tensors()
         if set(state) != set(mine):
-            raise ValueError(f"visits of {', '.join(mine)} are wanted, got {', '.join(state)}")
+            raise ValueError(f"visits: got {', '.join(state)}, want {', '.join(mine)}")
         for name, tensor in mine.items():
             if state[name].shape != tensor.shape:
-                raise ValueError(f"{name} must be of {len(tensor)} samples, got {len(state[name])}")
+                raise ValueError(f"{name}: got {len(state[name])} samples, want {len(tensor)}")
         for name, tensor in mine.items():
             tensor.copy_(state[name])
 

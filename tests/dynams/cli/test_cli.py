@@ -197,7 +197,7 @@ def test_print_config_gives_the_whole_configuration(capsys):
         ),
         (["train", "--preset"], "--preset: expected one argument"),
         (["train", "--config", "missing.yaml"], "--config: no file missing.yaml"),
-        (["train", "--resume", "missing"], "no run to resume: missing is not a directory"),
+        (["train", "--resume", "missing"], "resume: no directory missing"),
         (["train", "--resume", "x", "--preset", "digits"], "--preset: a resumed run keeps"),
         (["bench", "--row", "3"], "(did you mean --rows?)"),
         (["bench", "--rows", "many"], "rows: got 'many', want a whole number"),

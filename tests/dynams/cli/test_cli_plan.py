@@ -203,26 +203,32 @@ def test_the_budget_of_a_file_is_replaced_by_the_one_found(rates, capsys, tmp_pa
         (["--rates=rates", "--within=7", "--selection.budget", "0.5"], "--within sets it"),
         (
             ["--rates=rates", "--within=4.6"],
-            "seconds=4.6 is 4.6 s, but even a budget of 0.01 takes",
+            "target: got seconds=4.6, 4.6 s, want at least ",
         ),
         (["--rates=rates", "--within-fraction=0.1"], "for training"),
-        (["--rates=rates", "--selection.strategy=full"], "full keeps no budget"),
-        (["--rates=rates", "--selection.strategy=selective-backprop"], "keeps no budget"),
-        (["--rates=rates", "--selection.free=true"], "selection.free: how many samples"),
-        (["--rates=rates", "--selection.strategy=random"], "strategy was 'margin', is 'random'"),
+        (
+            ["--rates=rates", "--selection.strategy=full"],
+            "selection.strategy: got 'full', want one that keeps a budget",
+        ),
+        (
+            ["--rates=rates", "--selection.strategy=selective-backprop"],
+            "want one that keeps a budget",
+        ),
+        (["--rates=rates", "--selection.free=true"], "selection.free: got True, want False, or"),
+        (["--rates=rates", "--selection.strategy=random"], "strategy: got 'random', want 'margin'"),
         (
             ["--rates=rates", "--selection.options.margin.kind=label"],
-            "selection.options was {}, is {'kind': 'label'}",
+            "selection.options: got {'kind': 'label'}, want {}",
         ),
-        (["--rates=rates", "--model.name=resnet14"], "model.name was 'resnet8', is 'resnet14'"),
-        (["--rates=rates", "--model.base_channels=8"], "model.base_channels was 4, is 8"),
-        (["--rates=rates", "--data.limit=100"], "data.limit was 241, is 100"),
-        (["--rates=rates", "--data.holdout=0.1"], "data.holdout was 0.0, is 0.1"),
-        (["--rates=rates", "--optim.batch_size=64"], "optim.batch_size was 32, is 64"),
-        (["--rates=rates", "--proxy.recipe=none"], "proxy.recipe was 'joint', is 'none'"),
-        (["--rates=rates", "--proxy.width=0.25"], "proxy.width was 0.5, is 0.25"),
-        (["--rates=rates", "--run.precision=bf16-mixed"], "was '32-true', is 'bf16-mixed'"),
-        (["--rates=rates", "--run.compile=true"], "run.compile was False, is True"),
+        (["--rates=rates", "--model.name=resnet14"], "model.name: got 'resnet14', want 'resnet8'"),
+        (["--rates=rates", "--model.base_channels=8"], "model.base_channels: got 8, want 4"),
+        (["--rates=rates", "--data.limit=100"], "data.limit: got 100, want 241"),
+        (["--rates=rates", "--data.holdout=0.1"], "data.holdout: got 0.1, want 0.0"),
+        (["--rates=rates", "--optim.batch_size=64"], "optim.batch_size: got 64, want 32"),
+        (["--rates=rates", "--proxy.recipe=none"], "proxy.recipe: got 'none', want 'joint'"),
+        (["--rates=rates", "--proxy.width=0.25"], "proxy.width: got 0.25, want 0.5"),
+        (["--rates=rates", "--run.precision=bf16-mixed"], ": got 'bf16-mixed', want '32-true'"),
+        (["--rates=rates", "--run.compile=true"], "run.compile: got True, want False"),
     ],
 )
 def test_what_cannot_be_predicted_is_one_line_and_status_2(rates, capsys, argv, message):
@@ -250,7 +256,7 @@ def test_rates_of_another_device_are_refused(rates, capsys):
 
     edit(rates, moved)
     message = refused(capsys, "--rates=rates")
-    assert "rates: rates measured something else: device was 'cuda: NVIDIA H100', is" in message
+    assert "want 'cuda: NVIDIA H100': rates measured that" in message
 
 
 def test_rates_of_another_folder_of_images_are_refused(rates, capsys, tmp_path):
@@ -261,7 +267,7 @@ def test_rates_of_another_folder_of_images_are_refused(rates, capsys, tmp_path):
 
     edit(rates, moved)
     argv = ["--rates=rates", "--data.name=folder", "--data.path=here"]
-    assert "data.path was 'there', is 'here'" in refused(capsys, *argv)
+    assert "data.path: got 'here', want 'there'" in refused(capsys, *argv)
 
 
 def test_a_calibration_without_what_the_run_needs_is_refused(rates, capsys):

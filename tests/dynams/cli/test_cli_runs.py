@@ -119,8 +119,8 @@ def test_a_changed_setting_is_refused_in_one_line(tmp_path, capsys):
     run_dir = small_run(tmp_path, 1)
     assert main(["train", "--resume", str(run_dir), "--optim.lr=0.3", "--run.devices=2"]) == 2
     assert capsys.readouterr().err == (
-        "dynams: error: cannot resume with changed settings: "
-        "optim.lr was 0.1, is 0.3; run.devices was 1, is 2\n"
+        "dynams: error: optim.lr: got 0.3, want 0.1; run.devices: got 2, want 1: "
+        "a resumed run keeps its settings\n"
     )
 
 

@@ -125,7 +125,7 @@ def test_options_of_strategies_not_in_use_do_nothing():
         ),
         (
             ["--selection.strategy=selective-backprop", "--selection.exploration=0.1"],
-            "selective-backprop chooses inside a batch",
+            "error: selection.exploration: got 0.1, want 0.0 with selective-backprop, which chooses inside",
         ),
         (
             ["--selection.unbiased=true"],
@@ -136,21 +136,33 @@ def test_options_of_strategies_not_in_use_do_nothing():
                 "--selection.strategy=batch-importance",
                 "--selection.options.batch-importance.score=grand",
             ],
-            "of a batch these scores are known: confidence, el2n, entropy",
+            "selection.options.batch-importance: got the score grand, want one that a batch has: confidence",
         ),
-        (["--selection.strategy=craig", "--selection.free=true"], "selection.free: a training"),
-        (["--selection.strategy=random", "--selection.free=true"], "random scores nothing"),
+        (
+            ["--selection.strategy=craig", "--selection.free=true"],
+            "selection.free: got True, want False with craig, which scores features",
+        ),
+        (
+            ["--selection.strategy=random", "--selection.free=true"],
+            "random, which scores nothing: training steps give",
+        ),
         (
             ["--selection.options.margin.kind=distance", "--selection.free=true"],
-            "margin scores distance",
+            "margin, which scores distance",
         ),
-        (["--selection.strategy=glister"], "data.holdout: glister needs held-out samples; got"),
-        (["--selection.strategy=rho-loss"], "held-out samples, or selection.scores; got 0.0"),
-        (["--selection.strategy=memorisation"], "selection.scores: memorisation needs a file"),
+        (
+            ["--selection.strategy=glister"],
+            "data.holdout: got 0.0, want samples held out for glister\n",
+        ),
+        (
+            ["--selection.strategy=rho-loss"],
+            "got 0.0, want samples held out for rho-loss, or selection.scores",
+        ),
+        (["--selection.strategy=memorisation"], "selection.scores: got None, want a file"),
         (["--selection.scores=x.npy"], "selection.scores: no file x.npy"),
         (
             ["--selection.strategy=random", "--selection.scores=x.npy"],
-            "selection.scores: random ranks by no one score",
+            "selection.scores: got 'x.npy', want None with random, which ranks by no one",
         ),
         (["--selection.tail=1"], "selection.tail: got 1"),
         (["--selection.max_age=0"], "selection.max_age: got 0, want at least 1"),
@@ -162,8 +174,8 @@ def test_options_of_strategies_not_in_use_do_nothing():
             ["--proxy.share=0.5", "--run.devices=2"],
             "proxy.share: got 0.5, want 1 with run.devices=2",
         ),
-        (["--data.holdout=0.0001"], "data.holdout: 0.0001 of 100 images holds out 0"),
-        (["--data.holdout=0.999"], "data.holdout: 0.999 of 100 images holds out 100"),
+        (["--data.holdout=0.0001"], "data.holdout: got 0.0001 of 100 images, which holds out 0"),
+        (["--data.holdout=0.999"], "data.holdout: got 0.999 of 100 images, which holds out 100"),
     ],
 )
 def test_what_does_not_fit_is_one_line_and_status_2(capsys, monkeypatch, tmp_path, argv, said):
@@ -194,7 +206,11 @@ def test_files_of_before_the_margin_was_an_option_of_its_strategy_are_told_where
 @pytest.mark.parametrize(
     ("name", "write", "said"),
     [
-        ("short.npy", lambda path: np.save(path, np.zeros(3)), "wanted 100 numbers"),
+        (
+            "short.npy",
+            lambda path: np.save(path, np.zeros(3)),
+            "got torch.float64 of shape (3,) in short.npy, want 100 numbers",
+        ),
         ("words.npy", lambda path: path.write_text("words"), "holds no plain numbers"),
         ("empty.npy", lambda path: path.touch(), "is damaged or holds no tensor"),
         (
@@ -203,7 +219,11 @@ def test_files_of_before_the_margin_was_an_option_of_its_strategy_are_told_where
             "holds no plain numbers",
         ),
         ("words.pt", lambda path: path.write_text("words"), "is damaged or holds no tensor"),
-        ("words.csv", lambda path: path.write_text("1\n"), "wanted a .npy or .pt file"),
+        (
+            "words.csv",
+            lambda path: path.write_text("1\n"),
+            "got words.csv, want a .npy or .pt file",
+        ),
     ],
 )
 def test_a_bad_file_of_scores_is_one_line_and_leaves_no_run(

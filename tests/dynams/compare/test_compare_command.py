@@ -84,7 +84,7 @@ def test_the_help_imports_no_torch(tmp_path):
         (["digits", "--merge", "nowhere"], "merge: no directory nowhere"),
         (["digits", "again"], "unknown argument again"),
         (["digits", "--model.name", "resnet9000"], "resnet9000"),
-        (["cifar10"], "data.path: cifar10 needs the directory that holds it"),
+        (["cifar10"], "data.path: got None, want the directory that holds cifar10"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_status_2_and_leaves_nothing(
@@ -141,7 +141,7 @@ def test_two_machines_share_a_plan_and_merge_their_cells(capsys, file, tmp_path)
     assert (both / "compare.html").is_file()
     status, _, lines = run(capsys, both, "--optim.lr", "0.01")
     assert status == 2
-    assert "optim.lr was 0.1, is 0.01; take another --out, or --recompute" in lines[0]
+    assert "optim.lr: got 0.1, want 0.01; take another --out, or --recompute" in lines[0]
 
 
 def test_sigint_stops_cleanly_and_the_same_command_goes_on(capsys, file, tmp_path):

@@ -260,7 +260,7 @@ def test_some_of_a_limit_is_kept_back_to_save():
 def test_missing_data_are_told_before_anything_is_written(tmp_path, make_plan):
     out = tmp_path / "out"
     for base, said in (
-        ({"data.name": "cifar10"}, "cifar10 needs the directory that holds it"),
+        ({"data.name": "cifar10"}, "got None, want the directory that holds cifar10"),
         ({"data.name": "cifar10", "data.path": str(tmp_path / "no")}, "no directory"),
     ):
         with pytest.raises(ValueError, match=f"data.path: .*{said}"):

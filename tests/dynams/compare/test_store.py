@@ -86,13 +86,13 @@ def test_cells_of_other_options_are_refused_or_recomputed_never_mixed(
         DifferingCellsError, match=r"margin, budget 0\.5, seed 0: computed with"
     ) as e:
         Queue(changed, folder)
-    assert "optim.lr was 0.1, is 0.05" in str(e.value)
+    assert "optim.lr: got 0.1, want 0.05" in str(e.value)
     said: list[str] = []
     queue = Queue(changed, folder, recompute=True, say=said.append)
     assert {key.recipe for key in queue.missing} == {"margin"}
     assert queue.strangers == 2  # the cells of "short"
     assert len(said) == 2
-    assert "recomputed, because optim.lr was 0.1, is 0.05" in said[0]
+    assert "recomputed, because optim.lr: got 0.1, want 0.05" in said[0]
 
 
 def test_options_that_say_where_or_what_is_shown_may_differ(tmp_path, plan, make_plan, all_cells):

@@ -308,7 +308,9 @@ def test_the_end_of_a_schedule_by_hand() -> None:
 def test_a_target_that_no_budget_meets_is_refused_and_says_what_takes_the_time() -> None:
     planned = outline(1000, 10, constant(0.5))
     slow = Rates(training=1e-3, scoring=1e-3, selection=0.0, evaluation=0.0)
-    with pytest.raises(ValueError, match=r"seconds=5\.0 .* 10\.1 s, 10 s of them for scoring"):
+    with pytest.raises(
+        ValueError, match=r"^target: got seconds=5\.0, .* 10\.1 s, 10 s of them for scoring"
+    ):
         fit(planned, slow, seconds=5.0)
 
 

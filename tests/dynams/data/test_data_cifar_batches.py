@@ -146,11 +146,11 @@ def test_two_copies_are_refused(tmp_path: Path, cifar: Any) -> None:
         ({b"data": b"pixels", b"labels": [1]}, r"test_batch: got data bytes"),
         (
             {b"data": np.zeros((3, 3072), np.uint8), b"labels": [1, 2]},
-            r"test_batch: got 2 labels for 3 images",
+            r"test_batch: got 2 labels for 3 images, want as many",
         ),
         (
             {b"data": np.zeros((0, 3072), np.uint8), b"labels": []},
-            r"test_batch: got 0 labels for 0 images",
+            r"test_batch: got 0 labels for 0 images, want as many, and at least one",
         ),
         (
             {b"data": np.zeros((3, 3072), np.uint8), b"labels": [1, 2, 10]},

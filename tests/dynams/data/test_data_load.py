@@ -28,11 +28,11 @@ def image_set(count: int = 6, device: str = "cpu", **changes: Any) -> ImageSet:
     ("arguments", "options", "message"),
     [
         (("mnist",), {}, r"name: got 'mnist', want one of digits, cifar10, folder"),
-        (("digits", "."), {}, r"path: got \. for digits"),
+        (("digits", "."), {}, r"path: got \., want None for digits"),
         (("cifar10",), {}, r"path: got None, want the directory that holds the data of cifar10"),
         (("folder",), {}, r"path: got None"),
         (("digits",), {"limit": 0}, r"limit: got 0, want at least 1"),
-        (("digits",), {"image_size": 8}, r"image_size: got 8 for digits"),
+        (("digits",), {"image_size": 8}, r"image_size: got 8, want None for digits"),
         (("folder", "."), {"image_size": 0}, r"image_size: got 0, want at least 1"),
         (("digits",), {"storage": "cloud"}, r"storage: got 'cloud'"),
     ],
@@ -162,7 +162,7 @@ def test_a_data_set_must_agree_with_itself() -> None:
     with pytest.raises(ValueError, match=r"test: got images of shape \(3, 2, 2\)"):
         ImageData(train, other, (0.5,) * 3, (0.2,) * 3, augmentation)
     other = image_set(2, classes=("x", "y", "z"))
-    with pytest.raises(ValueError, match="test: its classes are not those of train"):
+    with pytest.raises(ValueError, match="test: got other classes, want those of train"):
         ImageData(train, other, (0.5,) * 3, (0.2,) * 3, augmentation)
     with pytest.raises(ValueError, match="mean: got 1 values, want one for each of 3"):
         ImageData(train, train, (0.5,), (0.2,) * 3, augmentation)

@@ -75,10 +75,12 @@ def test_an_explicit_place_is_kept_or_refused(
     assert choose_place("device", 4 * GIB, CPU) == "host"
     assert choose_place("disk", 1 << 60, CUDA) == "disk"
     with pytest.raises(
-        ValueError, match=r"storage: got 'device' for 9\.0 GiB .* 8\.0 GiB are free"
+        ValueError, match=r"storage: got 'device' for 9\.0 GiB .*, want .*: 8\.0 GiB are free"
     ):
         choose_place("device", 9 * GIB, CUDA)
-    with pytest.raises(ValueError, match=r"storage: got 'host' for 5\.0 GiB .* 4\.0 GiB are free"):
+    with pytest.raises(
+        ValueError, match=r"storage: got 'host' for 5\.0 GiB .*, want .*: 4\.0 GiB are free"
+    ):
         choose_place("host", 5 * GIB, CUDA)
     with pytest.raises(ValueError, match=r"storage: got 'tape', want one of auto, device, host"):
         choose_place("tape", 1, CPU)  # type: ignore[arg-type]

@@ -129,5 +129,5 @@ def test_other_formats_and_files_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint_module, "FORMAT", 2)
     saved = make()
     saved.format = 99
-    with pytest.raises(ResumeError, match="format 99"):
+    with pytest.raises(ResumeError, match="got checkpoint format 99, want"):
         load_checkpoint(save_checkpoint(tmp_path, saved))

@@ -100,20 +100,32 @@ def test_given_scores_are_not_scored(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("selection", "said"),
     [
-        ({"strategy": "full"}, "selection.strategy: full keeps no budget"),
-        ({"strategy": "infobatch"}, "selection.strategy: infobatch keeps no budget"),
-        ({"strategy": "selective-backprop"}, "selective-backprop keeps no budget"),
+        ({"strategy": "full"}, "selection.strategy: got 'full', want one that keeps a budget"),
+        (
+            {"strategy": "infobatch"},
+            "selection.strategy: got 'infobatch', want one that keeps a budget",
+        ),
+        (
+            {"strategy": "selective-backprop"},
+            "got 'selective-backprop', want one that keeps a budget",
+        ),
         (
             {"free": True},
-            "selection.free: how many samples a refresh scores is known beforehand only",
+            "selection.free: got True, want False, or refreshes that are known to score",
         ),
         ({"free": True, "max_age": 99, "warmup_epochs": 0}, "warmup_epochs of at least 1"),
         ({"free": True, "max_age": 2}, "max_age of at least the 3 epochs after it"),
-        ({"strategy": "forgetting", "free": False}, "forgetting scores inside training steps"),
-        ({"strategy": "forgetting"}, "forgetting scores inside training steps"),
+        (
+            {"strategy": "forgetting", "free": False},
+            "got 'forgetting', want one that does not score inside training",
+        ),
+        (
+            {"strategy": "forgetting"},
+            "got 'forgetting', want one that does not score inside training",
+        ),
         (
             {"strategy": "craig", "dynamic": False, "schedule": "linear"},
-            "selection.schedule: craig, chosen once, is scored again",
+            "selection.schedule: got 'linear', want constant with craig chosen once",
         ),
     ],
 )

@@ -80,5 +80,5 @@ def test_rates_of_a_logged_run_predict_that_run() -> None:
 def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(ValueError, match=r"work\.trained: got 0, want at least one"):
         rates_of(Run(), num_samples=10)
-    with pytest.raises(ValueError, match=r"scoring: 1 s were measured, but no work"):
+    with pytest.raises(ValueError, match=r"^scoring: got 1 s, want none where there was no work"):
         measured({"training": 1.0, "scoring": 1.0}, Work(1, 0, 0, 0, 0, 1))
