@@ -178,7 +178,7 @@ def test_an_untouched_network_is_trained_in_place_as_ours_is(tmp_path) -> None:
     [
         {"strategy": "margin"},
         {"strategy": "craig"},
-        {"strategy": "margin", "kind": "distance"},
+        {"strategy": "margin", "options": {"margin": {"kind": "distance"}}},
         {"strategy": "selective-backprop"},
     ],
     ids=["margin", "features", "distance", "in the batch"],
