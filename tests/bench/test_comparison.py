@@ -201,7 +201,7 @@ def test_cells_of_other_options_or_images_are_refused(plan, keep, capsys):
         return dataclasses.replace(cell, data={"train": 121})
 
     for bad, words in (
-        (keep(other, "lr"), "optim.lr was 0.5"),
+        (keep(other, "lr"), "optim.lr: got 0.5, want 0.1"),
         (keep(plan, "images", moved), "different images"),
     ):
         with pytest.raises(SystemExit, match="2"):

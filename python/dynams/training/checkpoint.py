@@ -115,15 +115,15 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         pickle.UnpicklingError,
         zipfile.BadZipFile,
     ) as error:
-        raise ResumeError(f"{path} is damaged or not a checkpoint of dynams") from error
+        raise ResumeError(f"{path}: damaged, or not a checkpoint of dynams") from error
     if not isinstance(values, dict) or "format" not in values:
-        raise ResumeError(f"{path} is not a checkpoint of dynams")
+        raise ResumeError(f"{path}: not a checkpoint of dynams")
     if values["format"] != FORMAT:
         raise ResumeError(f"{path}: got checkpoint format {values['format']!r}, want {FORMAT}")
     names = {item.name for item in fields(Checkpoint)}
     if set(values) != names:
         differing = ", ".join(sorted(map(str, set(values) ^ names)))
-        raise ResumeError(f"{path} is not a whole checkpoint of dynams; differing: {differing}")
+        raise ResumeError(f"{path}: not a whole checkpoint of dynams; differing: {differing}")
     return Checkpoint(**values)
 
 
