@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser
 
 from dynams.checks import TYPE_WORDS, did_you_mean, of_type, unknown
 from dynams.cli.errors import UsageError
-from dynams.training.config import refuse_moved
+from dynams.training.moved_settings import refuse_moved
 
 # What jsonargparse says of a value: what it wants, then what came.
 _REFUSALS = (

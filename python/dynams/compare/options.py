@@ -16,7 +16,9 @@ from typing import Any
 
 from dynams.checks import TYPE_WORDS, of_type, one_of, unknown
 from dynams.report.codec import to_plain
-from dynams.training.config import MAY_CHANGE_ON_RESUME, TrainConfig, refuse_moved
+from dynams.training.changed_settings import MAY_CHANGE_ON_RESUME
+from dynams.training.config import TrainConfig
+from dynams.training.moved_settings import refuse_moved
 
 Options = dict[str, Any]
 

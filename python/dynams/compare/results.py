@@ -20,7 +20,8 @@ from dynams.compare.cells import CellKey
 from dynams.compare.options import Options, build, digest, essential
 from dynams.report.codec import to_plain
 from dynams.report.records import Run
-from dynams.training.config import TrainConfig, changed_settings
+from dynams.training.changed_settings import changed_settings
+from dynams.training.config import TrainConfig
 
 FORMAT = 1
 

@@ -8,37 +8,14 @@ under a minute on two CPU cores. Nothing here imports torch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dynams.checks import of_type, one_of, unknown
 from dynams.selection.methods.registry import STRATEGIES
+from dynams.training.moved_settings import brought_up_to_date, refuse_moved
 from dynams.training.settings import check, section, setting
-
-# Settings that may differ when a run is resumed: where things are and what is shown, nothing that
-# the result depends on beyond rounding.
-MAY_CHANGE_ON_RESUME = frozenset(
-    {
-        "data.path",
-        "data.storage",
-        "data.cache",
-        "data.workers",
-        "run.name",
-        "run.dir",
-        "run.accelerator",
-        "run.compile",
-        "run.threads",
-        "run.evaluate_every",
-        "run.save_every",
-        "run.tensorboard",
-        "run.report",
-        "run.progress",
-    }
-)
-
-# Settings of earlier versions that stand elsewhere now.
-_MOVED = {"selection.kind": "selection.options.margin.kind"}
 
 
 @section
@@ -424,50 +401,5 @@ class TrainConfig:
                 if key not in known:
                     names = [f"{name}.{each}" for each in known]
                     raise ValueError(unknown("setting", f"{name}.{key}", names))
-            made[name] = kind(**_renamed(name, chosen))
+            made[name] = kind(**brought_up_to_date(name, chosen))
         return cls(**made)
-
-
-def refuse_moved(name: str, value: object, where: str = "") -> None:
-    """Refuse a setting of an earlier version that stands elsewhere now, telling where.
-
-    Args:
-        name: of any setting.
-        value: what came.
-        where: what the message begins with.
-
-    Raises:
-        ValueError: ``name`` is such a one.
-    """
-    if name in _MOVED:
-        raise ValueError(f"{where}{name}: got {value!r}, want {_MOVED[name]}")
-
-
-def changed_settings(
-    old: TrainConfig, new: TrainConfig, may_change: Collection[str] = MAY_CHANGE_ON_RESUME
-) -> list[tuple[str, Any, Any]]:
-    """List the settings that differ and matter to the result: (name, old value, new value)."""
-    before, after = _flat(old), _flat(new)
-    return [
-        (name, before[name], after[name])
-        for name in before
-        if before[name] != after[name] and name not in may_change
-    ]
-
-
-def _renamed(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring a section of an earlier version's run up to date: what proxy.recipe none was once called."""
-    if name == "proxy" and values.get("recipe") == "full":
-        return {**values, "recipe": "none"}
-    return dict(values)
-
-
-def _flat(config: TrainConfig) -> dict[str, Any]:
-    """Settings by dotted name; of options, those of the strategy in use."""
-    flat = {
-        f"{section}.{key}": value
-        for section, values in config.to_dict().items()
-        for key, value in values.items()
-    }
-    flat["selection.options"] = config.selection.options.get(config.selection.strategy, {})
-    return flat

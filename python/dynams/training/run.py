@@ -16,9 +16,10 @@ from dynams.data.datasets import DatasetData
 from dynams.models import SlimmableResNet
 from dynams.selection import SubsetSampler
 from dynams.training.batches import Batches
+from dynams.training.changed_settings import changed_settings
 from dynams.training.checkpoint import Checkpoint
 from dynams.training.computing import reading_size
-from dynams.training.config import TrainConfig, changed_settings
+from dynams.training.config import TrainConfig
 from dynams.training.errors import ResumeError
 from dynams.training.given import read_scores
 from dynams.training.network import Network, as_module

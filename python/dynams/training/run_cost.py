@@ -20,8 +20,9 @@ from dynams.report.text import duration, percent
 from dynams.selection.schedule import constant
 from dynams.selection.signals import TENSORS, VALIDATION
 from dynams.selection.timetable import Timetable
+from dynams.training.changed_settings import changed_settings
 from dynams.training.checkpoint import checkpoint_path, load_checkpoint
-from dynams.training.config import TrainConfig, changed_settings
+from dynams.training.config import TrainConfig
 from dynams.training.devices import resolve_device
 from dynams.training.environment import environment
 from dynams.training.resolve import Selector, build_selector

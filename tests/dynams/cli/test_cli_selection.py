@@ -9,7 +9,8 @@ from dynams.cli import main
 from dynams.cli.compare import parse as parse_compare
 from dynams.cli.options import parse
 from dynams.selection import STRATEGIES
-from dynams.training.config import TrainConfig, changed_settings
+from dynams.training.changed_settings import changed_settings
+from dynams.training.config import TrainConfig
 from dynams.training.resolve import build_selector
 
 

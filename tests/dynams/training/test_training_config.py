@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
+from dynams.training.changed_settings import MAY_CHANGE_ON_RESUME, changed_settings
 from dynams.training.config import (
-    MAY_CHANGE_ON_RESUME,
     DataConfig,
     ModelConfig,
     OptimConfig,
@@ -15,7 +15,6 @@ from dynams.training.config import (
     RunConfig,
     SelectionConfig,
     TrainConfig,
-    changed_settings,
 )
 from dynams.training.resolve import build_selector
 
