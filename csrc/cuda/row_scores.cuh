@@ -87,6 +87,11 @@ __global__ void __launch_bounds__(kThreads, (blocks_together<ScoreOf<Element>, k
   const int lane = static_cast<int>(threadIdx.x % kLanes), warp_lane = static_cast<int>(threadIdx.x % kWarpLanes);
   const int warp = static_cast<int>(threadIdx.x / kWarpLanes), crew = kWarpsApart ? warp : 0;
   const int crew_rows = kGroups * turns;
+  // Which of the crew's rows the lane scores. With sums it is one of its own group, whose label's logit it reads in the
+  // row's turn: in the end even the second-level cache may have lost it. Without there is but one turn.
+  static_assert(kMostFound <= kGroups * (kWarpsApart ? kLanes : kWarpLanes), "every turn has a lane of the first warp");
+  const auto scores = [&] { return kSums == kNoSums ? warp == crew && warp_lane < crew_rows : lane < turns; };
+  const auto scored = [&] { return kSums == kNoSums ? warp_lane : lane * kGroups + warp_lane / kLanes; };
   // Only blocks take parts of rows.
   const bool whole = kWarpsApart || split.parts == nullptr;
   const int64_t begin = kWarpsApart ? 0 : split.begin();
@@ -94,6 +99,12 @@ __global__ void __launch_bounds__(kThreads, (blocks_together<ScoreOf<Element>, k
   for (int64_t base = static_cast<int64_t>(blockIdx.x) * (kCrews * crew_rows); base < task.rows;
        base += static_cast<int64_t>(gridDim.x) * (kCrews * crew_rows)) {
     int place = crew * crew_rows + (kWarpsApart ? warp_lane / kLanes : 0);
+    int64_t label = -1;
+    Element own = Layout<Element>::nothing();
+    if constexpr (kSums != kNoSums) {
+      const int64_t index = base + crew * crew_rows + scored();
+      if (whole && scores() && index < task.rows) label = task.label(index);
+    }
     for (int turn = 0; turn < turns; ++turn, place += kGroups) {
       // Groups beyond the last row read it again, as whole warps exchange values; they write nothing.
       const bool exists = base + place < task.rows;
@@ -101,6 +112,8 @@ __global__ void __launch_bounds__(kThreads, (blocks_together<ScoreOf<Element>, k
       const Element* row = task.row(index);
       FoundRow<T>& found = joints.found[place];
       read_span<kSums, kLanes>(Span<Element>(row + begin, count), lane, joints.states, found.state);
+      if constexpr (kSums != kNoSums)
+        if (lane == turn && task.has_class(label)) own = row[label];
       int first = kNoClass;
       if (task.kinds & kDistance) {
         first = find_logit(row + begin, count, found.state.largest, lane, kLanes);
@@ -123,12 +136,13 @@ __global__ void __launch_bounds__(kThreads, (blocks_together<ScoreOf<Element>, k
     }
     if (!whole) continue;
     __syncwarp();
-    const int64_t index = base + crew * crew_rows + warp_lane;
-    if (warp == crew && warp_lane < crew_rows && index < task.rows) {
-      const FoundRow<T> found = joints.found[crew * crew_rows + warp_lane];
-      const int64_t label = task.label(index);
+    const int64_t index = base + crew * crew_rows + scored();
+    if (scores() && index < task.rows) {
+      const FoundRow<T> found = joints.found[crew * crew_rows + scored()];
+      if constexpr (kSums == kNoSums) label = task.label(index);
       RowFacts<T> facts{T(0), task.has_class(label), found.nearest, task.classes};
-      if (facts.labelled) facts.own = widen(task.row(index)[label]);
+      if constexpr (kSums != kNoSums) facts.own = widen(own);
+      else if (facts.labelled) facts.own = widen(task.row(index)[label]);
       write_scores<kSums>(found.state, facts, task.kinds, task.scores + index, task.scores_stride);
     }
     __syncwarp();

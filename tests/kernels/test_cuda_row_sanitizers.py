@@ -39,11 +39,11 @@ def every_path(dtype: torch.dtype) -> Iterator[RowCase]:
     elements = 16 // dtype.itemsize
     x = with_specials(random_logits(9, 70, dtype, seed=1), seed=1, share=0.02)
     for lanes in (8, 16, 32):
-        yield case(x, ALL, whole(lanes, 70, blocks=1), offset=1, gap=3)
+        yield case(x, ALL, whole(lanes, 70, blocks=1, turns=2), offset=1, gap=3)
     yield case(x[:, :66].contiguous(), ONE_SUM, whole(8, 66))
     long = random_logits(3, 4 * 256 * elements + 5 * elements + 1, dtype, seed=2)
     yield case(long[:2], ALL & ~DISTANCE, whole(256, long.shape[1], blocks=1), offset=elements - 1)
-    yield case(long[:, :333].contiguous(), ALL, whole(256, 333, blocks=2))
+    yield case(long[:, :333].contiguous(), ALL, whole(256, 333, blocks=2, turns=2))
     for kinds in (ALL, GAP):  # with and without the pass over distances
         yield case(long[:, :150].contiguous(), kinds, split(64, 150, blocks=2), offset=1)
     if dtype == torch.float16:  # more parts than lanes that merge them

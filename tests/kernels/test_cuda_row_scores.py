@@ -169,7 +169,7 @@ def test_a_few_blocks_take_all_rows_in_turn(kernels: HostKernels) -> None:
 
 @pytest.mark.parametrize("lanes", [8, 16, 32, 256])
 def test_rows_scored_together(kernels: HostKernels, lanes: int) -> None:
-    most = 8 // max(1, 32 // lanes)
+    most = 16 // max(1, 32 // lanes)
     for turns in {1, 2, most}:
         for rows, blocks in ((150, 2), (turns, FOREVER)):  # the last turns of a block find no row
             x = with_specials(
@@ -245,7 +245,8 @@ def test_scores_do_not_depend_on_company(
 
 
 def test_labels_out_of_range_make_only_their_scores_nan(kernels: HostKernels) -> None:
-    for plan in (tiles(128), whole(8, 9), split(4, 9)):
+    in_turn = [whole(lanes, 9, FOREVER, turns) for lanes, turns in ((8, 2), (32, 8), (256, 8))]
+    for plan in (tiles(128), whole(8, 9), *in_turn, split(4, 9)):
         x = random_logits(8, 9)
         y = torch.tensor([0, 9, -1, 8, 2**40, -(2**40), 3, 1])
         wrong = (y < 0) | (y >= 9)
