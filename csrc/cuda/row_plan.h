@@ -17,7 +17,7 @@ struct RowPlan {
   int64_t splits;        // parts of a row; 1 where rows are whole
   int64_t part_classes;  // classes of a part
   int64_t blocks;        // at most so many at a time, further rows are taken in turn
-  int turns;             // whole rows: how many a group of lanes reads before all are scored
+  int turns;             // whole rows: how many a group of lanes reads before all are scored; a power of two
 };
 
 constexpr int64_t kMostPartClasses = int64_t(1) << 30;   // counted in 32 bits
@@ -69,10 +69,13 @@ inline RowPlan plan_rows(int64_t rows, int64_t classes, int64_t row_stride, int 
   const bool few = rows < 16 * static_cast<int64_t>(multiprocessors);
   const int64_t most = few ? 4 : 8;
   plan.lanes = vectors <= 8 * most ? 8 : vectors <= 16 * most ? 16 : vectors <= 32 * (few ? 8 : 32) ? 32 : kBlockLanes;
-  // As many as leave every multiprocessor several blocks to follow each other.
+  // The more turns a block has, the less of its time goes to scoring, but the longer is the end, when there are no
+  // blocks left for some multiprocessors. Both together are least where the turns' square is as the number of blocks of
+  // one turn. Scoring counts the less the longer a turn is, and where elements are wide: there are fewer to compute.
   const int64_t block_rows = kBlockLanes / plan.lanes, groups = plan.lanes > 32 ? 1 : 32 / plan.lanes;
-  while (groups * plan.turns < kMostFound && rows / (2 * block_rows * plan.turns) >= 6 * int64_t(multiprocessors))
-    plan.turns *= 2;
+  const int64_t rounds = quotient_above(vectors, 8 * plan.lanes);
+  const int64_t worth_two = 3 * multiprocessors * block_rows * element_bytes * rounds;  // rows, as measured
+  while (groups * plan.turns < kMostFound && rows / (plan.turns * plan.turns) >= worth_two) plan.turns *= 2;
   return plan;
 }
 

@@ -306,6 +306,7 @@ def test_plans_fit_the_hardware_and_cover_every_row(kernels: HostKernels) -> Non
                             assert plan.tile_rows * classes * element <= 16 << 10, case
                             continue
                         assert plan.lanes in (8, 16, 32, 256), case
+                        assert 1 <= plan.turns * max(1, 32 // plan.lanes) <= 16, case
                         assert plan.splits <= 65535, case
                         assert plan.part_classes <= 2**30, case
                         assert plan.splits * plan.part_classes >= classes, case
