@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, multiprocessing
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from dynams.cost.clock import Clock
 from dynams.data.datasets import (
@@ -102,16 +103,17 @@ class Reader:
         There is one turn at a time: a new one ends those before it.
 
         Raises:
-            DataError: an item is not (image, label), or another image than wanted.
-            RuntimeError: the reader is closed, or another turn has begun.
+            DataError: an item is not (image, label), is another image than wanted, or cannot be had; of what a
+                worker came upon, the cause is its traceback.
+            RuntimeError: the reader is closed, another turn has begun, or a worker came to an end.
         """
         if self._loader is None:
             raise RuntimeError("Reader: it is closed")
         self._turn = mine = self._turn + 1
         self._requests.wanted = requests
         for batch in self._loader:
-            if isinstance(batch, DataError):
-                raise batch
+            if isinstance(batch, _Failure):
+                raise batch.error from batch.cause
             yield tuple(batch)
             if self._turn != mine:
                 raise RuntimeError("Reader: another turn has begun")
@@ -128,8 +130,12 @@ class Reader:
         return self._items[name]
 
     def close(self) -> None:
-        """Let the workers go."""
-        self._loader = None
+        """Let the workers go, also where an error that is still being told of holds on to them."""
+        loader, self._loader = self._loader, None
+        # Torch lets them go when nothing knows of them any more; a traceback knows of them.
+        iterator = getattr(loader, "_iterator", None)
+        if iterator is not None:
+            iterator._shutdown_workers()
 
 
 def read_samples(data: DatasetData, reader: Reader) -> SampleData:
@@ -262,7 +268,7 @@ class SampleBatches:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         rows = [self.samples.rows[part] for part in parts]
         item = self.reader.item(name)
-        wanted = [Request(name, purpose, epoch, each.tolist(), item=item) for each in rows]
+        wanted = (Request(name, purpose, epoch, each.tolist(), item=item) for each in rows)
         for part, where, (images, labels) in zip(
             parts, rows, self.reader.read(wanted), strict=True
         ):
@@ -276,6 +282,13 @@ class SampleBatches:
         if images.dtype == torch.uint8:
             return images.float().div_(255)
         return images.float() if images.is_floating_point() else images
+
+
+class _Failure(NamedTuple):
+    """What stands in place of a batch that cannot be had."""
+
+    error: DataError
+    cause: BaseException | None
 
 
 class _Requests(Sampler[Request]):
@@ -295,13 +308,14 @@ class _Reading(Dataset[Any]):
         self._datasets = dict(datasets)
         self._seed = seed
 
-    def __getitem__(self, request: Request) -> tuple[Tensor, Tensor] | DataError:
+    def __getitem__(self, request: Request) -> tuple[Tensor, Tensor] | _Failure:
         try:
             # Whoever asks may be scoring: what a Dataset keeps for later must serve training too.
-            with torch.inference_mode(False):
+            with torch.inference_mode(False), torch.no_grad():
                 return self._read(request)
         except DataError as error:
-            return error  # raised in a worker, it would come with the worker's traceback as its message
+            # Raised in a worker, it would come with the worker's traceback as its message.
+            return _Failure(error, _told_cause(error.__cause__))
 
     def _read(self, request: Request) -> tuple[Tensor, Tensor]:
         name, purpose, epoch, rows, wanted, want = request
@@ -311,7 +325,7 @@ class _Reading(Dataset[Any]):
             for row in rows:
                 if seed is not None:
                     seed(derive_seed(self._seed, purpose, epoch, row))
-                image, label = image_and_label(dataset[row], f"{name}[{row}]")
+                image, label = image_and_label(_item(dataset, name, row), f"{name}[{row}]")
                 labels.append(label)
                 came = Item(tuple(image.shape), image.dtype)
                 if want is not None and came != want:
@@ -320,9 +334,30 @@ class _Reading(Dataset[Any]):
                     )
                 if wanted:
                     images.append(image)
-        # In a worker this stacks into shared memory.
-        stacked = default_collate(images) if images else torch.empty(0)
+        # In a worker this stacks into shared memory. Only what is on the CPU can be pinned.
+        stacked = default_collate(images).cpu() if images else torch.empty(0)
         return stacked, torch.tensor(labels, dtype=torch.int64)
+
+
+def _item(dataset: Items, name: str, row: int) -> Any:
+    """Get an item.
+
+    Raises:
+        DataError: names it, with what the Dataset raised as the cause.
+    """
+    try:
+        return dataset[row]
+    except Exception as error:  # whatever a user's code raises
+        raise DataError(
+            f"{name}[{row}]: got {type(error).__name__} from the Dataset, want (image, label): {error}"
+        ) from error
+
+
+def _told_cause(cause: BaseException | None) -> BaseException | None:
+    """The cause of an error in a form that comes from a worker with its traceback."""
+    if cause is None or get_worker_info() is None:
+        return cause
+    return RuntimeError("in a worker:\n" + "".join(traceback.format_exception(cause)))
 
 
 def _labels(name: str, dataset: Items, reader: Reader) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -182,6 +183,52 @@ def test_an_item_that_differs_from_the_others_is_named(workers: int, wrong, mess
     made = batches(Numbered(wrong={7: wrong}, targets=[index % 2 for index in range(10)]), workers)
     with pytest.raises(DataError, match=message):
         list(made.plain(0, 10, 4))
+    made.reader.close()
+
+
+class Failing(Numbered):
+    """Has no item 7: a file is missing, or, with ``kill``, it takes the process with it."""
+
+    def __getitem__(self, index: int):
+        if index != 7:
+            return super().__getitem__(index)
+        if self.kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise FileNotFoundError("7.png is missing")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_item_that_cannot_be_had_is_named_with_what_was_raised(workers: int) -> None:
+    failing = Failing(kill=False, targets=[index % 2 for index in range(10)])
+    made = batches(failing, workers)
+    with pytest.raises(
+        DataError, match=r"^train\[7\]: got FileNotFoundError from the Dataset, want .*: 7\.png is"
+    ) as caught:
+        list(made.plain(0, 10, 4))
+    cause = caught.value.__cause__
+    if workers:
+        assert "in __getitem__" in str(cause)
+    else:
+        assert isinstance(cause, FileNotFoundError)
+    made.reader.close()
+
+
+def test_workers_are_let_go_while_an_error_is_told_of() -> None:
+    before = set(multiprocessing.active_children())
+    made = batches(Failing(kill=True, targets=[index % 2 for index in range(10)]), workers=2)
+    with pytest.raises(RuntimeError, match="exited unexpectedly") as caught:
+        list(made.plain(0, 10, 4))
+    made.reader.close()
+    assert set(multiprocessing.active_children()) <= before
+    assert caught.traceback
+
+
+def test_items_with_gradients_are_data() -> None:
+    images = torch.rand(6, 1, 2, 2).requires_grad_()
+    labelled = [(image, index % 2) for index, image in enumerate(images)]
+    made = batches(labelled, workers=1)
+    read, _ = whole(made.plain(0, 6, 4))
+    assert torch.equal(read, images) and not read.requires_grad
     made.reader.close()
 
 
