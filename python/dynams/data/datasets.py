@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, Te
 from dynams.data.errors import DataError
 
 Items = Dataset[Any]
+_LOG = logging.getLogger(__name__)
+_MOST_CLASSES = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +39,7 @@ class DatasetData:
         classes: names of the classes, in the order of their labels; None: ``train.classes``, else numbers.
 
     Raises:
-        TypeError: one of them is no map-style Dataset.
+        TypeError: one of them is no map-style Dataset, or ``classes`` are no names.
         ValueError: ``scored`` has another length than ``train``, or one of them is empty.
     """
 
@@ -48,6 +51,8 @@ class DatasetData:
     def __post_init__(self) -> None:
         for name, dataset in self.datasets().items():
             _check_dataset(name, dataset)
+        if self.classes is not None and not isinstance(self.classes, Sequence):
+            raise TypeError(f"classes: got {type(self.classes).__name__}, want the names in a list")
         if self.scored is not None and len_of(self.scored) != len_of(self.train):
             raise ValueError(
                 f"scored: got {len_of(self.scored)} items, want those of train, {len_of(self.train)}"
@@ -203,7 +208,7 @@ def told_labels(dataset: Any) -> Tensor | None:
 
 
 def class_names(data: DatasetData, train: Tensor, test: Tensor) -> tuple[str, ...]:
-    """Name the classes, and check the labels against them.
+    """Name the classes, and check the labels against them; classes that train has none of are told.
 
     Args:
         data: names them, or has a Dataset that does.
@@ -217,7 +222,9 @@ def class_names(data: DatasetData, train: Tensor, test: Tensor) -> tuple[str, ..
     if names is None:
         names = _told_classes(data.train)
     if names is None:
-        names = [str(label) for label in range(1 + int(torch.cat([train, test]).max()))]
+        # What is no number of a class, such as that of a word or a person, would name them until memory ends.
+        most = min(int(torch.cat([train, test]).max()), _MOST_CLASSES - 1)
+        names = [str(label) for label in range(1 + most)]
     classes = tuple(str(name) for name in names)
     if len(classes) < 2:
         raise DataError(f"classes: got {len(classes)}, want at least 2")
@@ -228,6 +235,14 @@ def class_names(data: DatasetData, train: Tensor, test: Tensor) -> tuple[str, ..
             raise DataError(
                 f"{name}[{row}]: got label {int(labels[row])}, want 0 to {len(classes) - 1}"
             )
+    empty = (torch.bincount(train, minlength=len(classes)) == 0).nonzero().flatten()
+    if len(empty):
+        _LOG.warning(
+            "train: got no sample of %d of %d classes (%s is one), want some of each; labels count from 0",
+            len(empty),
+            len(classes),
+            classes[int(empty[0])],
+        )
     return classes
 
 
@@ -255,6 +270,12 @@ def _check_dataset(name: str, dataset: object) -> None:
         raise TypeError(
             f"{name}: got an IterableDataset ({type(dataset).__name__}), want a map-style Dataset: selected "
             "samples are read by their index"
+        )
+    arrays = dataset if isinstance(dataset, (tuple, list)) and len(dataset) == 2 else (dataset,)
+    if all(hasattr(each, "__array__") for each in arrays):
+        came = " and a ".join(type(each).__name__ for each in arrays)
+        raise TypeError(
+            f"{name}: got a {came}, want a Dataset of (image, label): TensorDataset(images, labels) makes one of tensors"
         )
     if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
         raise TypeError(

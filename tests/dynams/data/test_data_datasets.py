@@ -54,6 +54,11 @@ def test_a_pair_is_short_for_the_dataclass() -> None:
         ((Told(), Told(), Told()), r"data: got a tuple of 3, want"),
         ((Stream(), Told()), r"train: got an IterableDataset \(Stream\), want a map-style Dataset"),
         ((Told(), 3), r"test: got a int, want a map-style Dataset"),
+        (
+            ((np.zeros((6, 2)), np.zeros(6)), Told()),
+            r"train: got a ndarray and a ndarray, want .*: TensorDataset\(images, labels\) makes",
+        ),
+        ((torch.zeros(6, 2), torch.zeros(6)), r"train: got a Tensor, want a Dataset of \(image"),
     ],
 )
 def test_what_is_no_pair_of_map_style_datasets_is_refused(data, message: str) -> None:
@@ -66,6 +71,8 @@ def test_lengths_that_cannot_be_are_refused() -> None:
         DatasetData(Told(6), Told(), scored=Told(5))
     with pytest.raises(ValueError, match=r"test: got no items"):
         DatasetData(Told(), Told(0))
+    with pytest.raises(TypeError, match=r"classes: got int, want the names in a list"):
+        DatasetData(Told(), Told(), classes=10)
 
 
 LABELS = [0, 1, 2, 0, 1, 2]
@@ -124,6 +131,23 @@ def test_labels_outside_the_classes_name_their_item() -> None:
         class_names(data, torch.tensor([-1, 1]), torch.tensor([1]))
     with pytest.raises(DataError, match=r"classes: got 1, want at least 2"):
         class_names(DatasetData(Told(), Told()), torch.tensor([0, 0]), torch.tensor([0]))
+
+
+def test_labels_that_number_no_classes_are_refused_and_not_counted_up_to() -> None:
+    with pytest.raises(
+        DataError, match=r"train\[1\]: got label 9000000000000000, want 0 to 1048575"
+    ):
+        class_names(
+            DatasetData(Told(), Told()), torch.tensor([0, 9 * 10**15]), torch.tensor([1, 0])
+        )
+
+
+def test_classes_that_nothing_is_trained_on_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    data = DatasetData(Told(), Told())
+    class_names(data, torch.tensor([1, 2, 0]), torch.tensor([1]))
+    assert not caplog.text
+    class_names(data, torch.tensor([1, 2, 4]), torch.tensor([5]))
+    assert "train: got no sample of 3 of 6 classes (0 is one), want some of each" in caplog.text
 
 
 @pytest.mark.parametrize("label", [2, np.int64(2), torch.tensor(2), np.uint8(2)])

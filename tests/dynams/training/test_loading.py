@@ -228,7 +228,8 @@ def test_items_with_gradients_are_data() -> None:
     labelled = [(image, index % 2) for index, image in enumerate(images)]
     made = batches(labelled, workers=1)
     read, _ = whole(made.plain(0, 6, 4))
-    assert torch.equal(read, images) and not read.requires_grad
+    assert torch.equal(read, images)
+    assert not read.requires_grad
     made.reader.close()
 
 
