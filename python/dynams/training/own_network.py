@@ -8,12 +8,14 @@ whose output is the network's output. Where none is, it is scored by its logits.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from dynams.models import SlimmableResNet
 from dynams.selection.evaluating import evaluating
@@ -56,7 +58,7 @@ class OwnNetwork(nn.Module):
     def forward(self, images: Tensor, width: float | None = None) -> Any:
         """Map images to logits (B, C)."""
         _check_width(width)
-        return self.network(images)
+        return _logits(self.network(images), images)
 
     def features(self, images: Tensor, width: float | None = None) -> Tensor:
         """Map images to what the head takes, (B, D); to logits where there is none.
@@ -66,8 +68,7 @@ class OwnNetwork(nn.Module):
         _check_width(width)
         head, taken = self.head, []
         if head is None:
-            logits: Tensor = self.network(images)
-            return logits
+            return _logits(self.network(images), images)
         hook = head.register_forward_pre_hook(lambda _, given: taken.append(given[0]))
         try:
             self.network(images)
@@ -91,6 +92,26 @@ class OwnNetwork(nn.Module):
             yield
 
 
+def check_model(model: object) -> None:
+    """Refuse what no data make a network to train.
+
+    Raises:
+        TypeError: it is no `nn.Module`.
+        ValueError: it spreads a network over devices, or has no values.
+    """
+    if not isinstance(model, nn.Module):
+        came = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"model: got {came}, want an nn.Module")
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise ValueError(
+            f"model: got a {type(model).__name__}, want the network inside it: run.devices spreads it"
+        )
+    if any(each.is_meta for each in _state(model)):
+        raise ValueError(
+            "model: got parameters or buffers on the meta device, want them with values: to_empty gives them room"
+        )
+
+
 def admit(
     model: nn.Module,
     images: Tensor,
@@ -103,7 +124,7 @@ def admit(
     """Make a user's network one that is trained and scored here, on the device of ``images``.
 
     Args:
-        model: a network that is slimmable already is taken as it is.
+        model: a network that is slimmable already is taken as it is; lazy modules are initialised.
         images: an example (B, ...) of what it is going to take.
         classes: C, of the data.
         proxy_width: width of the proxy; None: none is wanted.
@@ -111,17 +132,11 @@ def admit(
         strategy: who needs it.
 
     Raises:
-        TypeError: ``model`` is no `nn.Module`.
         ValueError: it cannot be converted, fails on the example, has not a column of logits for each class, has
             no head that could be told apart where ``needs`` want features, or nothing to train.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: got {type(model).__name__}, want an nn.Module")
-    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        raise ValueError(
-            f"model: got a {type(model).__name__}, want the network inside it: run.devices spreads it"
-        )
-    slimmable = _with_width(model, proxy_width)
+    _initialise(model, images)
+    slimmable = _with_width(model, proxy_width, images, classes)
     network: SlimmableResNet | SlimmableNetwork | OwnNetwork
     if slimmable is None:
         model.to(images.device)
@@ -181,7 +196,7 @@ def returned(model: nn.Module | None, network: nn.Module) -> Iterator[None]:
 
 def layout(model: nn.Module) -> torch.memory_format:
     """Return the memory order of a network's convolutions: channels last where the user brought one to it."""
-    weights = [each for each in model.parameters() if each.dim() == 4]
+    weights = [each for each in model.parameters() if not is_lazy(each) and each.dim() == 4]
     last = any(
         each.is_contiguous(memory_format=torch.channels_last) and not each.is_contiguous()
         for each in weights
@@ -189,7 +204,20 @@ def layout(model: nn.Module) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _with_width(model: nn.Module, width: float | None) -> SlimmableResNet | SlimmableNetwork | None:
+def _state(model: nn.Module) -> Iterator[Tensor]:
+    return itertools.chain(model.parameters(), model.buffers())
+
+
+def _initialise(model: nn.Module, images: Tensor) -> None:
+    """Let lazy modules see an example, of which they make their weights."""
+    lazy = [each for each in _state(model) if is_lazy(each)]
+    if lazy:
+        _run(model, images.to(lazy[0].device))
+
+
+def _with_width(
+    model: nn.Module, width: float | None, images: Tensor, classes: int
+) -> SlimmableResNet | SlimmableNetwork | None:
     """The network that runs at ``width``; None: the model as it is will do."""
     if isinstance(model, Slimmable):
         if width is not None and width not in model.widths:
@@ -199,9 +227,17 @@ def _with_width(model: nn.Module, width: float | None) -> SlimmableResNet | Slim
         return model
     if width is None:
         return None
+    if hasattr(model, "_orig_mod"):
+        raise ValueError(
+            f"model: got an {type(model).__name__}, want the network inside it, which is converted: run.compile "
+            "compiles what comes of it"
+        )
     try:
         return convert(model, (width, 1.0))
     except ValueError as error:
+        # What cannot be trained as it is either is not sent the way out.
+        device = next((each.device for each in _state(model)), images.device)
+        _check_example(model, images.to(device), classes)
         raise ValueError(
             f"model: {error}; proxy.recipe: none trains it as it is, and scores with all of it"
         ) from error
@@ -222,17 +258,10 @@ def _check_example(model: nn.Module, images: Tensor, classes: int) -> str | None
     hooks = [each.register_forward_hook(watched(path)) for each, path in linears.items()]
     shape = tuple(images.shape)
     try:
-        with torch.no_grad(), evaluating([model], watch=False):
-            logits = model(images)
-    except Exception as error:  # whatever a module of the user's raises
-        raise ValueError(f"model: got an error on images {shape}, want logits: {error}") from error
+        logits = _logits(_run(model, images), images)
     finally:
         for hook in hooks:
             hook.remove()
-    if not isinstance(logits, Tensor):
-        raise ValueError(
-            f"model: got {type(logits).__name__} of images {shape}, want logits (B, C)"
-        )
     if logits.shape != (len(images), classes):
         raise ValueError(
             f"model: got logits {tuple(logits.shape)} of images {shape}, want {(len(images), classes)}: a column "
@@ -245,6 +274,41 @@ def _check_example(model: nn.Module, images: Tensor, classes: int) -> str | None
             same = nn.functional.linear(given[0], head.weight, head.bias)
             return path if torch.allclose(same, logits, equal_nan=True) else None
     return None
+
+
+def _run(model: nn.Module, images: Tensor) -> Any:
+    """What the network gives in eval mode.
+
+    Raises:
+        ValueError: whatever it raises.
+    """
+    try:
+        with torch.no_grad(), evaluating([model], watch=False):
+            return model(images)
+    except Exception as error:
+        kinds = {each.dtype for each in model.parameters() if each.is_floating_point()}
+        other = ", ".join(
+            sorted(str(each).removeprefix("torch.") for each in kinds - {torch.float32})
+        )
+        raise ValueError(
+            f"model: got an error on images {tuple(images.shape)}, want logits: {error}"
+            + (f"; it has parameters of {other}: model.float() takes what is read" if other else "")
+        ) from error
+
+
+def _logits(given: Any, images: Tensor) -> Tensor:
+    """Logits, also of an object that holds them, as the networks of transformers return.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    logits = given if isinstance(given, Tensor) else getattr(given, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise ValueError(
+            f"model: got {type(given).__name__} of images {tuple(images.shape)}, want logits (B, C), or an object "
+            "whose logits they are: a module around it can return them"
+        )
+    return logits
 
 
 @torch.no_grad()

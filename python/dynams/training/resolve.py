@@ -21,6 +21,7 @@ from dynams.selection.timetable import Timetable
 from dynams.training.config import DataConfig, SelectionConfig, TrainConfig
 from dynams.training.devices import World, resolve_device, resolve_world
 from dynams.training.network import Network
+from dynams.training.own_network import check_model
 from dynams.training.seeds import generator
 from dynams.training.timetable import timetable_of
 
@@ -84,7 +85,7 @@ def resolve(config: TrainConfig, data: object = None, model: object = None) -> R
         model: the network that was given; None: what ``config.model`` names.
 
     Raises:
-        ValueError: a setting, or the device, cannot be had; names the setting.
+        ValueError, TypeError: a setting, or the device, cannot be had; names the setting.
     """
     selector = check_early(config, data, model)
     device = resolve_device(config.run.accelerator)
@@ -107,9 +108,11 @@ def check_early(config: TrainConfig, data: object = None, model: object = None) 
         What selects.
 
     Raises:
-        ValueError: naming the setting.
+        ValueError, TypeError: naming the setting.
     """
-    if model is None:
+    if model is not None:
+        check_model(model)
+    else:
         one_of("model.name", config.model.name, MODEL_NAMES)
     selector = build_selector(config)
     scores = config.selection.scores

@@ -319,7 +319,8 @@ def check_config(checkpoint: Checkpoint, config: TrainConfig) -> None:
 def _network(resolved: Resolved, batches: Batches, model: nn.Module | None) -> Network:
     """The user's network as it is trained, or the configuration's."""
     if model is None:
-        if len(batches.shape) != 3:
+        # Nobody has pictures of at most four columns and many channels: the channels are last.
+        if len(batches.shape) != 3 or batches.shape[0] > 4 >= batches.shape[2]:
             raise ValueError(
                 f"data.train: got items of shape {batches.shape}, want (C, H, W) for model.name="
                 f"{resolved.config.model.name}, or a network of your own: train(..., model=...)"

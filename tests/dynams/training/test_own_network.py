@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from own_networks import Scaled, TimmResNet, ViT
@@ -9,6 +11,7 @@ from torch import nn
 
 from dynams.models import build_model
 from dynams.slimmable import SlimmableNetwork, convert
+from dynams.training import TrainConfig, train
 from dynams.training.own_network import OwnNetwork, admit, copy_for_holdout, layout, returned
 
 IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -165,33 +168,81 @@ class Pair(nn.Module):
     ("model", "error", "message"),
     [
         (lambda x: x, TypeError, r"model: got function, want an nn\.Module"),
+        (ViT, TypeError, r"model: got the class ViT, want an nn\.Module"),
         (
             nn.DataParallel(nn.Linear(1, 1)),
             ValueError,
             r"model: got a DataParallel, want the network inside it",
         ),
         (
-            TimmResNet(num_classes=5),
+            nn.Linear(1, 1, device="meta"),
             ValueError,
-            r"model: got logits \(4, 5\) of images \(4, 1, 8, 8\), want \(4, 3\): a column",
-        ),
-        (TimmResNet(in_chans=3), ValueError, r"model: got an error on images \(4, 1, 8, 8\), want"),
-        (Pair(), ValueError, r"model: got tuple of images \(4, 1, 8, 8\), want logits \(B, C\)"),
-        (
-            TimmResNet().requires_grad_(False),
-            ValueError,
-            r"model: got TimmResNet with no parameter that requires gradients",
+            r"model: got parameters .* on the meta device",
         ),
     ],
 )
-def test_what_cannot_be_trained_is_refused(model, error: type, message: str) -> None:
+def test_what_is_no_network_is_refused_before_anything_starts(model, error, message: str) -> None:
     with pytest.raises(error, match=message):
-        admitted(model)
+        train(TrainConfig(), model=model)
 
 
-def test_a_converted_network_is_checked_on_the_example_too() -> None:
-    with pytest.raises(ValueError, match=r"model: got logits \(4, 5\)"):
-        admitted(TimmResNet(num_classes=5), 0.5)
+@pytest.mark.parametrize("proxy_width", [None, 0.5])
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            TimmResNet(num_classes=5),
+            r"model: got logits \(4, 5\) of images \(4, 1, 8, 8\), want \(4, 3\): a column",
+        ),
+        (TimmResNet(in_chans=3), r"model: got an error on images \(4, 1, 8, 8\), want"),
+        (TimmResNet().double(), r"an error on .*; it has parameters of float64: model\.float\(\)"),
+        (Pair(), r"model: got tuple of images \(4, 1, 8, 8\), want logits \(B, C\), or an object"),
+        (
+            TimmResNet().requires_grad_(False),
+            r"model: got \w+ with no parameter that requires gradients",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(model, proxy_width, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        admitted(model, proxy_width)
+
+
+def test_a_network_compiled_already_is_not_converted() -> None:
+    model = torch.compile(TimmResNet(), backend="eager")
+    with pytest.raises(ValueError, match=r"got an OptimizedModule, want the network inside it"):
+        admitted(model, 0.5)
+
+
+def test_logits_may_come_in_an_object() -> None:
+    class Output(NamedTuple):
+        hidden: torch.Tensor
+        logits: torch.Tensor
+
+    class Held(ViT):
+        def forward(self, x):
+            return Output(x, super().forward(x))
+
+    model = Held()
+    network = admitted(model)
+    assert network.head is model.head
+    with network.evaluating():
+        assert torch.equal(network(IMAGES), model(IMAGES).logits)
+        assert torch.equal(network.head(network.features(IMAGES)), network(IMAGES))
+
+
+@pytest.mark.parametrize("proxy_width", [None, 0.5])
+def test_lazy_layers_are_initialised(proxy_width) -> None:
+    model = nn.Sequential(
+        nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3)
+    )
+    assert layout(model) == torch.contiguous_format
+    network = admitted(model, proxy_width)
+    assert model[1].num_batches_tracked == 0
+    assert network(IMAGES).shape == (4, 3)
+    with returned(model, network), torch.no_grad():
+        network.head.weight.fill_(2.0)
+    assert (model[4].weight == 2.0).all()
 
 
 @pytest.mark.parametrize("proxy_width", [None, 0.5])

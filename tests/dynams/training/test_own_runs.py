@@ -117,11 +117,10 @@ def test_what_datasets_decide_by_themselves_is_refused(tmp_path) -> None:
             train(small_config(tmp_path, data={name: value}), pair)
     with pytest.raises(ValueError, match=r"data\.workers: got 2 for images in memory"):
         train(small_config(tmp_path, data={"workers": 2}), DATA)
-    flat = TensorDataset(torch.zeros(50, 64), DATA.train.labels)
-    with pytest.raises(
-        ValueError, match=r"data\.train: got items of shape \(64,\), want \(C, H, W\)"
-    ):
-        train(small_config(tmp_path), (flat, flat))
+    for shape in ((64,), (8, 8, 3)):
+        other = TensorDataset(torch.zeros(50, *shape), DATA.train.labels)
+        with pytest.raises(ValueError, match=r"items of shape .*, want \(C, H, W\)"):
+            train(small_config(tmp_path), (other, other))
     with pytest.raises(ValueError, match=r"data\.train: got 1 images, want at least 2"):
         train(small_config(tmp_path), (Subset(pair[0], [0]), pair[1]))
 
