@@ -110,10 +110,10 @@ def train(
             read_given(run)
         if fabric.device.type == "cuda":
             stack.enter_context(tuned_convolutions())
-        journal = stack.enter_context(Journal(run, resume))
-        summary = _Loop(run, journal, stop, started, on_refresh).run_epochs()
-        journal.end(summary)
-    journal.report()
+        with Journal(run, resume) as journal:
+            summary = _Loop(run, journal, stop, started, on_refresh).run_epochs()
+            journal.end(summary)
+        journal.report()  # while Datasets can still be read: it shows some of their pictures
     return summary
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,7 @@ from dynams.selection.evaluating import evaluating
 from dynams.selection.signals import VALIDATION
 from dynams.slimmable import SlimmableNetwork, convert
 
+_LOG = logging.getLogger(__name__)
 Slimmable = (SlimmableResNet, SlimmableNetwork)
 # What logits alone do not give.
 FROM_FEATURES = frozenset({"features", "grand", "distance"})
@@ -58,7 +60,11 @@ class OwnNetwork(nn.Module):
     def forward(self, images: Tensor, width: float | None = None) -> Any:
         """Map images to logits (B, C)."""
         _check_width(width)
-        return _logits(self.network(images), images)
+        return self._logits(images)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        mode = " in training mode" if self.training else ""
+        return _logits(self.network(images), f"images {tuple(images.shape)}{mode}")
 
     def features(self, images: Tensor, width: float | None = None) -> Tensor:
         """Map images to what the head takes, (B, D); to logits where there is none.
@@ -68,7 +74,7 @@ class OwnNetwork(nn.Module):
         _check_width(width)
         head, taken = self.head, []
         if head is None:
-            return _logits(self.network(images), images)
+            return self._logits(images)
         hook = head.register_forward_pre_hook(lambda _, given: taken.append(given[0]))
         try:
             self.network(images)
@@ -258,7 +264,7 @@ def _check_example(model: nn.Module, images: Tensor, classes: int) -> str | None
     hooks = [each.register_forward_hook(watched(path)) for each, path in linears.items()]
     shape = tuple(images.shape)
     try:
-        logits = _logits(_run(model, images), images)
+        logits = _logits(_run(model, images), f"images {shape}")
     finally:
         for hook in hooks:
             hook.remove()
@@ -266,6 +272,13 @@ def _check_example(model: nn.Module, images: Tensor, classes: int) -> str | None
         raise ValueError(
             f"model: got logits {tuple(logits.shape)} of images {shape}, want {(len(images), classes)}: a column "
             "for each class of the data"
+        )
+    if bool((logits >= 0).all()) and torch.allclose(
+        logits.sum(1).float(), torch.ones(len(logits), device=logits.device)
+    ):
+        _LOG.warning(
+            "model: got outputs that sum to 1 (%s), want logits: the loss takes the softmax",
+            type(model).__name__,
         )
     for path, given, result in reversed(calls):
         if result is logits and len(given) == 1:
@@ -296,7 +309,7 @@ def _run(model: nn.Module, images: Tensor) -> Any:
         ) from error
 
 
-def _logits(given: Any, images: Tensor) -> Tensor:
+def _logits(given: Any, source: str) -> Tensor:
     """Logits, also of an object that holds them, as the networks of transformers return.
 
     Raises:
@@ -305,8 +318,8 @@ def _logits(given: Any, images: Tensor) -> Tensor:
     logits = given if isinstance(given, Tensor) else getattr(given, "logits", None)
     if not isinstance(logits, Tensor):
         raise ValueError(
-            f"model: got {type(given).__name__} of images {tuple(images.shape)}, want logits (B, C), or an object "
-            "whose logits they are: a module around it can return them"
+            f"model: got {type(given).__name__} of {source}, want logits (B, C), or an object whose logits they "
+            "are: a module around it can return them"
         )
     return logits
 

@@ -187,6 +187,7 @@ def build_run(
     else:
         module.to(device=device, memory_format=formats[0])  # type: ignore[call-overload]
     optimizer = build_optimizer(module, config.optim)
+    optimizer.zero_grad()  # a user's network may have some of before
     compiled = cast(torch.nn.Module, torch.compile(module) if config.run.compile else module)
     fabricated, wrapped = fabric.setup(compiled, optimizer)
     assert isinstance(wrapped, _FabricOptimizer)

@@ -231,6 +231,25 @@ def test_logits_may_come_in_an_object() -> None:
         assert torch.equal(network.head(network.features(IMAGES)), network(IMAGES))
 
 
+def test_what_is_no_logits_in_training_alone_is_refused_when_it_comes() -> None:
+    class Auxiliary(ViT):
+        def forward(self, x):
+            logits = super().forward(x)
+            return (logits, logits) if self.training else logits
+
+    network = admitted(Auxiliary())
+    with pytest.raises(ValueError, match=r"got tuple of images \(4, 1, 8, 8\) in training mode"):
+        network.train()(IMAGES)
+
+
+def test_probabilities_are_told_from_logits(caplog: pytest.LogCaptureFixture) -> None:
+    layers = nn.Flatten(), nn.Linear(64, 3)
+    admitted(nn.Sequential(*layers))
+    assert not caplog.text
+    admitted(nn.Sequential(*layers, nn.Softmax(1)))
+    assert "model: got outputs that sum to 1 (Sequential), want logits" in caplog.text
+
+
 @pytest.mark.parametrize("proxy_width", [None, 0.5])
 def test_lazy_layers_are_initialised(proxy_width) -> None:
     model = nn.Sequential(

@@ -91,6 +91,27 @@ def test_tensors_and_bytes_are_datasets_too(tmp_path, in_memory) -> None:
     assert train(held, parts).completed
 
 
+def test_the_report_shows_pictures_of_datasets(tmp_path) -> None:
+    parts = [TensorDataset(part.images, part.labels) for part in (DATA.train, DATA.test)]
+    summary = train(small_config(tmp_path, run={"report": True}), parts)
+    page = (tmp_path / summary.run_dir / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 32
+
+
+def test_gradients_of_before_have_no_part_in_the_first_step(tmp_path) -> None:
+    def trained(stale: float) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+        model[1].weight.grad = torch.full_like(model[1].weight, stale)
+        config = small_config(
+            tmp_path, proxy=UNTOUCHED, optim={"epochs": 1}, selection={"strategy": "full"}
+        )
+        train(config, DATA, model=model)
+        return model[1].weight.detach()
+
+    assert torch.equal(trained(1.0), trained(0.0))
+
+
 def test_random_transforms_are_the_same_with_workers_and_after_a_stop(tmp_path) -> None:
     data = DatasetData(Varied(DATA.train), Floats(DATA.test), scored=Floats(DATA.train))
     whole = train(small_config(tmp_path / "whole", data={"workers": 0}), data)
