@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from textwrap import shorten
 from typing import Any, cast
 
 import torch
@@ -278,7 +279,8 @@ def restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
     except (RuntimeError, ValueError, KeyError) as error:
         came = "none" if run.model is None else type(run.model).__name__
         raise ResumeError(
-            f"model: got {came}, want the network that the run began with: {error}"
+            f"model: got {came}, want the network that the run began with: "
+            + shorten(str(error), 300, placeholder=" ...")
         ) from error
     run.sampler.load_state_dict(checkpoint.sampler)
     if run.fabric.is_global_zero:  # they hold the shares of all processes
