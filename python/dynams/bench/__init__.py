@@ -16,4 +16,10 @@ if TYPE_CHECKING:
     from dynams.bench.timing import Result as Result
     from dynams.bench.timing import measure as measure
 else:
-    __all__, __getattr__, __dir__ = lazy_names(__name__)
+    __all__, __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "config": "BenchConfig",
+            "timing": "Measurement Result measure",
+        },
+    )

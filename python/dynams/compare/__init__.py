@@ -24,4 +24,15 @@ if TYPE_CHECKING:
     from dynams.compare.runner import Queue as Queue
     from dynams.compare.store import Folder as Folder
 else:
-    __all__, __getattr__, __dir__ = lazy_names(__name__)
+    __all__, __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "cells": "CellKey cell_keys",
+            "page": "write_comparison",
+            "plan": "Match Plan PlanError Recipe",
+            "plan_file": "load_plan",
+            "results": "Cell",
+            "runner": "Queue",
+            "store": "Folder",
+        },
+    )

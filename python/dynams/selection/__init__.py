@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dynams._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from dynams.selection.methods.interface import BatchSelection as BatchSelection
     from dynams.selection.methods.interface import BatchStrategy as BatchStrategy
     from dynams.selection.methods.interface import Selection as Selection
     from dynams.selection.methods.interface import Strategy as Strategy
@@ -33,4 +34,18 @@ if TYPE_CHECKING:
     from dynams.selection.timetable import Timetable as Timetable
     from dynams.selection.timetable import selection_size as selection_size
 else:
-    __all__, __getattr__, __dir__ = lazy_names(__name__)
+    __all__, __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "methods.interface": "BatchSelection BatchStrategy Selection Strategy",
+            "methods.registry": "STRATEGIES build_strategy",
+            "refresh": "Refresh",
+            "sampler": "SubsetSampler",
+            "schedule": "BudgetCurve SCHEDULE_KINDS Schedule build_schedule constant cosine "
+            "linear power",
+            "scoring": "score_batches",
+            "signals": "Signals",
+            "switches": "with_switches",
+            "timetable": "Timetable selection_size",
+        },
+    )

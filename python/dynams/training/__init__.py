@@ -33,4 +33,17 @@ if TYPE_CHECKING:
     from dynams.training.scoring import score_candidates as score_candidates
     from dynams.training.scoring import score_signals as score_signals
 else:
-    __all__, __getattr__, __dir__ = lazy_names(__name__)
+    __all__, __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "checkpoint": "Checkpoint load_checkpoint save_checkpoint",
+            "config": "DataConfig ModelConfig OptimConfig ProxyConfig RunConfig "
+            "SelectionConfig TrainConfig",
+            "errors": "NonFiniteLossError ResumeError TrainingError",
+            "evaluation": "evaluate",
+            "interrupt": "Interrupt",
+            "loop": "train",
+            "optim": "build_optimizer learning_rate parameter_groups",
+            "scoring": "score_candidates score_signals",
+        },
+    )

@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 
-import dynams.selection
-from dynams.selection import methods
+from dynams.selection import STRATEGIES, methods
 
 
-def test_there_is_one_table_of_strategies() -> None:
-    assert dynams.selection.STRATEGIES is methods.STRATEGIES
-    assert all(callable(methods.STRATEGIES[name]) for name in methods.STRATEGIES)
+def test_the_table_names_every_strategy_once() -> None:
+    classes = {getattr(methods, name) for name in methods.__all__ if not name.islower()}
+    strategies = {each for each in classes if hasattr(each, "select") or hasattr(each, "keep")}
+    assert len(STRATEGIES) == len(strategies)
+    assert {STRATEGIES[name] for name in STRATEGIES} == strategies
 
 
 def test_names_and_configurations_are_known_without_torch() -> None:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynams.selection import Selection, Strategy
 from dynams.selection.methods import (
     Craig,
     Full,
@@ -16,9 +17,7 @@ from dynams.selection.methods import (
     Loss,
     Margin,
     Random,
-    Selection,
     StaticMargin,
-    Strategy,
 )
 from dynams.selection.quotas import class_parts, equal_quotas, proportional_quotas
 from dynams.selection.signals import Signals

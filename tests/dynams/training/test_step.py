@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from dynams.cost.clock import Clock
 from dynams.models import SlimmableResNet, build_model
-from dynams.selection.methods import BatchSelection
+from dynams.selection import BatchSelection
 from dynams.training.step import TrainingStep
 from dynams.training.step_clock import StepClock, proxy_flop_share
 from dynams.training.sums import Sums

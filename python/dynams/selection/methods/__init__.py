@@ -1,8 +1,8 @@
 """Strategies: how what is known of the samples becomes the choice of those to train on.
 
 Every method is a plain function of tensors, for any loop, and around it a small frozen object behind one
-of two interfaces, `Strategy` (of epochs) and `BatchStrategy` (inside a training step). `build_strategy`
-makes those by name. The names load on first use.
+of two interfaces, `Strategy` (of epochs) and `BatchStrategy` (inside a training step), which
+`dynams.selection.build_strategy` makes by name. The names load on first use.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dynams.selection.methods.difficulty import EL2N as EL2N
     from dynams.selection.methods.difficulty import GraNd as GraNd
     from dynams.selection.methods.difficulty import Loss as Loss
+    from dynams.selection.methods.difficulty import hardest as hardest
     from dynams.selection.methods.difficulty import (
         last_layer_gradient_norm as last_layer_gradient_norm,
     )
@@ -35,10 +36,6 @@ if TYPE_CHECKING:
     from dynams.selection.methods.importance import importance_sample as importance_sample
     from dynams.selection.methods.infobatch import InfoBatch as InfoBatch
     from dynams.selection.methods.infobatch import infobatch_subset as infobatch_subset
-    from dynams.selection.methods.interface import BatchSelection as BatchSelection
-    from dynams.selection.methods.interface import BatchStrategy as BatchStrategy
-    from dynams.selection.methods.interface import Selection as Selection
-    from dynams.selection.methods.interface import Strategy as Strategy
     from dynams.selection.methods.margin import Margin as Margin
     from dynams.selection.methods.margin import StaticMargin as StaticMargin
     from dynams.selection.methods.margin import smallest_margins as smallest_margins
@@ -49,17 +46,35 @@ if TYPE_CHECKING:
     from dynams.selection.methods.reducible import BatchRhoLoss as BatchRhoLoss
     from dynams.selection.methods.reducible import RhoLoss as RhoLoss
     from dynams.selection.methods.reducible import rho_loss as rho_loss
-    from dynams.selection.methods.registry import STRATEGIES as STRATEGIES
-    from dynams.selection.methods.registry import build_strategy as build_strategy
     from dynams.selection.methods.selective_backprop import SelectiveBackprop as SelectiveBackprop
     from dynams.selection.methods.selective_backprop import (
         selective_backprop_mask as selective_backprop_mask,
     )
     from dynams.selection.methods.uncertainty import Confidence as Confidence
     from dynams.selection.methods.uncertainty import Entropy as Entropy
+    from dynams.selection.methods.uncertainty import least_certain as least_certain
     from dynams.selection.methods.uniform import Full as Full
     from dynams.selection.methods.uniform import Random as Random
     from dynams.selection.methods.uniform import StaticRandom as StaticRandom
     from dynams.selection.methods.uniform import random_subset as random_subset
 else:
-    __all__, __getattr__, __dir__ = lazy_names(__name__)
+    __all__, __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "craig": "Craig craig_subset",
+            "difficulty": "EL2N GraNd Loss hardest last_layer_gradient_norm",
+            "forgetting": "Forgetting ForgettingEvents",
+            "glister": "Glister glister_subset",
+            "gradmatch": "BatchGradMatch GradMatch gradmatch_batches gradmatch_subset",
+            "importance": "BatchImportance Importance batch_increment importance_batch "
+            "importance_sample",
+            "infobatch": "InfoBatch infobatch_subset",
+            "margin": "Margin StaticMargin smallest_margins",
+            "memorisation": "Memorisation memorisation_scores",
+            "ranked": "largest smallest",
+            "reducible": "BatchRhoLoss RhoLoss rho_loss",
+            "selective_backprop": "SelectiveBackprop selective_backprop_mask",
+            "uncertainty": "Confidence Entropy least_certain",
+            "uniform": "Full Random StaticRandom random_subset",
+        },
+    )

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynams.selection.methods import STRATEGIES, BatchStrategy, Selection, Strategy, build_strategy
+from dynams.selection import STRATEGIES, BatchStrategy, Selection, Strategy, build_strategy
 from dynams.selection.signals import Signals
 from dynams.selection.switches import ClassBalanced, Exploring, NoiseGuard, with_switches
 from strategy_inputs import generator, signals

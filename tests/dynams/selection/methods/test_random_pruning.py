@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynams.selection import Selection
 from dynams.selection.methods import (
     InfoBatch,
-    Selection,
     SelectiveBackprop,
     infobatch_subset,
     selective_backprop_mask,
