@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from dynams.selection import STRATEGIES, methods
+from dynams.selection import STRATEGIES, BatchStrategy, Strategy, build_strategy, methods
 
 
 def test_the_table_names_every_strategy_once() -> None:
@@ -14,6 +14,9 @@ def test_the_table_names_every_strategy_once() -> None:
     strategies = {each for each in classes if hasattr(each, "select") or hasattr(each, "keep")}
     assert len(STRATEGIES) == len(strategies)
     assert {STRATEGIES[name] for name in STRATEGIES} == strategies
+    for name in STRATEGIES:
+        made = build_strategy(name)
+        assert isinstance(made, Strategy) != isinstance(made, BatchStrategy)
 
 
 def test_names_and_configurations_are_known_without_torch() -> None:

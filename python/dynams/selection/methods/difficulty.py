@@ -1,17 +1,44 @@
-"""Hardest first, by the network's error on a sample: loss, EL2N, last-layer GraNd.
-
-In any loop: `largest(scores, size)` of `dynams_kernels.scores(logits, ("loss", "el2n"), labels=labels)`, or of
-the gradients' norms below.
-"""
+"""Hardest first, by the network's error on a sample: loss, EL2N, last-layer GraNd."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from dynams.selection.methods.ranked import Ranked
+from dynams.selection.methods.ranked import Ranked, largest
+
+
+def hardest(errors: Tensor, size: int, *, order: Tensor | None = None) -> Tensor:
+    """Return the samples of the largest error: the indices (size,) int64, ascending.
+
+    With probabilities p = softmax(z), one-hot label y and the last layer's inputs h these are errors:
+
+    - loss: -log p_y;
+    - el2n: ||p - y||_2 = sqrt(sum p^2 - 2 p_y + 1), like the loss one of `dynams_kernels.scores`;
+    - grand: ||p - y|| sqrt(||h||^2 + 1), see `last_layer_gradient_norm`.
+
+    Source: Paul, Ganguli & Dziugaite 2021 for EL2N and GraNd (theirs is of all layers' gradients). Published
+    as static: scored after 10 to 20 epochs, GraNd also at initialisation, and averaged over about 10
+    initialisations; what is handed in may be such an average. The loss is taken for importance by
+    Katharopoulos & Fleuret 2018 and Jiang et al. 2019; keeping just the largest is its biased form.
+    Cost: one forward pass of every sample for each choice, times the initialisations; for GraNd the norms
+    of the features too. None for losses that training steps left behind.
+    Does not pay: with label noise, where mislabelled samples are hardest for good (use the noise guard); at
+    budgets under a third, where the paper itself leaves the very hardest out; early in training; without an
+    average, as one network's scores. GraNd at initialisation says mostly how large the images' norms are.
+
+    Args:
+        errors: (N,) floating point; NaN is taken last.
+        size: how many, in [0, N].
+        order: a permutation of the samples: equal errors go by their place in it; None: by index.
+
+    Raises:
+        ValueError: `size` is out of range.
+    """
+    return largest(errors, size, order=order)
 
 
 def last_layer_gradient_norm(el2n: Tensor, feature_norm: Tensor) -> Tensor:
@@ -29,45 +56,25 @@ def last_layer_gradient_norm(el2n: Tensor, feature_norm: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Loss(Ranked):
-    """The largest losses: -log p_y.
+    """`hardest` by the loss."""
 
-    Source: Katharopoulos & Fleuret 2018 and Jiang et al. 2019 take the loss for importance; keeping
-    just the largest is the biased, deterministic form of it.
-    Cost: one forward pass of every sample at each refresh; free where the losses of the last visits
-    are remembered instead.
-    Does not pay: with label noise (mislabelled samples have the largest losses for good) or early in
-    training; without weights the gradient is biased towards outliers.
-    """
-
+    choose: ClassVar[Callable[..., Tensor]] = staticmethod(hardest)
     score: ClassVar[str] = "loss"
 
 
 @dataclass(frozen=True)
 class EL2N(Ranked):
-    """The largest error norms: EL2N = E ||p - y||_2 = sqrt(sum p^2 - 2 p_y + 1).
-
-    Source: Paul, Ganguli & Dziugaite 2021. Published as static: scored after a few epochs (10 to 20),
-    averaged over about 10 initialisations. The score handed in may be such an average.
-    Cost: one forward pass of every sample, after some epochs of training, times the initialisations.
-    Does not pay: at budgets under a third, where the hardest are too hard or mislabelled (the paper
-    itself then leaves the very hardest out: use the label-noise guard); and as one network's scores.
-    """
+    """`hardest` by EL2N; static as published."""
 
     dynamic: ClassVar[bool] = False
+    choose: ClassVar[Callable[..., Tensor]] = staticmethod(hardest)
     score: ClassVar[str] = "el2n"
 
 
 @dataclass(frozen=True)
 class GraNd(Ranked):
-    """The largest gradient norms of the last layer: ||p - y|| sqrt(||h||^2 + 1).
-
-    Exact for weight and bias of the last layer, see `last_layer_gradient_norm`; the score "grand".
-
-    Source: Paul, Ganguli & Dziugaite 2021, with the gradient of the last layer in place of all layers'.
-    Static as published, averaged over initialisations.
-    Cost: one forward pass of every sample, and the norm of its features.
-    Does not pay: as `EL2N`; scored at initialisation it says mostly how large the images' norms are.
-    """
+    """`hardest` by the last layer's GraNd, the score "grand"; static as published."""
 
     dynamic: ClassVar[bool] = False
+    choose: ClassVar[Callable[..., Tensor]] = staticmethod(hardest)
     score: ClassVar[str] = "grand"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -52,6 +53,7 @@ class Margin(Ranked):
     """
 
     keeps_largest: ClassVar[bool] = False
+    choose: ClassVar[Callable[..., Tensor]] = staticmethod(smallest_margins)
 
     kind: str = "gap"
 

@@ -8,7 +8,7 @@ class), so an `order` may be given, a random one say, that equal values go by in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -52,7 +52,7 @@ def largest(values: Tensor, size: int, *, order: Tensor | None = None) -> Tensor
 
 @dataclass(frozen=True)
 class Ranked:
-    """Base of the strategies that keep the extreme of one score: `largest`, or `smallest`, of `score`.
+    """Base of the strategies that keep the extreme of one score, by the plain function of their file.
 
     Attributes:
         ties: how equal scores are told apart: by "index", or in a "random" order.
@@ -61,6 +61,7 @@ class Ranked:
     dynamic: ClassVar[bool] = True
     budgeted: ClassVar[bool] = True
     keeps_largest: ClassVar[bool] = True
+    choose: ClassVar[Callable[..., Tensor]] = staticmethod(largest)
     score: ClassVar[str] = ""
 
     ties: Ties = "index"
@@ -89,8 +90,7 @@ class Ranked:
         order = None
         if self.ties == "random":
             order = random_order(signals.count, generator, signals.device)
-        keep = largest if self.keeps_largest else smallest
-        return Selection(keep(self.values(signals), size, order=order))
+        return Selection(self.choose(self.values(signals), size, order=order))
 
     def select_grouped(self, signals: Signals, groups: Tensor, quotas: Sequence[int]) -> Selection:
         """Keep the extreme samples of every group at once, as many as its quota; equal scores go by index.

@@ -8,21 +8,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynams.selection import Strategy, build_strategy
 from dynams.selection.methods import (
     BatchRhoLoss,
     Margin,
     RhoLoss,
     StaticMargin,
-    Strategy,
-    build_strategy,
+    hardest,
     largest,
     last_layer_gradient_norm,
+    least_certain,
     memorisation_scores,
     random_subset,
     rho_loss,
     smallest,
     smallest_margins,
 )
+from dynams.selection.methods.ranked import Ranked
 from dynams.selection.signals import Signals
 from strategy_inputs import generator, gradients, signals, tensor
 
@@ -68,9 +70,24 @@ def test_nan_is_taken_last(name: str) -> None:
 def test_smallest_and_largest_are_stable_sorts(values: list[float], data: st.DataObject) -> None:
     size = data.draw(st.integers(0, len(values)))
     array = np.array(values)
-    for keep, keys in ((smallest, array), (smallest_margins, array), (largest, -array)):
+    for keep, keys in (
+        (smallest, array),
+        (smallest_margins, array),
+        (largest, -array),
+        (hardest, -array),
+        (least_certain, -array),
+    ):
         expected = np.sort(np.argsort(keys, kind="stable")[:size])
         assert keep(torch.tensor(values), size).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("name", ["margin", "static-margin", *LARGEST_FIRST])
+def test_groups_are_ranked_as_all_samples_are(name: str) -> None:
+    strategy = build_strategy(name)
+    assert isinstance(strategy, Ranked)
+    known = scored("gap" if "margin" in name else name, [0.3, 0.9, 0.2, 0.95, 0.1])
+    grouped = strategy.select_grouped(known, torch.zeros(5, dtype=torch.int64), [2])
+    assert grouped.indices.tolist() == chosen(strategy, known, 2)
 
 
 def test_ties_go_by_index_or_by_the_order_given() -> None:
@@ -82,7 +99,7 @@ def test_ties_go_by_index_or_by_the_order_given() -> None:
 
 def test_sizes_out_of_range_are_refused() -> None:
     for size, bound in ((-1, "at least 0"), (3, "at most 2")):
-        for keep in (smallest, largest, smallest_margins):
+        for keep in (smallest, largest, smallest_margins, hardest, least_certain):
             with pytest.raises(ValueError, match=f"size: got {size}, want {bound}"):
                 keep(torch.zeros(2), size)
         with pytest.raises(ValueError, match=f"size: got {size}, want {bound}"):
