@@ -1,6 +1,9 @@
-"""Training on the samples nearest the decision boundary: a thin slimmable-ResNet trainer over
-`dynams_kernels`. Subpackages: `models` (slimmable ResNets), `selection` (budget schedules and the
-margin sampler), `data`, `training`, `report` and `cli`.
+"""Training on the samples nearest the decision boundary: a trainer of slimmable networks over `dynams_kernels`.
+
+From the top down, each package importing from those after it only: `cli` (the command line), `compare` (many
+runs beside each other) and `bench` (the kernels' speed), `training` (one run), `report` (its log and page),
+`cost` (the clock and the forecast), `selection` (which samples an epoch trains on), `data`, `slimmable` (any
+network made slimmable) and `models` (slimmable ResNets).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from torch.nn.functional import linear, one_hot
 import dynams_kernels as dk
 from dynams.bench.config import BenchConfig
 
-Call = Callable[[], Any]
+Timed = Callable[[], Any]
 
 SIX_KINDS: tuple[dk.ScoreKind, ...] = (
     "gap",
@@ -42,8 +42,8 @@ class Case:
 
     kernel: str
     inputs: str
-    ours: Call
-    peers: Mapping[str, Call]
+    ours: Timed
+    peers: Mapping[str, Timed]
     moved: int | None = None
     flops: int | None = None
 

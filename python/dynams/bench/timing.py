@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils.benchmark import Timer
 
-from dynams.bench.cases import Call, cases
+from dynams.bench.cases import Timed, cases
 from dynams.bench.config import BenchConfig
 from dynams.training.devices import resolve_device
 from dynams.training.environment import environment
@@ -128,7 +128,7 @@ def _speedup(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return statistics.median(other / mine for mine, other in zip(ours, theirs, strict=True))
 
 
-def _in_turn(calls: Sequence[Call], rounds: int) -> list[list[float]]:
+def _in_turn(calls: Sequence[Timed], rounds: int) -> list[list[float]]:
     """Seconds of each call in each round."""
     # A timer sets the threads, to 1 unless it is told.
     timers = [

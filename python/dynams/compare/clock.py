@@ -23,17 +23,17 @@ _CAUTION = 1.1
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Expected:
     """Seconds that a cell is expected to take, and from what that is concluded."""
 
     seconds: float
     basis: str
 
 
-def estimate(
+def expected(
     key: CellKey, config: TrainConfig, finished: Iterable[Cell], machine: str
-) -> Estimate | None:
-    """Estimate the seconds of a whole cell.
+) -> Expected | None:
+    """Tell the seconds that a whole cell is expected to take.
 
     Args:
         key: the cell.
@@ -49,12 +49,12 @@ def estimate(
     same = [cell for cell in own if cell.key.budget == key.budget]
     if same:
         seconds = max(cell.total_seconds for cell in same)
-        return Estimate(_CAUTION * seconds, "other seeds")
+        return Expected(_CAUTION * seconds, "other seeds")
     share = planned_share(config)
     for kin, basis in ((own, "other budgets"), (timed, "other recipes")):
         rates = [cell.total_seconds / planned_share(build(cell.options)) for cell in kin]
         if rates:
-            return Estimate(_CAUTION * share * max(rates), basis)
+            return Expected(_CAUTION * share * max(rates), basis)
     return None
 
 

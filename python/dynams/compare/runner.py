@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dynams.compare.cells import CellKey, Length, cell_config, cell_keys
-from dynams.compare.clock import Deadline, Estimate, estimate, usable
+from dynams.compare.clock import Deadline, Expected, expected, usable
 from dynams.compare.options import digest, essential
 from dynams.compare.plan import Plan
 from dynams.compare.results import Cell, cell_of_run, differences, machine_of
@@ -37,24 +37,24 @@ class Entry:
         config: what it trains; None while its number of epochs is not known.
         cell: its result; None if it is missing.
         begun: what is left of an unfinished run of it.
-        estimate: of its whole time.
+        expected: what its whole time will be; None if nothing is known.
     """
 
     key: CellKey
     config: TrainConfig | None
     cell: Cell | None = None
     begun: Begun | None = None
-    estimate: Estimate | None = None
+    expected: Expected | None = None
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds that it still needs, by estimate; None if nothing is known."""
-        if self.estimate is None:
+        """Seconds that it still is expected to need; None if nothing is known."""
+        if self.expected is None:
             return None
         done = 0.0
         if self.begun is not None:
             done = self.begun.epochs / self.begun.total_epochs
-        return self.estimate.seconds * (1.0 - done)
+        return self.expected.seconds * (1.0 - done)
 
 
 class Queue:
@@ -249,7 +249,7 @@ class Queue:
         if begun is not None and begun.digest != digest(essential(config)):
             begun = None
         machine = machine_of(self._here())
-        return Entry(key, config, None, begun, estimate(key, config, self.cells.values(), machine))
+        return Entry(key, config, None, begun, expected(key, config, self.cells.values(), machine))
 
     def _next(self, seconds_left: float, whole: float | None) -> Entry | None:
         """Choose the next cell: one under way, else the first in order that can finish."""
@@ -328,8 +328,8 @@ class Queue:
         text = f"{entry.key}: {entry.config.optim.epochs} epochs"
         if entry.begun is not None:
             text += f", from epoch {entry.begun.epochs + 1}"
-        if entry.seconds_left is not None and entry.estimate is not None:
-            text += f", about {entry.seconds_left:.0f} s (from {entry.estimate.basis})"
+        if entry.seconds_left is not None and entry.expected is not None:
+            text += f", about {entry.seconds_left:.0f} s (from {entry.expected.basis})"
         return text
 
     def _here(self, run: RunConfig | None = None) -> dict[str, Any]:

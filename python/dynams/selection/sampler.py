@@ -22,7 +22,7 @@ from dynams.selection.sampler_checks import (
     check_score,
     check_state,
     check_strategy_object,
-    told,
+    strategy_name,
 )
 from dynams.selection.schedule import Schedule, constant
 from dynams.selection.timetable import Phase, Timetable
@@ -377,7 +377,7 @@ class SubsetSampler(Sampler[int]):
         return {
             "num_samples": self.num_samples,
             "seed": self.seed,
-            "strategy": told(self.strategy),
+            "strategy": strategy_name(self.strategy),
             "shuffle": self.shuffle,
             "warmup_epochs": self.timetable.warmup_epochs,
             "tail_epochs": self.timetable.tail_epochs,

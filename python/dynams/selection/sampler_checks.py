@@ -24,12 +24,12 @@ def check_strategy_object(strategy: object) -> Strategy:
         raise TypeError(f"strategy: got {strategy!r}, want a name or a strategy object")
     if not isinstance(strategy, Strategy):
         raise ValueError(
-            f"strategy: got {told(strategy)}, which chooses inside a batch; want one that chooses for epochs"
+            f"strategy: got {strategy_name(strategy)}, which chooses inside a batch; want one that chooses for epochs"
         )
     return strategy
 
 
-def told(strategy: object) -> str:
+def strategy_name(strategy: object) -> str:
     """Name a strategy: by its settings where it shows them, else by its class; never by an address."""
     kind = type(strategy)
     shown = kind.__qualname__ if kind.__repr__ is object.__repr__ else repr(strategy)
@@ -69,7 +69,7 @@ def check_selection(selection: Selection, strategy: Strategy, num_samples: int) 
             do not fit.
         TypeError: indices or weights of another dtype.
     """
-    name = f"selection of {told(strategy)}"
+    name = f"selection of {strategy_name(strategy)}"
     _check_indices(name, selection.indices, num_samples)
     _check_weights(name, selection.weights, selection.indices)
 

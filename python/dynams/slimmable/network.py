@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from dynams.models.layers import SwitchableBatchNorm2d, check_width
 from dynams.slimmable.layers import SlicedGroupNorm, SlicedLayer, SlicedLinear
 
-Slimmable = (SlicedLayer, SwitchableBatchNorm2d, SlicedGroupNorm)
+_SLIM_LAYERS = (SlicedLayer, SwitchableBatchNorm2d, SlicedGroupNorm)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Program:
                 source = values[operation.args[0].index]
                 if isinstance(module, SlicedLayer):
                     output = module(source, *context)
-                elif isinstance(module, Slimmable):
+                elif isinstance(module, _SLIM_LAYERS):
                     output = module(source, *context[:1])
                 else:
                     output = module(source)

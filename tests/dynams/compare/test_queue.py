@@ -10,7 +10,7 @@ import pytest
 
 import dynams.training.loop
 from dynams.compare.cells import CellKey, Length, cell_config, cell_keys
-from dynams.compare.clock import Deadline, estimate, usable
+from dynams.compare.clock import Deadline, expected, usable
 from dynams.compare.results import Cell, machine_of
 from dynams.compare.runner import Entry, Queue
 from dynams.compare.store import Folder
@@ -187,7 +187,7 @@ def test_estimates_take_the_nearest_kin_of_the_same_machine(make_plan):
     config = config_of(plan, key)
 
     def predicted(*cells: Cell) -> tuple[float, str] | None:
-        found = estimate(key, config, cells, here)
+        found = expected(key, config, cells, here)
         return None if found is None else (round(found.seconds, 6), found.basis)
 
     def cell(name: str, budget: float | None, seconds: float, **more) -> Cell:
