@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -21,16 +22,18 @@ def block() -> str:
     return found.group(1)
 
 
-def test_every_method_is_called_and_keeps_what_it_says() -> None:
+# Inside a training step logits have a gradient, which no choice and no weight may pass on.
+@pytest.mark.parametrize("in_a_step", [False, True])
+def test_every_method_is_called_and_keeps_what_it_says(in_a_step: bool) -> None:
     source = torch.Generator().manual_seed(1)
     logits, held = (torch.randn(n, 3, generator=source) for n in (N, 9))
     labels, held_labels = (torch.randint(0, 3, (n,), generator=source) for n in (N, 9))
     names = {
         "torch": torch,
         "k": K,
-        "logits": logits,
+        "logits": logits.requires_grad_(in_a_step),
         "labels": labels,
-        "features": torch.randn(N, 4, generator=source),
+        "features": torch.randn(N, 4, generator=source).requires_grad_(in_a_step),
         "irreducible": torch.rand(N, generator=source),
         "batch": torch.arange(10),
         "correct": torch.rand(8, N, generator=source) < 0.7,
@@ -51,6 +54,9 @@ def test_every_method_is_called_and_keeps_what_it_says() -> None:
         assert names[name].shape == names[f"{name}_weights"].shape  # type: ignore[attr-defined]
     assert names["recent"].shape == names["losses"].shape == names["mask"].shape  # type: ignore[attr-defined]
     assert int(names["drawn"].sum()) <= K  # type: ignore[attr-defined]
+    weights = [each for name, each in names.items() if name.endswith("weights")]
+    assert len(weights) == 6
+    assert not any(each.requires_grad for each in weights)  # type: ignore[attr-defined]
 
 
 def test_no_method_is_left_out() -> None:

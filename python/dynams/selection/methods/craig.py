@@ -16,6 +16,7 @@ from dynams.selection.quotas import class_parts, proportional_quotas
 from dynams.selection.signals import Signals
 
 
+@torch.no_grad()
 def craig_subset(
     features: Tensor,
     residuals: Tensor,

@@ -15,6 +15,7 @@ from dynams.selection.methods.ranked import largest
 from dynams.selection.signals import Signals
 
 
+@torch.no_grad()
 def glister_subset(
     features: Tensor,
     residuals: Tensor,

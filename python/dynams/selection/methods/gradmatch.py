@@ -17,6 +17,7 @@ from dynams.selection.quotas import class_parts, proportional_quotas
 from dynams.selection.signals import Signals
 
 
+@torch.no_grad()
 def gradmatch_subset(
     features: Tensor,
     residuals: Tensor,
@@ -75,6 +76,7 @@ def gradmatch_subset(
     return _chosen(weights, features.device)
 
 
+@torch.no_grad()
 def gradmatch_batches(
     features: Tensor,
     residuals: Tensor,

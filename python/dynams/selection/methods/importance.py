@@ -19,6 +19,7 @@ from dynams.selection.signals import Signals
 from dynams.selection.timetable import selection_size
 
 
+@torch.no_grad()
 def importance_sample(
     scores: Tensor,
     size: int,
@@ -71,6 +72,7 @@ def importance_sample(
     return indices, weights.to(torch.float32)
 
 
+@torch.no_grad()
 def importance_batch(
     scores: Tensor,
     size: int,

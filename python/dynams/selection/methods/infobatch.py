@@ -15,6 +15,7 @@ from dynams.selection.precision import wide_dtype
 from dynams.selection.signals import LAST_LOSS, Signals
 
 
+@torch.no_grad()
 def infobatch_subset(
     losses: Tensor, generator: Generator, *, ratio: float = 0.5
 ) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,8 @@ exception, stated there.
 **Randomness** comes from the generator handed in and from nothing else. It is drawn on the generator's
 own device: with a CPU generator every device and every process gets the same draw.
 
-Behind each stands a plain function of tensors, the first thing in its method's file, which any loop may call.
+Behind each stands a plain function of tensors, the first thing in its method's file, which any loop may call,
+also with scores that have a gradient: choices and weights pass none on.
 """
 
 from __future__ import annotations
