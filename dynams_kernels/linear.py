@@ -66,7 +66,8 @@ def linear_margin(
     weight and bias.
 
     Several widths share one pass over features and weight: the logits at a width are those at the width below plus the
-    columns between. (Not for ``distance``, with gradients, or in half precision on the CPU: there, one pass a width.)
+    columns between. (Not for ``distance``, with gradients, in half precision on the CPU, or on Hopper's own kernel: there,
+    one pass a width.)
 
     Args:
         features: (..., D) or (..., width); float32, float16, bfloat16 or float64.

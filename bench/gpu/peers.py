@@ -69,6 +69,17 @@ def topk_of_values(k: int) -> dict[str, Callable[[Tensor], Any]]:
     return those_at_hand({"flashinfer top_k": topk and (lambda v: topk(v[None], k, sorted=False))})
 
 
+def in_32_bits(call: Callable[..., Any], weight: Tensor) -> Callable[..., Any]:
+    """`call`, where a weight's elements can be counted in 32 bits: past that it left the device unusable.
+
+    Raises:
+        OverflowError: they cannot.
+    """
+    if weight.numel() >= 1 << 31:
+        raise OverflowError(f"weight: got {weight.numel():,} elements, want below 2^31")
+    return call
+
+
 def linear_cross_entropies(labels: Tensor) -> dict[str, Callable[[Tensor, Tensor, Tensor], Any]]:
     """Reductions of a linear head that never store its logits: the nearest relatives of linear_margin."""
     cut = at_hand("cut-cross-entropy", "cut_cross_entropy", "linear_cross_entropy")
@@ -78,7 +89,8 @@ def linear_cross_entropies(labels: Tensor) -> dict[str, Callable[[Tensor, Tensor
     return those_at_hand(
         {
             # Its release on the package index takes no bias.
-            "cut-cross-entropy": cut and (lambda f, w, _: cut(f, w, labels, reduction="none")),
+            "cut-cross-entropy": cut
+            and (lambda f, w, _: in_32_bits(cut, w)(f, w, labels, reduction="none")),
             "liger fused linear cross-entropy": liger
             and (lambda f, w, b: liger(f, w, labels, bias=b)),
         }

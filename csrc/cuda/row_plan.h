@@ -70,12 +70,12 @@ inline RowPlan plan_rows(int64_t rows, int64_t classes, int64_t row_stride, int 
   const int64_t most = few ? 4 : 8;
   plan.lanes = vectors <= 8 * most ? 8 : vectors <= 16 * most ? 16 : vectors <= 32 * (few ? 8 : 32) ? 32 : kBlockLanes;
   // The more turns a block has, the less of its time goes to scoring, but the longer is the end, when there are no
-  // blocks left for some multiprocessors. Both together are least where the turns' square is as the number of blocks of
-  // one turn. Scoring counts the less the longer a turn is, and where elements are wide: there are fewer to compute.
-  const int64_t block_rows = kBlockLanes / plan.lanes, groups = plan.lanes > 32 ? 1 : 32 / plan.lanes;
+  // blocks left for some multiprocessors. Wherever rows are many, two turns were the fastest of two, four and eight on
+  // an H100; one turn is where blocks of two would not fill it.
+  const int64_t block_rows = kBlockLanes / plan.lanes;
   const int64_t rounds = quotient_above(vectors, 8 * plan.lanes);
   const int64_t worth_two = 3 * multiprocessors * block_rows * element_bytes * rounds;  // rows, as measured
-  while (groups * plan.turns < kMostFound && rows / (plan.turns * plan.turns) >= worth_two) plan.turns *= 2;
+  if (rows >= worth_two) plan.turns = 2;
   return plan;
 }
 

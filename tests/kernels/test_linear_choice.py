@@ -11,6 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dynams_kernels._backends import gpu as gpu_module
 from dynams_kernels._backends import native_cuda
 from dynams_kernels._backends.gpu import Gpu, Served
 from dynams_kernels._backends.linear_choice import CANDIDATES, HOPPER_TILES, Candidate, choose
@@ -189,6 +190,30 @@ def test_the_candidates_are_those_of_the_installation_the_device_and_the_operand
     assert gpu_of(False, False)[0].serves(-1).linear_candidates(*plain, *rest) == ("eager",)
     wide = (plain[0].double(), plain[1].double())
     assert gpu_of(True, True)[0].serves(-1).linear_candidates(*wide, *rest) == ("eager",)
+
+
+def test_widths_that_the_compiled_kernel_serves_go_to_it_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(native_cuda, "raw_stream", lambda device: 0)
+    monkeypatch.setattr(gpu_module, "multiprocessors", lambda tensor: 132)
+    operands = (matrix(6, 64), matrix(5, 64), None, None, None, [16, 32, 64], GAP)
+    by_width: dict[int, Candidate] = {}
+    monkeypatch.setattr(
+        gpu_module, "choose", lambda rows, classes, width, *rest: by_width.get(width, "eager")
+    )
+    by_width |= {16: "hopper 128x144", 32: "hopper 128x256", 64: "hopper 128x256"}
+    gpu, module, triton = gpu_of(True, True)
+    scores, _ = gpu.linear_scores(*operands, False)
+    assert scores.shape == (1, 3, 6)
+    assert [(call[9], call[13]) for call in module.made] == [(16, 0), (32, 2), (64, 2)]
+    assert not triton.descriptors
+    # One that another kernel is faster for, or pairs of classes, which come of one pass alone: Triton.
+    by_width |= {16: "triton pointers", 64: "triton descriptors"}
+    gpu, module, triton = gpu_of(True, True)
+    gpu.linear_scores(*operands, False)
+    gpu.linear_scores(*operands, True)
+    assert (module.made, triton.descriptors) == ([], [True, True])
 
 
 def test_a_candidate_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,8 @@ from dynams.training.config import RunConfig
 _PIXELS_WORTH_THREADS = 1 << 15
 # Images read at a time on a CPU, where larger batches leave the caches, and of what nobody knows the memory of.
 _READ_ON_CPU = 256
-# Pixels that keep a GPU busy for longer than the host takes to launch a network on them: at 500 images of 32 x 32, an
-# H100 waited for the host half of the time.
+# Launching a network takes the host about as long whatever the batch: 50,000 images of 32 x 32 were scored on an H100
+# in 207 ms at 500 at a time, in 172 ms at 2000.
 _PIXELS_READ_ON_GPU = 1 << 21
 
 
