@@ -90,7 +90,7 @@ def passes(model: str, precision: str, count: int) -> dict[str, Callable[[], obj
     resolved = resolve(config, data)
     built = build_run(resolved, build_fabric(resolved), data)
     parts = (built.fabric, built.network, built.batches)
-    size = config.selection.batch_size
+    size = built.reading_size(count)
     return {
         "proxy": lambda: score_candidates(*parts, width=0.5, batch_size=size),
         "full width": lambda: evaluate(*parts, batch_size=size),
@@ -156,7 +156,7 @@ def compare_widths(config: TrainConfig, data_path: str | None) -> Row:
     def compare(run: TrainingRun, known: Signals) -> None:
         (kind,) = run.selector.scored
         parts = (run.fabric, run.network, run.batches)
-        full = score_candidates(*parts, kind=kind, batch_size=config.selection.batch_size)
+        full = score_candidates(*parts, kind=kind, batch_size=run.reading_size(len(run.batches)))
         assert full is not None
         found = agreement(known.score(kind), full)
         refreshes.append({"epoch": run.position.epoch, **found})

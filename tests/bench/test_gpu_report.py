@@ -164,6 +164,7 @@ def test_predictions_are_of_benchmarks_that_exist_in_a_measure_they_have() -> No
                     "linear_margin alone",
                     "torch.topk(sorted=False)",
                     "torch.topk(2)",
+                    "a call for each width",
                 )
             }
             assert measure in words
