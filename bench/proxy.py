@@ -31,7 +31,7 @@ from dynams.report.files import replace_file
 from dynams.report.text import MISSING
 from dynams.selection import Signals
 from dynams.selection.timetable import selection_size
-from dynams.training import TrainConfig, evaluate, score_candidates, train
+from dynams.training import TrainConfig, evaluate, score_signals, train
 from dynams.training.distributed import build_fabric
 from dynams.training.environment import environment
 from dynams.training.resolve import resolve
@@ -92,7 +92,7 @@ def passes(model: str, precision: str, count: int) -> dict[str, Callable[[], obj
     parts = (built.fabric, built.network, built.batches)
     size = built.reading_size(count)
     return {
-        "proxy": lambda: score_candidates(*parts, width=0.5, batch_size=size),
+        "proxy": lambda: score_signals(*parts, {"gap"}, width=0.5, batch_size=size),
         "full width": lambda: evaluate(*parts, batch_size=size),
     }
 
@@ -156,9 +156,9 @@ def compare_widths(config: TrainConfig, data_path: str | None) -> Row:
     def compare(run: TrainingRun, known: Signals) -> None:
         (kind,) = run.selector.scored
         parts = (run.fabric, run.network, run.batches)
-        full = score_candidates(*parts, kind=kind, batch_size=run.reading_size(len(run.batches)))
+        full = score_signals(*parts, {kind}, batch_size=run.reading_size(len(run.batches)))
         assert full is not None
-        found = agreement(known.score(kind), full)
+        found = agreement(known.score(kind), full.score(kind))
         refreshes.append({"epoch": run.position.epoch, **found})
 
     with tempfile.TemporaryDirectory() as folder:

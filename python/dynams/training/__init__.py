@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from dynams.training.optim import build_optimizer as build_optimizer
     from dynams.training.optim import learning_rate as learning_rate
     from dynams.training.optim import parameter_groups as parameter_groups
-    from dynams.training.scoring import score_candidates as score_candidates
     from dynams.training.scoring import score_signals as score_signals
 else:
     __all__, __getattr__, __dir__ = lazy_names(
@@ -44,6 +43,6 @@ else:
             "interrupt": "Interrupt",
             "loop": "train",
             "optim": "build_optimizer learning_rate parameter_groups",
-            "scoring": "score_candidates score_signals",
+            "scoring": "score_signals",
         },
     )

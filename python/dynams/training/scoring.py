@@ -100,35 +100,6 @@ def score_signals(
     )
 
 
-def score_candidates(
-    fabric: Fabric,
-    network: Network,
-    batches: Batches,
-    *,
-    width: float = 1.0,
-    kind: dk.MarginKind = "gap",
-    batch_size: int = 512,
-    stop: Callable[[], bool] | None = None,
-    advance: Callable[[int], None] | None = None,
-) -> Tensor | None:
-    """Margins of all candidates: `score_signals` for the one score ``kind``.
-
-    Returns:
-        (len(batches),) float32 on the device, or None if ``stop`` said so.
-    """
-    known = score_signals(
-        fabric,
-        network,
-        batches,
-        {kind},
-        width=width,
-        batch_size=batch_size,
-        stop=stop,
-        advance=advance,
-    )
-    return None if known is None else known.score(kind)
-
-
 def row_scores(logits: Tensor, labels: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
     """Return scores (B,) float32 of a batch's logits (B, C), all from one read of them."""
     return dk.scores(logits, _named(names), labels=labels)

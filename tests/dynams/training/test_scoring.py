@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from dynams.models import SlimmableResNet, build_model
 from dynams.training.batches import ImageBatches
 from dynams.training.evaluation import evaluate
 from dynams.training.network import frozen
-from dynams.training.scoring import head_scores, score_candidates, score_signals
+from dynams.training.scoring import head_scores, score_signals
 
 FABRIC = Fabric(accelerator="cpu")
 IMAGES = made_up_images(50, seed=4)
@@ -67,13 +68,16 @@ def margins(network: SlimmableResNet, width: float, kind: str) -> np.ndarray:
     return oracle.margin(logits(network, width), kind, IMAGES.labels.numpy(), distances)
 
 
+def scored_margins(*parts: Any, kind: str = "gap", **options: Any) -> torch.Tensor | None:
+    known = score_signals(*parts, {kind}, **options)
+    return None if known is None else known.score(kind)
+
+
 @pytest.mark.parametrize("kind", ["gap", "probability", "distance", "label"])
 @pytest.mark.parametrize("width", [0.5, 1.0])
 @pytest.mark.parametrize("batch_size", [7, 64])
 def test_scores_are_the_margins_of_the_evaluating_network(network, kind, width, batch_size):
-    scored = score_candidates(
-        FABRIC, network, BATCHES, width=width, kind=kind, batch_size=batch_size
-    )
+    scored = scored_margins(FABRIC, network, BATCHES, width=width, kind=kind, batch_size=batch_size)
     assert scored.dtype == torch.float32
     np.testing.assert_allclose(scored.numpy(), margins(network, width, kind), rtol=1e-3, atol=1e-4)
 
@@ -81,7 +85,7 @@ def test_scores_are_the_margins_of_the_evaluating_network(network, kind, width, 
 def test_scoring_and_evaluating_leave_the_network_as_it_was(network):
     network.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    score_candidates(FABRIC, network, BATCHES, width=0.5)
+    scored_margins(FABRIC, network, BATCHES, width=0.5)
     evaluate(FABRIC, network, BATCHES, proxy_width=0.5)
     assert network.training
     after = network.state_dict()
@@ -92,7 +96,7 @@ def test_scoring_and_evaluating_leave_the_network_as_it_was(network):
 def test_scoring_stops_when_asked_and_tells_how_far_it_is(network):
     answers = iter([False, True])
     seen: list[int] = []
-    scored = score_candidates(
+    scored = scored_margins(
         FABRIC,
         network,
         BATCHES,
@@ -141,7 +145,7 @@ def test_weights_cast_once_give_the_bits_of_autocast(network, width):
 
 def test_bfloat16_scores_are_close_and_float32(network):
     fabric = Fabric(accelerator="cpu", precision="bf16-mixed")
-    scored = score_candidates(fabric, network, BATCHES, width=0.5)
+    scored = scored_margins(fabric, network, BATCHES, width=0.5)
     assert scored.dtype == torch.float32
     exact = margins(network, 0.5, "gap")
     assert np.abs(scored.numpy() - exact).max() < 0.1 * np.abs(exact).max()
@@ -150,7 +154,7 @@ def test_bfloat16_scores_are_close_and_float32(network):
 def test_half_precision_does_not_put_crowds_at_one_margin(network):
     fabric = Fabric(accelerator="cpu", precision="bf16-mixed")
     images = made_up_images(600, seed=6)
-    margins = score_candidates(
+    margins = scored_margins(
         fabric, network, replace(BATCHES, images=images), width=0.5, batch_size=200
     )
     # A bfloat16 head would leave some 256 values an octave, and many samples at exactly 0.
