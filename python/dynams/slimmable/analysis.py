@@ -1,306 +1,183 @@
-"""What each operation of a traced network does to channels: how its layers slim, and its program.
-
-Operations are visited in order. Each finds the layouts of its inputs, says what must slim alike, and
-gives the layout of its output. Only when all are visited is it known how many channels a width keeps.
-"""
+"""How a recorded network slims: the axes of all its tensors, and what each call gets at a width."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, cast
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-import torch
-from torch import fx, nn
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from dynams.slimmable import operations as ops
-from dynams.slimmable.channels import Axis, Block, Layout, MisfitError, split_groups
-from dynams.slimmable.network import Operation, Program, Value
-from dynams.slimmable.rules import KNOWN, Call, Constant, flattened, is_one, maps, outcome
-from dynams.slimmable.trace import Place, Trace
+from dynams.slimmable.axes import Axis, settle, unite
+from dynams.slimmable.record import Guard, Leaf, Place, Record, Ref, Step
+from dynams.slimmable.rules import Call, Layout, Outcome, kept_whole, refs, rule
+from dynams.slimmable.rules.call import wholes
 
-Blocks = tuple[Block, ...] | None
+_LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
+class Head:
+    """The classifier.
+
+    Attributes:
+        features: what it takes.
+        step: where in the record it is called.
+        path: of the module that calls it.
+    """
+
+    features: Ref
+    step: int
+    path: str
+
+
+@dataclass
 class Slimming:
-    """How one layer slims.
+    """How the forward of one mode slims.
 
     Attributes:
-        place: where it stands.
-        rows: blocks of its outputs; None keeps all.
-        columns: blocks of its inputs (of one group); None keeps all.
+        record: the forward.
+        layouts: axes of its tensors.
+        outcomes: of its steps.
+        head: its classifier.
     """
 
-    place: Place
-    rows: Blocks
-    columns: Blocks = None
+    record: Record
+    layouts: dict[Ref, Layout] = field(default_factory=dict)
+    outcomes: dict[Step, Outcome] = field(default_factory=dict)
+    head: Head = field(default_factory=lambda: Head(Ref(0), 0, ""))
 
 
-@dataclass(frozen=True)
-class Findings:
-    """What `convert` builds.
+class Analysis:
+    """Finds out how a network slims.
+
+    Args:
+        model: the network.
 
     Attributes:
-        layers: how each layer slims, by path.
-        modules: paths of the other modules called.
-        attributes: paths of the parameters and buffers that the forward reads.
-        head: path of the classifier.
-        program: from images to features.
+        states: axes of its parameters and buffers, by path.
+        norms: the channels of its batch-norms, by path.
+        whole: what it does not know how to slim, and where.
     """
 
-    layers: dict[str, Slimming]
-    modules: frozenset[str]
-    attributes: frozenset[str]
-    head: str
-    program: Program
+    def __init__(self, model: nn.Module) -> None:
+        self.states: dict[str, Layout] = {}
+        self.norms: dict[str, Axis] = {}
+        self.whole: dict[str, Place] = {}
+        self._model = model
 
+    def slimming(self, record: Record) -> Slimming:
+        """Unite the axes of a forward's tensors; those of its parameters are shared by all forwards.
 
-def analyse(trace: Trace) -> Findings:
-    """Find out how every layer of the traced network slims.
+        Raises:
+            ValueError: something in it cannot be slimmed; the message says where.
+        """
+        found = Slimming(record)
+        found.layouts[record.input] = wholes(record.shape(record.input))
+        for ref, tensor in record.constants.items():
+            found.layouts[ref] = tuple(map(Axis, tensor.shape))
+        for ref, path in record.states.items():
+            if path not in self.states:
+                self.states[path] = tuple(map(Axis, record.shape(ref)))
+            found.layouts[ref] = self.states[path]
+        for step in record.steps:
+            if isinstance(step, Step):
+                outcome = self._visit(step, found)
+                found.outcomes[step] = outcome
+                for ref, layout in zip(step.results, outcome.layouts, strict=True):
+                    found.layouts[ref] = layout
+        found.head = _head(found, self._model)
+        weight = found.layouts[_weight(record.steps[found.head.step])]
+        weight[0].fix()
+        return found
 
-    Raises:
-        ValueError: an operation that cannot be slimmed; the message names its module, type and line.
-    """
-    return _Analysis(trace).findings()
+    def settle(self, found: Sequence[Slimming]) -> None:
+        """Let every product of axes slim by one of them.
 
+        Raises:
+            ValueError: nothing is left to slim.
+        """
+        for each in found:
+            for layout in each.layouts.values():
+                for axis in layout:
+                    settle(axis)
+        if all(axis.fixed for layout in self.states.values() for axis in layout):
+            raise Place("", type(self._model).__name__).refusal(
+                "there is nothing to slim: no layer between its input and its classifier could have "
+                "fewer channels" + self._reasons()
+            )
+        if self.whole:
+            _LOG.warning("convert: every width keeps all channels%s", self._reasons())
 
-class _Analysis:
-    def __init__(self, trace: Trace) -> None:
-        self.trace = trace
-        self.values: dict[fx.Node, Any] = {}
-        self.results: dict[fx.Node, int] = {}
-        self.operations: list[Operation] = []
-        self.layers: dict[str, Slimming] = {}
-        self.modules: set[str] = set()
-        self.attributes: set[str] = set()
-        self.owners: dict[int, str] = {}
+    def _reasons(self) -> str:
+        reasons = [f"{name} of {place.told}" for name, place in self.whole.items()]
+        return f" at what is not known: {'; '.join(reasons)}" if reasons else ""
 
-    def findings(self) -> Findings:
-        *nodes, output = self.trace.nodes
-        head = self._head(output)
-        for node in nodes:
-            if node is head:
-                continue
-            if head in node.all_input_nodes:
-                raise _place(head).refusal("the logits must be used by nothing else")
-            try:
-                self.values[node] = self._visit(node)
-            except MisfitError as error:
-                raise _place(node).refusal(str(error)) from error
-        (features,) = head.all_input_nodes
-        path = str(head.target)
+    def _visit(self, step: Step, found: Slimming) -> Outcome:
+        call = Call(step, found.layouts.__getitem__, [found.record.shape(r) for r in step.results])
+        if isinstance(step.target, Leaf):
+            module = self._model.get_submodule(step.target.path)
+            if isinstance(module, _BatchNorm):
+                axis = self.norms.setdefault(step.target.path, Axis(module.num_features))
+                unite(call.first[1], axis)
+            return Outcome((call.first,))
+        known: Callable[[Call], Outcome] | None = rule(step.name)
         try:
-            columns = _linear_inputs(self.values[features], cast(nn.Linear, self._module(head)))
-            self._add_layer(path, Slimming(_place(head), None, columns))
-        except MisfitError as error:
-            raise _place(head).refusal(str(error)) from error
-        operations = _with_last_uses(self.operations, self.results[features])
-        return Findings(
-            self.layers,
-            frozenset(self.modules),
-            frozenset(self.attributes),
-            path,
-            Program(operations, len(self.results), self.results[features]),
-        )
-
-    def _head(self, output: fx.Node) -> fx.Node:
-        logits = output.args[0]
-        told = "several values"
-        if isinstance(logits, fx.Node):
-            told = f"the result of {_name(logits)}"
-            if logits.op == "call_module":
-                kind = type(self._module(logits))
-                if kind is nn.Linear:
-                    return logits
-                told += f" ({kind.__name__})"
-        raise Place("", type(self.trace.model).__name__).refusal(
-            f"it must return the logits of an nn.Linear, its classifier; it returns {told}"
-        )
-
-    def _module(self, node: fx.Node) -> nn.Module:
-        return self.trace.model.get_submodule(str(node.target))
-
-    def _visit(self, node: fx.Node) -> Any:
-        if node.op == "placeholder":
-            self.results[node] = 0
-            return Layout(None)
-        if node.op == "get_attr":
-            return self._attribute(node)
-        args = _values(node.args, self.values)
-        kwargs = _values(node.kwargs, self.values)
-        if node.op == "call_module":
-            given = (*args, *kwargs.values())
-            if len(given) != 1 or not isinstance(given[0], Layout):
-                raise MisfitError("it must be called with one tensor")
-            return self._call_module(node, given[0])
-        result = outcome(Call(node.target, args, kwargs, bool(node.users)))
-        if isinstance(result.value, Layout):
-            kind = "method" if node.op == "call_method" and not result.instead else "function"
-            args, kwargs = node.args, node.kwargs
-            if result.rest is not None:
-                tensor = args[0] if args else kwargs["input"]
-                args, kwargs = (tensor, *result.rest), {}
-            self._emit(node, kind, result.instead or node.target, args, kwargs)
-        return result.value
-
-    def _emit(self, node: fx.Node, kind: Any, target: Any, args: Any, kwargs: Any) -> None:
-        places = {each: Value(index) for each, index in self.results.items()}
-        args, kwargs = _values(args, places), _values(kwargs, places)
-        by_mode = node in self.trace.by_mode
-        if by_mode:
-            args = args[:2]
-            kwargs.pop("training", None)
-        self.results[node] = len(self.results)
-        self.operations.append(Operation(kind, target, args, kwargs, self.results[node], by_mode))
-
-    def _attribute(self, node: fx.Node) -> Constant:
-        path = str(node.target)
-        owner, _, name = path.rpartition(".")
-        model = self.trace.model
-        tensor = (dict(model.named_parameters()) | dict(model.named_buffers())).get(path)
-        if tensor is None:
-            raise MisfitError(
-                "it uses a tensor that is neither a parameter nor a buffer, or has two names"
-            )
-        if type(model.get_submodule(owner)) in ops.LEARNT:
-            raise MisfitError(f"it uses {name} of the layer {owner!r}, besides the layer itself")
-        self._own(tensor, path)
-        self.attributes.add(path)
-        self._emit(node, "attribute", path, (), {})
-        return Constant(tensor.numel())
-
-    def _call_module(self, node: fx.Node, source: Layout) -> Layout:
-        module = self._module(node)
-        if type(module) in ops.LEARNT:
-            result = self._learnt(node, module, source)
-        else:
-            result = _unlearnt(module, source)
-        if isinstance(module, nn.Flatten):
-            self._emit(node, "function", torch.flatten, (node.all_input_nodes[0], 1), {})
-            return result
-        if type(module) not in ops.LEARNT:
-            self.modules.add(str(node.target))
-        # Positional, because the width follows.
-        self._emit(node, "module", node.target, (node.all_input_nodes[0],), {})
-        return result
-
-    def _learnt(self, node: fx.Node, module: nn.Module, source: Layout) -> Layout:
-        place = _place(node)
-        if isinstance(module, nn.Conv2d):
-            blocks = maps(source).elements(module.in_channels)
-            rows = _convolved(module, blocks)
-            slimming = Slimming(place, rows, blocks if module.groups == 1 else None)
-            result = Layout(rows, 4)
-        elif isinstance(module, nn.Linear):
-            rows = (Block(Axis(module.out_features), module.out_features),)
-            slimming = Slimming(place, rows, _linear_inputs(source, module))
-            result = Layout(rows, 2)
-        elif isinstance(module, nn.GroupNorm):
-            blocks = source.elements(module.num_channels)
-            if blocks is not None:
-                split_groups(blocks, module.num_groups)
-            slimming, result = Slimming(place, blocks), source
-        else:
-            norm = cast(nn.modules.batchnorm._BatchNorm, module)
-            slimming, result = Slimming(place, source.elements(norm.num_features)), source
-        self._add_layer(str(node.target), slimming)
-        return result
-
-    def _add_layer(self, path: str, slimming: Slimming) -> None:
-        module = self.trace.model.get_submodule(path)
-        if path in self.layers:
-            raise MisfitError(
-                "it is called more than once; every call must have a layer of its own"
-            )
-        for parameter in module.parameters():
-            self._own(parameter, path)
-        hooks = (
-            module._forward_hooks,
-            module._forward_pre_hooks,
-            module._backward_hooks,
-            module._backward_pre_hooks,
-        )
-        if any(hooks):
-            raise MisfitError("it has hooks, which would be lost; remove them first")
-        self.layers[path] = slimming
-
-    def _own(self, tensor: torch.Tensor, path: str) -> None:
-        owner = self.owners.setdefault(id(tensor), path)
-        if owner != path:
-            raise MisfitError(
-                f"it shares a parameter with {owner!r}; every layer must have its own"
-            )
+            if known is not None:
+                return known(call)
+        except NotImplementedError:
+            pass
+        if not all(axis.fixed for ref in call.tensors for axis in call.axes(ref)):
+            self.whole.setdefault(step.name, step.place)
+        return kept_whole(call)
 
 
-def _unlearnt(module: nn.Module, source: Layout) -> Layout:
-    kind = type(module)
-    if isinstance(module, nn.Flatten):
-        return flattened(source, module.start_dim, module.end_dim)
-    if kind in ops.SPATIAL_MODULES:
-        if getattr(module, "return_indices", False):
-            raise MisfitError("return_indices: got True, want False")
-        return maps(source, pooled=kind in ops.ADAPTIVE and is_one(module.output_size))
-    if kind in ops.ELEMENTWISE_MODULES:
-        if isinstance(module, nn.PReLU) and module.num_parameters != 1:
-            raise MisfitError(
-                f"num_parameters: got {module.num_parameters}, want 1, for all channels"
-            )
-        return source
-    raise MisfitError(f"{kind.__name__} is not supported; known are {KNOWN}")
+# What may stand between the classifier and the logits: it moves nothing but axes of one element.
+_AFTER = frozenset("flatten reshape view squeeze contiguous".split())
 
 
-def _linear_inputs(source: Any, module: nn.Linear) -> Blocks:
-    if not isinstance(source, Layout):
-        raise MisfitError("it must be called with one tensor")
-    if source.rank not in (2, None):
-        raise MisfitError(
-            f"its input: got {source.rank} dimensions, want features (B, D): flatten(1) it"
-        )
-    return source.elements(module.in_features)
-
-
-def _convolved(module: nn.Conv2d, blocks: Blocks) -> tuple[Block, ...]:
-    """Return the blocks of a convolution's outputs, given those of its inputs."""
-    if module.groups == 1 or blocks is None:
-        # Groups of the network's input all stay, and what they give with them.
-        axis = Axis(module.out_channels, fixed=module.groups > 1)
-        return (Block(axis, module.out_channels),)
-    size = module.out_channels // module.groups
-    counts = split_groups(blocks, module.groups)
-    return tuple(
-        Block(block.axis, count * size) for block, count in zip(blocks, counts, strict=True)
+def _head(found: Slimming, model: nn.Module) -> Head:
+    record, ref = found.record, found.record.output
+    steps = [each for each in enumerate(record.steps) if isinstance(each[1], Step)]
+    makers = {result: (at, step) for at, step in steps for result in step.results}  # type: ignore[union-attr]
+    told = "what it was given"
+    while ref in makers:
+        at, step = makers[ref]
+        assert isinstance(step, Step)
+        told = f"the result of {step.name}"
+        if _is_head(step, found):
+            path = step.place.path
+            _check_last(record, at)
+            return Head(step.args[0], at, path)
+        if step.name not in _AFTER:
+            break
+        ref = step.args[0]
+    raise Place("", type(model).__name__).refusal(
+        f"it must return the logits of an nn.Linear, its classifier; it returns {told}"
     )
 
 
-def _place(node: fx.Node) -> Place:
-    return cast(Place, node.meta["place"])
-
-
-def _name(node: fx.Node) -> str:
-    return str(getattr(node.target, "__name__", node.target))
-
-
-def _values(arguments: Any, values: dict[fx.Node, Any]) -> Any:
-    """Put values in the place of nodes, and plain containers in that of fx's own."""
-    if isinstance(arguments, fx.Node):
-        return values[arguments]
-    if isinstance(arguments, dict):
-        return {name: _values(each, values) for name, each in arguments.items()}
-    if isinstance(arguments, tuple):
-        return tuple(_values(each, values) for each in arguments)
-    if isinstance(arguments, list):
-        return [_values(each, values) for each in arguments]
-    return arguments
-
-
-def _with_last_uses(operations: Sequence[Operation], kept: int) -> tuple[Operation, ...]:
-    last: dict[int, int] = {}
-    for at, operation in enumerate(operations):
-        for index in (operation.result, *operation.inputs()):
-            last[index] = at
-    last.pop(kept, None)
-    return tuple(
-        replace(operation, last_uses=tuple(index for index, use in last.items() if use == at))
-        for at, operation in enumerate(operations)
+def _is_head(step: Step, found: Slimming) -> bool:
+    if step.name not in ("linear", "conv2d") or _weight(step) not in found.record.states:
+        return False
+    shape = found.record.shape(step.args[0])
+    return step.name == "linear" or (
+        shape[2:] == (1, 1) and found.record.shape(_weight(step))[2:] == (1, 1)
     )
+
+
+def _weight(step: Step | Guard) -> Any:
+    assert isinstance(step, Step)
+    return step.args[1] if len(step.args) > 1 else step.kwargs["weight"]
+
+
+def _check_last(record: Record, at: int) -> None:
+    """Refuse a classifier whose logits something else than the output needs."""
+    taken = {record.steps[at].results[0]}  # type: ignore[union-attr]
+    for step in record.steps[at + 1 :]:
+        if isinstance(step, Step) and taken.intersection(refs((step.args, step.kwargs))):
+            if step.name not in _AFTER:
+                raise step.place.refusal("the logits must be used by nothing else")
+            taken.update(step.results)

@@ -1,127 +1,213 @@
-"""`convert`: a network of ordinary layers becomes one that runs at several widths."""
+"""`convert`: an ordinary network becomes one that runs at several widths."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from dynams.models.layers import check_widths
-from dynams.slimmable.analysis import Findings, Slimming, analyse
-from dynams.slimmable.channels import Block, Ranges, kept_ranges
-from dynams.slimmable.layers import SlicedConv2d, SlicedGroupNorm, SlicedLinear, switchable_norm
-from dynams.slimmable.network import SlimmableNetwork, container, place
-from dynams.slimmable.trace import Place, trace
+from dynams.slimmable.analysis import Analysis, Slimming
+from dynams.slimmable.example import example_for, others_like
+from dynams.slimmable.network import Forward, Plan, SlimmableNetwork, replace_module
+from dynams.slimmable.norms import SwitchableBatchNorm
+from dynams.slimmable.program import Varying, features_of, logits_of
+from dynams.slimmable.record import Place, Record, Ref
+from dynams.slimmable.recorder import Recorder
+from dynams.slimmable.weights import Slices
+from dynams.slimmable.widths import check_widths
 
 
-def convert(model: nn.Module, widths: Sequence[float] = (0.5, 1.0)) -> SlimmableNetwork:
+def convert(
+    model: nn.Module, widths: Sequence[float] = (0.5, 1.0), *, example: Tensor | None = None
+) -> SlimmableNetwork:
     """Make a network run at several widths, with the weights it has.
 
     At full width the result gives the outputs of `model`, bit for bit. At width w every layer keeps
     its first `slim_channels(channels, w)` channels; layers whose outputs are added keep the same
-    ones; a grouped convolution and a GroupNorm keep whole groups; of a concatenation, each part
-    keeps its own first channels. Input channels and classes all stay.
+    ones; a grouped convolution and a GroupNorm keep whole groups, attention whole heads; of a
+    concatenation, each part keeps its own first channels. Input channels and classes all stay.
 
     Each width has batch-norms of its own. The slim ones begin as copies of the leading channels, so
     their statistics are not those of the slim network: train it (or let it see some batches in
     training mode) at a slim width before using it there.
 
     Args:
-        model: Conv2d, Linear, BatchNorm1d/2d, GroupNorm, activations, dropout, pooling, flatten,
-            additions, products (squeeze and excitation) and concatenations, whose forward is the
-            same sequence of operations for every input and returns the logits of an `nn.Linear`.
-            Other arguments of its forward take their defaults. It is copied and left as it is.
+        model: its forward must be the same sequence of operations for every input, and return the
+            logits of an `nn.Linear` (or of a 1x1 convolution of pooled features), or an object with
+            `logits`. Other arguments of its forward take their defaults. It is copied and left as
+            it is.
         widths: strictly ascending fractions of the channels, the last one 1.0.
+        example: a batch that `model` takes, of two or more; None: one is found by trying. Sizes may
+            differ later, along the batch and wherever the network allows it.
 
     Raises:
-        TypeError: `model` is not an `nn.Module`.
+        TypeError: `model` is not an `nn.Module`, or `example` no tensor.
         ValueError: `widths` are not as described, or something in `model` cannot be slimmed; the
             message says which module, of which type, at which line, and what is wanted.
     """
     widths = check_widths(widths)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, want an nn.Module")
-    traced = trace(model)
-    found = analyse(traced)
-    _check(found, traced.model, widths)
-    modes = {path: module.training for path, module in traced.model.named_modules()}
-    network = nn.Module()
-    for path, module in traced.model.named_modules():
-        if path in found.layers:
-            place(network, path, _slimmable(module, found.layers[path], widths))
-        elif path in found.modules:
-            place(network, path, copy.deepcopy(module))
-        _copy_attributes(network, path, module, found.attributes)
-    converted = SlimmableNetwork(network, found.program, found.head, widths)
-    converted.training = traced.model.training
-    for path, module in network.named_modules():
-        # What is made of a layer has children of its own: the norms of every width.
-        known = next(each for each in _upwards(path) if each in modes)
-        module.training = modes[known]
-    return converted
-
-
-def _check(found: Findings, model: nn.Module, widths: tuple[float, ...]) -> None:
-    """Refuse a network of which nothing slims, and a head whose kept features are not its first."""
-    rows = [block for slimming in found.layers.values() for block in slimming.rows or ()]
-    if all(block.axis.fixed or block.axis.units == 1 for block in rows):
-        raise Place("", type(model).__name__).refusal(
-            "there is nothing to slim: no layer between its input and its classifier could have "
-            "fewer channels"
-        )
-    head = found.layers[found.head]
-    features = model.get_submodule(found.head).get_parameter("weight").shape[1]
-    if any(len(kept_ranges(head.columns, features, width)) > 1 for width in widths):
-        raise head.place.refusal(
-            "the classifier takes a concatenation, so the features that a slim width has are not "
-            "its first ones; put a 1x1 Conv2d or a Linear between"
-        )
-
-
-def _slimmable(module: nn.Module, slimming: Slimming, widths: tuple[float, ...]) -> nn.Module:
-    def kept(blocks: tuple[Block, ...] | None, count: int) -> dict[float, Ranges]:
-        return {width: kept_ranges(blocks, count, width) for width in widths}
-
-    if isinstance(module, nn.Conv2d):
-        rows = kept(slimming.rows, module.out_channels)
-        columns = kept(slimming.columns, module.in_channels // module.groups)
-        groups = _groups(rows, module.out_channels, module.groups)
-        return SlicedConv2d(module, rows, columns, groups)
-    if isinstance(module, nn.Linear):
-        rows = kept(slimming.rows, module.out_features)
-        return SlicedLinear(module, rows, kept(slimming.columns, module.in_features))
-    if isinstance(module, nn.GroupNorm):
-        rows = kept(slimming.rows, module.num_channels)
-        return SlicedGroupNorm(module, rows, _groups(rows, module.num_channels, module.num_groups))
-    assert isinstance(module, nn.modules.batchnorm._BatchNorm)
-    return switchable_norm(module, kept(slimming.rows, module.num_features))
-
-
-def _groups(rows: dict[float, Ranges], channels: int, groups: int) -> dict[float, int]:
-    if groups == 1:
-        return dict.fromkeys(rows, 1)
-    return {
-        width: sum(stop - start for start, stop in ranges) * groups // channels
-        for width, ranges in rows.items()
+    if example is not None and not isinstance(example, Tensor):
+        raise TypeError(f"example: got {type(example).__name__}, want a tensor")
+    _check_modules(model)
+    network = _copied(model)
+    resting = _resting(network)
+    with torch.random.fork_rng(devices=_devices(network)):
+        if example is None:
+            example = example_for(_in_mode(network, False, resting))
+        analysis = Analysis(network)
+        found: dict[bool, Slimming] = {}
+        varying: dict[bool, Varying] = {}
+        changes_input = False
+        for mode in (False, True):
+            given = example.clone()
+            version = given._version
+            record = _recorded(network, mode, resting, given)
+            changes_input |= given._version != version
+            if found and _same(record, found[False].record):
+                found[mode], varying[mode] = found[False], varying[False]
+            else:
+                varying[mode] = _varying(record, network, mode, resting, example)
+                found[mode] = analysis.slimming(record)
+    analysis.settle(list(found.values()))
+    forwards: dict[tuple[float, bool], Forward] = {}
+    for width in widths:
+        for mode, each in found.items():
+            if mode and each is found[False]:
+                forwards[width, mode] = forwards[width, False]
+            else:
+                forwards[width, mode] = Forward(
+                    features_of(each, width, varying[mode]), logits_of(each, width, varying[mode])
+                )
+    slices = {
+        f"network.{path}": Slices.of(layout, widths) for path, layout in analysis.states.items()
     }
+    constants = nn.Module()
+    for each in found.values():
+        for at, (ref, value) in enumerate(each.record.constants.items()):
+            constants.register_buffer(str(at), value.clone(), persistent=False)
+            slices[f"constants.{at}"] = Slices.of(each.layouts[ref], widths)
+    for path, axis in analysis.norms.items():
+        norm = network.get_submodule(path)
+        assert isinstance(norm, _BatchNorm)
+        replace_module(network, norm, SwitchableBatchNorm.of(norm, axis, widths))
+    plan = Plan(forwards, slices, found[False].head.path, resting, changes_input)
+    return SlimmableNetwork(network, constants, plan, widths)
 
 
-def _copy_attributes(
-    network: nn.Module, path: str, module: nn.Module, wanted: frozenset[str]
-) -> None:
-    prefix = f"{path}." if path else ""
-    for name, parameter in module.named_parameters(recurse=False):
-        if prefix + name in wanted:
-            container(network, path).register_parameter(name, copy.deepcopy(parameter))
-    for name, buffer in module.named_buffers(recurse=False):
-        if prefix + name in wanted:
-            persistent = name not in module._non_persistent_buffers_set
-            container(network, path).register_buffer(name, buffer.clone(), persistent)
+def _check_modules(model: nn.Module) -> None:
+    """Refuse what a copy would lose, by name."""
+    for path, module in model.named_modules():
+        place = Place(path, type(module).__name__)
+        hooks = (
+            module._forward_hooks,
+            module._forward_pre_hooks,
+            module._backward_hooks,
+            module._backward_pre_hooks,
+        )
+        if any(hooks):
+            raise place.refusal("it has hooks, which would be lost; remove them first")
+        if "forward" in vars(module):
+            raise place.refusal(
+                "its forward was replaced on the instance; undo that, or write a class with that forward"
+            )
 
 
-def _upwards(path: str) -> Iterator[str]:
-    while path:
-        yield path
-        path = path.rpartition(".")[0]
-    yield ""
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # whatever a module of the user's raises
+        for path, module in model.named_modules():
+            for name, value in vars(module).items():
+                if name in ("_modules", "_parameters", "_buffers"):
+                    continue
+                try:
+                    copy.deepcopy(value)
+                except Exception as reason:
+                    raise Place(path, type(module).__name__).refusal(
+                        f"its {name!r} cannot be copied: {reason}; take it off for the conversion"
+                    ) from error
+        raise Place("", type(model).__name__).refusal(f"it cannot be copied: {error}") from error
+
+
+def _resting(network: nn.Module) -> tuple[str, ...]:
+    """Modules put in eval mode inside a network in training mode: meant to stay so."""
+    return tuple(
+        path for path, each in network.named_modules() if network.training and not each.training
+    )
+
+
+def _in_mode(network: nn.Module, mode: bool, resting: Sequence[str]) -> nn.Module:
+    network = copy.deepcopy(network).train(mode)
+    for path in resting:
+        network.get_submodule(path).eval()
+    return network
+
+
+def _recorded(network: nn.Module, mode: bool, resting: Sequence[str], example: Tensor) -> Record:
+    torch.manual_seed(0)
+    recorder = Recorder(_in_mode(network, mode, resting))
+    try:
+        return recorder.run(example)
+    except ValueError as error:
+        if str(error).startswith("cannot make"):
+            raise
+        raise _failed(recorder, error) from error
+    except Exception as error:  # whatever a module of the user's raises
+        raise _failed(recorder, error) from error
+
+
+def _failed(recorder: Recorder, error: Exception) -> ValueError:
+    return recorder.place().refusal(f"its forward fails on the example: {error}")
+
+
+def _same(one: Record, other: Record) -> bool:
+    return len(one.steps) == len(other.steps) and all(
+        type(ours) is type(theirs) and ours.same(theirs)  # type: ignore[arg-type]
+        for ours, theirs in zip(one.steps, other.steps, strict=True)
+    )
+
+
+def _varying(
+    record: Record, network: nn.Module, mode: bool, resting: Sequence[str], example: Tensor
+) -> Varying:
+    """Find the axes whose sizes another input may change, by giving it others.
+
+    Raises:
+        ValueError: with another batch it computes something else.
+    """
+    for other, dims in others_like(example):
+        try:
+            again = _recorded(network, mode, resting, other)
+        except ValueError:
+            if dims == (0,):
+                raise
+            continue
+        if _same(record, again):
+            return frozenset(
+                (Ref(at), dim)
+                for at, (one, two) in enumerate(zip(record.shapes, again.shapes, strict=True))
+                for dim, (ours, theirs) in enumerate(zip(one, two, strict=True))
+                if ours != theirs
+            )
+        if dims == (0,):
+            raise _difference(record, again).refusal(
+                "its forward is not the same for every number of samples in a batch"
+            )
+    raise AssertionError
+
+
+def _difference(record: Record, again: Record) -> Place:
+    for one, other in zip(record.steps, again.steps, strict=False):
+        if type(one) is not type(other) or not one.same(other):  # type: ignore[arg-type]
+            return one.place
+    return Place("", "")
+
+
+def _devices(network: nn.Module) -> list[Any]:
+    return sorted({each.device.index for each in network.parameters() if each.is_cuda})

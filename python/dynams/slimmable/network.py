@@ -1,109 +1,89 @@
-"""The networks that `convert` makes: one that runs at several widths, and the ordinary one of a width.
-
-Both run the same program, a straight line of operations: the traced forward of the caller's network up to
-its head. An operation that calls a layer hands it what follows the images: the width (and weights made for
-it) in the slimmable network, nothing in the ordinary one.
-"""
+"""The networks that `convert` makes: one that runs at several widths, and the ordinary one of a width."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.utils.hooks import RemovableHandle
 
-from dynams.models.layers import SwitchableBatchNorm2d, check_width
-from dynams.slimmable.layers import SlicedGroupNorm, SlicedLayer, SlicedLinear
-
-_SLIM_LAYERS = (SlicedLayer, SwitchableBatchNorm2d, SlicedGroupNorm)
-
-
-@dataclass(frozen=True)
-class Value:
-    """Stands for an earlier result among the arguments of an operation."""
-
-    index: int
+from dynams.slimmable.folding import folded
+from dynams.slimmable.norms import SwitchableBatchNorm
+from dynams.slimmable.program import Program, Within
+from dynams.slimmable.weights import Slices
+from dynams.slimmable.widths import check_width
 
 
-@dataclass(frozen=True)
-class Operation:
-    """One operation.
+class Head(NamedTuple):
+    """A classifier.
 
     Attributes:
-        kind: "module" (its path is the target, its input the one argument), "function", "method" of
-            the first argument, or "attribute" of the network.
-        target: what to call.
-        args: positional arguments, perhaps nested, with `Value` for results.
-        kwargs: keyword arguments likewise.
-        result: index of the result.
-        by_mode: hand over `training`, whether the network is in training mode.
-        last_uses: indices of the results that nobody needs afterwards.
+        weight: (C, D).
+        bias: (C,), or None.
     """
 
-    kind: Literal["module", "function", "method", "attribute"]
-    target: str | Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    result: int
-    by_mode: bool = False
-    last_uses: tuple[int, ...] = ()
+    weight: Tensor
+    bias: Tensor | None
 
-    def inputs(self) -> list[int]:
-        """Return the indices of the results that it takes."""
-        return _values((*self.args, *self.kwargs.values()))
+
+class Forward(NamedTuple):
+    """The programs of one width and mode.
+
+    Attributes:
+        features: from the input to what the classifier takes.
+        logits: from there to the logits.
+    """
+
+    features: Program
+    logits: Program
 
 
 @dataclass(frozen=True)
-class Program:
-    """Steps from the images, which are result 0, to the features.
+class Plan:
+    """How a network runs at its widths.
 
     Attributes:
-        operations: in order.
-        results: how many results there are, with the images.
-        features: index of the result that the head takes.
+        forwards: by width and mode (True: training).
+        slices: what each width uses of parameters and buffers, by path.
+        head: path of the classifier.
+        resting: modules that stay in eval mode when the network trains.
+        changes_input: the forward changes its input in place.
     """
 
-    operations: tuple[Operation, ...]
-    results: int
-    features: int
-
-    def run(self, network: nn.Module, images: Tensor, *context: Any) -> Tensor:
-        """Run the operations with the modules of `network`."""
-        values: list[Any] = [None] * self.results
-        values[0] = images
-        for operation in self.operations:
-            output: Any
-            if operation.kind == "module":
-                module = _module(network, cast(str, operation.target))
-                source = values[operation.args[0].index]
-                if isinstance(module, SlicedLayer):
-                    output = module(source, *context)
-                elif isinstance(module, _SLIM_LAYERS):
-                    output = module(source, *context[:1])
-                else:
-                    output = module(source)
-            elif operation.kind == "attribute":
-                owner, _, name = cast(str, operation.target).rpartition(".")
-                output = getattr(_module(network, owner), name)
-            else:
-                args = tuple(_filled(each, values) for each in operation.args)
-                kwargs = {name: _filled(each, values) for name, each in operation.kwargs.items()}
-                if operation.by_mode:
-                    kwargs["training"] = network.training
-                if operation.kind == "function":
-                    output = cast(Callable[..., Any], operation.target)(*args, **kwargs)
-                else:
-                    output = getattr(args[0], cast(str, operation.target))(*args[1:], **kwargs)
-            values[operation.result] = output
-            for index in operation.last_uses:
-                values[index] = None
-        return cast(Tensor, values[self.features])
+    forwards: Mapping[tuple[float, bool], Forward]
+    slices: Mapping[str, Slices]
+    head: str
+    resting: tuple[str, ...]
+    changes_input: bool
 
 
-class SlimmableNetwork(nn.Module):
+class _Network(nn.Module):
+    """What both have in common: the user's module, and the programs that run in its place."""
+
+    def __init__(self, network: nn.Module, constants: nn.Module, plan: Plan) -> None:
+        super().__init__()
+        self.network = network
+        self.constants = constants
+        self._plan = plan
+        self.training = network.training
+
+    def train(self, mode: bool = True) -> Any:
+        """As of `nn.Module`; what was in eval mode inside a network that trained stays so."""
+        super().train(mode)
+        for path in self._plan.resting:
+            self.network.get_submodule(path).eval()
+        return self
+
+    def _head(self) -> nn.Module:
+        return self.network.get_submodule(self._plan.head)
+
+
+class SlimmableNetwork(_Network):
     """A network that runs at any of `widths` with one set of weights, made by `convert`.
 
     At width w every layer uses its leading channels only, so gradients at w reach only the leading
@@ -111,22 +91,32 @@ class SlimmableNetwork(nn.Module):
 
     Attributes:
         widths: ascending, the last one 1.0.
-        network: the converted layers, under the paths they had.
+        network: the user's module, with batch-norms for every width in the place of its own.
     """
 
     def __init__(
-        self, network: nn.Module, program: Program, head: str, widths: tuple[float, ...]
+        self, network: nn.Module, constants: nn.Module, plan: Plan, widths: tuple[float, ...]
     ) -> None:
-        super().__init__()
+        super().__init__(network, constants, plan)
         self.widths = widths
-        self.network = network
-        self._program = program
-        self._head = head
+        self._logits_hooks: OrderedDict[int, Callable[[float, Tensor], None]] = OrderedDict()
+        self.register_load_state_dict_pre_hook(_under_network)  # type: ignore[no-untyped-call]
 
     @property
-    def head(self) -> SlicedLinear:
-        """The classifier: `weight` (C, D) and `bias` (C,) or None."""
-        return cast(SlicedLinear, self.network.get_submodule(self._head))
+    def head(self) -> Head:
+        """The classifier at full width."""
+        return _matrix(self._head())
+
+    def head_at(self, width: float) -> Head:
+        """Return the classifier at a width: a copy of the columns that it uses.
+
+        Raises:
+            ValueError: `width` is unknown; the message lists the known ones.
+        """
+        head = self._head()
+        (known,) = self._weights(self._forwards((width,)), (width,), "logits")
+        weight = known[f"network.{self._plan.head}.weight"]
+        return Head(weight.flatten(1), _bias(head))
 
     def features(self, images: Tensor, width: float | None = None) -> Tensor:
         """Map images to what the head takes at that width, (B, D_w).
@@ -138,9 +128,10 @@ class SlimmableNetwork(nn.Module):
         Raises:
             ValueError: `width` is unknown; the message lists the known ones.
         """
-        return self._program.run(
-            self.network, images, check_width(1.0 if width is None else width, self.widths)
-        )
+        widths = (check_width(1.0 if width is None else width, self.widths),)
+        forwards = self._forwards(widths)
+        (weights,) = self._weights(forwards, widths, "features")
+        return _flat(self._run(forwards[0].features, images, weights, widths[0]))
 
     def forward(
         self, images: Tensor, width: float | Sequence[float] | None = None
@@ -158,21 +149,10 @@ class SlimmableNetwork(nn.Module):
                 empty.
         """
         if width is None or isinstance(width, (int, float)):
-            width = 1.0 if width is None else width
-            logits: Tensor = self.head(self.features(images, width), width)
-            return logits
-        widths = [check_width(each, self.widths) for each in width]
-        if not widths:
+            return self._logits(images, (1.0 if width is None else width,))[0]
+        if not len(width):
             raise ValueError("width: got an empty sequence, want at least one width")
-        weights: list[dict[nn.Module, Tensor]] = [{} for _ in widths]
-        for module in self.network.modules():
-            if isinstance(module, SlicedLayer):
-                for known, weight in zip(weights, module.weights_at(widths), strict=True):
-                    known[module] = weight
-        return tuple(
-            self.head(self._program.run(self.network, images, each, known), each, known)
-            for each, known in zip(widths, weights, strict=True)
-        )
+        return self._logits(images, tuple(width))
 
     def plain(self, width: float) -> PlainNetwork:
         """Make an ordinary network of that width with copies of the weights: the same outputs.
@@ -185,39 +165,105 @@ class SlimmableNetwork(nn.Module):
             ValueError: `width` is unknown; the message lists the known ones.
         """
         width = check_width(width, self.widths)
-        return PlainNetwork(_plain(self.network, width), self._program, self._head).train(
-            self.training
+        holder = nn.Module()
+        holder.network, holder.constants = (
+            _slim_copy(self.network, width),
+            copy.deepcopy(self.constants),
         )
+        for path, slices in self._plan.slices.items():
+            if slices.whole(width):
+                continue
+            owner, name = _place(holder, path)
+            with torch.no_grad():
+                value = _value(owner, name)
+                part = slices.part(value, width).clone()
+            if name in owner._parameters:
+                owner._parameters[name] = nn.Parameter(part, value.requires_grad)
+            else:
+                owner._buffers[name] = part
+        _describe(holder.network)
+        modes = {mode: self._plan.forwards[width, mode] for mode in (True, False)}
+        plan = Plan(
+            {(1.0, mode): each for mode, each in modes.items()},
+            {},
+            self._plan.head,
+            self._plan.resting,
+            False,
+        )
+        plain = PlainNetwork(holder.network, holder.constants, plan)
+        plain.training = self.training
+        return plain
+
+    def register_logits_hook(self, hook: Callable[[float, Tensor], None]) -> RemovableHandle:
+        """Call ``hook(width, logits)`` with the logits of each width as they come."""
+        handle = RemovableHandle(self._logits_hooks)
+        self._logits_hooks[handle.id] = hook
+        return handle
+
+    def _logits(self, images: Tensor, widths: tuple[float, ...]) -> tuple[Tensor, ...]:
+        forwards = self._forwards(widths)
+        known = self._weights(forwards, widths)
+        outputs = []
+        for width, forward, weights in zip(widths, forwards, known, strict=True):
+            given = images.clone() if self._plan.changes_input and len(widths) > 1 else images
+            features = self._run(forward.features, given, weights, width)
+            logits = self._run(forward.logits, features, weights, width)
+            for hook in self._logits_hooks.values():
+                hook(width, logits)
+            outputs.append(logits)
+        return tuple(outputs)
+
+    def _forwards(self, widths: tuple[float, ...]) -> list[Forward]:
+        forwards = self._plan.forwards
+        return [
+            forwards[check_width(width, self.widths), self.network.training] for width in widths
+        ]
+
+    def _weights(
+        self, forwards: Sequence[Forward], widths: tuple[float, ...], *parts: str
+    ) -> list[dict[str, Tensor]]:
+        """What each width uses of the parameters and buffers, by path."""
+        known: list[dict[str, Tensor]] = [{} for _ in widths]
+        for part in parts or ("features", "logits"):
+            for path in cast(Program, getattr(forwards[0], part)).tensors:
+                tensor = _value(*_place(self, path))
+                parts_ = self._plan.slices[path].parts(tensor, widths)
+                for weights, each in zip(known, parts_, strict=True):
+                    weights[path] = each
+        return known
+
+    def _run(
+        self, program: Program, input: Tensor, weights: Mapping[str, Tensor], width: float
+    ) -> Tensor:
+        modules = []
+        for path in program.modules:
+            module = path if isinstance(path, Within) else _module(self, path)
+            modules.append(module.at(width) if isinstance(module, SwitchableBatchNorm) else module)
+        return program.run(input, [weights[path] for path in program.tensors], modules)
 
 
-class PlainNetwork(nn.Module):
+class PlainNetwork(_Network):
     """An ordinary network of one width: to score with, to export, to compare with.
 
     `SlimmableNetwork.plain` makes it.
 
     Attributes:
-        network: the layers, all of torch's own classes, under the paths of the original network.
+        network: the user's module, with the weights of that width under the names they had.
     """
 
-    def __init__(self, network: nn.Module, program: Program, head: str) -> None:
-        super().__init__()
-        self.network = network
-        self._program = program
-        self._head = head
-
     @property
-    def head(self) -> nn.Linear:
+    def head(self) -> Head:
         """The classifier."""
-        return cast(nn.Linear, self.network.get_submodule(self._head))
+        return _matrix(self._head())
 
     def features(self, images: Tensor) -> Tensor:
         """Map images to what the head takes, (B, D)."""
-        return self._program.run(self.network, images)
+        return _flat(self._run(self._forward().features, images))
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images to logits (B, C)."""
-        logits: Tensor = self.head(self.features(images))
-        return logits
+        forward = self._forward()
+        return self._run(forward.logits, self._run(forward.features, images))
 
     def fold_batch_norms(self) -> None:
         """Fold every batch-norm that follows a convolution or linear layer into it, for eval mode.
@@ -230,81 +276,82 @@ class PlainNetwork(nn.Module):
         """
         if self.training:
             raise ValueError("fold_batch_norms: got a network in training mode, want eval mode")
-        makers = {
-            operation.result: operation
-            for operation in self._program.operations
-            if operation.kind == "module"
-        }
-        uses = [index for operation in self._program.operations for index in operation.inputs()]
-        uses.append(self._program.features)
-        for operation in makers.values():
-            norm = self.network.get_submodule(cast(str, operation.target))
-            maker = makers.get(operation.inputs()[0])
-            if (
-                maker is None
-                or uses.count(maker.result) != 1
-                or not isinstance(norm, nn.modules.batchnorm._BatchNorm)
-                or norm.running_mean is None
-            ):
-                continue
-            layer = self.network.get_submodule(cast(str, maker.target))
-            if isinstance(layer, nn.Conv2d):
-                folded: nn.Module = fuse_conv_bn_eval(layer, norm)
-            elif isinstance(layer, nn.Linear):
-                folded = fuse_linear_bn_eval(layer, norm)
-            else:
-                continue
-            place(self.network, cast(str, maker.target), folded)
-            place(self.network, cast(str, operation.target), nn.Identity())
+        forward = self._forward()
+        features = folded(forward.features, self)
+        forwards = {(1.0, False): Forward(features, forward.logits)}
+        self._plan = Plan(forwards, {}, self._plan.head, self._plan.resting, False)
+
+    def _forward(self) -> Forward:
+        return self._plan.forwards[1.0, self.network.training]
+
+    def _run(self, program: Program, input: Tensor) -> Tensor:
+        modules = [
+            path if isinstance(path, Within) else _module(self, path) for path in program.modules
+        ]
+        return program.run(
+            input, [_value(*_place(self, path)) for path in program.tensors], modules
+        )
 
 
-def container(network: nn.Module, path: str) -> nn.Module:
-    """Return the module at `path`, making the containers that are not there yet."""
-    for name in path.split(".") if path else ():
-        if name not in network._modules:
-            network._modules[name] = nn.Module()
-        network = cast(nn.Module, network._modules[name])
+def replace_module(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put ``new`` wherever ``old`` stands."""
+    for parent in list(network.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
+
+
+def _slim_copy(network: nn.Module, width: float) -> nn.Module:
+    """Copy a module with the batch-norms of one width."""
+    network = copy.deepcopy(network)
+    for module in list(network.modules()):
+        if isinstance(module, SwitchableBatchNorm):
+            replace_module(network, module, module.at(width))
     return network
 
 
-def place(network: nn.Module, path: str, module: nn.Module) -> None:
-    """Put `module` at `path`, making the containers on the way."""
-    owner, _, name = path.rpartition(".")
-    container(network, owner)._modules[name] = module
+def _describe(network: nn.Module) -> None:
+    """Give torch's own layers the sizes that their weights have."""
+    for module in network.modules():
+        weight = module._parameters.get("weight")
+        if weight is None:
+            continue
+        if isinstance(module, nn.modules.conv._ConvNd) and not module.transposed:
+            module.groups = max(1, module.groups * weight.shape[0] // module.out_channels)
+            module.out_channels = weight.shape[0]
+            module.in_channels = weight.shape[1] * module.groups
+        elif isinstance(module, nn.Linear):
+            module.out_features, module.in_features = weight.shape
+        elif isinstance(module, nn.Embedding):
+            module.embedding_dim = weight.shape[1]
+        elif isinstance(module, nn.LayerNorm):
+            module.normalized_shape = tuple(weight.shape)
+        elif isinstance(module, nn.GroupNorm):
+            if module.num_groups > 1:
+                module.num_groups = module.num_groups * weight.shape[0] // module.num_channels
+            module.num_channels = weight.shape[0]
 
 
-def _plain(module: nn.Module, width: float) -> nn.Module:
-    if isinstance(module, (SlicedLayer, SlicedGroupNorm)):
-        return cast(nn.Module, cast(Any, module).plain(width))
-    if isinstance(module, SwitchableBatchNorm2d):
-        return copy.deepcopy(module.at(width))
-    if not module._modules:
-        return copy.deepcopy(module)
-    plain = nn.Module()
-    for name, parameter in module._parameters.items():
-        plain.register_parameter(name, copy.deepcopy(parameter))
-    for name, buffer in module._buffers.items():
-        plain.register_buffer(name, copy.deepcopy(buffer))
-    for name, child in module._modules.items():
-        plain._modules[name] = None if child is None else _plain(child, width)
-    return plain
+def _under_network(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Take a state whose names begin at the network, as those of the residual networks once did."""
+    names = [each for each in state if each.startswith(prefix)]
+    if any(each.startswith((f"{prefix}network.", f"{prefix}constants.")) for each in names):
+        return
+    for name in names:
+        state[f"{prefix}network.{name.removeprefix(prefix)}"] = state.pop(name)
 
 
-def _filled(argument: Any, values: list[Any]) -> Any:
-    kind = type(argument)
-    if kind is Value:
-        return values[argument.index]
-    if kind is tuple or kind is list:
-        return kind(_filled(each, values) for each in argument)
-    return argument
+def _matrix(head: nn.Module) -> Head:
+    return Head(_flat(head.get_parameter("weight")), _bias(head))
 
 
-def _values(arguments: Any) -> list[int]:
-    if isinstance(arguments, Value):
-        return [arguments.index]
-    if isinstance(arguments, (tuple, list)):
-        return [index for each in arguments for index in _values(each)]
-    return []
+def _bias(head: nn.Module) -> Tensor | None:
+    return cast("Tensor | None", getattr(head, "bias", None))
+
+
+def _flat(features: Tensor) -> Tensor:
+    # What a 1x1 convolution takes, and its weight.
+    return features.flatten(1) if features.dim() == 4 else features
 
 
 def _module(network: nn.Module, path: str) -> nn.Module:
@@ -312,3 +359,13 @@ def _module(network: nn.Module, path: str) -> nn.Module:
     for name in path.split(".") if path else ():
         network = cast(nn.Module, network._modules[name])
     return network
+
+
+def _place(network: nn.Module, path: str) -> tuple[nn.Module, str]:
+    owner, _, name = path.rpartition(".")
+    return _module(network, owner), name
+
+
+def _value(owner: nn.Module, name: str) -> Tensor:
+    value: Tensor | None = owner._parameters.get(name)
+    return cast(Tensor, owner._buffers[name] if value is None else value)

@@ -1,0 +1,319 @@
+"""The forward at one width, as a torch.fx graph: a function of the input, the weights it uses and its modules.
+
+It holds nothing itself. So the modules of the network may be moved, copied or replaced (by synchronised
+batch-norms, say), and several widths run the same way with different slices of the weights.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+from dynams.slimmable.analysis import Slimming
+from dynams.slimmable.lengths import Expression, Length
+from dynams.slimmable.record import Guard, Leaf, Ref, Region, Step
+from dynams.slimmable.rules import Scaled, refs
+
+Varying = frozenset[tuple[Ref, int]]
+"""Axes whose sizes another input may change."""
+
+
+class Within(NamedTuple):
+    """A function called with gradients or autocast switched, as the forward had it.
+
+    Attributes:
+        function: what to call; the name of a method of the first argument; "" calls that itself.
+        region: how they are switched.
+    """
+
+    function: Callable[..., Any] | str
+    region: Region
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it."""
+        function, args = _called(self.function, args)
+        autocast: Any = nullcontext()
+        if self.region.autocast is not None:
+            device, enabled, dtype = self.region.autocast
+            autocast = torch.autocast(device, enabled=enabled, dtype=dtype)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.region.grad), autocast:
+            return function(*args, **kwargs)
+
+
+def _called(function: Callable[..., Any] | str, args: Any) -> tuple[Any, Any]:
+    if not isinstance(function, str):
+        return function, args
+    return (getattr(args[0], function) if function else args[0]), args[1:]
+
+
+@dataclass
+class Program:
+    """A part of a forward at one width.
+
+    Attributes:
+        graph: the function: of a tensor, then `tensors`, then `modules`.
+        tensors: paths of the parameters and buffers it takes.
+        modules: paths of the modules it calls, and functions called in a region.
+    """
+
+    graph: fx.GraphModule
+    tensors: tuple[str, ...]
+    modules: tuple[str | Within, ...]
+
+    def run(self, input: Tensor, tensors: Sequence[Tensor], modules: Sequence[Any]) -> Tensor:
+        """Call the function."""
+        # Not the module itself, whose wrapping of a call costs as much as a small layer.
+        output: Tensor = self.graph.forward(input, *tensors, *modules)
+        return output
+
+
+def features_of(found: Slimming, width: float, varying: Varying) -> Program:
+    """Make the program from the network's input to what the classifier takes."""
+    head = found.head
+    steps = found.record.steps[: head.step]
+    return _Builder(found, width, varying).build(steps, found.record.input, head.features)
+
+
+def logits_of(found: Slimming, width: float, varying: Varying) -> Program:
+    """Make the program from what the classifier takes to the logits."""
+    head = found.head
+    steps = found.record.steps[head.step :]
+    return _Builder(found, width, varying).build(steps, head.features, found.record.output)
+
+
+def compare_sizes(name: str, one: int, other: int, outcome: bool, told: str) -> None:
+    """Check what the forward decided by when it was recorded.
+
+    Raises:
+        ValueError: it would decide otherwise.
+    """
+    if getattr(operator, name)(one, other) is not outcome:
+        raise ValueError(
+            f"input: got a size for which {told} decides otherwise than for the example that the network was "
+            f"converted with ({one} {name} {other}); want sizes like the example's: convert(..., example=...)"
+        )
+
+
+class _Builder:
+    def __init__(self, found: Slimming, width: float, varying: Varying) -> None:
+        self.found, self.width, self.varying = found, width, varying
+        self.record = found.record
+        self.graph = fx.Graph()
+        self.nodes: dict[Ref, fx.Node] = {}
+        self.sizes: dict[tuple[Ref, int], fx.Node] = {}
+        self.computed: dict[Expression, Any] = {}
+        self.modules: dict[str | Within, fx.Node] = {}
+        self.device: fx.Node | None = None
+
+    def build(self, steps: Sequence[Step | Guard], input: Ref, output: Ref) -> Program:
+        live = self._live(steps, input, output)
+        self.nodes[input] = self.graph.placeholder("input")
+        tensors: dict[Ref, str] = {}
+        for step in live:
+            for ref in refs(self._arguments(step)):
+                if ref in self.record.states:
+                    tensors[ref] = f"network.{self.record.states[ref]}"
+                elif ref in self.record.constants:
+                    at = list(self.record.constants).index(ref)
+                    tensors[ref] = f"constants.{at}"
+        for ref, path in tensors.items():
+            self.nodes[ref] = self.graph.placeholder(path.replace(".", "_"))
+        for step in live:
+            for called in self._called_modules(step):
+                if called not in self.modules:
+                    name = called if isinstance(called, str) else f"within_{len(self.modules)}"
+                    self.modules[called] = self.graph.placeholder(name.replace(".", "_"))
+        wanted = set(self._leaves(live))
+        for ref in (input, *tensors):
+            self._read_sizes(ref, wanted)
+        for step in live:
+            if isinstance(step, Guard):
+                self._guard(step)
+            else:
+                self._emit(step)
+                for ref in step.results:
+                    self._read_sizes(ref, wanted)
+        self.graph.output(self.nodes[output])
+        self.graph.lint()
+        graph = fx.GraphModule(nn.Module(), self.graph, "Width")
+        return Program(graph, tuple(tensors.values()), tuple(self.modules))
+
+    def _live(self, steps: Sequence[Step | Guard], input: Ref, output: Ref) -> list[Step | Guard]:
+        """What the output needs, what changes a tensor in place, and modules, which may count calls."""
+        needed = {output}
+        made = {input, *(ref for each in steps if isinstance(each, Step) for ref in each.results)}
+        live: list[Step | Guard] = []
+        for step in reversed(steps):
+            if isinstance(step, Guard):
+                leaves = list(_leaves(step.args))
+                known = all(ref in made for ref, _ in leaves)
+                if known and any(each in self.varying for each in leaves):
+                    live.append(step)
+                    needed.update(ref for ref, _ in _leaves(step.args))
+            elif (
+                needed.intersection(step.results)
+                or _in_place(step)
+                or isinstance(step.target, Leaf)
+            ):
+                live.append(step)
+                arguments = self._arguments(step)
+                needed.update(refs(arguments))
+                needed.update(ref for ref, _ in _leaves(arguments))
+        return live[::-1]
+
+    def _arguments(self, step: Step | Guard) -> Any:
+        if isinstance(step, Guard):
+            return step.args
+        outcome = self.found.outcomes[step]
+        if outcome.args is None:
+            return step.args, step.kwargs
+        return outcome.args, dict(outcome.kwargs or {})
+
+    def _leaves(self, steps: Sequence[Step | Guard]) -> Iterator[tuple[Ref, int]]:
+        for step in steps:
+            yield from (each for each in _leaves(self._arguments(step)) if each in self.varying)
+
+    def _read_sizes(self, ref: Ref, wanted: set[tuple[Ref, int]]) -> None:
+        # At once, so that the tensor is not held for a size of it that is used later.
+        for dim in range(len(self.record.shape(ref))):
+            if (ref, dim) in wanted:
+                self.sizes[ref, dim] = self.graph.call_method("size", (self.nodes[ref], dim))
+
+    def _size(self, value: Any) -> Any:
+        """A size as the full width has it: a number, or a node where another input may change it."""
+        if isinstance(value, Length):
+            value = value.expression
+        if not isinstance(value, Expression):
+            return value
+        if value not in self.computed:
+            self.computed[value] = self._compute(value)
+        return self.computed[value]
+
+    def _compute(self, value: Expression) -> Any:
+        if value.name == "size":
+            ref, dim = value.args
+            full = self.record.shape(ref)[dim]
+            if (ref, dim) not in self.varying:
+                return full
+            node = self.sizes[ref, dim]
+            axis = self.found.layouts[ref][dim]
+            return node if axis.fixed else self._ratio(node, axis.size, axis.count(self.width))
+        operands = tuple(map(self._size, value.args))
+        function = getattr(operator, value.name)
+        if any(isinstance(each, fx.Node) for each in operands):
+            return self.graph.call_function(function, operands)
+        return function(*operands)
+
+    def _scaled(self, value: Scaled) -> Any:
+        size = self._size(value.value)
+        if value.axis.fixed or self.width == 1.0:
+            return int(size) if isinstance(size, int) else size
+        return self._ratio(size, value.axis.count(self.width), value.axis.size)
+
+    def _ratio(self, size: Any, times: int, by: int) -> Any:
+        if times == by:
+            return size
+        if isinstance(size, int):
+            return size * times // by
+        product = self.graph.call_function(operator.mul, (size, times))
+        return self.graph.call_function(operator.floordiv, (product, by))
+
+    def _valued(self, value: Any) -> Any:
+        if isinstance(value, Scaled):
+            return self._scaled(value)
+        if isinstance(value, Ref):
+            return self.nodes[value]
+        if isinstance(value, Length):
+            return self._size(value)
+        if isinstance(value, torch.device):
+            # Made where the input is, not where the example was.
+            self.device = self.device or self.graph.call_function(
+                getattr, (self.nodes[self.record.input], "device")
+            )
+            return self.device
+        if isinstance(value, dict):
+            return {key: self._valued(each) for key, each in value.items()}
+        if isinstance(value, slice):
+            return slice(*map(self._valued, (value.start, value.stop, value.step)))
+        if isinstance(value, (tuple, list)):
+            return (
+                type(value)(map(self._valued, value))
+                if type(value) in (tuple, list)
+                else tuple(map(self._valued, value))
+            )
+        return value
+
+    def _guard(self, step: Guard) -> None:
+        one, other = map(self._size, step.args)
+        if isinstance(one, fx.Node) or isinstance(other, fx.Node):
+            args = step.name, one, other, step.outcome, step.place.told
+            self.graph.call_function(compare_sizes, args)
+
+    def _called_modules(self, step: Step | Guard) -> list[str | Within]:
+        """What is called of what is handed over: a module, a function in its region, or both."""
+        if isinstance(step, Guard):
+            return []
+        leaf = isinstance(step.target, Leaf)
+        called: list[str | Within] = [f"network.{step.target.path}"] if leaf else []  # type: ignore[union-attr]
+        if step.region is not None:
+            called.insert(0, Within("" if leaf else self._target(step), step.region))
+        return called
+
+    def _target(self, step: Step) -> Any:
+        target: Any = self.found.outcomes[step].target or step.target
+        name = getattr(target, "__name__", "")
+        if name in ("__getitem__", "__setitem__"):
+            return getattr(operator, name.strip("_"))
+        return name if getattr(torch.Tensor, name, None) is target else target
+
+    def _emit(self, step: Step) -> None:
+        args, kwargs = self._valued(self._arguments(step))
+        called = [self.modules[each] for each in self._called_modules(step)]
+        if called:
+            node = self.graph.call_method("__call__", (*called, *args), kwargs)
+        else:
+            target = self._target(step)
+            if isinstance(target, str):
+                node = self.graph.call_method(target, args, kwargs)
+            else:
+                node = self.graph.call_function(target, args, kwargs)
+        if not step.packed:
+            for ref in step.results:
+                self.nodes[ref] = node
+            return
+        for at, ref in enumerate(step.results):
+            self.nodes[ref] = self.graph.call_function(operator.getitem, (node, at))
+
+
+def _in_place(step: Step) -> bool:
+    name = step.name
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+
+
+def _leaves(value: Any) -> Iterator[tuple[Ref, int]]:
+    """The axes whose sizes arguments use."""
+    if isinstance(value, Length):
+        value = value.expression
+    if isinstance(value, Expression):
+        if value.name == "size":
+            yield value.args
+        else:
+            for each in value.args:
+                yield from _leaves(each)
+    elif isinstance(value, Scaled):
+        yield from _leaves(value.value)
+    elif isinstance(value, slice):
+        for each in (value.start, value.stop, value.step):
+            yield from _leaves(each)
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _leaves(each)
+    elif isinstance(value, (tuple, list)) and not isinstance(value, Ref):
+        for each in value:
+            yield from _leaves(each)

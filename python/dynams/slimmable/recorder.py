@@ -1,0 +1,305 @@
+"""Records what a network's forward does, while it runs on an example.
+
+The network computes with real values, so any Python in its forward works.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
+
+from dynams.slimmable.lengths import Expression, Length
+from dynams.slimmable.record import Guard, Leaf, Place, Record, Ref, Region, Step, mapped
+
+_TORCH = str(Path(torch.__file__).parent)
+_HERE = str(Path(__file__).parent)
+
+LEAVES = (_BatchNorm, _DropoutNd)
+
+# Of a tensor they give a number or a property that no value decides.
+_ABOUT = frozenset(
+    "dim ndimension stride is_contiguous get_device is_floating_point is_complex element_size "
+    "storage_offset data_ptr untyped_storage is_same_size is_pinned is_shared is_inference has_names "
+    "type register_hook retain_grad __repr__ __format__ __str__ __hash__ is_cuda is_tensor".split()
+)
+_READERS = frozenset(
+    "__bool__ __float__ __int__ __index__ __complex__ __contains__ __array__ item tolist numpy equal "
+    "allclose is_nonzero nonzero unique masked_select".split()
+)
+_RANDOM = frozenset(
+    "rand randn randint randperm rand_like randn_like randint_like bernoulli bernoulli_ multinomial "
+    "normal normal_ uniform_ random_ poisson empty empty_like new_empty".split()
+)
+_PARTS = frozenset({"T", "mT", "H", "mH", "data", "real", "imag"})
+
+
+class Recorder(TorchFunctionMode):
+    """Records what `model` does, which is a copy that nobody else uses.
+
+    Args:
+        model: the network.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.record = Record(Ref(0))
+        self._known: dict[int, tuple[Tensor, Ref]] = {}
+        self._unread: set[Ref] = set()
+        self._places: list[Place] = []
+        self._paused = False
+        self._states = {
+            id(each): path
+            for named in (model.named_buffers(), model.named_parameters())
+            for path, each in named
+        }
+        self._attributes = {id(each) for each in _attributes(model)}
+        self._grad = torch.is_grad_enabled()
+        self._device = ""
+        self._autocast: tuple[str, bool, torch.dtype] | None = None
+
+    def run(self, example: Tensor) -> Record:
+        """Record a call with ``example``.
+
+        Raises:
+            ValueError: the forward decides by values, or uses a tensor of unknown origin.
+        """
+        self._device = example.device.type
+        self._autocast = _autocast(self._device)
+        self.record.input = self._new(example)
+        self._unread.add(self.record.input)
+        with self._watched(), torch.enable_grad(), self:
+            output = self.model(example)
+        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+        if isinstance(output, Mapping) and logits is None:
+            logits = output.get("logits")
+        if not isinstance(logits, Tensor):
+            raise Place("", type(self.model).__name__).refusal(
+                f"it must return logits, or an object whose logits they are; it returns {_kind(output)}"
+            )
+        # Whoever reads the record compares sizes too.
+        self._paused = True
+        self.record.output = self._ref(logits)
+        self.record.logits = logits.detach()
+        return self.record
+
+    def place(self) -> Place:
+        """Where the forward is now."""
+        path, kind, _ = self._places[-1] if self._places else Place("", type(self.model).__name__)
+        return Place(path, kind, _line(sys._getframe()))
+
+    def guard(self, name: str, one: int, other: int, outcome: bool) -> None:
+        """Record a comparison of sizes."""
+        if not self._paused:
+            self.record.steps.append(Guard(name, (one, other), outcome, self.place()))
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._paused:
+            return func(*args, **kwargs)
+        name = str(getattr(func, "__name__", func))
+        if name in ("__get__", "__set__"):
+            return self._property(func, name, args)
+        if name in ("size", "numel", "nelement", "__len__") and isinstance(args[0], Tensor):
+            return self._size(name, *args, **kwargs)
+        if name in _ABOUT and not (name == "type" and (args[1:] or kwargs)):
+            return func(*args, **kwargs)
+        if name in _READERS:
+            self._check_read(name, args)
+            if name not in ("nonzero", "unique", "masked_select"):
+                return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        packed = isinstance(result, (tuple, list))
+        results = list(result) if packed else [result]
+        if not all(isinstance(each, Tensor) for each in results) and name != "__setitem__":
+            return result
+        self._append(func, args, kwargs, [] if result is None else results, packed)
+        if name in _RANDOM:
+            self._unread.update(self.record.steps[-1].results)  # type: ignore[union-attr]
+        return result
+
+    def _append(
+        self, target: Any, args: Any, kwargs: Any, results: list[Any], packed: bool
+    ) -> None:
+        place = self.place()
+        taken: list[Ref] = []
+
+        def recorded(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                taken.append(self._ref(value, place))
+                return taken[-1]
+            return value
+
+        args, kwargs = mapped(tuple(args), recorded), mapped(dict(kwargs), recorded)
+        region = Region(torch.is_grad_enabled(), _autocast(self._device))
+        if torch.is_inference_mode_enabled():
+            raise place.refusal(
+                "its forward goes into inference mode; torch.no_grad() would be kept"
+            )
+        refs = tuple(self._new(each) for each in results)
+        if self._unread.intersection(taken):
+            self._unread.update(refs)
+        if region.autocast == self._autocast:
+            region = Region(region.grad, None)
+        self.record.steps.append(
+            Step(
+                target,
+                args,
+                kwargs,
+                refs,
+                packed,
+                place,
+                None if region == Region(True, None) else region,
+            )
+        )
+
+    def _property(self, func: Any, name: str, args: tuple[Any, ...]) -> Any:
+        attribute = str(getattr(func.__self__, "__name__", ""))
+        if name == "__set__":
+            raise self.place().refusal(f"its forward sets the {attribute!r} of a tensor")
+        if attribute == "shape":
+            return self._size("size", args[0])
+        result = func(*args)
+        if isinstance(result, Tensor) and attribute in _PARTS:
+            self._append(getattr, (args[0], attribute), {}, [result], False)
+        return result
+
+    def _size(self, name: str, tensor: Tensor, dim: Any = None) -> Any:
+        ref = self._ref(tensor)
+        lengths = [
+            Length.of(size, Expression("size", (ref, axis)), self.guard)
+            for axis, size in enumerate(tensor.shape)
+        ]
+        if name == "__len__":
+            return lengths[0]
+        if name in ("numel", "nelement"):
+            count: Any = 1
+            for length in lengths:
+                count = length * count
+            return count
+        return torch.Size(lengths) if dim is None else lengths[dim]
+
+    def _check_read(self, name: str, args: tuple[Any, ...]) -> None:
+        refs = {self._ref(each) for each in args if isinstance(each, Tensor)}
+        if refs & self._unread:
+            raise self.place().refusal(
+                f"its forward reads the values of a tensor ({name}), so that it is not the same for "
+                "every input"
+            )
+
+    def _new(self, tensor: Tensor) -> Ref:
+        ref = Ref(len(self.record.shapes))
+        self.record.shapes.append(tuple(tensor.shape))
+        # Held, so that no other tensor gets its identity.
+        self._known[id(tensor)] = tensor, ref
+        return ref
+
+    def _ref(self, tensor: Tensor, place: Place | None = None) -> Ref:
+        if id(tensor) in self._known:
+            return self._known[id(tensor)][1]
+        path = self._states.get(id(tensor))
+        if path is None and id(tensor) not in self._attributes:
+            raise (place or self.place()).refusal(
+                "it uses a tensor that no function of torch gave: of an autograd.Function, of another "
+                "library, or of a module that is no part of it"
+            )
+        ref = self._new(tensor)
+        if path is None:
+            self.record.constants[ref] = tensor.detach()
+        else:
+            self.record.states[ref] = path
+            self._unread.add(ref)
+        return ref
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Follow the calls of the modules; the leaves among them are recorded as such."""
+        hooks = []
+        leaves = []
+        for path, module in self.model.named_modules():
+            place = Place(path, type(module).__name__)
+            hooks.append(
+                module.register_forward_pre_hook(lambda *_, at=place: self._places.append(at))
+            )
+            if isinstance(module, LEAVES):
+                module.forward = self._leaf(path, module)  # type: ignore[method-assign]
+                leaves.append(module)
+            hooks.append(module.register_forward_hook(lambda *_: self._places.pop() and None))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for module in leaves:
+                del module.forward
+
+    def _leaf(self, path: str, module: nn.Module) -> Callable[..., Tensor]:
+        compute = module.forward
+        if isinstance(module, nn.SyncBatchNorm):
+            # It refuses a CPU; one process computes the same.
+            compute = _BatchNorm.forward.__get__(module)
+
+        def forward(*args: Any, **kwargs: Any) -> Tensor:
+            given = (*args, *kwargs.values())
+            if len(given) != 1 or not isinstance(given[0], Tensor):
+                raise self.place().refusal("it must be called with one tensor")
+            self._paused = True
+            try:
+                output: Tensor = compute(given[0])
+                self._append(Leaf(path), given, {}, [output], False)
+            finally:
+                self._paused = False
+            return output
+
+        return forward
+
+
+def _attributes(model: nn.Module) -> Iterator[Tensor]:
+    """Tensors that modules hold without having registered them."""
+
+    def held(value: Any, depth: int) -> Iterator[Tensor]:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, Mapping) and depth:
+            for each in value.values():
+                yield from held(each, depth - 1)
+        elif isinstance(value, (tuple, list)) and depth:
+            for each in value:
+                yield from held(each, depth - 1)
+
+    for module in model.modules():
+        for value in vars(module).values():
+            yield from held(value, 2)
+
+
+def _autocast(device: str) -> tuple[str, bool, torch.dtype]:
+    enabled = torch.is_autocast_enabled(device)
+    return device, enabled, torch.get_autocast_dtype(device)
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
+def _line(frame: Any) -> str:
+    while frame is not None and frame.f_code.co_filename.startswith(_HERE):
+        frame = frame.f_back
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name.startswith(_HERE):
+            break  # beyond this frame begins whoever asked for the conversion
+        if not name.startswith((_TORCH, "<")):
+            return f"{Path(name).name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
