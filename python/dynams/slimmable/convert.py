@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ from dynams.slimmable.record import Place, Record, Ref
 from dynams.slimmable.recorder import Recorder
 from dynams.slimmable.weights import Slices
 from dynams.slimmable.widths import check_widths
+
+_SEED = 0
 
 
 def convert(
@@ -63,11 +65,13 @@ def convert(
         analysis = Analysis(network)
         found: dict[bool, Slimming] = {}
         varying: dict[bool, Varying] = {}
+        expected: dict[bool, Tensor] = {}
         changes_input = False
         for mode in (False, True):
             given = example.clone()
             version = given._version
             record = _recorded(network, mode, resting, given)
+            expected[mode] = record.logits
             changes_input |= given._version != version
             if found and _same(record, found[False].record):
                 found[mode], varying[mode] = found[False], varying[False]
@@ -97,7 +101,32 @@ def convert(
         assert isinstance(norm, _BatchNorm)
         replace_module(network, norm, SwitchableBatchNorm.of(norm, axis, widths))
     plan = Plan(forwards, slices, found[False].head.path, resting, changes_input)
-    return SlimmableNetwork(network, constants, plan, widths)
+    converted = SlimmableNetwork(network, constants, plan, widths)
+    _check_effect(converted, expected, example)
+    return converted
+
+
+@torch.no_grad()
+def _check_effect(
+    network: SlimmableNetwork, expected: Mapping[bool, Tensor], example: Tensor
+) -> None:
+    """See that the full width computes on the example what the network did.
+
+    Raises:
+        ValueError: it does not.
+    """
+    for mode, before in expected.items():
+        tried = copy.deepcopy(network).train(mode)
+        torch.manual_seed(_SEED)
+        logits = tried(example.clone())
+        assert isinstance(logits, Tensor)
+        if logits.shape != before.shape or not torch.allclose(
+            logits, before, rtol=1e-3, atol=1e-3 * float(before.abs().max()), equal_nan=True
+        ):
+            raise Place("", type(network.network).__name__).refusal(
+                f"in {'training' if mode else 'eval'} mode it does not compute again what it did when it was "
+                "recorded: does it draw random numbers outside torch, or keep a state of its own?"
+            )
 
 
 def _check_modules(model: nn.Module) -> None:
@@ -150,7 +179,7 @@ def _in_mode(network: nn.Module, mode: bool, resting: Sequence[str]) -> nn.Modul
 
 
 def _recorded(network: nn.Module, mode: bool, resting: Sequence[str], example: Tensor) -> Record:
-    torch.manual_seed(0)
+    torch.manual_seed(_SEED)
     recorder = Recorder(_in_mode(network, mode, resting))
     try:
         return recorder.run(example)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -10,7 +12,10 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from dynams.slimmable.program import Program, Within
+from dynams.slimmable.program import Program, Within, emitted
+from dynams.slimmable.record import Step, mapped
+from dynams.slimmable.recorder import Recorder
+from dynams.slimmable.rules import refs
 
 _FUSE: dict[Any, Any] = {
     torch.conv1d: fuse_conv_bn_weights,
@@ -43,13 +48,12 @@ def folded(program: Program, network: nn.Module) -> Program:
         fuse = _FUSE.get(layer.target) if layer.op == "call_function" else None
         if fuse is None or len(layer.users) != 1:
             continue
-        rest = _rest(norm)
+        rest = _rest(norm, network.get_parameter(tensors[layer.args[1]]).dim() - 2)
         if rest is None or not _fold(graph, layer, norm, fuse, tensors, network):
             continue
         with graph.inserting_before(node):
-            (argument,) = (each for each in rest.nodes if each.op == "placeholder")
-            output = graph.graph_copy(rest, {argument: layer})
-        node.replace_all_uses_with(cast(fx.Node, output))
+            output = _inlined(graph, layer, rest)
+        node.replace_all_uses_with(output)
         graph.erase_node(node)
     for placeholder in modules:
         if not placeholder.users:
@@ -96,15 +100,40 @@ def _fold(
     return True
 
 
+def _inlined(graph: fx.Graph, layer: fx.Node, rest: Sequence[Step]) -> fx.Node:
+    """Add to a graph what followed a norm, whose own step is the first, to the result of a layer."""
+    known: dict[Any, fx.Node] = {}
+    output = layer
+    for step in rest:
+        if known:
+            args, kwargs = mapped((step.args, step.kwargs), lambda each: known.get(each, each))
+            output = emitted(graph, step.target, args, kwargs)
+        known[step.results[0]] = output
+    return output
+
+
 def _get(network: nn.Module, path: str) -> Tensor:
     owner, _, name = path.rpartition(".")
     return cast(Tensor, network.get_submodule(owner)._parameters[name])
 
 
-def _rest(norm: _BatchNorm) -> fx.Graph | None:
-    """What a batch-norm does after its norm; None: it is not told apart."""
-    graph = fx.Graph()
+def _rest(norm: _BatchNorm, dims: int) -> list[Step] | None:
+    """What a batch-norm does after its norm, as a class derived of it may; None: it cannot be told apart."""
     if type(norm).forward is _BatchNorm.forward or isinstance(norm, nn.SyncBatchNorm):
-        graph.output(graph.placeholder("input"))
-        return graph
-    return None
+        return []
+    assert norm.running_mean is not None
+    like = norm.running_mean.new_zeros((2, norm.num_features, *(4,) * dims))
+    try:
+        record = Recorder(copy.deepcopy(norm), leaves=()).run(like)
+    except ValueError:
+        return None
+    steps = [each for each in record.steps if isinstance(each, Step)]
+    if not steps or steps[0].name != "batch_norm" or steps[0].args[0] != record.input:
+        return None
+    known = {steps[0].results[0]}
+    for step in steps[1:]:
+        taken = set(refs((step.args, step.kwargs)))
+        if not taken <= known or step.packed or step.region is not None:
+            return None
+        known.update(step.results)
+    return steps if record.output in known else None

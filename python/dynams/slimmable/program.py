@@ -266,11 +266,7 @@ class _Builder:
         return called
 
     def _target(self, step: Step) -> Any:
-        target: Any = self.found.outcomes[step].target or step.target
-        name = getattr(target, "__name__", "")
-        if name in ("__getitem__", "__setitem__"):
-            return getattr(operator, name.strip("_"))
-        return name if getattr(torch.Tensor, name, None) is target else target
+        return _named(self.found.outcomes[step].target or step.target)
 
     def _emit(self, step: Step) -> None:
         args, kwargs = self._valued(self._arguments(step))
@@ -278,17 +274,29 @@ class _Builder:
         if called:
             node = self.graph.call_method("__call__", (*called, *args), kwargs)
         else:
-            target = self._target(step)
-            if isinstance(target, str):
-                node = self.graph.call_method(target, args, kwargs)
-            else:
-                node = self.graph.call_function(target, args, kwargs)
+            node = emitted(self.graph, self._target(step), args, kwargs)
         if not step.packed:
             for ref in step.results:
                 self.nodes[ref] = node
             return
         for at, ref in enumerate(step.results):
             self.nodes[ref] = self.graph.call_function(operator.getitem, (node, at))
+
+
+def emitted(graph: fx.Graph, target: Any, args: Any, kwargs: Any) -> fx.Node:
+    """Add a call of a function, or of a method by name, to a graph."""
+    target = _named(target)
+    if isinstance(target, str):
+        return graph.call_method(target, args, kwargs)
+    return graph.call_function(target, args, kwargs)
+
+
+def _named(target: Any) -> Any:
+    """A method of a tensor by its name, which a graph can be stored with; other functions as they are."""
+    name = getattr(target, "__name__", "")
+    if name in ("__getitem__", "__setitem__"):
+        return getattr(operator, name.strip("_"))
+    return name if getattr(torch.Tensor, name, None) is target else target
 
 
 def _in_place(step: Step) -> bool:

@@ -23,8 +23,6 @@ from dynams.slimmable.record import Guard, Leaf, Place, Record, Ref, Region, Ste
 _TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parent)
 
-LEAVES = (_BatchNorm, _DropoutNd)
-
 # Of a tensor they give a number or a property that no value decides.
 _ABOUT = frozenset(
     "dim ndimension stride is_contiguous get_device is_floating_point is_complex element_size "
@@ -47,11 +45,15 @@ class Recorder(TorchFunctionMode):
 
     Args:
         model: the network.
+        leaves: classes of the modules that stay modules.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(
+        self, model: nn.Module, leaves: tuple[type[nn.Module], ...] = (_BatchNorm, _DropoutNd)
+    ) -> None:
         super().__init__()
         self.model = model
+        self._leaves = leaves
         self.record = Record(Ref(0))
         self._known: dict[int, tuple[Tensor, Ref]] = {}
         self._unread: set[Ref] = set()
@@ -232,8 +234,8 @@ class Recorder(TorchFunctionMode):
             hooks.append(
                 module.register_forward_pre_hook(lambda *_, at=place: self._places.append(at))
             )
-            if isinstance(module, LEAVES):
-                module.forward = self._leaf(path, module)  # type: ignore[method-assign]
+            if isinstance(module, self._leaves):
+                module.forward = self._leaf(path, module)
                 leaves.append(module)
             hooks.append(module.register_forward_hook(lambda *_: self._places.pop() and None))
         try:
