@@ -19,18 +19,20 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass
-class Head:
-    """The classifier.
+class HeadCall:
+    """Where the classifier is called.
 
     Attributes:
         features: what it takes.
-        step: where in the record it is called.
-        path: of the module that calls it.
+        step: where in the record.
+        weight: its weight.
+        bias: its bias, if it has one.
     """
 
     features: Ref
     step: int
-    path: str
+    weight: Ref
+    bias: Ref | None
 
 
 @dataclass
@@ -47,7 +49,7 @@ class Slimming:
     record: Record
     layouts: dict[Ref, Layout] = field(default_factory=dict)
     outcomes: dict[Step, Outcome] = field(default_factory=dict)
-    head: Head = field(default_factory=lambda: Head(Ref(0), 0, ""))
+    head: HeadCall = field(default_factory=lambda: HeadCall(Ref(0), 0, Ref(0), None))
 
 
 class Analysis:
@@ -89,8 +91,7 @@ class Analysis:
                 for ref, layout in zip(step.results, outcome.layouts, strict=True):
                     found.layouts[ref] = layout
         found.head = _head(found, self._model)
-        weight = found.layouts[_weight(record.steps[found.head.step])]
-        weight[0].fix()
+        found.layouts[found.head.weight][0].fix()
         return found
 
     def settle(self, found: Sequence[Slimming]) -> None:
@@ -138,7 +139,7 @@ class Analysis:
 _AFTER = frozenset("flatten reshape view squeeze contiguous".split())
 
 
-def _head(found: Slimming, model: nn.Module) -> Head:
+def _head(found: Slimming, model: nn.Module) -> HeadCall:
     record, ref = found.record, found.record.output
     steps = [each for each in enumerate(record.steps) if isinstance(each[1], Step)]
     makers = {result: (at, step) for at, step in steps for result in step.results}  # type: ignore[union-attr]
@@ -148,9 +149,10 @@ def _head(found: Slimming, model: nn.Module) -> Head:
         assert isinstance(step, Step)
         told = f"the result of {step.name}"
         if _is_head(step, found):
-            path = step.place.path
             _check_last(record, at)
-            return Head(step.args[0], at, path)
+            call = Call(step, found.layouts.__getitem__, ())
+            bias = call.argument(2, "bias")
+            return HeadCall(step.args[0], at, _weight(step), bias)
         if step.name not in _AFTER:
             break
         ref = step.args[0]

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dynams.slimmable.analysis import Analysis, Slimming
+from dynams.slimmable.base import Blueprint, Forward
 from dynams.slimmable.example import example_for, others_like
-from dynams.slimmable.network import Forward, Plan, SlimmableNetwork, replace_module
+from dynams.slimmable.network import SlimmableNetwork
 from dynams.slimmable.norms import SwitchableBatchNorm
+from dynams.slimmable.plain import replace_module
 from dynams.slimmable.program import Varying, features_of, logits_of
 from dynams.slimmable.record import Place, Record, Ref
 from dynams.slimmable.recorder import Recorder
@@ -100,8 +102,14 @@ def convert(
         norm = network.get_submodule(path)
         assert isinstance(norm, _BatchNorm)
         replace_module(network, norm, SwitchableBatchNorm.of(norm, axis, widths))
-    plan = Plan(forwards, slices, found[False].head.path, resting, changes_input)
-    converted = SlimmableNetwork(network, constants, plan, widths)
+    head = found[False].head
+    paths = [
+        None if ref is None else f"network.{found[False].record.states[ref]}"
+        for ref in (head.weight, head.bias)
+    ]
+    assert paths[0] is not None
+    blueprint = Blueprint(forwards, slices, (paths[0], paths[1]), resting, changes_input)
+    converted = SlimmableNetwork(network, constants, blueprint, widths)
     _check_effect(converted, expected, example)
     return converted
 

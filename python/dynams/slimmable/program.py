@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from dynams.slimmable.analysis import Slimming
-from dynams.slimmable.lengths import Expression, Length
+from dynams.slimmable.extents import Expression, Extent
 from dynams.slimmable.record import Guard, Leaf, Ref, Region, Step
 from dynams.slimmable.rules import Scaled, refs
 
@@ -187,7 +187,7 @@ class _Builder:
 
     def _size(self, value: Any) -> Any:
         """A size as the full width has it: a number, or a node where another input may change it."""
-        if isinstance(value, Length):
+        if isinstance(value, Extent):
             value = value.expression
         if not isinstance(value, Expression):
             return value
@@ -229,7 +229,7 @@ class _Builder:
             return self._scaled(value)
         if isinstance(value, Ref):
             return self.nodes[value]
-        if isinstance(value, Length):
+        if isinstance(value, Extent):
             return self._size(value)
         if isinstance(value, torch.device):
             # Made where the input is, not where the example was.
@@ -306,7 +306,7 @@ def _in_place(step: Step) -> bool:
 
 def _leaves(value: Any) -> Iterator[tuple[Ref, int]]:
     """The axes whose sizes arguments use."""
-    if isinstance(value, Length):
+    if isinstance(value, Extent):
         value = value.expression
     if isinstance(value, Expression):
         if value.name == "size":

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dynams.slimmable.lengths import Length
+from dynams.slimmable.extents import Extent
 
 
 class Ref(NamedTuple):
@@ -78,7 +78,7 @@ class Step:
 
     Attributes:
         target: a function of torch, or a module.
-        args: positional arguments; tensors are `Ref`, sizes `Length`.
+        args: positional arguments; tensors are `Ref`, sizes `Extent`.
         kwargs: arguments by name likewise.
         results: the tensors it gives.
         packed: it gives a tuple of them.
@@ -165,7 +165,7 @@ class Record:
 
 def _plain(value: Any) -> Any:
     """Arguments without identities, to be compared."""
-    if isinstance(value, Length):
+    if isinstance(value, Extent):
         return value.expression
     if isinstance(value, Ref):
         return value

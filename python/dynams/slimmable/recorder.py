@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
-from dynams.slimmable.lengths import Expression, Length
+from dynams.slimmable.extents import Expression, Extent
 from dynams.slimmable.record import Guard, Leaf, Place, Record, Ref, Region, Step, mapped
 
 _TORCH = str(Path(torch.__file__).parent)
@@ -180,7 +180,7 @@ class Recorder(TorchFunctionMode):
     def _size(self, name: str, tensor: Tensor, dim: Any = None) -> Any:
         ref = self._ref(tensor)
         lengths = [
-            Length.of(size, Expression("size", (ref, axis)), self.guard)
+            Extent.of(size, Expression("size", (ref, axis)), self.guard)
             for axis, size in enumerate(tensor.shape)
         ]
         if name == "__len__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from dynams.slimmable.axes import Axis, unite, whole
-from dynams.slimmable.lengths import Length
+from dynams.slimmable.extents import Extent
 from dynams.slimmable.record import Ref, Step
 
 Layout = tuple[Axis, ...]
@@ -100,7 +100,7 @@ class Call:
 
     def axis_of(self, size: Any) -> Axis | None:
         """Return the axis that a size is the size of, if it is just that."""
-        if isinstance(size, Length) and size.expression.name == "size":
+        if isinstance(size, Extent) and size.expression.name == "size":
             ref, dim = size.expression.args
             axis: Axis = self._layouts(ref)[dim]
             return axis

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from dynams.slimmable.axes import Axis, concatenated, factored, parted, product, unite, whole
-from dynams.slimmable.lengths import Length
+from dynams.slimmable.extents import Extent
 from dynams.slimmable.record import Ref
 from dynams.slimmable.rules.call import Call, Layout, Outcome, Scaled, met, wholes
 
@@ -120,7 +120,7 @@ def expand(call: Call) -> Outcome:
             result.append(have)
         else:
             of = call.axis_of(sizes[-back])
-            plain = not isinstance(sizes[-back], Length)
+            plain = not isinstance(sizes[-back], Extent)
             result.append(of or Axis(shape[-back], fixed=not plain))
     args = call.argument(0, "input"), _scaled(sizes, tuple(result))
     return Outcome((tuple(result),), args, {}, torch.Tensor.expand)
@@ -324,7 +324,7 @@ def _gathered(call: Call, parts: tuple[Any, ...]) -> tuple[Layout, Any]:
 
 def _sliced(axis: Axis, part: slice, start: int, stop: int) -> tuple[Axis, slice]:
     stop = max(start, stop)
-    if (start, stop) == (0, axis.size) and not isinstance(part.stop, Length):
+    if (start, stop) == (0, axis.size) and not isinstance(part.stop, Extent):
         return axis, part
     if axis.fixed:
         return whole(stop - start), part
@@ -332,7 +332,7 @@ def _sliced(axis: Axis, part: slice, start: int, stop: int) -> tuple[Axis, slice
     upto = concatenated([before, taken])
     # A size stays variable, in case that the axis turns out to be kept whole.
     first, last = (
-        given if isinstance(given, Length) else at
+        given if isinstance(given, Extent) else at
         for given, at in ((part.start, start), (part.stop, stop))
     )
     bounds = slice(

@@ -1,0 +1,118 @@
+"""What the networks that `convert` makes have in common: the user's module, and programs that run in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+from torch import Tensor, nn
+
+from dynams.slimmable.program import Program
+from dynams.slimmable.weights import Slices
+
+
+class Head(NamedTuple):
+    """A classifier.
+
+    Attributes:
+        weight: (C, D).
+        bias: (C,), or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+class Forward(NamedTuple):
+    """The programs of one width and mode.
+
+    Attributes:
+        features: from the input to what the classifier takes.
+        logits: from there to the logits.
+    """
+
+    features: Program
+    logits: Program
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """How a network runs at its widths.
+
+    Attributes:
+        forwards: by width and mode (True: training).
+        slices: what each width uses of parameters and buffers, by path.
+        head: paths of the classifier's weight and bias, if it has one.
+        resting: modules that stay in eval mode when the network trains.
+        changes_input: the forward changes its input in place.
+    """
+
+    forwards: Mapping[tuple[float, bool], Forward]
+    slices: Mapping[str, Slices]
+    head: tuple[str, str | None]
+    resting: tuple[str, ...]
+    changes_input: bool
+
+
+class ProgrammedNetwork(nn.Module):
+    """A module of the user's whose forward is run by programs.
+
+    Args:
+        network: the module.
+        constants: tensors that it brought besides.
+        blueprint: the programs.
+
+    Attributes:
+        network: as given.
+        constants: as given.
+    """
+
+    def __init__(self, network: nn.Module, constants: nn.Module, blueprint: Blueprint) -> None:
+        super().__init__()
+        self.network = network
+        self.constants = constants
+        self._blueprint = blueprint
+        self.training = network.training
+
+    def train(self, mode: bool = True) -> Any:
+        """As of `nn.Module`; what was in eval mode inside a network that trained stays so."""
+        super().train(mode)
+        for path in self._blueprint.resting:
+            self.network.get_submodule(path).eval()
+        return self
+
+    @property
+    def head(self) -> Head:
+        """The classifier."""
+        weight, bias = (
+            None if path is None else value_at(*place_of(self, path))
+            for path in self._blueprint.head
+        )
+        assert weight is not None
+        return Head(flat(weight), bias)
+
+
+def flat(features: Tensor) -> Tensor:
+    """Flatten what a 1x1 convolution of pooled features takes, or its weight."""
+    return features.flatten(1) if features.dim() == 4 else features
+
+
+def module_at(network: nn.Module, path: str) -> nn.Module:
+    """Return the module at a path."""
+    # get_submodule asks three questions a level: a third of a small network's time.
+    for name in path.split(".") if path else ():
+        network = cast(nn.Module, network._modules[name])
+    return network
+
+
+def place_of(network: nn.Module, path: str) -> tuple[nn.Module, str]:
+    """Return the module that a parameter or buffer belongs to, and its name there."""
+    owner, _, name = path.rpartition(".")
+    return module_at(network, owner), name
+
+
+def value_at(owner: nn.Module, name: str) -> Tensor:
+    """Return a parameter or buffer."""
+    value: Tensor | None = owner._parameters.get(name)
+    return cast(Tensor, owner._buffers[name] if value is None else value)

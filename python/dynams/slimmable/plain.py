@@ -1,0 +1,137 @@
+"""The ordinary network of one width."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from dynams.slimmable.base import (
+    Blueprint,
+    Forward,
+    ProgrammedNetwork,
+    flat,
+    module_at,
+    place_of,
+    value_at,
+)
+from dynams.slimmable.folding import folded
+from dynams.slimmable.norms import SwitchableBatchNorm
+from dynams.slimmable.program import Program, Within
+
+
+class PlainNetwork(ProgrammedNetwork):
+    """An ordinary network of one width: to score with, to export, to compare with.
+
+    `SlimmableNetwork.plain` makes it.
+
+    Attributes:
+        network: the user's module, with the weights of that width under the names they had.
+    """
+
+    def features(self, images: Tensor) -> Tensor:
+        """Map images to what the head takes, (B, D)."""
+        return flat(self._run(self._forward().features, images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images to logits (B, C)."""
+        forward = self._forward()
+        return self._run(forward.logits, self._run(forward.features, images))
+
+    def fold_batch_norms(self) -> None:
+        """Fold every batch-norm that follows a convolution or linear layer into it, for eval mode.
+
+        Outputs stay the same up to rounding. A batch-norm without running statistics, and one whose
+        input is used elsewhere too, stay.
+
+        Raises:
+            ValueError: the network is in training mode.
+        """
+        if self.training:
+            raise ValueError("fold_batch_norms: got a network in training mode, want eval mode")
+        forward = self._forward()
+        features = folded(forward.features, self)
+        self._blueprint = replace(
+            self._blueprint, forwards={(1.0, False): Forward(features, forward.logits)}
+        )
+
+    def _forward(self) -> Forward:
+        return self._blueprint.forwards[1.0, self.network.training]
+
+    def _run(self, program: Program, input: Tensor) -> Tensor:
+        modules = [
+            path if isinstance(path, Within) else module_at(self, path) for path in program.modules
+        ]
+        return program.run(
+            input, [value_at(*place_of(self, path)) for path in program.tensors], modules
+        )
+
+
+def plain_at(
+    network: nn.Module, constants: nn.Module, blueprint: Blueprint, width: float
+) -> PlainNetwork:
+    """Make the ordinary network of a width of a slimmable one, with copies of the weights."""
+    holder = nn.Module()
+    holder.network, holder.constants = _slim_copy(network, width), copy.deepcopy(constants)
+    for path, slices in blueprint.slices.items():
+        if not slices.whole(width):
+            value = value_at(*place_of(holder, path))
+            with torch.no_grad():
+                part = slices.part(value, width).clone()
+            _replace_tensor(holder, value, part)
+    _describe(holder.network)
+    forwards = {(1.0, mode): blueprint.forwards[width, mode] for mode in (True, False)}
+    return PlainNetwork(
+        holder.network, holder.constants, replace(blueprint, forwards=forwards, slices={})
+    )
+
+
+def replace_module(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put ``new`` wherever ``old`` stands."""
+    for parent in list(network.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
+
+
+def _replace_tensor(network: nn.Module, old: Tensor, new: Tensor) -> None:
+    for module in network.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is old:
+                module._parameters[name] = nn.Parameter(new, old.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is old:
+                module._buffers[name] = new
+
+
+def _slim_copy(network: nn.Module, width: float) -> nn.Module:
+    """Copy a module with the batch-norms of one width."""
+    network = copy.deepcopy(network)
+    for module in list(network.modules()):
+        if isinstance(module, SwitchableBatchNorm):
+            replace_module(network, module, module.at(width))
+    return network
+
+
+def _describe(network: nn.Module) -> None:
+    """Give torch's own layers the sizes that their weights have."""
+    for module in network.modules():
+        weight = module._parameters.get("weight")
+        if weight is None:
+            continue
+        if isinstance(module, nn.modules.conv._ConvNd) and not module.transposed:
+            module.groups = max(1, module.groups * weight.shape[0] // module.out_channels)
+            module.out_channels = weight.shape[0]
+            module.in_channels = weight.shape[1] * module.groups
+        elif isinstance(module, nn.Linear):
+            module.out_features, module.in_features = weight.shape
+        elif isinstance(module, nn.Embedding):
+            module.embedding_dim = weight.shape[1]
+        elif isinstance(module, nn.LayerNorm):
+            module.normalized_shape = tuple(weight.shape)
+        elif isinstance(module, nn.GroupNorm):
+            if module.num_groups > 1:
+                module.num_groups = module.num_groups * weight.shape[0] // module.num_channels
+            module.num_channels = weight.shape[0]
