@@ -169,9 +169,8 @@ def score(finding: Finding, network: Any, batch: Tensor) -> None:
     network.eval()
     width = WIDTHS[0]
     features, kinds = network.features(batch, width), ("gap", "entropy")
-    head = network.head
-    weight = head.weight.flatten(1)
-    found = dk.linear_scores(features, weight, kinds, head.bias, width=features.shape[-1])
+    head = network.head_at(width)
+    found = dk.linear_scores(features, head.weight, kinds, head.bias)
     wanted = dk.scores(network(batch, width), kinds)
     finding.scores = max(difference(wanted[kind], found[kind]) for kind in kinds)
 
@@ -302,7 +301,7 @@ def page(findings: Sequence[Finding], missing: Sequence[str]) -> str:
         "Identical: outputs, every parameter's gradient and the state afterwards, in eval and in training mode, bit for bit or the",
         f"largest difference relative to the largest value. Parameters and multiply-adds: of the network at {WIDTHS[0]}, as a share of the full one. Trains:",
         f"loss at {WIDTHS[0]} before and after {STEPS} steps of SGD at both widths on one random batch, in which every slim batch-norm's statistics move.",
-        "Scored by its head: `linear_scores` of the slim features with the leading columns of the head's weight are the scores of the slim logits.",
+        "Scored by its head: `linear_scores` of the slim features and the slim head are the scores of the slim logits.",
         "A network counts as one that converts if all of this holds and at most 90 % of the multiply-adds and parameters are left.",
     ]
     for library in LIBRARIES:
