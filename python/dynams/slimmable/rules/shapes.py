@@ -255,7 +255,7 @@ def _scaled(sizes: Any, axes: Layout) -> tuple[Any, ...]:
 def _indexed(call: Call, index: Any) -> tuple[Layout, Any]:
     """The axes of an indexed tensor, and the index at a width."""
     axes = call.axes(call.args[0])
-    parts = index if isinstance(index, tuple) else (index,)
+    parts = index if isinstance(index, tuple) and not isinstance(index, Ref) else (index,)
     taking = [each for each in parts if each is not None and each is not Ellipsis]
     has_ellipsis = any(each is Ellipsis for each in parts)
     if any(isinstance(each, (Ref, list)) for each in parts):
