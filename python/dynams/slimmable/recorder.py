@@ -124,6 +124,8 @@ class Recorder(TorchFunctionMode):
         result = func(*args, **kwargs)
         packed = isinstance(result, (tuple, list))
         results = list(result) if packed else [result]
+        while packed and results[-1:] == [None]:
+            results.pop()  # such as the weights of an attention, when nobody asked for them
         if not all(isinstance(each, Tensor) for each in results) and name != "__setitem__":
             return result
         self._append(func, args, kwargs, [] if result is None else results, packed)

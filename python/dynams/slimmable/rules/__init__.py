@@ -40,6 +40,7 @@ _GROUPS: dict[Rule, str] = {
     layers.group_norm: "group_norm",
     layers.layer_norm: "layer_norm rms_norm",
     layers.linear: "linear",
+    layers.multi_head_attention: "multi_head_attention_forward",
     layers.prelu: "prelu",
     layers.product_of_matrices: "matmul bmm mm mv dot rmatmul",
     layers.transposed_convolution: "conv_transpose1d conv_transpose2d conv_transpose3d",

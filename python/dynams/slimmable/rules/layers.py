@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dynams.slimmable.axes import Axis, factored, unite, whole
+from dynams.slimmable.axes import Axis, factored, parted, unite, whole
 from dynams.slimmable.record import Ref
 from dynams.slimmable.rules.call import Call, Layout, Outcome, Scaled, met, wholes
 
@@ -115,6 +115,49 @@ def attention(call: Call) -> Outcome:
         shape = tuple(each.size for each in (*query[:-1], key[-2]))
         met([(*query[:-1], key[-2]), call.axes(mask)], shape)
     return Outcome(((*query[:-1], value[-1]),))
+
+
+def multi_head_attention(call: Call) -> Outcome:
+    """As of nn.MultiheadAttention, whose heads together are as wide as its input: that slims by heads too."""
+    query, key, value = (
+        call.axes(call.argument(at, name)) for at, name in enumerate(("query", "key", "value"))
+    )
+    width, count = query[-1], int(call.argument(4, "num_heads"))
+    if len(call.axes(call.argument(16, "attn_mask"))) > 2 or call.argument(21, "static_k"):
+        raise NotImplementedError  # a mask for each head, keys of old
+    heads, inside = factored(width, (count, width.size // count))
+    inside.fix()
+    packed = call.axes(call.argument(5, "in_proj_weight"))
+    if packed:
+        unite(packed[1], width)
+        for each in (key, value):
+            unite(each[-1], width)
+    for at, name, axis in (
+        (18, "q_proj_weight", width),
+        (19, "k_proj_weight", key[-1]),
+        (20, "v_proj_weight", value[-1]),
+        (11, "out_proj_weight", width),
+    ):
+        if isinstance(call.argument(at, name), Ref):
+            outputs, inputs = call.axes(call.argument(at, name))
+            unite(outputs, width)
+            unite(inputs, axis)
+    for each in (packed, call.axes(call.argument(6, "in_proj_bias"))):
+        for part in parted(each[0], (width.size,) * 3) if each else ():
+            unite(part, width)
+    for at, name in ((7, "bias_k"), (8, "bias_v"), (12, "out_proj_bias")):
+        if isinstance(call.argument(at, name), Ref):
+            unite(call.axes(call.argument(at, name))[-1], width)
+    args, kwargs = call.replaced(3, "embed_dim_to_check", Scaled(width.size, width))
+    args = (*args[:4], Scaled(count, heads), *args[5:])
+    layouts = [query]
+    for shape in call.shapes[1:]:
+        # Weights of the heads by themselves, or their mean.
+        axes = list(wholes(shape))
+        if len(shape) > len(query):
+            axes[-3] = heads
+        layouts.append(tuple(axes))
+    return Outcome(tuple(layouts), args, kwargs)
 
 
 def embedding(call: Call) -> Outcome:
