@@ -75,12 +75,20 @@ def plain_at(
     """Make the ordinary network of a width of a slimmable one, with copies of the weights."""
     holder = nn.Module()
     holder.network, holder.constants = _slim_copy(network, width), copy.deepcopy(constants)
+    parts: dict[int, Tensor] = {}
     for path, slices in blueprint.slices.items():
         if not slices.whole(width):
             value = value_at(*place_of(holder, path))
             with torch.no_grad():
                 part = slices.part(value, width).clone()
-            _replace_tensor(holder, value, part)
+            if isinstance(value, nn.Parameter):
+                part = nn.Parameter(part, value.requires_grad)
+            parts[id(value)] = part
+    # Under all its names: the head of a language model may be its embedding too.
+    for module in holder.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, value in tensors.items():
+                tensors[name] = parts.get(id(value), value)
     _describe(holder.network)
     forwards = {(1.0, mode): blueprint.forwards[width, mode] for mode in (True, False)}
     return PlainNetwork(
@@ -94,16 +102,6 @@ def replace_module(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
         for name, child in parent._modules.items():
             if child is old:
                 parent._modules[name] = new
-
-
-def _replace_tensor(network: nn.Module, old: Tensor, new: Tensor) -> None:
-    for module in network.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is old:
-                module._parameters[name] = nn.Parameter(new, old.requires_grad)
-        for name, buffer in module._buffers.items():
-            if buffer is old:
-                module._buffers[name] = new
 
 
 def _slim_copy(network: nn.Module, width: float) -> nn.Module:
