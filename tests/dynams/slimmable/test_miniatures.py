@@ -28,6 +28,9 @@ def made(name: str) -> nn.Module:
         torch.manual_seed(0)
         model = miniature.make(**miniature.at(1.0).sizes).double()
         stir(model)
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                nn.init.uniform_(parameter, 0.5, 1.5)
     return model
 
 

@@ -133,6 +133,9 @@ def made(name: str, part: int = 1) -> nn.Module:
         torch.manual_seed(0)
         model = (IMAGES | TOKENS)[name](part).double()
         stir(model)
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                nn.init.uniform_(parameter, 0.5, 1.5)
         return model
 
 
