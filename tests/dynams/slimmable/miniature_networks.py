@@ -721,8 +721,18 @@ CSP_TABLE = {
 }
 
 
+class EfficientChannelAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.conv(x.mean((2, 3)).view(x.shape[0], 1, -1))
+        return x * gate.view(x.shape[0], -1, 1, 1).sigmoid().expand_as(x)
+
+
 class Ghost(nn.Module):
-    """Half of the maps is made of the other half, by a depthwise convolution."""
+    """Half of the maps is made of the other half, by a depthwise convolution; neighbours gate each other."""
 
     def __init__(self, stem: int, half: int) -> None:
         super().__init__()
@@ -731,12 +741,13 @@ class Ghost(nn.Module):
         self.cheap = ConvNorm(half, half, 3, groups=half)
         self.out = 2 * half
         self.head = nn.Linear(2 * half, CLASSES)
+        self.eca = EfficientChannelAttention()
         self.last = nn.Conv2d(2 * half, 2 * half, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         one = self.primary(self.stem(x))
         x = torch.cat([one, self.cheap(one)], dim=1)[:, : self.out, :, :]
-        return self.head((x + self.last(x).sigmoid()).mean((2, 3)))
+        return self.head((x + self.last(self.eca(x)).sigmoid()).mean((2, 3)))
 
 
 def ghost_at(width: float) -> Slim:
@@ -751,6 +762,7 @@ GHOST = {
     "stem.0": "s",
     "primary.0": "h s",
     "cheap.0": "h",
+    "eca": "-",
     "last": "2h 2h",
     "head": "- 2h",
 }
@@ -775,6 +787,51 @@ class SelectiveKernel(nn.Module):
         B, C, H, W = gate.shape
         gate = torch.softmax(gate.view(B, 2, C // 2, H, W), dim=1)
         return self.head(torch.sum(x * gate, dim=1).mean((2, 3)))
+
+
+class SplitAttention(nn.Module):
+    """As above, where one grouped convolution makes both paths: of its groups, channels slim."""
+
+    def __init__(self, stem: int, channels: int, attention: int) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, 2 * stem, 3, stride=2)
+        self.paths = ConvNorm(2 * stem, 2 * channels, 3, groups=2)
+        self.fc_reduce = nn.Conv2d(channels, attention, 1)
+        self.fc_select = nn.Conv2d(attention, 2 * channels, 1)
+        self.head = nn.Linear(channels, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.paths(self.stem(x))
+        B, RC, H, W = x.shape
+        x = x.reshape((B, 2, RC // 2, H, W))
+        gate = F.relu(self.fc_reduce(x.sum(dim=1).mean((2, 3), keepdim=True)))
+        gate = self.fc_select(gate).view(B, 1, 2, -1).transpose(1, 2)
+        gate = F.softmax(gate, dim=1).reshape(B, -1).view(B, -1, 1, 1)
+        out = (x * gate.reshape((B, 2, RC // 2, 1, 1))).sum(dim=1)
+        return self.head(out.contiguous().mean((2, 3)))
+
+
+def split_at(width: float) -> Slim:
+    stem, channels, attention = keep(5, width), keep(6, width), keep(4, width)
+    return Slim(
+        {"stem": stem, "channels": channels, "attention": attention},
+        {
+            "2s": blocks(5, stem, 2),
+            "s": range(stem),
+            "2c": blocks(6, channels, 2),
+            "c": range(channels),
+            "a": range(attention),
+        },
+    )
+
+
+SPLIT = {
+    "stem.0": "2s",
+    "paths": "2c s",
+    "fc_reduce": "a c",
+    "fc_select": "2c a",
+    "head": "- c",
+}
 
 
 def selective_at(width: float) -> Slim:
@@ -809,5 +866,6 @@ MINIATURES = {
     "llama": Miniature(Llama, llama_at, LLAMA, tokens=True),
     "csp": Miniature(CSP, csp_at, CSP_TABLE),
     "ghost": Miniature(Ghost, ghost_at, GHOST),
+    "split_attention": Miniature(SplitAttention, split_at, SPLIT),
     "selective_kernel": Miniature(SelectiveKernel, selective_at, SELECTIVE),
 }

@@ -12,6 +12,7 @@ _GROUPS: dict[Rule, str] = {
     elementwise.resized: "interpolate upsample",
     elementwise.made: "arange eye full linspace new_empty new_full new_ones new_tensor new_zeros ones rand randn "
     "randint randperm scalar_tensor tensor zeros as_tensor asarray",
+    elementwise.softmax: "softmax log_softmax softmin gumbel_softmax",
     shapes.attribute: "getattr",
     shapes.concatenate: "cat concat concatenate",
     shapes.expand: "expand expand_as broadcast_to",

@@ -21,8 +21,8 @@ BY_ELEMENT = frozenset(
     zeros_like
     """.split()
 )
-# The result has the axes of the first argument, whichever of them it normalises along.
-ALIKE = frozenset("softmax log_softmax softmin normalize gumbel_softmax triu tril".split())
+# The result has the axes of the first argument.
+ALIKE = frozenset("normalize triu tril".split())
 OVER = frozenset(
     """
     all amax amin any count_nonzero logsumexp max mean median min nanmean nansum norm prod std std_mean sum
@@ -51,6 +51,16 @@ def by_element(call: Call) -> Outcome:
 
 def alike(call: Call) -> Outcome:
     """Hand on the axes of the first argument."""
+    return Outcome((call.first,))
+
+
+def softmax(call: Call) -> Outcome:
+    """What competes, such as the paths that a selective kernel weighs, is kept whole."""
+    last = call.step.name == "gumbel_softmax"
+    dim = call.argument(4 if last else 1, "dim", default=-1 if last else None)
+    if dim is None:
+        raise NotImplementedError
+    call.first[int(dim)].fix()
     return Outcome((call.first,))
 
 

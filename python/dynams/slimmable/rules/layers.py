@@ -11,10 +11,18 @@ from dynams.slimmable.rules.call import Call, Layout, Outcome, Scaled, met, whol
 
 def convolution(call: Call) -> Outcome:
     """A grouped convolution keeps whole groups."""
+    (shape,) = call.shapes
     images, weight = call.first, call.axes(call.argument(1, "weight"))
     groups = int(call.argument(6, "groups", default=1))
     outputs, inputs, *kernel = weight
-    for each in (*kernel, *images[len(images) - len(kernel) :]):
+    around = list(images[len(images) - len(kernel) :])
+    single = call.argument(3, "stride", default=1) in (1, (1,) * len(kernel), [1] * len(kernel))
+    for dim, size in enumerate(shape[len(shape) - len(kernel) :]):
+        # What keeps the size may also run along channels, as those of efficient channel attention do.
+        if not single or around[dim].size != size:
+            around[dim].fix()
+            around[dim] = whole(size)
+    for each in kernel:
         each.fix()
     channels = images[-len(kernel) - 1]
     if groups > 1:
@@ -27,13 +35,7 @@ def convolution(call: Call) -> Outcome:
         args, kwargs = call.args, call.step.kwargs
     unite(channels, inputs)
     _along(call, call.argument(2, "bias"), outputs)
-    (shape,) = call.shapes
-    result = (
-        *images[: len(images) - len(kernel) - 1],
-        outputs,
-        *wholes(shape[len(shape) - len(kernel) :]),
-    )
-    return Outcome((result,), args, kwargs)
+    return Outcome(((*images[: len(images) - len(kernel) - 1], outputs, *around),), args, kwargs)
 
 
 def transposed_convolution(call: Call) -> Outcome:
