@@ -158,10 +158,27 @@ def measure(finding: Finding, model: nn.Module, network: Any, batch: Tensor) -> 
             (sum(value.numel() for value in each.parameters()), counter.get_total_flops())
         )
     (parameters, flops), (full_parameters, full_flops) = counts
+    finding.kept += unslimmed(model, slim.network)
     finding.shares = {
         "parameters": parameters / full_parameters,
         "multiply-adds": flops / full_flops,
     }
+
+
+def unslimmed(model: nn.Module, slim: nn.Module) -> list[str]:
+    """How many layers keep all of their outputs, the classifier aside."""
+    layers = [
+        (path, module.weight.shape[0])
+        for path, module in model.named_modules()
+        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) and module.weight.shape[0] > 1
+    ]
+    # The classifier is the last of them, in each of these networks.
+    same = [
+        path for path, rows in layers[:-1] if slim.get_parameter(f"{path}.weight").shape[0] == rows
+    ]
+    if not same:
+        return []
+    return [f"outputs of {len(same)} of {len(layers) - 1} layers, such as `{same[0]}`"]
 
 
 @torch.no_grad()
