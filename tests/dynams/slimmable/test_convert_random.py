@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynams import slimmable
-from dynams.models import slim_channels
+from dynams.slimmable import slim_channels
 
 
 class Assembled(nn.Module):
