@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,9 +87,9 @@ def plain_at(
             parts[id(value)] = part
     # Under all its names: the head of a language model may be its embedding too.
     for module in holder.modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, value in tensors.items():
-                tensors[name] = parts.get(id(value), value)
+        named: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for tensors in named:
+            tensors.update({name: parts.get(id(each), each) for name, each in tensors.items()})
     _describe(holder.network)
     forwards = {(1.0, mode): blueprint.forwards[width, mode] for mode in (True, False)}
     return PlainNetwork(
