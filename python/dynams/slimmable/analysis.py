@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dynams.slimmable.axes import Axis, settle, unite
-from dynams.slimmable.record import Guard, Leaf, Place, Record, Ref, Step
+from dynams.slimmable.record import Guard, Leaf, Place, Record, Ref, RefusedError, Step
 from dynams.slimmable.rules import Call, Layout, Outcome, kept_whole, refs, rule
 from dynams.slimmable.rules.call import wholes
 
@@ -128,8 +128,10 @@ class Analysis:
         try:
             if known is not None:
                 return known(call)
-        except NotImplementedError:
-            pass
+        except RefusedError:
+            raise
+        except Exception:  # a use of the function that its rule does not know
+            _LOG.debug("convert: %s of %s", step.name, step.place.told, exc_info=True)
         if not all(axis.fixed for ref in call.tensors for axis in call.axes(ref)):
             self.whole.setdefault(step.name, step.place)
         return kept_whole(call)

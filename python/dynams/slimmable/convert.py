@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +11,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dynams.slimmable.analysis import Analysis, Slimming
 from dynams.slimmable.base import Blueprint, Forward
-from dynams.slimmable.example import example_for, others_like
 from dynams.slimmable.network import SlimmableNetwork
 from dynams.slimmable.norms import SwitchableBatchNorm
 from dynams.slimmable.plain import replace_module
-from dynams.slimmable.program import Varying, features_of, logits_of
-from dynams.slimmable.record import Place, Record, Ref
-from dynams.slimmable.recorder import Recorder
+from dynams.slimmable.program import features_of, logits_of
+from dynams.slimmable.record import Place
+from dynams.slimmable.recordings import Recording, recorded, resting, seeded
 from dynams.slimmable.weights import Slices
 from dynams.slimmable.widths import check_widths
-
-_SEED = 0
 
 
 def convert(
@@ -60,73 +56,60 @@ def convert(
         raise TypeError(f"example: got {type(example).__name__}, want a tensor")
     _check_modules(model)
     network = _copied(model)
-    resting = _resting(network)
-    with torch.random.fork_rng(devices=_devices(network)):
-        if example is None:
-            example = example_for(_in_mode(network, False, resting))
-        analysis = Analysis(network)
-        found: dict[bool, Slimming] = {}
-        varying: dict[bool, Varying] = {}
-        expected: dict[bool, Tensor] = {}
-        changes_input = False
-        for mode in (False, True):
-            given = example.clone()
-            version = given._version
-            record = _recorded(network, mode, resting, given)
-            expected[mode] = record.logits
-            changes_input |= given._version != version
-            if found and _same(record, found[False].record):
-                found[mode], varying[mode] = found[False], varying[False]
-            else:
-                varying[mode] = _varying(record, network, mode, resting, example)
-                found[mode] = analysis.slimming(record)
+    recordings = recorded(network, example)
+    analysis = Analysis(network)
+    found: dict[bool, Slimming] = {}
+    for mode, recording in recordings.items():
+        alike = mode and recording.record is recordings[False].record
+        found[mode] = found[False] if alike else analysis.slimming(recording.record)
     analysis.settle(list(found.values()))
-    forwards: dict[tuple[float, bool], Forward] = {}
-    for width in widths:
-        for mode, each in found.items():
-            if mode and each is found[False]:
-                forwards[width, mode] = forwards[width, False]
-            else:
-                forwards[width, mode] = Forward(
-                    features_of(each, width, varying[mode]), logits_of(each, width, varying[mode])
-                )
+    forwards = {
+        (width, mode): Forward(
+            features_of(each, width, recordings[mode].varying),
+            logits_of(each, width, recordings[mode].varying),
+        )
+        for width in widths
+        for mode, each in found.items()
+    }
     slices = {
         f"network.{path}": Slices.of(layout, widths) for path, layout in analysis.states.items()
     }
     constants = nn.Module()
     for each in found.values():
-        for at, (ref, value) in enumerate(each.record.constants.items()):
-            constants.register_buffer(str(at), value.clone(), persistent=False)
-            slices[f"constants.{at}"] = Slices.of(each.layouts[ref], widths)
+        for ref, value in each.record.constants.items():
+            name = each.record.constant_name(ref)
+            constants.register_buffer(name, value.clone(), persistent=False)
+            slices[f"constants.{name}"] = Slices.of(each.layouts[ref], widths)
     for path, axis in analysis.norms.items():
         norm = network.get_submodule(path)
         assert isinstance(norm, _BatchNorm)
         replace_module(network, norm, SwitchableBatchNorm.of(norm, axis, widths))
-    head = found[False].head
-    paths = [
-        None if ref is None else f"network.{found[False].record.states[ref]}"
-        for ref in (head.weight, head.bias)
-    ]
-    assert paths[0] is not None
-    blueprint = Blueprint(forwards, slices, (paths[0], paths[1]), resting, changes_input)
+    states, head = found[False].record.states, found[False].head
+    bias = None if head.bias is None else f"network.{states[head.bias]}"
+    blueprint = Blueprint(
+        forwards,
+        slices,
+        (f"network.{states[head.weight]}", bias),
+        resting(network),
+        any(recording.changes_input for recording in recordings.values()),
+    )
     converted = SlimmableNetwork(network, constants, blueprint, widths)
-    _check_effect(converted, expected, example)
+    _check_effect(converted, recordings)
     return converted
 
 
 @torch.no_grad()
-def _check_effect(
-    network: SlimmableNetwork, expected: Mapping[bool, Tensor], example: Tensor
-) -> None:
+def _check_effect(network: SlimmableNetwork, recordings: Mapping[bool, Recording]) -> None:
     """See that the full width computes on the example what the network did.
 
     Raises:
         ValueError: it does not.
     """
-    for mode, before in expected.items():
+    for mode, recording in recordings.items():
         tried = copy.deepcopy(network).train(mode)
-        torch.manual_seed(_SEED)
-        logits = tried(example.clone())
+        before = recording.logits
+        with seeded(network):
+            logits = tried(recording.example.clone())
         assert isinstance(logits, Tensor)
         if logits.shape != before.shape or not torch.allclose(
             logits, before, rtol=1e-3, atol=1e-3 * float(before.abs().max()), equal_nan=True
@@ -170,81 +153,3 @@ def _copied(model: nn.Module) -> nn.Module:
                         f"its {name!r} cannot be copied: {reason}; take it off for the conversion"
                     ) from error
         raise Place("", type(model).__name__).refusal(f"it cannot be copied: {error}") from error
-
-
-def _resting(network: nn.Module) -> tuple[str, ...]:
-    """Modules put in eval mode inside a network in training mode: meant to stay so."""
-    return tuple(
-        path for path, each in network.named_modules() if network.training and not each.training
-    )
-
-
-def _in_mode(network: nn.Module, mode: bool, resting: Sequence[str]) -> nn.Module:
-    network = copy.deepcopy(network).train(mode)
-    for path in resting:
-        network.get_submodule(path).eval()
-    return network
-
-
-def _recorded(network: nn.Module, mode: bool, resting: Sequence[str], example: Tensor) -> Record:
-    torch.manual_seed(_SEED)
-    recorder = Recorder(_in_mode(network, mode, resting))
-    try:
-        return recorder.run(example)
-    except ValueError as error:
-        if str(error).startswith("cannot make"):
-            raise
-        raise _failed(recorder, error) from error
-    except Exception as error:  # whatever a module of the user's raises
-        raise _failed(recorder, error) from error
-
-
-def _failed(recorder: Recorder, error: Exception) -> ValueError:
-    return recorder.place().refusal(f"its forward fails on the example: {error}")
-
-
-def _same(one: Record, other: Record) -> bool:
-    return len(one.steps) == len(other.steps) and all(
-        type(ours) is type(theirs) and ours.same(theirs)  # type: ignore[arg-type]
-        for ours, theirs in zip(one.steps, other.steps, strict=True)
-    )
-
-
-def _varying(
-    record: Record, network: nn.Module, mode: bool, resting: Sequence[str], example: Tensor
-) -> Varying:
-    """Find the axes whose sizes another input may change, by giving it others.
-
-    Raises:
-        ValueError: with another batch it computes something else.
-    """
-    for other, dims in others_like(example):
-        try:
-            again = _recorded(network, mode, resting, other)
-        except ValueError:
-            if dims == (0,):
-                raise
-            continue
-        if _same(record, again):
-            return frozenset(
-                (Ref(at), dim)
-                for at, (one, two) in enumerate(zip(record.shapes, again.shapes, strict=True))
-                for dim, (ours, theirs) in enumerate(zip(one, two, strict=True))
-                if ours != theirs
-            )
-        if dims == (0,):
-            raise _difference(record, again).refusal(
-                "its forward is not the same for every number of samples in a batch"
-            )
-    raise AssertionError
-
-
-def _difference(record: Record, again: Record) -> Place:
-    for one, other in zip(record.steps, again.steps, strict=False):
-        if type(one) is not type(other) or not one.same(other):  # type: ignore[arg-type]
-            return one.place
-    return Place("", "")
-
-
-def _devices(network: nn.Module) -> list[Any]:
-    return sorted({each.device.index for each in network.parameters() if each.is_cuda})

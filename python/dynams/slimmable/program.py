@@ -18,10 +18,8 @@ from torch import Tensor, fx, nn
 from dynams.slimmable.analysis import Slimming
 from dynams.slimmable.extents import Expression, Extent
 from dynams.slimmable.record import Guard, Leaf, Ref, Region, Step
+from dynams.slimmable.recordings import Varying
 from dynams.slimmable.rules import Scaled, refs
-
-Varying = frozenset[tuple[Ref, int]]
-"""Axes whose sizes another input may change."""
 
 
 class Within(NamedTuple):
@@ -120,8 +118,7 @@ class _Builder:
                 if ref in self.record.states:
                     tensors[ref] = f"network.{self.record.states[ref]}"
                 elif ref in self.record.constants:
-                    at = list(self.record.constants).index(ref)
-                    tensors[ref] = f"constants.{at}"
+                    tensors[ref] = f"constants.{self.record.constant_name(ref)}"
         for ref, path in tensors.items():
             self.nodes[ref] = self.graph.placeholder(path.replace(".", "_"))
         for step in live:

@@ -16,6 +16,10 @@ from torch import Tensor
 from dynams.slimmable.extents import Extent
 
 
+class RefusedError(ValueError):
+    """What cannot be made slimmable, and why."""
+
+
 class Ref(NamedTuple):
     """A tensor of the record.
 
@@ -45,9 +49,9 @@ class Place(NamedTuple):
         name = f"module {self.path!r}" if self.path else "the network itself"
         return f"{name} ({self.kind}{f', at {self.line}' if self.line else ''})"
 
-    def refusal(self, problem: str) -> ValueError:
+    def refusal(self, problem: str) -> RefusedError:
         """Make the error that refuses what stands here."""
-        return ValueError(f"cannot make {self.told} slimmable: {problem}")
+        return RefusedError(f"cannot make {self.told} slimmable: {problem}")
 
 
 class Region(NamedTuple):
@@ -141,9 +145,10 @@ class Record:
     """A forward, as a straight line of operations.
 
     Attributes:
+        input: the network's input.
+        training: in which mode it was recorded.
         steps: in order.
         tensors: shapes of all tensors.
-        input: the network's input.
         states: paths of the parameters and buffers used.
         constants: values of other tensors that the network brought.
         output: the logits.
@@ -151,6 +156,7 @@ class Record:
     """
 
     input: Ref
+    training: bool
     steps: list[Step | Guard] = field(default_factory=list)
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     states: dict[Ref, str] = field(default_factory=dict)
@@ -161,6 +167,10 @@ class Record:
     def shape(self, ref: Ref) -> tuple[int, ...]:
         """Shape of a tensor, of the example."""
         return self.shapes[ref.number]
+
+    def constant_name(self, ref: Ref) -> str:
+        """Name of a constant."""
+        return f"{'training' if self.training else 'eval'}_{list(self.constants).index(ref)}"
 
 
 def _plain(value: Any) -> Any:

@@ -54,7 +54,7 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.model = model
         self._leaves = leaves
-        self.record = Record(Ref(0))
+        self.record = Record(Ref(0), model.training)
         self._known: dict[int, tuple[Tensor, Ref]] = {}
         self._unread: set[Ref] = set()
         self._places: list[Place] = []
