@@ -26,7 +26,7 @@ TORCHVISION = """resnet18 vit_b_16 mobilenet_v3_small efficientnet_b0 densenet12
 SIDE = 96
 SIDES = {
     "xception41": 128,
-    "inception_v3": 128,
+    "inception_v3": 299,
     "vgg11_bn": 224,
     "mixer_s16_224": 224,
     "resmlp_12_224": 224,
@@ -99,12 +99,8 @@ def _timm(create_model: Callable[..., nn.Module], name: str) -> nn.Module:
 def _options(name: str) -> dict[str, Any]:
     if name == "vit_b_16":
         return {"image_size": 64}
-    # Otherwise they return several logits in training mode, and draw their weights slowly.
-    return (
-        {"aux_logits": False, "init_weights": False}
-        if name in ("googlenet", "inception_v3")
-        else {}
-    )
+    # These draw their weights slowly.
+    return {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
 
 
 def _transformers() -> list[Candidate]:

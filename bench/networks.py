@@ -38,6 +38,8 @@ STEPS = 6
 RATE = 0.02
 # Of one network in float32, run twice: sums may be taken in another order, nothing more.
 SAME = 1e-5
+# A gap is the difference of two logits, of float32.
+SCORED = 1e-4
 
 
 @dataclass
@@ -80,7 +82,7 @@ class Finding:
     def good(self) -> bool:
         """Identical at full width, smaller and trainable at a slim one, and a slim head scores its features."""
         slims = bool(self.shares) and max(self.shares.values()) < 0.9
-        scored = self.scores is not None and self.scores <= SAME
+        scored = self.scores is not None and self.scores <= SCORED
         return self.fault is None and self.same and slims and self.trains and scored
 
 
@@ -286,7 +288,7 @@ def row(finding: Finding) -> str:
         trained += f", of {finding.moved[1]} norms {finding.moved[0]} move"
     scored = (
         "yes"
-        if finding.scores is not None and finding.scores <= SAME
+        if finding.scores is not None and finding.scores <= SCORED
         else f"**{finding.scores:.0e} off**"
     )
     cells = (
