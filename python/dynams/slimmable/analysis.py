@@ -137,8 +137,9 @@ class Analysis:
         return kept_whole(call)
 
 
-# What may stand between the classifier and the logits: it moves nothing but axes of one element.
-_AFTER = frozenset("flatten reshape view squeeze contiguous".split())
+# What may stand between the classifier and the logits: it moves nothing but axes of one element, and
+# computes nothing (language models give their logits in single precision).
+_AFTER = frozenset("flatten reshape view squeeze contiguous float to".split())
 
 
 def _head(found: Slimming, model: nn.Module) -> HeadCall:

@@ -669,6 +669,67 @@ LLAMA = {
 }
 
 
+class AlibiBlock(nn.Module):
+    """Bloom's: of every head its query, key and value side by side, and heads beside samples."""
+
+    def __init__(self, dim: int, heads: int, head: int) -> None:
+        super().__init__()
+        self.heads, self.head = heads, head
+        self.norm = nn.LayerNorm(dim)
+        self.query_key_value = nn.Linear(dim, heads * 3 * head)
+        self.dense = nn.Linear(heads * head, dim)
+
+    def forward(self, x: Tensor, alibi: Tensor) -> Tensor:
+        B, T, _ = x.shape
+        fused = self.query_key_value(self.norm(x)).view(B, T, self.heads, 3, self.head)
+        q, k, v = (
+            fused[..., part, :].transpose(1, 2).reshape(B * self.heads, -1, self.head)
+            for part in range(3)
+        )
+        scores = alibi.baddbmm(batch1=q, batch2=k.transpose(-1, -2), beta=0.9, alpha=0.5)
+        attn = scores.view(B, self.heads, T, -1).softmax(-1).view(B * self.heads, T, -1)
+        out = torch.bmm(attn, v).view(B, self.heads, T, self.head).permute(0, 2, 1, 3)
+        return x + self.dense(out.reshape(B, T, self.heads * self.head))
+
+
+class Bloom(nn.Module):
+    """Biases by distance, other ones in each head, and logits in single precision."""
+
+    slopes: Tensor
+
+    def __init__(self, dim: int, heads: int, head: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.embedding = nn.Embedding(WORDS, dim)
+        self.block = AlibiBlock(dim, heads, head)
+        self.register_buffer("slopes", -(0.5 ** torch.arange(1.0, heads + 1)).double())
+        self.lm_head = nn.Linear(dim, WORDS, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        B, T = ids.shape
+        alibi = self.slopes[None, :, None, None] * torch.arange(T).expand(B, 1, 1, T)
+        alibi = alibi.reshape(B * self.heads, 1, T)
+        return self.lm_head(self.block(self.embedding(ids), alibi)).float()
+
+
+def bloom_at(width: float) -> Slim:
+    dim, heads = keep(10, width), keep(3, width)
+    return Slim(
+        {"dim": dim, "heads": heads, "head": 4},
+        {"d": range(dim), "qkv": range(heads * 12), "v": range(heads * 4), "h": range(heads)},
+    )
+
+
+BLOOM = {
+    "query_key_value": "qkv d",
+    "dense": "d v",
+    "slopes": "h",
+    "embedding": "- d",
+    "lm_head": "- d",
+    "": "d",
+}
+
+
 class ConvNorm(nn.Sequential):
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, **options: Any) -> None:
         super().__init__(
@@ -864,6 +925,7 @@ MINIATURES = {
     "densenet": Miniature(DenseNet, densenet_at, DENSENET),
     "gpt": Miniature(GPT, vit_at, GPT_TABLE, tokens=True),
     "llama": Miniature(Llama, llama_at, LLAMA, tokens=True),
+    "bloom": Miniature(Bloom, bloom_at, BLOOM, tokens=True),
     "csp": Miniature(CSP, csp_at, CSP_TABLE),
     "ghost": Miniature(Ghost, ghost_at, GHOST),
     "split_attention": Miniature(SplitAttention, split_at, SPLIT),

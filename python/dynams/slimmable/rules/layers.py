@@ -70,7 +70,8 @@ def product_of_matrices(call: Call) -> Outcome:
 
 def added_product(call: Call) -> Outcome:
     """As torch.addmm and torch.baddbmm."""
-    one, other = (call.axes(call.argument(at, name)) for at, name in ((1, "mat1"), (2, "mat2")))
+    one = call.axes(call.argument(1, "mat1", "batch1"))
+    other = call.axes(call.argument(2, "mat2", "batch2"))
     (shape,) = call.shapes
     return Outcome((met([_multiplied(one, other, shape), call.first], shape),))
 
