@@ -46,7 +46,6 @@ class SlimmableNetwork(ProgrammedNetwork):
         super().__init__(network, constants, blueprint)
         self.widths = widths
         self._logits_hooks: OrderedDict[int, Callable[[float, Tensor], None]] = OrderedDict()
-        self.register_load_state_dict_pre_hook(_under_network)  # type: ignore[no-untyped-call]
 
     def head_at(self, width: float) -> Head:
         """Return the classifier at a width: a copy of the columns that it uses.
@@ -116,6 +115,11 @@ class SlimmableNetwork(ProgrammedNetwork):
         self._logits_hooks[handle.id] = hook
         return handle
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        # Not a hook before loading, which the oldest torch that is served lacks.
+        _under_network(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def _logits(self, images: Tensor, widths: tuple[float, ...]) -> tuple[Tensor, ...]:
         forwards = self._forwards(widths)
         known = self._weights(forwards, widths)
@@ -158,7 +162,7 @@ class SlimmableNetwork(ProgrammedNetwork):
         return program.run(input, [weights[path] for path in program.tensors], modules)
 
 
-def _under_network(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _under_network(state: dict[str, Any], prefix: str) -> None:
     """Take a state whose names begin at the network, as those of the residual networks once did."""
     names = [each for each in state if each.startswith(prefix)]
     if any(each.startswith((f"{prefix}network.", f"{prefix}constants.")) for each in names):
