@@ -41,7 +41,7 @@ def convert(
             `logits`. Other arguments of its forward take their defaults. It is copied and left as
             it is.
         widths: strictly ascending fractions of the channels, the last one 1.0.
-        example: a batch that `model` takes, of two or more; None: one is found by trying. Sizes may
+        example: a batch that `model` takes, on its device; None: one is found by trying. Sizes may
             differ later, along the batch and wherever the network allows it.
 
     Raises:
@@ -54,6 +54,8 @@ def convert(
         raise TypeError(f"model: got {type(model).__name__}, want an nn.Module")
     if example is not None and not isinstance(example, Tensor):
         raise TypeError(f"example: got {type(example).__name__}, want a tensor")
+    if example is not None and (example.dim() == 0 or not len(example)):
+        raise ValueError(f"example: got shape {tuple(example.shape)}, want a batch")
     _check_modules(model)
     network = _copied(model)
     recordings = recorded(network, example)
