@@ -44,6 +44,7 @@ class Blueprint:
         forwards: by width and mode (True: training).
         slices: what each width uses of parameters and buffers, by path.
         head: paths of the classifier's weight and bias, if it has one.
+        shape: of the input; None where another size may come.
         resting: modules that stay in eval mode when the network trains.
         changes_input: the forward changes its input in place.
     """
@@ -51,6 +52,7 @@ class Blueprint:
     forwards: Mapping[tuple[float, bool], Forward]
     slices: Mapping[str, Slices]
     head: tuple[str, str | None]
+    shape: tuple[int | None, ...]
     resting: tuple[str, ...]
     changes_input: bool
 
@@ -81,6 +83,20 @@ class ProgrammedNetwork(nn.Module):
         for path in self._blueprint.resting:
             self.network.get_submodule(path).eval()
         return self
+
+    def _check(self, images: Tensor) -> None:
+        shape = self._blueprint.shape
+        if len(shape) != images.dim() or any(
+            want not in (None, size) for want, size in zip(shape, images.shape, strict=True)
+        ):
+            told = ", ".join(
+                "B" if at == 0 else "*" if each is None else str(each)
+                for at, each in enumerate(shape)
+            )
+            raise ValueError(
+                f"images: got shape {tuple(images.shape)}, want ({told}): what the network was converted for; "
+                "convert(..., example=...) takes another"
+            )
 
     @property
     def head(self) -> Head:

@@ -92,12 +92,24 @@ def convert(
         forwards,
         slices,
         (f"network.{states[head.weight]}", bias),
+        _shape(recordings),
         resting(network),
         any(recording.changes_input for recording in recordings.values()),
     )
     converted = SlimmableNetwork(network, constants, blueprint, widths)
     _check_effect(converted, recordings)
     return converted
+
+
+def _shape(recordings: Mapping[bool, Recording]) -> tuple[int | None, ...]:
+    """Shape of the input, with None for sizes that may vary in both modes."""
+    sizes = recordings[False].example.shape
+    return tuple(
+        None
+        if all((each.record.input, dim) in each.varying for each in recordings.values())
+        else size
+        for dim, size in enumerate(sizes)
+    )
 
 
 @torch.no_grad()

@@ -69,6 +69,7 @@ class SlimmableNetwork(ProgrammedNetwork):
             ValueError: `width` is unknown; the message lists the known ones.
         """
         widths = (check_width(1.0 if width is None else width, self.widths),)
+        self._check(images)
         forwards = self._forwards(widths)
         (weights,) = self._weights(forwards, widths, "features")
         return flat(self._run(forwards[0].features, images, weights, widths[0]))
@@ -121,6 +122,7 @@ class SlimmableNetwork(ProgrammedNetwork):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _logits(self, images: Tensor, widths: tuple[float, ...]) -> tuple[Tensor, ...]:
+        self._check(images)
         forwards = self._forwards(widths)
         known = self._weights(forwards, widths)
         outputs = []

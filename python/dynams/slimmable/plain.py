@@ -34,10 +34,12 @@ class PlainNetwork(ProgrammedNetwork):
 
     def features(self, images: Tensor) -> Tensor:
         """Map images to what the head takes, (B, D)."""
+        self._check(images)
         return flat(self._run(self._forward().features, images))
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images to logits (B, C)."""
+        self._check(images)
         forward = self._forward()
         return self._run(forward.logits, self._run(forward.features, images))
 
