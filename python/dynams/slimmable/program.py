@@ -93,8 +93,8 @@ def compare_sizes(name: str, one: int, other: int, outcome: bool, told: str) -> 
     """
     if getattr(operator, name)(one, other) is not outcome:
         raise ValueError(
-            f"input: got a size for which {told} decides otherwise than for the example that the network was "
-            f"converted with ({one} {name} {other}); want sizes like the example's: convert(..., example=...)"
+            f"images: got sizes for which {told} decides otherwise than for what the network was converted for "
+            f"({one} {name} {other} is {not outcome}); convert(..., example=...) takes another"
         )
 
 
