@@ -67,7 +67,7 @@ class Recorder(TorchFunctionMode):
         self._attributes = {id(each) for each in _attributes(model)}
         self._grad = torch.is_grad_enabled()
         self._device = ""
-        self._autocast: tuple[str, bool, torch.dtype] | None = None
+        self._autocasts = 0
 
     def run(self, example: Tensor) -> Record:
         """Record a call with ``example``.
@@ -76,7 +76,7 @@ class Recorder(TorchFunctionMode):
             ValueError: the forward decides by values, or uses a tensor of unknown origin.
         """
         self._device = example.device.type
-        self._autocast = _autocast(self._device)
+        self._autocasts = _nesting()
         self.record.input = self._new(example)
         self._unread.add(self.record.input)
         with self._watched(), torch.enable_grad(), self:
@@ -146,7 +146,9 @@ class Recorder(TorchFunctionMode):
             return value
 
         args, kwargs = mapped(tuple(args), recorded), mapped(dict(kwargs), recorded)
-        region = Region(torch.is_grad_enabled(), _autocast(self._device))
+        # An autocast that changes nothing now may do so in a run under another.
+        own = _nesting() > self._autocasts
+        region = Region(torch.is_grad_enabled(), _autocast(self._device) if own else None)
         if torch.is_inference_mode_enabled():
             raise place.refusal(
                 "its forward goes into inference mode; torch.no_grad() would be kept"
@@ -154,8 +156,6 @@ class Recorder(TorchFunctionMode):
         refs = tuple(self._new(each) for each in results)
         if self._unread.intersection(taken):
             self._unread.update(refs)
-        if region.autocast == self._autocast:
-            region = Region(region.grad, None)
         self.record.steps.append(
             Step(
                 target,
@@ -290,6 +290,13 @@ def _attributes(model: nn.Module) -> Iterator[Tensor]:
 def _autocast(device: str) -> tuple[str, bool, torch.dtype]:
     enabled = torch.is_autocast_enabled(device)
     return device, enabled, torch.get_autocast_dtype(device)
+
+
+def _nesting() -> int:
+    """Count the autocasts that are open, also those that change nothing."""
+    count = torch.autocast_increment_nesting()
+    torch.autocast_decrement_nesting()
+    return count
 
 
 def _kind(value: object) -> str:
