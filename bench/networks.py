@@ -34,8 +34,8 @@ from network_list import TIMM, Candidate, candidates
 
 LIBRARIES = ("timm", "torchvision", "transformers")
 WIDTHS = (0.5, 1.0)
-STEPS = 6
-RATE = 0.02
+STEPS = 8
+RATE = 0.1
 # Of one network in float32, run twice: sums may be taken in another order, nothing more.
 SAME = 1e-5
 # A gap is the difference of two logits, of float32.
