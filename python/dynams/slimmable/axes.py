@@ -10,7 +10,7 @@ from then on each position is kept in both or in neither. What cannot be united 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -45,13 +45,13 @@ class Axis:
     def fixed(self) -> bool:
         """Whether every width keeps all of them."""
         axis = _found(self)
-        return axis._fixed if axis._kind == "leaf" else all(each.fixed for each in axis._parts)
+        return axis._fixed if axis._kind == "leaf" else all(each.fixed for each in _parts(axis))
 
     def fix(self) -> None:
         """Keep all of them at every width."""
         axis = _found(self)
         axis._fixed = True
-        for each in axis._parts:
+        for each in _parts(axis):
             each.fix()
 
     def kept(self, width: float) -> NDArray[np.bool_]:
@@ -59,11 +59,11 @@ class Axis:
         axis = _found(self)
         if axis._kind == "product":
             kept = np.ones(1, bool)
-            for each in axis._parts:
+            for each in _parts(axis):
                 kept = np.logical_and.outer(kept, each.kept(width)).ravel()
             return kept
         if axis._kind == "sum":
-            return np.concatenate([each.kept(width) for each in axis._parts])
+            return np.concatenate([each.kept(width) for each in _parts(axis)])
         kept = np.ones(axis.size, bool)
         if not axis._fixed:
             kept[slim_channels(axis.size, width) :] = False
@@ -82,7 +82,7 @@ class Axis:
         axis = _found(self)
         if axis._kind == "leaf":
             return f"{axis.size}{'' if axis._fixed else '*'}"
-        return f"({(' ' if axis._kind == 'product' else ' + ').join(map(repr, axis._parts))})"
+        return f"({(' ' if axis._kind == 'product' else ' + ').join(map(repr, _parts(axis)))})"
 
 
 def whole(size: int) -> Axis:
@@ -122,13 +122,14 @@ def unite(one: Axis, other: Axis) -> None:
 def factored(axis: Axis, sizes: Sequence[int]) -> tuple[Axis, ...]:
     """Split an axis into ``sizes``, outer to inner, as a reshape does."""
     assert math.prod(sizes) == axis.size, (axis, sizes)
-    left = _factors(axis)
+    if axis.size == 0:
+        return tuple(map(whole, sizes))
+    left = [axis]
     parts = []
     for size in sizes:
         taken: list[Axis] = []
         while size > 1:
-            left = [each for axis in left for each in _factors(axis)]
-            first = left.pop(0)
+            first = _next(left, _factors)
             common = math.gcd(size, first.size)
             if common == 1:
                 # The digits do not line up: nothing of what is left can slim.
@@ -139,7 +140,7 @@ def factored(axis: Axis, sizes: Sequence[int]) -> tuple[Axis, ...]:
                 break
             if common < first.size:
                 first, inner = _divided(first, common)
-                left.insert(0, inner)
+                left.append(inner)
             taken.append(first)
             size //= common
         parts.append(product(taken))
@@ -149,16 +150,15 @@ def factored(axis: Axis, sizes: Sequence[int]) -> tuple[Axis, ...]:
 def parted(axis: Axis, sizes: Sequence[int]) -> tuple[Axis, ...]:
     """Cut an axis into parts of ``sizes``, end to end, as a split does."""
     assert sum(sizes) == axis.size, (axis, sizes)
-    left = _terms(axis)
+    left = [axis]
     parts = []
     for size in sizes:
         taken: list[Axis] = []
         while size > 0:
-            left = [each for axis in left for each in _terms(axis)]
-            first = left.pop(0)
+            first = _next(left, _terms)
             if first.size > size:
                 first, rest = _cut(first, size)
-                left.insert(0, rest)
+                left.append(rest)
             taken.append(first)
             size -= first.size
         parts.append(concatenated(taken))
@@ -168,17 +168,21 @@ def parted(axis: Axis, sizes: Sequence[int]) -> tuple[Axis, ...]:
 def settle(axis: Axis) -> None:
     """Let every product slim by its outermost part that can: heads, groups, channels before pixels."""
     axis = _found(axis)
-    for each in axis._parts:
+    parts = _parts(axis)
+    for each in parts:
         settle(each)
     if axis._kind == "product":
-        free = [each for each in axis._parts if not each.fixed]
+        free = [each for each in parts if not each.fixed]
         for each in free[1:]:
             each.fix()
 
 
 def _found(axis: Axis) -> Axis:
     while axis._kind == "same":
-        (axis,) = axis._parts
+        (other,) = axis._parts
+        if other._kind == "same":
+            axis._parts = other._parts  # shorter from now on
+        axis = other
     return axis
 
 
@@ -199,32 +203,46 @@ def _made(kind: Literal["product", "sum"], parts: list[Axis], neutral: int) -> A
     return axis
 
 
-def _opened(axis: Axis, kind: str, neutral: int) -> Iterator[Axis]:
+def _opened(axis: Axis, kind: str, neutral: int) -> list[Axis]:
+    # No recursion: an axis from which one part after another was cut is as deep as it has parts.
     axis = _found(axis)
+    opened: list[Axis] = []
+    left = [axis]
+    while left:
+        each = _found(left.pop())
+        if each._kind == kind:
+            left.extend(reversed(each._parts))
+        elif each.size != neutral:
+            opened.append(each)
     if axis._kind == kind:
-        for each in axis._parts:
-            yield from _opened(each, kind, neutral)
-    elif axis.size != neutral:
-        yield axis
+        axis._parts = tuple(opened)
+    return opened
 
 
 def _factors(axis: Axis) -> list[Axis]:
-    return list(_opened(axis, "product", 1))
+    return _opened(axis, "product", 1)
 
 
 def _terms(axis: Axis) -> list[Axis]:
-    return list(_opened(axis, "sum", 0))
+    return _opened(axis, "sum", 0)
+
+
+def _parts(axis: Axis) -> list[Axis]:
+    if axis._kind == "leaf":
+        return []
+    return _factors(axis) if axis._kind == "product" else _terms(axis)
+
+
+def _next(left: list[Axis], opened: Callable[[Axis], list[Axis]]) -> Axis:
+    """Take the first part of the last of ``left``: what was done since may have divided it."""
+    left.extend(reversed(opened(left.pop())))
+    return left.pop()
 
 
 def _unite_factors(one: Axis, other: Axis) -> None:
     ours, theirs = [one], [other]
-    while True:
-        # Uniting earlier factors may have divided later ones.
-        ours = [each for axis in ours for each in _factors(axis)]
-        theirs = [each for axis in theirs for each in _factors(axis)]
-        if not ours:
-            return
-        first, second = ours.pop(0), theirs.pop(0)
+    while ours:
+        first, second = _next(ours, _factors), _next(theirs, _factors)
         common = math.gcd(first.size, second.size)
         if common == 1:
             for each in (first, second, *ours, *theirs):
@@ -232,28 +250,24 @@ def _unite_factors(one: Axis, other: Axis) -> None:
             return
         if common < first.size:
             first, inner = _divided(first, common)
-            ours.insert(0, inner)
+            ours.append(inner)
         if common < second.size:
             second, inner = _divided(second, common)
-            theirs.insert(0, inner)
+            theirs.append(inner)
         unite(first, second)
 
 
 def _unite_terms(one: Axis, other: Axis) -> None:
     ours, theirs = [one], [other]
-    while True:
-        ours = [each for axis in ours for each in _terms(axis)]
-        theirs = [each for axis in theirs for each in _terms(axis)]
-        if not ours:
-            return
-        first, second = ours.pop(0), theirs.pop(0)
+    while ours:
+        first, second = _next(ours, _terms), _next(theirs, _terms)
         size = min(first.size, second.size)
         if size < first.size:
             first, rest = _cut(first, size)
-            ours.insert(0, rest)
+            ours.append(rest)
         if size < second.size:
             second, rest = _cut(second, size)
-            theirs.insert(0, rest)
+            theirs.append(rest)
         unite(first, second)
 
 
