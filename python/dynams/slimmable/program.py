@@ -20,6 +20,7 @@ from dynams.slimmable.extents import Expression, Extent
 from dynams.slimmable.record import Guard, Leaf, Ref, Region, Step
 from dynams.slimmable.recordings import Varying
 from dynams.slimmable.rules import Scaled, refs
+from dynams.slimmable.stored import address, addressed, loaded, stored
 
 
 class Within(NamedTuple):
@@ -69,6 +70,26 @@ class Program:
         # Not the module itself, whose wrapping of a call costs as much as a small layer.
         output: Tensor = self.graph.forward(input, *tensors, *modules)
         return output
+
+    def __deepcopy__(self, memo: object) -> Program:
+        return self  # nothing changes it
+
+    def __reduce__(self) -> Any:
+        return _loaded, (stored(self.graph.graph), self.tensors, _stored_modules(self.modules))
+
+
+def _stored_modules(modules: Sequence[str | Within]) -> list[Any]:
+    return [
+        (address(each.function), each.region) if isinstance(each, Within) else each
+        for each in modules
+    ]
+
+
+def _loaded(nodes: Sequence[Any], tensors: tuple[str, ...], modules: Sequence[Any]) -> Program:
+    called = [
+        each if isinstance(each, str) else Within(addressed(each[0]), each[1]) for each in modules
+    ]
+    return Program(fx.GraphModule(nn.Module(), loaded(nodes), "Width"), tensors, tuple(called))
 
 
 def features_of(found: Slimming, width: float, varying: Varying) -> Program:
