@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -48,13 +48,13 @@ class SlimmableNetwork(ProgrammedNetwork):
         self._logits_hooks: OrderedDict[int, Callable[[float, Tensor], None]] = OrderedDict()
 
     def head_at(self, width: float) -> Head:
-        """Return the classifier at a width: a copy of the columns that it uses.
+        """Return the classifier at a width: the columns that it uses, uncopied.
 
         Raises:
             ValueError: `width` is unknown; the message lists the known ones.
         """
-        forwards = self._forwards((check_width(width, self.widths),))
-        (known,) = self._weights(forwards, (width,), "logits")
+        (forward,) = self._forwards((width,))
+        known = self._head_weights(forward, width)
         weight, bias = self._blueprint.head
         return Head(flat(known[weight]), None if bias is None else known[bias])
 
@@ -71,7 +71,7 @@ class SlimmableNetwork(ProgrammedNetwork):
         widths = (check_width(1.0 if width is None else width, self.widths),)
         self._check(images)
         forwards = self._forwards(widths)
-        (weights,) = self._weights(forwards, widths, "features")
+        (weights,) = self._weights(forwards, widths)
         return flat(self._run(forwards[0].features, images, weights, widths[0]))
 
     def forward(
@@ -129,7 +129,7 @@ class SlimmableNetwork(ProgrammedNetwork):
         for width, forward, weights in zip(widths, forwards, known, strict=True):
             given = images.clone() if self._blueprint.changes_input and len(widths) > 1 else images
             features = self._run(forward.features, given, weights, width)
-            logits = self._run(forward.logits, features, weights, width)
+            logits = self._run(forward.logits, features, self._head_weights(forward, width), width)
             for hook in self._logits_hooks.values():
                 hook(width, logits)
             outputs.append(logits)
@@ -142,17 +142,22 @@ class SlimmableNetwork(ProgrammedNetwork):
         ]
 
     def _weights(
-        self, forwards: Sequence[Forward], widths: tuple[float, ...], *parts: str
+        self, forwards: Sequence[Forward], widths: tuple[float, ...]
     ) -> list[dict[str, Tensor]]:
-        """What each width uses of the parameters and buffers, by path."""
+        """What each width uses of the parameters and buffers before the classifier, by path."""
         known: list[dict[str, Tensor]] = [{} for _ in widths]
-        for part in parts or ("features", "logits"):
-            for path in cast(Program, getattr(forwards[0], part)).tensors:
-                tensor = value_at(*place_of(self, path))
-                parts_ = self._blueprint.slices[path].parts(tensor, widths)
-                for weights, each in zip(known, parts_, strict=True):
-                    weights[path] = each
+        for path in forwards[0].features.tensors:
+            parts = self._blueprint.slices[path].parts(value_at(*place_of(self, path)), widths)
+            for weights, part in zip(known, parts, strict=True):
+                weights[path] = part
         return known
+
+    def _head_weights(self, forward: Forward, width: float) -> dict[str, Tensor]:
+        """What a width uses of the classifier's, uncopied: a matrix product reads leading columns in place."""
+        return {
+            path: self._blueprint.slices[path].view(value_at(*place_of(self, path)), width)
+            for path in forward.logits.tensors
+        }
 
     def _run(
         self, program: Program, input: Tensor, weights: Mapping[str, Tensor], width: float

@@ -18,6 +18,7 @@ from dynams.slimmable.base import (
     place_of,
     value_at,
 )
+from dynams.slimmable.casting import layer_weights
 from dynams.slimmable.folding import folded
 from dynams.slimmable.norms import SwitchableBatchNorm
 from dynams.slimmable.program import Program, Within
@@ -59,6 +60,16 @@ class PlainNetwork(ProgrammedNetwork):
         self._blueprint = replace(
             self._blueprint, forwards={(1.0, False): Forward(features, forward.logits)}
         )
+
+    def cast_layers(self, dtype: torch.dtype) -> None:
+        """Cast the weights of layers before the classifier, once, as autocast does at every call."""
+        forward = self._forward()
+        for path in layer_weights(forward.features):
+            owner, name = place_of(self, path)
+            weight = owner._parameters.get(name)
+            if weight is not None and path not in forward.logits.tensors:
+                cast_weight = weight.detach().to(dtype)
+                owner._parameters[name] = nn.Parameter(cast_weight, weight.requires_grad)
 
     def _forward(self) -> Forward:
         return self._blueprint.forwards[1.0, self.network.training]

@@ -51,6 +51,10 @@ class Slices:
         size = self.leading(width)
         if size is not None and len(size) > 1:
             return leading_block(tensor, size)
+        return self.view(tensor, width)
+
+    def view(self, tensor: Tensor, width: float) -> Tensor:
+        """Cut what ``width`` uses, uncopied where it is one range along each axis."""
         for dim, ranges in enumerate(self.kept[width]):
             if ranges != ((0, self.shape[dim]),):
                 parts = [tensor.narrow(dim, start, stop - start) for start, stop in ranges]
