@@ -19,8 +19,8 @@ BELOW = {
     "cost": {"selection"},
     "selection": set(),
     "data": set(),
-    "slimmable": {"models"},
-    "models": set(),
+    "slimmable": set(),
+    "models": {"slimmable"},
     "checks": set(),
     "_lazy": set(),
 }

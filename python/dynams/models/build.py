@@ -8,8 +8,8 @@ from typing import get_args
 import torch
 
 from dynams.checks import one_of, whole
-from dynams.models.blocks import Architecture, Stem
-from dynams.models.resnet import SlimmableResNet
+from dynams.models.resnet import Architecture, ResNet, Stem
+from dynams.slimmable import SlimmableNetwork, convert
 
 # name: (blocks in each stage, bottleneck, base channels)
 _RESNETS: dict[str, tuple[tuple[int, ...], bool, int]] = {
@@ -24,6 +24,25 @@ _RESNETS: dict[str, tuple[tuple[int, ...], bool, int]] = {
 MODEL_NAMES: tuple[str, ...] = tuple(_RESNETS)
 
 
+def architecture_of(
+    name: str,
+    num_classes: int,
+    *,
+    stem: Stem = "cifar",
+    in_channels: int = 3,
+    base_channels: int | None = None,
+) -> Architecture:
+    """Look an architecture up by its name; arguments and errors are those of `build_model`."""
+    one_of("name", name, MODEL_NAMES)
+    one_of("stem", stem, get_args(Stem))
+    blocks, bottleneck, default_channels = _RESNETS[name]
+    base_channels = default_channels if base_channels is None else base_channels
+    num_classes = whole("num_classes", num_classes, 2)
+    in_channels = whole("in_channels", in_channels, 1)
+    base_channels = whole("base_channels", base_channels, 1)
+    return Architecture(blocks, bottleneck, base_channels, stem, in_channels, num_classes)
+
+
 def build_model(
     name: str,
     num_classes: int,
@@ -34,8 +53,10 @@ def build_model(
     base_channels: int | None = None,
     zero_init_residual: bool = False,
     generator: torch.Generator | None = None,
-) -> SlimmableResNet:
-    """Build a slimmable ResNet by its name.
+) -> SlimmableNetwork:
+    """Build a ResNet by its name and make it slimmable.
+
+    Its `network` is a `ResNet`, and `plain(1.0).network` an ordinary one.
 
     Args:
         name: one of `MODEL_NAMES`: "resnet8", "resnet14", "resnet20" (three stages, 16 base
@@ -54,14 +75,10 @@ def build_model(
         ValueError: an unknown `name` or `stem` (the message lists the known ones), sizes too small,
             or `widths` not as described.
     """
-    one_of("name", name, MODEL_NAMES)
-    one_of("stem", stem, get_args(Stem))
-    blocks, bottleneck, default_channels = _RESNETS[name]
-    base_channels = default_channels if base_channels is None else base_channels
-    num_classes = whole("num_classes", num_classes, 2)
-    in_channels = whole("in_channels", in_channels, 1)
-    base_channels = whole("base_channels", base_channels, 1)
-    architecture = Architecture(blocks, bottleneck, base_channels, stem, in_channels, num_classes)
-    return SlimmableResNet(
-        architecture, widths, zero_init_residual=zero_init_residual, generator=generator
+    architecture = architecture_of(
+        name, num_classes, stem=stem, in_channels=in_channels, base_channels=base_channels
     )
+    resnet = ResNet(architecture, zero_init_residual=zero_init_residual, generator=generator)
+    # Small, for speed; other sizes are as good.
+    example = torch.zeros(2, architecture.in_channels, 8, 8)
+    return convert(resnet, widths, example=example)

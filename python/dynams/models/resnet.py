@@ -1,177 +1,185 @@
-"""ResNets (He et al. 2016): one that runs at several widths, and the ordinary one that it equals at
-each of them.
+"""ResNets (He et al. 2016), plain: `build_model` makes them run at several widths.
+
+Bottlenecks stride in their 3x3 convolution; a shortcut that changes shape is a 1x1 convolution
+(option B, in the thin CIFAR networks too).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn import functional
 
-from dynams.models.blocks import Architecture, PlainLayers, SlimmableLayers, Trunk
-from dynams.models.layers import (
-    SlimmableConv2d,
-    SlimmableLinear,
-    SwitchableBatchNorm2d,
-    check_width,
-    check_widths,
-    slim_channels,
-)
+Stem = Literal["cifar", "imagenet"]
 
 
-class SlimmableResNet(Trunk):
-    """A ResNet that runs at any of `widths` with one set of weights.
+@dataclass(frozen=True)
+class Architecture:
+    """What makes a ResNet.
 
-    The full network is the model; a slim width is its parameter-sharing proxy. At width w every
-    layer uses its leading channels only, so gradients at w reach only the leading block of every
-    weight. Batch-norms are separate for each width.
+    Attributes:
+        blocks: residual blocks in each stage; stage i has base_channels * 2^i channels.
+        bottleneck: blocks are 1x1, 3x3, 1x1 with four times the channels out, not two 3x3.
+        base_channels: channels of the stem and the first stage.
+        stem: "cifar", a 3x3 convolution of stride 1; "imagenet", a 7x7 convolution of stride 2 and
+            a 3x3 max-pool of stride 2.
+        in_channels: channels of the images.
+        num_classes: C.
+    """
+
+    blocks: tuple[int, ...]
+    bottleneck: bool
+    base_channels: int
+    stem: Stem
+    in_channels: int
+    num_classes: int
+
+    @property
+    def num_features(self) -> int:
+        """D, the number of pooled features."""
+        return (self.base_channels << (len(self.blocks) - 1)) * (4 if self.bottleneck else 1)
+
+
+class ConvNorm(nn.Module):
+    """A convolution and its batch-norm."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False
+        )
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply both."""
+        output: Tensor = self.norm(self.conv(input))
+        return output
+
+
+class Residual(nn.Module):
+    """A basic block (3x3, 3x3) or a bottleneck (1x1, 3x3, 1x1 to four times the channels)."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int, *, bottleneck: bool) -> None:
+        super().__init__()
+        if bottleneck:
+            out_channels = 4 * channels
+            body = [
+                ConvNorm(in_channels, channels, 1),
+                ConvNorm(channels, channels, 3, stride),
+                ConvNorm(channels, out_channels, 1),
+            ]
+        else:
+            out_channels = channels
+            body = [ConvNorm(in_channels, channels, 3, stride), ConvNorm(channels, channels, 3)]
+        self.body = nn.ModuleList(body)
+        self.shortcut = (
+            ConvNorm(in_channels, out_channels, 1, stride)
+            if stride != 1 or in_channels != out_channels
+            else None
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (B, C_in, H, W) to (B, C_out, H / stride, W / stride)."""
+        *inner, last = self.body
+        output = input
+        for unit in inner:
+            output = functional.relu(unit(output), inplace=True)
+        output = last(output)
+        output += input if self.shortcut is None else self.shortcut(input)
+        return functional.relu(output, inplace=True)
+
+
+class ResNet(nn.Module):
+    """An ordinary ResNet: `nn.Conv2d`, `nn.BatchNorm2d` and `nn.Linear` only.
 
     Args:
         architecture: what to build; `build_model` makes it from a name.
-        widths: strictly ascending fractions of the channels, the last one 1.0.
         zero_init_residual: start every block as the identity (last batch-norm scale 0).
         generator: draws the initial weights (Kaiming); torch's global generator when None.
 
     Attributes:
-        widths: as given.
-        head: `weight` (num_classes, D) and `bias` (num_classes,).
-
-    Raises:
-        ValueError: `widths` are not as described.
+        architecture: as given.
+        head: the classifier: `weight` (num_classes, D) and `bias` (num_classes,).
     """
 
     def __init__(
         self,
         architecture: Architecture,
-        widths: Sequence[float] = (0.5, 1.0),
         *,
         zero_init_residual: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
-        widths = check_widths(widths)
-        super().__init__(architecture, SlimmableLayers(widths, generator))
-        self.widths = widths
-        self.head = SlimmableLinear(
-            architecture.num_features,
-            architecture.num_classes,
-            widths=widths,
-            generator=generator,
+        super().__init__()
+        self.architecture = architecture
+        device = torch.empty(0).device
+        # torch's layers would draw weights of their own, from the global generator.
+        with torch.device("meta"):
+            self._make_layers()
+        self.to_empty(device=device)
+        self._reset(zero_init_residual, generator)
+
+    def _make_layers(self) -> None:
+        architecture = self.architecture
+        channels, images = architecture.base_channels, architecture.in_channels
+        self.stem = (
+            ConvNorm(images, channels, 7, 2)
+            if architecture.stem == "imagenet"
+            else ConvNorm(images, channels, 3)
         )
+        in_channels = channels
+        stages = []
+        for stage, count in enumerate(architecture.blocks):
+            blocks = nn.ModuleList()
+            for block in range(count):
+                stride = 2 if stage > 0 and block == 0 else 1
+                blocks.append(
+                    Residual(in_channels, channels, stride, bottleneck=architecture.bottleneck)
+                )
+                in_channels = channels * (4 if architecture.bottleneck else 1)
+            stages.append(blocks)
+            channels *= 2
+        self.stages = nn.ModuleList(stages)
+        self.head = nn.Linear(architecture.num_features, architecture.num_classes)
+
+    def _reset(self, zero_init_residual: bool, generator: torch.Generator | None) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(
+                    module.weight, mode="fan_out", nonlinearity="relu", generator=generator
+                )
+            elif isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
+            elif isinstance(module, nn.Linear):
+                bound = 1.0 / math.sqrt(module.in_features)
+                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
         if zero_init_residual:
             for block in self.residuals():
-                cast(SwitchableBatchNorm2d, block.body[-1].norm).zero_gamma()
+                nn.init.zeros_(cast(ConvNorm, block.body[-1]).norm.weight)
 
-    def features(self, images: Tensor, width: float | None = None) -> Tensor:
-        """Map images to pooled features (B, D_w).
-
-        Args:
-            images: (B, in_channels, H, W), floating point.
-            width: one of `widths`; None is the full width.
-
-        Raises:
-            ValueError: `width` is unknown (the message lists the known ones), or `images` has
-                another shape.
-            TypeError: `images` is not floating point.
-        """
-        self._check_images(images)
-        return self.pooled(images, check_width(1.0 if width is None else width, self.widths))
-
-    def forward(
-        self, images: Tensor, width: float | Sequence[float] | None = None
-    ) -> Tensor | tuple[Tensor, ...]:
-        """Map images to logits (B, num_classes).
-
-        Args:
-            images: (B, in_channels, H, W), floating point.
-            width: one of `widths`; None is the full width. A sequence gives a tuple of logits, one
-                for each width in its order, in one forward: DDP sees one forward, and the slim
-                gradients are added into the full ones at next to no cost.
-
-        Raises:
-            ValueError: a width is unknown (the message lists the known ones), the sequence is
-                empty, or `images` has another shape.
-            TypeError: `images` is not floating point.
-        """
-        if width is None or isinstance(width, (int, float)):
-            features = self.features(images, width)
-            logits: Tensor = self.head(features, 1.0 if width is None else width)
-            return logits
-        self._check_images(images)
-        widths = [check_width(each, self.widths) for each in width]
-        if not widths:
-            raise ValueError("width: got an empty sequence, want at least one width")
-        weights: list[dict[nn.Module, Tensor]] = [{} for _ in widths]
-        for module in self.modules():
-            if isinstance(module, SlimmableConv2d):
-                for known, weight in zip(weights, module.weights_at(widths), strict=True):
-                    known[module] = weight
-        return tuple(
-            self.head(self.pooled(images, each, known), each)
-            for each, known in zip(widths, weights, strict=True)
-        )
-
-    def plain(self, width: float) -> ResNet:
-        """Make an ordinary network of that width with copies of the weights: the same outputs.
-
-        It shares nothing with this network and keeps its device, dtypes, memory format and mode
-        (train or eval). Making it draws no random numbers.
-
-        Raises:
-            ValueError: `width` is unknown; the message lists the known ones.
-        """
-        with torch.device("meta"):
-            plain = ResNet(self.architecture, check_width(width, self.widths))
-        state = {
-            f"{name}.{key}": value
-            for name, module in self.named_modules()
-            if isinstance(module, (SlimmableConv2d, SlimmableLinear, SwitchableBatchNorm2d))
-            for key, value in module.plain_state(width).items()
-        }
-        plain.load_state_dict(state, assign=True)
-        return plain.train(self.training)
-
-    def _check_images(self, images: Tensor) -> None:
-        channels = self.architecture.in_channels
-        if images.dim() != 4 or images.shape[1] != channels:
-            raise ValueError(f"images: got shape {tuple(images.shape)}, want (B, {channels}, H, W)")
-        if not images.is_floating_point():
-            raise TypeError(f"images: got {images.dtype}, want floating point")
-
-
-class ResNet(Trunk):
-    """An ordinary ResNet of one width: `nn.Conv2d`, `nn.BatchNorm2d` and `nn.Linear` only.
-
-    `SlimmableResNet.plain` makes it: to score with, to export, to compare with.
-    """
-
-    def __init__(self, architecture: Architecture, width: float = 1.0) -> None:
-        super().__init__(architecture, PlainLayers(width))
-        self.head = nn.Linear(
-            slim_channels(architecture.num_features, width), architecture.num_classes
-        )
+    def residuals(self) -> Iterator[Residual]:
+        """Iterate over the residual blocks, first to last."""
+        for stage in self.stages:
+            for block in cast(nn.ModuleList, stage):
+                yield cast(Residual, block)
 
     def features(self, images: Tensor) -> Tensor:
         """Map images (B, in_channels, H, W) to pooled features (B, D)."""
-        return self.pooled(images)
+        output = functional.relu(self.stem(images), inplace=True)
+        if self.architecture.stem == "imagenet":
+            output = functional.max_pool2d(output, kernel_size=3, stride=2, padding=1)
+        for block in self.residuals():
+            output = block(output)
+        return functional.adaptive_avg_pool2d(output, 1).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, in_channels, H, W) to logits (B, num_classes)."""
-        logits: Tensor = self.head(self.pooled(images))
+        logits: Tensor = self.head(self.features(images))
         return logits
-
-    def fold_batch_norms(self) -> None:
-        """Fold every batch-norm into its convolution: the same outputs up to rounding, for evaluating only.
-
-        Raises:
-            ValueError: the network is in training mode.
-        """
-        if self.training:
-            raise ValueError("fold_batch_norms: got a network in training mode, want eval mode")
-        for unit in list(self.modules()):
-            convolution, norm = getattr(unit, "conv", None), getattr(unit, "norm", None)
-            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                unit.conv = fuse_conv_bn_eval(convolution, norm)
-                unit.norm = nn.Identity()

@@ -18,12 +18,24 @@ from dynams.training.own_network import OwnNetwork
 _Self = TypeVar("_Self")
 
 
+class Classifier(Protocol):
+    """A linear classifier."""
+
+    @property
+    def weight(self) -> Tensor:
+        """(C, D)."""
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(C,), or None."""
+
+
 class Frozen(Protocol):
     """An ordinary network of one width, which only evaluates."""
 
     @property
-    def head(self) -> nn.Module | None:
-        """The classifier: `weight` (C, D) and `bias` (C,) or None; None: features are logits."""
+    def head(self) -> Classifier | None:
+        """The classifier; None: features are logits."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map images to logits (B, C)."""
@@ -33,6 +45,9 @@ class Frozen(Protocol):
 
     def fold_batch_norms(self) -> None:
         """Fold every batch-norm into the layer before it, if it has any."""
+
+    def cast_layers(self, dtype: torch.dtype) -> None:
+        """Cast the weights of layers before the head."""
 
 
 class Network(Protocol):
@@ -44,11 +59,8 @@ class Network(Protocol):
     training: bool
 
     @property
-    def head(self) -> nn.Module | None:
-        """The classifier: `weight` (C, D) and `bias` (C,) or None; called once a width in a step.
-
-        None where it cannot be told apart: features are logits.
-        """
+    def head(self) -> Classifier | None:
+        """The classifier; None where it cannot be told apart: features are logits."""
 
     # Positional in every implementation: images, then the width.
     @property
@@ -99,9 +111,7 @@ def frozen(
     plain.fold_batch_norms()
     plain.to(memory_format=memory_format)
     if autocast is not None:
-        for module in plain.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear) and module is not plain.head:
-                module.to(dtype=autocast)
+        plain.cast_layers(autocast)
     return cast(Frozen, plain)
 
 

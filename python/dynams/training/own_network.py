@@ -18,13 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from dynams.models import SlimmableResNet
 from dynams.selection.evaluating import evaluating
 from dynams.selection.signals import VALIDATION
 from dynams.slimmable import SlimmableNetwork, convert
 
 _LOG = logging.getLogger(__name__)
-Slimmable = (SlimmableResNet, SlimmableNetwork)
 # What logits alone do not give.
 FROM_FEATURES = frozenset({"features", "grand", "distance"})
 
@@ -126,7 +124,7 @@ def admit(
     proxy_width: float | None,
     needs: Iterable[str] = (),
     strategy: str = "a strategy",
-) -> SlimmableResNet | SlimmableNetwork | OwnNetwork:
+) -> SlimmableNetwork | OwnNetwork:
     """Make a user's network one that is trained and scored here, on the device of ``images``.
 
     Args:
@@ -143,7 +141,7 @@ def admit(
     """
     _initialise(model, images)
     slimmable = _with_width(model, proxy_width, images, classes)
-    network: SlimmableResNet | SlimmableNetwork | OwnNetwork
+    network: SlimmableNetwork | OwnNetwork
     if slimmable is None:
         model.to(images.device)
         head = _check_example(model, images, classes)
@@ -170,7 +168,7 @@ def copy_for_holdout(network: nn.Module) -> OwnNetwork:
     Raises:
         ValueError: it cannot be copied.
     """
-    if isinstance(network, Slimmable):
+    if isinstance(network, SlimmableNetwork):
         return OwnNetwork(network.plain(1.0), None)
     assert isinstance(network, OwnNetwork)
     try:
@@ -223,9 +221,9 @@ def _initialise(model: nn.Module, images: Tensor) -> None:
 
 def _with_width(
     model: nn.Module, width: float | None, images: Tensor, classes: int
-) -> SlimmableResNet | SlimmableNetwork | None:
+) -> SlimmableNetwork | None:
     """The network that runs at ``width``; None: the model as it is will do."""
-    if isinstance(model, Slimmable):
+    if isinstance(model, SlimmableNetwork):
         if width is not None and width not in model.widths:
             raise ValueError(
                 f"model: got one of widths {model.widths}, want {width} among them, as proxy.width says"
@@ -238,12 +236,12 @@ def _with_width(
             f"model: got an {type(model).__name__}, want the network inside it, which is converted: run.compile "
             "compiles what comes of it"
         )
+    example = images.to(next((each.device for each in _state(model)), images.device))
     try:
-        return convert(model, (width, 1.0))
+        return convert(model, (width, 1.0), example=example)
     except ValueError as error:
         # What cannot be trained as it is either is not sent the way out.
-        device = next((each.device for each in _state(model)), images.device)
-        _check_example(model, images.to(device), classes)
+        _check_example(model, example, classes)
         raise ValueError(
             f"model: {error}; proxy.recipe: none trains it as it is, and scores with all of it"
         ) from error
@@ -327,7 +325,8 @@ def _logits(given: Any, source: str) -> Tensor:
 @torch.no_grad()
 def _write_back(model: nn.Module, network: SlimmableNetwork) -> None:
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for name, value in network.plain(1.0).network.state_dict().items():
+    trained = network.plain(1.0).network
+    for name, value in (*trained.named_parameters(), *trained.named_buffers()):
         own[name].copy_(value)
 
 

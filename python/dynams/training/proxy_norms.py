@@ -6,7 +6,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from dynams.models.layers import SwitchableBatchNorm2d
+from dynams.slimmable.norms import SwitchableBatchNorm
 from dynams.training.batches import Batches, share
 from dynams.training.distributed import average_buffers
 from dynams.training.network import Network, as_module
@@ -40,7 +40,7 @@ def reestimate_norms(
     module.eval()
     norms = []
     for each in modes:
-        if isinstance(each, SwitchableBatchNorm2d):
+        if isinstance(each, SwitchableBatchNorm):
             slim = each.at(width)
             assert isinstance(slim, nn.modules.batchnorm._BatchNorm)
             _take_scales(slim, each.at(1.0), each.kept[width])

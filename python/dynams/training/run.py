@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from dynams.cost.clock import Clock
 from dynams.data import ImageData
 from dynams.data.datasets import DatasetData
-from dynams.models import SlimmableResNet
+from dynams.models import ResNet
 from dynams.selection import SubsetSampler
+from dynams.slimmable import SlimmableNetwork
 from dynams.training.batches import Batches
 from dynams.training.changed_settings import changed_settings
 from dynams.training.checkpoint import Checkpoint
@@ -334,7 +335,8 @@ def _network(resolved: Resolved, batches: Batches, model: nn.Module | None) -> N
             channels=batches.shape[0],
             classes=len(batches.classes),
         )
-    images, _ = next(batches.plain(0, 1, 1))
+    # Two: a batch-norm in training mode takes no single value for a channel.
+    images, _ = next(batches.plain(0, 2, 2))
     selector = resolved.selector
     return cast(
         Network,
@@ -353,7 +355,8 @@ def _formats(
     resolved: Resolved, model: nn.Module | None
 ) -> tuple[torch.memory_format, torch.memory_format]:
     """Memory formats of training batches and of those that are read; a user's own network has its own."""
-    if model is None or isinstance(model, SlimmableResNet):
+    ours = isinstance(model, SlimmableNetwork) and isinstance(model.network, ResNet)
+    if model is None or ours:
         return resolved.memory_format, resolved.reading_format
     own = layout(model)
     if resolved.device.type == "cpu" and resolved.selector.proxy_width is not None:
@@ -387,6 +390,7 @@ def _step_clock(resolved: Resolved, network: Network, batches: Batches, clock: C
     if width is None or not config.proxy.trains:
         return StepClock(clock)
     if not config.run.compile:
-        return StepClock(clock, network.head)
+        assert isinstance(network, SlimmableNetwork)
+        return StepClock(clock, network)
     images, _ = next(batches.plain(0, 1, 1))
     return StepClock(clock, share=proxy_flop_share(network, images, width))

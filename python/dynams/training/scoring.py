@@ -24,7 +24,7 @@ from dynams.selection.signals import Signals
 from dynams.training.batches import Batches, share
 from dynams.training.computing import autocast_dtype
 from dynams.training.distributed import gather_shares
-from dynams.training.network import Network, evaluated
+from dynams.training.network import Classifier, Network, evaluated
 from dynams.training.own_network import FROM_FEATURES
 
 _KINDS: tuple[dk.ScoreKind, ...] = get_args(dk.ScoreKind)
@@ -107,7 +107,7 @@ def row_scores(logits: Tensor, labels: Tensor, names: Iterable[str]) -> dict[str
 
 @torch.no_grad()
 def head_scores(
-    head: nn.Module | None, features: Tensor, labels: Tensor, names: Iterable[str]
+    head: Classifier | None, features: Tensor, labels: Tensor, names: Iterable[str]
 ) -> dict[str, Tensor]:
     """Return scores (B,) float32 of a batch's features (B, D), whose logits by ``head`` are never stored.
 
@@ -124,11 +124,9 @@ def _named(names: Iterable[str]) -> list[dk.ScoreKind]:
     return cast(list[dk.ScoreKind], sorted(names))
 
 
-def _parameters(head: nn.Module) -> tuple[Tensor, Tensor | None]:
+def _parameters(head: Classifier) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of a linear layer in float32."""
-    weight, bias = head.get_parameter("weight"), head.bias
-    assert bias is None or isinstance(bias, Tensor)
-    return weight.float(), None if bias is None else bias.float()
+    return head.weight.float(), None if head.bias is None else head.bias.float()
 
 
 def _read(
@@ -146,7 +144,7 @@ class _Reader:
         ValueError: it is something that no network gives, or none without a head.
     """
 
-    def __init__(self, head: nn.Module | None, needs: frozenset[str], classes: int) -> None:
+    def __init__(self, head: Classifier | None, needs: frozenset[str], classes: int) -> None:
         self._names = needs - {"labels"}
         if unknown := self._names - _TENSORS - {*_KINDS, "grand"}:
             raise ValueError(f"needs: got {', '.join(sorted(unknown))}, want what a network gives")

@@ -1,22 +1,21 @@
 """What a training step's time went to: measured by hooks, so that the step itself is arithmetic alone.
 
-Both widths go through one forward call, in which the head runs once for each, the full one first:
-when it is done the first time the proxy's forward begins, when it is done again that ends. The
-proxy's backward pass begins with the whole one, and is over when the gradient reaches the full
-width's logits.
+Both widths go through one forward call, the full one first: when its logits come the proxy's forward
+begins, when the proxy's come that ends. The proxy's backward pass begins with the whole one, and is
+over when the gradient reaches the full width's logits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from dynams.cost.clock import Clock
+from dynams.slimmable import SlimmableNetwork
 from dynams.training.network import Network
 
 
@@ -25,26 +24,24 @@ class StepClock:
 
     Args:
         clock: where the time is counted.
-        head: the network's, where the proxy's part is to be measured; None: there is no proxy, or
-            ``share`` stands for it.
+        network: whose proxy's part is to be measured; None: there is no proxy, or ``share`` stands
+            for it.
         share: the proxy's share of a step with it, where it cannot be measured because the network
             is compiled (see `proxy_flop_share`).
     """
 
     def __init__(
-        self, clock: Clock, head: nn.Module | None = None, *, share: float | None = None
+        self, clock: Clock, network: SlimmableNetwork | None = None, *, share: float | None = None
     ) -> None:
         self._clock = clock
         self._share = share
-        self._measures = head is not None and share is None
         self._watching = False
-        self._heads = 0
         self._hook = None
-        if head is not None and self._measures:
-            self._hook = head.register_forward_hook(self._head_done)
+        if network is not None and share is None:
+            self._hook = network.register_logits_hook(self._logits_came)
 
     def close(self) -> None:
-        """Take the hook off the head."""
+        """Take the hook off the network."""
         if self._hook is not None:
             self._hook.remove()
 
@@ -58,7 +55,7 @@ class StepClock:
         shares = {"proxy loss": self._share} if proxied and self._share else None
         with self._clock.measure("training", samples, of_which=shares):
             self._clock.count("proxy loss", proxied)
-            self._watching, self._heads = proxied > 0 and self._measures, 0
+            self._watching = proxied > 0 and self._hook is not None
             try:
                 yield
             finally:
@@ -72,12 +69,11 @@ class StepClock:
         yield
         self._watching = False
 
-    def _head_done(self, head: nn.Module, args: object, logits: Tensor) -> None:
+    def _logits_came(self, width: float, logits: Tensor) -> None:
         if not self._watching:
             return
-        self._heads += 1
-        if self._heads == 1:
-            cast(Any, logits).register_hook(self._proxy_backward_done)
+        if width == 1.0:
+            logits.register_hook(self._proxy_backward_done)  # type: ignore[no-untyped-call]
             self._clock.switch("proxy loss")
         else:
             self._clock.switch("training")

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from dynams.models import MODEL_NAMES, build_model
+from dynams.models import MODEL_NAMES, ResNet, build_model
+from dynams.models.build import architecture_of
 
 
 def size(name: str, num_classes: int, **options: Any) -> int:
     with torch.device("meta"):
-        model = build_model(name, num_classes, widths=(1.0,), **options)
+        model = ResNet(architecture_of(name, num_classes, **options))
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -48,7 +49,7 @@ def test_every_name_takes_either_stem_and_both_widths(name: str, stem: Any) -> N
 def test_depth_in_the_name_counts_convolutions_and_the_head() -> None:
     for name in MODEL_NAMES:
         with torch.device("meta"):
-            plain = build_model(name, 2, widths=(1.0,))
+            plain = ResNet(architecture_of(name, 2))
         weighted = [
             key
             for key in plain.state_dict()

@@ -44,7 +44,7 @@ def labels() -> Tensor:
 @pytest.fixture
 def model() -> nn.Module:
     model = build_model("resnet8", 4, base_channels=4, generator=torch.Generator().manual_seed(1))
-    model.get_submodule("stages.0").eval()  # a user's frozen part, in a network that trains
+    model.get_submodule("network.stages.0").eval()  # a user's frozen part, in a network that trains
     return model
 
 

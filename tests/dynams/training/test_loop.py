@@ -99,7 +99,7 @@ def test_the_proxy_trains_at_every_nth_step_only(tmp_path):
         config = small_config(tmp_path / str(every), proxy={"every": every})
         state = load_checkpoint(checkpoint_path(train(config, DATA).run_dir)).model
         counts = {
-            width: int(state[f"stem.norm.{width}.num_batches_tracked"])
+            width: int(state[f"network.stem.norm.{width}.num_batches_tracked"])
             for width in ("width_0_5", "width_1_0")
         }
         return counts["width_0_5"], counts["width_1_0"]
@@ -184,7 +184,7 @@ def test_the_checkpoint_of_a_good_epoch_survives_a_bad_one(tmp_path):
     stopped = train(config, DATA, interrupt=StopAt(7))
     path = checkpoint_path(stopped.run_dir)
     saved = torch.load(path, weights_only=True)
-    saved["model"]["head.bias"].fill_(float("nan"))
+    saved["model"]["network.head.bias"].fill_(float("nan"))
     torch.save(saved, path)
     before = path.read_bytes()
     with pytest.raises(NonFiniteLossError, match="the checkpoint of before is kept"):

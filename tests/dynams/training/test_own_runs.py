@@ -282,7 +282,7 @@ def test_another_architecture_is_refused_on_resume(tmp_path) -> None:
 def test_a_slimmable_network_is_trained_as_it_is_and_left_without_hooks(tmp_path) -> None:
     model = convert(TimmResNet(), (0.5, 1.0))
     train(small_config(tmp_path, optim={"epochs": 2}), DATA, model=model)
-    assert not model.head._forward_hooks
+    assert not model._logits_hooks
     with pytest.raises(ValueError, match=r"model: got one of widths \(0\.5, 1\.0\), want 0\.75"):
         train(small_config(tmp_path, proxy={"width": 0.75}), DATA, model=model)
 

@@ -9,10 +9,10 @@ from torch import nn
 from training_runs import made_up_data, made_up_images, small_config
 
 from dynams.data import Augmentation, ImageSet
-from dynams.models import SlimmableResNet, build_model
-from dynams.models.layers import SwitchableBatchNorm2d
+from dynams.models import build_model
 from dynams.report.runlog import read_run
-from dynams.slimmable import convert
+from dynams.slimmable import SlimmableNetwork, convert
+from dynams.slimmable.norms import SwitchableBatchNorm
 from dynams.training.batches import ImageBatches
 from dynams.training.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
 from dynams.training.loop import train
@@ -31,12 +31,12 @@ def final(run_dir: str) -> Checkpoint:
     return load_checkpoint(checkpoint_path(run_dir))
 
 
-def network() -> SlimmableResNet:
+def network() -> SlimmableNetwork:
     made = build_model(
         "resnet8", 3, in_channels=1, base_channels=6, generator=torch.Generator().manual_seed(3)
     )
     for norm in made.modules():
-        if isinstance(norm, SwitchableBatchNorm2d):
+        if isinstance(norm, SwitchableBatchNorm):
             torch.nn.init.uniform_(norm.at(1.0).weight, 0.5, 1.5)
     return made
 
@@ -47,14 +47,14 @@ def test_estimated_norms_have_the_full_widths_scales_and_the_slim_widths_statist
     places = torch.tensor([3, 1, 20, 7, 9, 11, 0, 5])
     before = {name: value.clone() for name, value in module.state_dict().items()}
     reestimate_norms(FABRIC, module, batches_of(images), places, width=0.5, batch_size=8)
-    stem = module.stem.norm
+    stem = module.network.stem.norm
     slim, full = stem.at(0.5), stem.at(1.0)
     assert torch.equal(slim.weight, full.weight[:3])
     assert slim.weight is not full.weight
     # By hand: the slim stem's convolution of the one batch.
     batch = (images.images[places].float() / 255 - 0.4) / 0.3
     with torch.no_grad():
-        maps = module.stem.conv(batch, 0.5)
+        maps = nn.functional.conv2d(batch, module.network.stem.conv.weight[:3], padding=1)
     torch.testing.assert_close(slim.running_mean, maps.mean((0, 2, 3)))
     torch.testing.assert_close(slim.running_var, maps.var((0, 2, 3)))
     assert slim.momentum == full.momentum == 0.1
@@ -113,9 +113,9 @@ def test_batch_norm_trains_no_proxy_and_counts_its_estimates_as_scoring(tmp_path
     assert all(record.proxy_loss is None for record in run.epochs)
     assert state.cost["samples"]["scoring"] == 3 * (2 * 20 + 50)
     assert summary.proxy_width == 0.5
-    slim = state.model["stem.norm.width_0_5.weight"]
+    slim = state.model["network.stem.norm.width_0_5.weight"]
     assert not slim.eq(1.0).all()  # the full width's, as of the last refresh
-    assert state.model["stem.norm.width_0_5.num_batches_tracked"] == 2
+    assert state.model["network.stem.norm.width_0_5.num_batches_tracked"] == 2
 
 
 def test_none_scores_with_the_whole_network_and_has_no_proxy(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from training_runs import StopAt, equal, log_lines, made_up_data, made_up_images, small_config
 
 from dynams.training.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
@@ -42,6 +43,18 @@ def uninterrupted(tmp_path_factory) -> tuple[TrainConfig, str, int]:
     summary = train(config, DATA, interrupt=counter)
     assert summary.completed
     return config, summary.run_dir, counter.asked
+
+
+def test_a_checkpoint_under_the_names_of_before_goes_on(uninterrupted, tmp_path):
+    # Once the names of a residual network had no prefix.
+    config, reference, _ = uninterrupted
+    mine = dataclasses.replace(config, run=dataclasses.replace(config.run, dir=str(tmp_path)))
+    path = checkpoint_path(train(mine, DATA, interrupt=StopAt(9)).run_dir)
+    saved = torch.load(path, weights_only=True)
+    saved["model"] = {name.removeprefix("network."): it for name, it in saved["model"].items()}
+    assert "stem.conv.weight" in saved["model"]
+    torch.save(saved, path)
+    assert_same_end(train(mine, DATA, resume=str(path.parents[1])).run_dir, reference)
 
 
 def test_stopped_at_any_step_or_scoring_batch_or_epoch_end(uninterrupted, tmp_path):

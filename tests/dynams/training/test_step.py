@@ -11,8 +11,9 @@ from lightning_fabric import Fabric
 from torch.nn.functional import cross_entropy
 
 from dynams.cost.clock import Clock
-from dynams.models import SlimmableResNet, build_model
+from dynams.models import build_model
 from dynams.selection import BatchSelection
+from dynams.slimmable import SlimmableNetwork
 from dynams.training.step import TrainingStep
 from dynams.training.step_clock import StepClock, proxy_flop_share
 from dynams.training.sums import Sums
@@ -33,7 +34,7 @@ class Recorder(Clock):
         self.seen.append(self.look())
 
 
-def network() -> SlimmableResNet:
+def network() -> SlimmableNetwork:
     random = torch.Generator().manual_seed(0)
     return build_model("resnet8", 3, in_channels=1, base_channels=4, generator=random)
 
@@ -45,15 +46,14 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 def make(
     clock: Clock, *, share: float | None = None, **settings: Any
-) -> tuple[TrainingStep, SlimmableResNet, torch.optim.SGD]:
+) -> tuple[TrainingStep, SlimmableNetwork, torch.optim.SGD]:
     """A step that keeps the weights (learning rate 0) and the gradients."""
     module = network()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
     fabric = Fabric(accelerator="cpu")
     model, wrapped = fabric.setup(module, optimizer)
     wrapped.zero_grad = lambda: None
-    head = module.head if "proxy_width" in settings else None
-    timed = StepClock(clock, head, share=share)
+    timed = StepClock(clock, module if "proxy_width" in settings else None, share=share)
     return TrainingStep(fabric, model, module, wrapped, timed, **settings), module, optimizer
 
 
@@ -145,11 +145,11 @@ def test_sums_are_means_over_samples_not_over_steps():
     assert again.means() == (0.0, None)
 
 
-def gradients_of(module: SlimmableResNet) -> dict[str, torch.Tensor | None]:
+def gradients_of(module: SlimmableNetwork) -> dict[str, torch.Tensor | None]:
     return {name: parameter.grad for name, parameter in module.named_parameters()}
 
 
-def assert_gradients(module: SlimmableResNet, plain: SlimmableResNet) -> None:
+def assert_gradients(module: SlimmableNetwork, plain: SlimmableNetwork) -> None:
     wanted = gradients_of(plain)
     for name, gradient in gradients_of(module).items():
         expected = wanted[name]
