@@ -179,7 +179,9 @@ def build_run(
     formats = _formats(resolved, model)
     samples = load_samples(resolved, fabric, data, *formats)
     try:
-        network = _network(resolved, samples.train, model)
+        # A conversion holds for the autocast that it was made under.
+        with fabric.autocast():
+            network = _network(resolved, samples.train, model)
     except BaseException:
         samples.close()
         raise

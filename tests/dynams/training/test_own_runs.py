@@ -7,12 +7,13 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from own_networks import Scaled, TimmResNet, ViT
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 from training_runs import StopAt, equal, log_lines, made_up_data, small_config
 
@@ -320,3 +321,25 @@ def test_two_processes_train_an_own_network_as_one(tmp_path) -> None:
     assert samples == others == 50 + 30
     assert equal(first, second)
     assert first["table"].tolist() == torch.tensor([0.1, 0.7]).tolist()
+
+
+class CastBack(nn.Module):
+    """Casts back to what it was given; tells what that was whenever its Python runs."""
+
+    seen: ClassVar[list[torch.dtype]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stem(images).mean((2, 3))
+        self.seen.append(features.dtype)
+        return self.head(features.float().square().to(features.dtype))
+
+
+def test_a_network_is_converted_under_the_precision_that_it_trains_in(tmp_path: Path) -> None:
+    config = small_config(tmp_path, run={"precision": "bf16-mixed"}, data=PLAIN)
+    train(config, DATA, model=CastBack())
+    assert set(CastBack.seen) == {torch.bfloat16}
