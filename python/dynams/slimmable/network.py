@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,13 +15,10 @@ from dynams.slimmable.base import (
     Head,
     ProgrammedNetwork,
     flat,
-    module_at,
-    place_of,
-    value_at,
 )
 from dynams.slimmable.norms import SwitchableBatchNorm
 from dynams.slimmable.plain import PlainNetwork, plain_at
-from dynams.slimmable.program import Program, Within
+from dynams.slimmable.program import Program
 from dynams.slimmable.widths import check_width
 
 
@@ -48,13 +45,14 @@ class SlimmableNetwork(ProgrammedNetwork):
         self._logits_hooks: OrderedDict[int, Callable[[float, Tensor], None]] = OrderedDict()
 
     def head_at(self, width: float) -> Head:
-        """Return the classifier at a width: the columns that it uses, uncopied.
+        """Return the classifier at a width: the columns that it uses, uncopied where they are adjacent.
 
         Raises:
             ValueError: `width` is unknown; the message lists the known ones.
         """
-        (forward,) = self._forwards((width,))
-        known = self._head_weights(forward, width)
+        program = self._forwards((width,))[0].logits
+        ((tensors, _),) = self._taken([program], (width,), head=True)
+        known = dict(zip(program.tensors, tensors, strict=True))
         weight, bias = self._blueprint.head
         return Head(flat(known[weight]), None if bias is None else known[bias])
 
@@ -68,11 +66,11 @@ class SlimmableNetwork(ProgrammedNetwork):
         Raises:
             ValueError: `width` is unknown; the message lists the known ones.
         """
-        widths = (check_width(1.0 if width is None else width, self.widths),)
+        widths = (1.0 if width is None else width,)
+        program = self._forwards(widths)[0].features
         self._check(images)
-        forwards = self._forwards(widths)
-        (weights,) = self._weights(forwards, widths)
-        return flat(self._run(forwards[0].features, images, weights, widths[0]))
+        (taken,) = self._taken([program], widths)
+        return flat(program.run(images, *taken))
 
     def forward(
         self, images: Tensor, width: float | Sequence[float] | None = None
@@ -124,12 +122,13 @@ class SlimmableNetwork(ProgrammedNetwork):
     def _logits(self, images: Tensor, widths: tuple[float, ...]) -> tuple[Tensor, ...]:
         self._check(images)
         forwards = self._forwards(widths)
-        known = self._weights(forwards, widths)
+        # All weights first: a slim part and the whole share one gradient.
+        features = self._taken([each.features for each in forwards], widths)
+        heads = self._taken([each.logits for each in forwards], widths, head=True)
         outputs = []
-        for width, forward, weights in zip(widths, forwards, known, strict=True):
+        for width, forward, body, head in zip(widths, forwards, features, heads, strict=True):
             given = images.clone() if self._blueprint.changes_input and len(widths) > 1 else images
-            features = self._run(forward.features, given, weights, width)
-            logits = self._run(forward.logits, features, self._head_weights(forward, width), width)
+            logits = forward.logits.run(forward.features.run(given, *body), *head)
             for hook in self._logits_hooks.values():
                 hook(width, logits)
             outputs.append(logits)
@@ -141,32 +140,31 @@ class SlimmableNetwork(ProgrammedNetwork):
             forwards[check_width(width, self.widths), self.network.training] for width in widths
         ]
 
-    def _weights(
-        self, forwards: Sequence[Forward], widths: tuple[float, ...]
-    ) -> list[dict[str, Tensor]]:
-        """What each width uses of the parameters and buffers before the classifier, by path."""
-        known: list[dict[str, Tensor]] = [{} for _ in widths]
-        for path in forwards[0].features.tensors:
-            parts = self._blueprint.slices[path].parts(value_at(*place_of(self, path)), widths)
-            for weights, part in zip(known, parts, strict=True):
-                weights[path] = part
-        return known
-
-    def _head_weights(self, forward: Forward, width: float) -> dict[str, Tensor]:
-        """What a width uses of the classifier's, uncopied: a matrix product reads leading columns in place."""
-        return {
-            path: self._blueprint.slices[path].view(value_at(*place_of(self, path)), width)
-            for path in forward.logits.tensors
-        }
-
-    def _run(
-        self, program: Program, input: Tensor, weights: Mapping[str, Tensor], width: float
-    ) -> Tensor:
-        modules = []
-        for path in program.modules:
-            module = path if isinstance(path, Within) else module_at(self, path)
-            modules.append(module.at(width) if isinstance(module, SwitchableBatchNorm) else module)
-        return program.run(input, [weights[path] for path in program.tensors], modules)
+    def _taken(
+        self, programs: Sequence[Program], widths: tuple[float, ...], *, head: bool = False
+    ) -> list[tuple[list[Tensor], list[Any]]]:
+        """What the program of each width takes of the network: parts of tensors, and modules."""
+        # Programs that differ by the width alone take the same.
+        tensors, modules = programs[0].taken(self)
+        parts = []
+        for path, tensor in zip(programs[0].tensors, tensors, strict=True):
+            slices = self._blueprint.slices[path]
+            # A head's matrix product reads leading columns in place.
+            parts.append(
+                [slices.view(tensor, width) for width in widths]
+                if head
+                else slices.parts(tensor, widths)
+            )
+        return [
+            (
+                [each[at] for each in parts],
+                [
+                    each.at(width) if isinstance(each, SwitchableBatchNorm) else each
+                    for each in modules
+                ],
+            )
+            for at, width in enumerate(widths)
+        ]
 
 
 def _under_network(state: dict[str, Any], prefix: str) -> None:

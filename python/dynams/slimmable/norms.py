@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,10 @@ class SwitchableBatchNorm(nn.ModuleDict):
         Raises:
             ValueError: `width` is unknown; the message lists the known ones.
         """
-        return self[self._names[check_width(width, self._names)]]
+        name = self._names.get(width)
+        if name is None:
+            check_width(width, self._names)
+        return self._modules[cast(str, name)]
 
     def forward(self, input: Tensor, width: float = 1.0) -> Tensor:
         """Normalise (B, C_w, ...) by the statistics of `width`.

@@ -14,14 +14,13 @@ from dynams.slimmable.base import (
     Forward,
     ProgrammedNetwork,
     flat,
-    module_at,
     place_of,
     value_at,
 )
 from dynams.slimmable.casting import layer_weights
 from dynams.slimmable.folding import folded
 from dynams.slimmable.norms import SwitchableBatchNorm
-from dynams.slimmable.program import Program, Within
+from dynams.slimmable.program import Program
 
 
 class PlainNetwork(ProgrammedNetwork):
@@ -75,12 +74,7 @@ class PlainNetwork(ProgrammedNetwork):
         return self._blueprint.forwards[1.0, self.network.training]
 
     def _run(self, program: Program, input: Tensor) -> Tensor:
-        modules = [
-            path if isinstance(path, Within) else module_at(self, path) for path in program.modules
-        ]
-        return program.run(
-            input, [value_at(*place_of(self, path)) for path in program.tensors], modules
-        )
+        return program.run(input, *program.taken(self))
 
 
 def plain_at(

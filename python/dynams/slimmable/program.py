@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from dynams.slimmable.analysis import Slimming
 from dynams.slimmable.extents import Expression, Extent
+from dynams.slimmable.places import Places
 from dynams.slimmable.record import Guard, Leaf, Ref, Region, Step
 from dynams.slimmable.recordings import Varying
 from dynams.slimmable.rules import Scaled, refs
@@ -64,6 +65,19 @@ class Program:
     graph: fx.GraphModule
     tensors: tuple[str, ...]
     modules: tuple[str | Within, ...]
+    _places: Places = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        paths = [each for each in self.modules if isinstance(each, str)]
+        self._places = Places(self.tensors, paths)
+
+    def taken(self, network: nn.Module) -> tuple[list[Tensor], list[Any]]:
+        """Find `tensors` and `modules` in a network as it is now."""
+        tensors, modules = self._places.find(network)
+        if len(modules) == len(self.modules):
+            return tensors, modules
+        left = iter(modules)
+        return tensors, [each if isinstance(each, Within) else next(left) for each in self.modules]
 
     def run(self, input: Tensor, tensors: Sequence[Tensor], modules: Sequence[Any]) -> Tensor:
         """Call the function."""

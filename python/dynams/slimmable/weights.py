@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -24,6 +24,15 @@ class Slices:
 
     shape: tuple[int, ...]
     kept: dict[float, tuple[Ranges, ...]]
+    # What every call asks for: the size of a leading block, or None, and the index that cuts it.
+    _sizes: dict[float, tuple[int, ...] | None] = field(init=False, repr=False, compare=False)
+    _index: dict[float, tuple[slice, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        sizes = {width: _leading_size(kept) for width, kept in self.kept.items()}
+        index = {width: _leading(size or (), self.shape) for width, size in sizes.items()}
+        object.__setattr__(self, "_sizes", sizes)
+        object.__setattr__(self, "_index", index)
 
     @classmethod
     def of(cls, layout: Layout, widths: Sequence[float]) -> Slices:
@@ -33,43 +42,47 @@ class Slices:
 
     def whole(self, width: float) -> bool:
         """Whether ``width`` uses all of it."""
-        return all(
-            each == ((0, size),) for each, size in zip(self.kept[width], self.shape, strict=True)
-        )
-
-    def leading(self, width: float) -> tuple[int, ...] | None:
-        """Return the shape of what ``width`` uses, where that is a leading block."""
-        kept = self.kept[width]
-        if any(len(each) != 1 or each[0][0] for each in kept):
-            return None
-        return tuple(each[0][1] for each in kept)
+        return self._sizes[width] == self.shape
 
     def part(self, tensor: Tensor, width: float) -> Tensor:
         """Cut what ``width`` uses: the tensor itself where that is all of it, a compact copy of a weight."""
-        if self.whole(width):
-            return tensor
-        size = self.leading(width)
-        if size is not None and len(size) > 1:
-            return leading_block(tensor, size)
-        return self.view(tensor, width)
+        size = self._sizes[width]
+        if size is None or len(size) < 2 or size == self.shape:
+            return self.view(tensor, width)
+        return leading_block(tensor, size)
+
+    def parts(self, tensor: Tensor, widths: Sequence[float]) -> Sequence[Tensor]:
+        """Cut what each of ``widths`` uses, with one gradient for all of them where they are leading blocks.
+
+        Without a gradient a leading block is a view: what multiplies matrices takes it as it is, and a
+        convolution copies it as it would have been copied here.
+        """
+        if tensor.requires_grad and torch.is_grad_enabled() and tensor.dim() > 1:
+            sizes = [self._sizes[width] for width in widths]
+            if None not in sizes and any(size != self.shape for size in sizes):
+                blocks: tuple[Tensor, ...] = cast(Any, LeadingBlocks).apply(tensor, *sizes)
+                return blocks
+        return [self.view(tensor, width) for width in widths]
 
     def view(self, tensor: Tensor, width: float) -> Tensor:
         """Cut what ``width`` uses, uncopied where it is one range along each axis."""
+        size = self._sizes[width]
+        if size == self.shape:
+            return tensor
+        if size is not None:
+            return tensor[self._index[width]]
         for dim, ranges in enumerate(self.kept[width]):
             if ranges != ((0, self.shape[dim]),):
                 parts = [tensor.narrow(dim, start, stop - start) for start, stop in ranges]
                 tensor = parts[0] if len(parts) == 1 else torch.cat(parts, dim)
         return tensor
 
-    def parts(self, tensor: Tensor, widths: Sequence[float]) -> tuple[Tensor, ...]:
-        """Cut what each of ``widths`` uses, with one gradient for all of them where they are leading blocks."""
-        if all(map(self.whole, widths)):
-            return (tensor,) * len(widths)
-        sizes = [self.leading(width) for width in widths]
-        if torch.is_grad_enabled() and tensor.dim() > 1 and None not in sizes:
-            blocks: tuple[Tensor, ...] = cast(Any, LeadingBlocks).apply(tensor, *sizes)
-            return blocks
-        return tuple(self.part(tensor, width) for width in widths)
+
+def _leading_size(kept: Sequence[Ranges]) -> tuple[int, ...] | None:
+    """Return the shape of what is kept, where that is a leading block."""
+    if any(len(each) != 1 or each[0][0] for each in kept):
+        return None
+    return tuple(each[0][1] for each in kept)
 
 
 class LeadingBlocks(torch.autograd.Function):
@@ -113,7 +126,7 @@ class LeadingBlocks(torch.autograd.Function):
         for size, grad in slim:
             assert total is not None
             # In place: the full gradient is fresh from the one operation that used the weight.
-            total[_leading(size)] += grad
+            total[_leading(size, ctx.shape)] += grad
         return total, *(None for _ in grads)
 
 
@@ -123,7 +136,10 @@ def _dense(tensor: Tensor) -> bool:
     )
 
 
-def _leading(size: tuple[int, ...]) -> tuple[slice, ...]:
+def _leading(size: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Index a leading block; each axis named costs half a microsecond, so the last whole ones are not."""
+    while size and size[-1] == shape[len(size) - 1]:
+        size = size[:-1]
     return tuple(map(slice, size))
 
 
@@ -136,6 +152,6 @@ def leading_block(weight: Tensor, size: tuple[int, ...]) -> Tensor:
         and not weight.is_contiguous()
         and weight.is_contiguous(memory_format=torch.channels_last)
     )
-    return weight[_leading(size)].clone(
+    return weight[_leading(size, weight.shape)].clone(
         memory_format=torch.channels_last if channels_last else torch.contiguous_format
     )
