@@ -41,7 +41,9 @@ def others_like(example: Tensor) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
         longer = [shape[0] + 1, *shape[1:]]
         first = 2 if example.is_floating_point() else 1
         for dim in range(first, len(shape)):
-            longer[dim] += 32 * (dim - first + 1) if example.is_floating_point() else 3
+            # Multiples of patches and strides; little, as a pass over the network costs time.
+            step = 32 if shape[dim] >= 128 else 8
+            longer[dim] += step * (dim - first + 1) if example.is_floating_point() else 3
         if len(longer) > first:
             yield _like(example, longer), (0, *range(first, len(shape)))
     yield _like(example, [shape[0] + 1, *shape[1:]]), (0,)
