@@ -41,6 +41,8 @@ class Within(NamedTuple):
         autocast: Any = nullcontext()
         if self.region.autocast is not None:
             device, enabled, dtype = self.region.autocast
+            # Where the network is now, not where the example was.
+            device = next((each.device.type for each in args if isinstance(each, Tensor)), device)
             autocast = torch.autocast(device, enabled=enabled, dtype=dtype)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.region.grad), autocast:
             return function(*args, **kwargs)
