@@ -241,6 +241,33 @@ class Inception(nn.Module):
         return self.fc(x.reshape(x.shape[0], -1))
 
 
+class Net(nn.Module):
+    """A stem, something in the middle, and a classifier."""
+
+    def __init__(self, middle: nn.Module | None = None, out: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.middle = nn.Identity() if middle is None else middle
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(out, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.fc(self.pool(self.middle(self.stem(x))).flatten(1))
+
+
+def doing(function: Callable[[Any, Tensor], Any], **attributes: Any) -> nn.Module:
+    """A module `Doing` that runs `function` on itself and its input."""
+
+    class Doing(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return function(self, x)
+
+    module = Doing()
+    for name, value in attributes.items():
+        setattr(module, name, value)
+    return module
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet": resnet,
     "bottleneck": bottleneck_resnet,
