@@ -82,21 +82,20 @@ def plain_at(
 ) -> PlainNetwork:
     """Make the ordinary network of a width of a slimmable one, with copies of the weights."""
     holder = nn.Module()
-    holder.network, holder.constants = _slim_copy(network, width), copy.deepcopy(constants)
-    parts: dict[int, Tensor] = {}
+    holder.network, holder.constants = network, constants
+    # What stands in a copy for what it is made of: so nothing is copied only to be cut or left out.
+    made: dict[int, Any] = {
+        id(module): copy.deepcopy(module.at(width))
+        for module in network.modules()
+        if isinstance(module, SwitchableBatchNorm)
+    }
     for path, slices in blueprint.slices.items():
         if not slices.whole(width):
             value = value_at(*place_of(holder, path))
-            with torch.no_grad():
-                part = slices.part(value, width).clone()
-            if isinstance(value, nn.Parameter):
-                part = nn.Parameter(part, value.requires_grad)
-            parts[id(value)] = part
-    # Under all its names: the head of a language model may be its embedding too.
-    for module in holder.modules():
-        named: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-        for tensors in named:
-            tensors.update({name: parts.get(id(each), each) for name, each in tensors.items()})
+            part = slices.part(value.detach(), width).clone()
+            is_parameter = isinstance(value, nn.Parameter)
+            made[id(value)] = nn.Parameter(part, value.requires_grad) if is_parameter else part
+    holder = copy.deepcopy(holder, made)
     _describe(holder.network)
     forwards = {(1.0, mode): blueprint.forwards[width, mode] for mode in (True, False)}
     return PlainNetwork(
@@ -110,15 +109,6 @@ def replace_module(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
         for name, child in parent._modules.items():
             if child is old:
                 parent._modules[name] = new
-
-
-def _slim_copy(network: nn.Module, width: float) -> nn.Module:
-    """Copy a module with the batch-norms of one width."""
-    network = copy.deepcopy(network)
-    for module in list(network.modules()):
-        if isinstance(module, SwitchableBatchNorm):
-            replace_module(network, module, module.at(width))
-    return network
 
 
 def _describe(network: nn.Module) -> None:
