@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-Guarded = Callable[[str, int, int, bool], None]
+Guarded = Callable[[str, int, float, bool], None]
 """Is told of a comparison: its name, what was compared, and what came of it."""
 
 
@@ -35,6 +35,16 @@ class Extent(int):
         length.expression, length.guard = expression, guard
         return length
 
+    def escape(self) -> None:
+        """Tell that it becomes an ordinary number, of which nothing is known any more."""
+        value = int.__int__(self)
+        self.guard("eq", self, value, True)
+
+    def __bool__(self) -> bool:
+        outcome = int.__bool__(self)
+        self.guard("ne", self, 0, outcome)
+        return outcome
+
     def __deepcopy__(self, memo: object) -> Extent:
         return self
 
@@ -47,9 +57,10 @@ def _computed(name: str, swapped: bool) -> Callable[[Extent, Any], Any]:
     plain = getattr(int, f"__{'r' if swapped else ''}{name}__")
 
     def compute(self: Extent, other: Any) -> Any:
-        value = plain(self, other)
-        if value is NotImplemented or not isinstance(other, int) or isinstance(value, float):
-            return value
+        if not isinstance(other, int):
+            if isinstance(other, float):
+                self.escape()
+            return plain(self, other)
         pair = (other, self) if swapped else (self, other)
         value = function(*map(int.__int__, pair))
         return Extent.of(value, Expression(name, tuple(map(_expressed, pair))), self.guard)
@@ -62,11 +73,26 @@ def _compared(name: str) -> Callable[[Extent, Any], Any]:
 
     def compare(self: Extent, other: Any) -> Any:
         outcome = plain(self, other)
-        if isinstance(other, int) and isinstance(outcome, bool):
+        if isinstance(other, (int, float)):
+            outcome = getattr(operator, name)(int.__int__(self), other)
             self.guard(name, self, other, outcome)
         return outcome
 
     return compare
+
+
+def _escaping(name: str) -> Callable[..., Any]:
+    plain = getattr(int, name)
+
+    def become(self: Extent, *args: Any) -> Any:
+        self.escape()
+        return plain(self, *args)
+
+    return become
+
+
+def _same(self: Extent) -> Extent:
+    return self
 
 
 for _name in ("add", "sub", "mul", "floordiv", "mod"):
@@ -74,6 +100,18 @@ for _name in ("add", "sub", "mul", "floordiv", "mod"):
     setattr(Extent, f"__r{_name}__", _computed(_name, True))
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     setattr(Extent, f"__{_name}__", _compared(_name))
+# Where a float stands first, Python asks the float alone: nothing is told of that.
+for _name in (
+    *"__int__ __float__ __abs__ __invert__ __round__ bit_length".split(),
+    *(
+        f"__{swapped}{name}__"
+        for name in ("truediv", "pow", "lshift", "rshift", "and", "or", "xor")
+        for swapped in ("", "r")
+    ),
+):
+    setattr(Extent, _name, _escaping(_name))
+for _name in ("__pos__", "__trunc__", "__floor__", "__ceil__"):
+    setattr(Extent, _name, _same)
 setattr(Extent, "__hash__", int.__hash__)  # noqa: B010
 setattr(Extent, "__divmod__", lambda self, other: (self // other, self % other))  # noqa: B010
 setattr(Extent, "__neg__", lambda self: 0 - self)  # noqa: B010

@@ -5,14 +5,17 @@ The network computes with real values, so any Python in its forward works.
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
@@ -68,6 +71,7 @@ class Recorder(TorchFunctionMode):
         self._grad = torch.is_grad_enabled()
         self._device = ""
         self._autocasts = 0
+        self._drawn: Any = None
 
     def run(self, example: Tensor) -> Record:
         """Record a call with ``example``.
@@ -77,6 +81,7 @@ class Recorder(TorchFunctionMode):
         """
         self._device = example.device.type
         self._autocasts = _nesting()
+        self._drawn = _drawn()
         self.record.input = self._new(example)
         self._unread.add(self.record.input)
         with self._watched(), torch.enable_grad(), self:
@@ -99,7 +104,7 @@ class Recorder(TorchFunctionMode):
         path, kind, _ = self._places[-1] if self._places else Place("", type(self.model).__name__)
         return Place(path, kind, _line(sys._getframe()))
 
-    def guard(self, name: str, one: int, other: int, outcome: bool) -> None:
+    def guard(self, name: str, one: int, other: float, outcome: bool) -> None:
         """Record a comparison of sizes."""
         if not self._paused:
             self.record.steps.append(Guard(name, (one, other), outcome, self.place()))
@@ -121,7 +126,8 @@ class Recorder(TorchFunctionMode):
             self._check_read(name, args)
             if name not in ("nonzero", "unique", "masked_select"):
                 return func(*args, **kwargs)
-        result = func(*args, **kwargs)
+        with self._pause():
+            result = func(*args, **kwargs)
         packed = isinstance(result, (tuple, list))
         results = list(result) if packed else [result]
         while packed and results[-1:] == [None]:
@@ -186,7 +192,7 @@ class Recorder(TorchFunctionMode):
             for axis, size in enumerate(tensor.shape)
         ]
         if name == "__len__":
-            return lengths[0]
+            return int(lengths[0])  # which len() makes of it in any case
         if name in ("numel", "nelement"):
             count: Any = 1
             for length in lengths:
@@ -210,13 +216,19 @@ class Recorder(TorchFunctionMode):
         return ref
 
     def _ref(self, tensor: Tensor, place: Place | None = None) -> Ref:
+        if isinstance(tensor.grad_fn, BackwardCFunction):
+            name = type(tensor.grad_fn).__name__.removesuffix("Backward")
+            raise (place or self.place()).refusal(
+                f"it uses the result of {name}, an autograd.Function, whose gradient would be lost"
+                + ("; want use_reentrant=False" if name == "CheckpointFunction" else "")
+            )
         if id(tensor) in self._known:
             return self._known[id(tensor)][1]
         path = self._states.get(id(tensor))
         if path is None and id(tensor) not in self._attributes:
             raise (place or self.place()).refusal(
-                "it uses a tensor that no function of torch gave: of an autograd.Function, of another "
-                "library, or of a module that is no part of it"
+                "it uses a tensor that no function of torch gave: of another library, or of a module that "
+                "is no part of it"
             )
         ref = self._new(tensor)
         if path is None:
@@ -239,7 +251,7 @@ class Recorder(TorchFunctionMode):
             if isinstance(module, self._leaves):
                 module.forward = self._leaf(path, module)
                 leaves.append(module)
-            hooks.append(module.register_forward_hook(lambda *_: self._places.pop() and None))
+            hooks.append(module.register_forward_hook(lambda *_, at=place: self._left(at)))
         try:
             yield
         finally:
@@ -247,6 +259,24 @@ class Recorder(TorchFunctionMode):
                 hook.remove()
             for module in leaves:
                 del module.forward
+
+    @contextmanager
+    def _pause(self) -> Iterator[None]:
+        """Record nothing: what torch's functions decide by sizes they decide anew at every call."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
+    def _left(self, place: Place) -> None:
+        """Leave a module."""
+        self._places.pop()
+        if _drawn() != self._drawn:
+            raise place.refusal(
+                "its forward draws random numbers outside torch, which would be drawn once for all inputs; "
+                "want torch.rand"
+            )
 
     def _leaf(self, path: str, module: nn.Module) -> Callable[..., Tensor]:
         compute = module.forward
@@ -258,12 +288,9 @@ class Recorder(TorchFunctionMode):
             given = (*args, *kwargs.values())
             if len(given) != 1 or not isinstance(given[0], Tensor):
                 raise self.place().refusal("it must be called with one tensor")
-            self._paused = True
-            try:
+            with self._pause():
                 output: Tensor = compute(given[0])
                 self._append(Leaf(path), given, {}, [output], False)
-            finally:
-                self._paused = False
             return output
 
         return forward
@@ -290,6 +317,12 @@ def _attributes(model: nn.Module) -> Iterator[Tensor]:
 def _autocast(device: str) -> tuple[str, bool, torch.dtype]:
     enabled = torch.is_autocast_enabled(device)
     return device, enabled, torch.get_autocast_dtype(device)
+
+
+def _drawn() -> Any:
+    """How far the random numbers outside torch have come."""
+    kind, keys, *place = np.random.get_state(legacy=True)
+    return random.getstate(), kind, keys.tobytes(), place  # type: ignore[union-attr]
 
 
 def _nesting() -> int:

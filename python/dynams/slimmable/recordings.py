@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dynams.slimmable.example import example_for, others_like
-from dynams.slimmable.record import Place, Record, Ref, RefusedError
+from dynams.slimmable.record import Guard, Place, Record, Ref, RefusedError
 from dynams.slimmable.recorder import Recorder
 
 Varying = frozenset[tuple[Ref, int]]
@@ -135,14 +135,15 @@ def _varying(record: Record, network: nn.Module, mode: bool, example: Tensor) ->
                 if ours != theirs
             )
         if dims == (0,):
-            raise _difference(record, again).refusal(
-                "its forward is not the same for every number of samples in a batch"
-            )
+            raise _difference(record, again)
     raise AssertionError
 
 
-def _difference(record: Record, again: Record) -> Place:
+def _difference(record: Record, again: Record) -> RefusedError:
+    problem = "its forward is not the same for every number of samples in a batch"
     for one, other in zip(record.steps, again.steps, strict=False):
         if type(one) is not type(other) or not one.same(other):  # type: ignore[arg-type]
-            return one.place
-    return Place("", "")
+            if isinstance(one, Guard) and isinstance(other, Guard) and one.name == "eq":
+                problem += ": it makes a number of the batch's size; want x.shape[0] as it is"
+            return one.place.refusal(problem)
+    return Place("", "").refusal(problem)

@@ -1,0 +1,144 @@
+"""What a forward may do while it is recorded: it is done again for every input, or refused by name."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from foreign_networks import Net, doing
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynams import slimmable
+
+
+def pictures(count: int = 2, height: int = 12, width: int = 12) -> Tensor:
+    generator = torch.Generator().manual_seed(count * height + width)
+    return torch.randn(count, 3, height, width, generator=generator)
+
+
+def network_of(function: Callable[[Any, Tensor], Any], **attributes: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return Net(doing(function, **attributes))
+
+
+def as_before(model: nn.Module, *inputs: Tensor, calls: int = 1) -> slimmable.SlimmableNetwork:
+    """Convert a network, and see that it computes in both modes what it did, and runs at the slim width."""
+    for mode in (False, True):
+        ours, theirs = slimmable.convert(model.train(mode)), copy.deepcopy(model)
+        for given in inputs:
+            for _ in range(calls):
+                torch.manual_seed(3)
+                expected = theirs(given.clone())
+                torch.manual_seed(3)
+                assert torch.equal(ours(given.clone()), expected)
+                assert torch.isfinite(ours(given.clone(), 0.5)).all()
+        buffers = dict(ours.plain(1.0).network.named_buffers())
+        for name, value in theirs.named_buffers():
+            assert torch.equal(buffers[name], value), name
+    return ours
+
+
+def refused(model: nn.Module, told: str) -> None:
+    with pytest.raises(ValueError, match=told) as caught:
+        slimmable.convert(model)
+    assert "cannot make module 'middle' (Doing" in str(caught.value)
+
+
+BY_SIZES: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "reshaped and back": lambda self, x: x.reshape(x.shape[0], -1, x.shape[2] * x.shape[3]).view(
+        x.shape
+    ),
+    "negative axes": lambda self, x: x.view(x.size(0), x.size(-3), x.size(-2) * x.size(-1), 1),
+    "product of all": lambda self, x: (
+        x.flatten(1).view(len(x.shape) and x.size(0), -1) * math.prod(x.shape)
+    ),
+    "padded to a multiple": lambda self, x: F.pad(x, (0, (5 - x.shape[-1] % 5) % 5)),
+    "half of it": lambda self, x: x[..., : x.shape[-1] // 2] + x[..., -(x.shape[-1] // 2) :],
+    "at most": lambda self, x: x * min(x.shape[-1], 100) + max(1, x.shape[-2]),
+    "a table": lambda self, x: x + torch.linspace(0, 1, x.shape[-1], device=x.device),
+    "quarters": lambda self, x: torch.cat(x.split(divmod(x.shape[-1], 2)[0], dim=-1), -2),
+}
+
+
+@pytest.mark.parametrize("name", BY_SIZES)
+def test_sizes_stay_variable(name: str) -> None:
+    model = network_of(BY_SIZES[name])
+    if name == "product of all":
+        model.pool, model.fc = nn.Identity(), nn.LazyLinear(3)
+        model(pictures())
+        as_before(model, pictures(), pictures(5))
+        return
+    as_before(model, pictures(), pictures(5, 16, 20))
+
+
+DECISIONS: dict[str, Callable[[Any, Tensor], bool]] = {
+    "compared": lambda self, x: x.shape[-1] > 100,
+    "with a float": lambda self, x: x.shape[-1] > 99.5,
+    "as a float": lambda self, x: float(x.shape[-1]) > 100,
+    "as an int": lambda self, x: int(x.shape[-1]) > 100,
+    "a root": lambda self, x: math.sqrt(x.shape[-1]) > 10,
+    "a ratio": lambda self, x: x.shape[-1] / 2 > 50,
+    "a power": lambda self, x: x.shape[-1] ** 2 > 10000,
+    "elements": lambda self, x: x.numel() > 8 * 100 * 100,
+    "not nothing": lambda self, x: bool(x.shape[-1] // 101),
+    "by implication": lambda self, x: True if x.shape[-1] // 101 else False,  # noqa: SIM210
+    "bits": lambda self, x: x.shape[-1] >> 6 == 1,
+    "the batch": lambda self, x: x.shape[0] > 100,
+}
+
+
+@pytest.mark.parametrize("name", DECISIONS)
+def test_a_decision_by_a_size_is_never_taken_for_another_size(name: str) -> None:
+    decide = DECISIONS[name]
+    model = network_of(lambda self, x: x.tanh() if decide(self, x) else x.relu()).eval()
+    given = pictures(101) if name == "the batch" else pictures(2, 110, 110)
+    network = slimmable.convert(model, example=pictures())
+    assert torch.equal(network(pictures()), model(pictures()))
+    with pytest.raises(ValueError, match="images: got s"):
+        network(given)
+
+
+def test_a_number_made_of_the_batch_size_is_refused() -> None:
+    refused(network_of(lambda self, x: x if len(x) > 100 else -x), "a number of the batch's size")
+    refused(network_of(lambda self, x: x * float(x.shape[0])), "a number of the batch's size")
+    refused(network_of(lambda self, x: x * sum(1 for _ in x)), "for every number of samples")
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return 7 * grad
+
+
+ELSEWHERE = torch.ones(8, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (lambda self, x: x if x.mean() > 0 else -x, r"reads the values of a tensor \(__bool__\)"),
+        (lambda self, x: x * x.mean().item(), r"reads the values of a tensor \(item\)"),
+        (lambda self, x: x * float(self.scale), r"reads the values of a tensor \(__float__\)"),
+        (lambda self, x: x if torch.rand(()) > 0.5 else -x, r"\(__bool__\)"),
+        (lambda self, x: Square.apply(x) + x, "of Square, an autograd.Function"),
+        (lambda self, x: x + torch.from_numpy(np.ones(1, np.float32)), "of another library"),
+        (lambda self, x: x * ELSEWHERE, "that is no part of it"),
+        (lambda self, x: x * random.random(), "draws random numbers outside torch"),
+        (lambda self, x: -x if np.random.rand() > 2 else x, "draws random numbers outside torch"),
+    ],
+)
+def test_what_is_not_the_same_for_every_input_is_refused(function: Any, told: str) -> None:
+    model = network_of(function)
+    model.get_submodule("middle").scale = nn.Parameter(torch.ones(()))  # type: ignore[assignment]
+    refused(model, told)
