@@ -122,13 +122,15 @@ class SlimmableNetwork(ProgrammedNetwork):
     def _logits(self, images: Tensor, widths: tuple[float, ...]) -> tuple[Tensor, ...]:
         self._check(images)
         forwards = self._forwards(widths)
-        # All weights first: a slim part and the whole share one gradient.
+        # All weights before the head first: a slim part and the whole share one gradient.
         features = self._taken([each.features for each in forwards], widths)
-        heads = self._taken([each.logits for each in forwards], widths, head=True)
         outputs = []
-        for width, forward, body, head in zip(widths, forwards, features, heads, strict=True):
+        for width, forward, body in zip(widths, forwards, features, strict=True):
             given = images.clone() if self._blueprint.changes_input and len(widths) > 1 else images
-            logits = forward.logits.run(forward.features.run(given, *body), *head)
+            taken = forward.features.run(given, *body)
+            # The head's when its turn comes: gradients of its columns are then added last width first.
+            (head,) = self._taken([forward.logits], (width,), head=True)
+            logits = forward.logits.run(taken, *head)
             for hook in self._logits_hooks.values():
                 hook(width, logits)
             outputs.append(logits)

@@ -99,6 +99,21 @@ def test_logits_equal_an_independent_resnet_plain_and_at_every_width(
     assert torch.equal(plain.head(features), plain(images))
 
 
+def test_the_heads_gradients_are_added_last_width_first() -> None:
+    # Bit for bit, whatever else changes: seeded runs of before end with the same weights.
+    model = trained(BOTTLENECK).float()
+    images = batch_for(BOTTLENECK).float()
+
+    def gradient(*widths: float) -> Tensor:
+        model.zero_grad()
+        sum(logits.square().sum() for logits in model(images, widths)).backward()
+        return model.head.weight.grad.clone()
+
+    full, half, third = (gradient(width) for width in (1.0, 0.5, 0.3))
+    assert torch.equal(gradient(1.0, 0.5, 0.3), (third + half) + full)
+    assert not torch.equal((third + half) + full, (full + half) + third)
+
+
 @pytest.mark.parametrize("architecture", [BASIC, BOTTLENECK])
 @pytest.mark.parametrize("width", [0.5, (1.0, 0.5)])
 def test_channels_last_reaches_the_weight_gradients(architecture: Architecture, width: Any) -> None:

@@ -161,6 +161,33 @@ def test_an_own_network_with_a_proxy_trains_and_has_the_weights(tmp_path) -> Non
     assert all(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+class Counting(TimmResNet):
+    """With a part that no forward uses, and buffers that training changes, one of them never saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auxiliary = nn.Linear(16, 3)
+        self.register_buffer("mean", torch.zeros(8))
+        self.register_buffer("steps", torch.zeros(()), persistent=False)
+
+    def forward(self, x):
+        if self.training:
+            self.steps += 1
+            self.mean.lerp_(self.conv1(x).detach().mean((0, 2, 3)), 0.1)
+        return super().forward(x)
+
+
+def test_what_a_network_keeps_besides_comes_back_too(tmp_path) -> None:
+    model = Counting()
+    unused = model.auxiliary.weight.detach().clone()
+    config = small_config(tmp_path, optim={"epochs": 2})
+    state = final(train(config, DATA, model=model).run_dir)
+    assert model.steps >= state.global_step
+    assert model.mean.abs().sum() > 0
+    assert torch.equal(model.mean, state.model["network.mean"])
+    assert torch.equal(model.auxiliary.weight, unused)
+
+
 @pytest.mark.parametrize("recipe", ["distill", "batch_norm"])
 def test_the_other_recipes_take_an_own_network(recipe: str, tmp_path) -> None:
     config = small_config(tmp_path, proxy={"recipe": recipe, "batches": 2}, optim={"epochs": 2})
