@@ -81,8 +81,7 @@ def plain_at(
     network: nn.Module, constants: nn.Module, blueprint: Blueprint, width: float
 ) -> PlainNetwork:
     """Make the ordinary network of a width of a slimmable one, with copies of the weights."""
-    holder = nn.Module()
-    holder.network, holder.constants = network, constants
+    parts = nn.ModuleDict({"network": network, "constants": constants})
     # What stands in a copy for what it is made of: so nothing is copied only to be cut or left out.
     made: dict[int, Any] = {
         id(module): copy.deepcopy(module.at(width))
@@ -91,16 +90,15 @@ def plain_at(
     }
     for path, slices in blueprint.slices.items():
         if not slices.whole(width):
-            value = value_at(*place_of(holder, path))
+            value = value_at(*place_of(parts, path))
             part = slices.part(value.detach(), width).clone()
             is_parameter = isinstance(value, nn.Parameter)
             made[id(value)] = nn.Parameter(part, value.requires_grad) if is_parameter else part
-    holder = copy.deepcopy(holder, made)
-    _describe(holder.network)
+    parts = copy.deepcopy(parts, made)
+    _describe(parts["network"])
     forwards = {(1.0, mode): blueprint.forwards[width, mode] for mode in (True, False)}
-    return PlainNetwork(
-        holder.network, holder.constants, replace(blueprint, forwards=forwards, slices={})
-    )
+    blueprint = replace(blueprint, forwards=forwards, slices={})
+    return PlainNetwork(parts["network"], parts["constants"], blueprint)
 
 
 def replace_module(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
