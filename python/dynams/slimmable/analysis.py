@@ -127,7 +127,10 @@ class Analysis:
         known: Callable[[Call], Outcome] | None = rule(step.name)
         try:
             if known is not None:
-                return known(call)
+                outcome = known(call)
+                sizes = [tuple(axis.size for axis in layout) for layout in outcome.layouts]
+                if sizes == list(call.shapes):
+                    return outcome
         except RefusedError:
             raise
         except Exception:  # a use of the function that its rule does not know

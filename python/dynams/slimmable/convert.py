@@ -114,10 +114,10 @@ def _shape(recordings: Mapping[bool, Recording]) -> tuple[int | None, ...]:
 
 @torch.no_grad()
 def _check_effect(network: SlimmableNetwork, recordings: Mapping[bool, Recording]) -> None:
-    """See that the full width computes on the example what the network did.
+    """See that the full width computes on the example what the network did, and that every width computes.
 
     Raises:
-        ValueError: it does not.
+        ValueError: one does not.
     """
     for mode, recording in recordings.items():
         tried = copy.deepcopy(network).train(mode)
@@ -132,6 +132,13 @@ def _check_effect(network: SlimmableNetwork, recordings: Mapping[bool, Recording
                 f"in {'training' if mode else 'eval'} mode it does not compute again what it did when it was "
                 "recorded: does it draw random numbers outside torch, or keep a state of its own?"
             )
+        for width in network.widths[:-1]:
+            try:
+                tried(recording.example.clone(), width)
+            except Exception as error:  # whatever torch raises
+                raise Place("", type(network.network).__name__).refusal(
+                    f"at width {width} it fails: {error}"
+                ) from error
 
 
 def _check_modules(model: nn.Module) -> None:
