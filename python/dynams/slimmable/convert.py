@@ -135,7 +135,7 @@ def _check_effect(network: SlimmableNetwork, recordings: Mapping[bool, Recording
         for width in network.widths[:-1]:
             try:
                 tried(recording.example.clone(), width)
-            except Exception as error:  # whatever torch raises
+            except Exception as error:  # noqa: PERF203 - whatever torch raises
                 raise Place("", type(network.network).__name__).refusal(
                     f"at width {width} it fails: {error}"
                 ) from error
