@@ -91,6 +91,19 @@ class Analysis:
                 for ref, layout in zip(step.results, outcome.layouts, strict=True):
                     found.layouts[ref] = layout
         found.head = _head(found, self._model)
+        late = {
+            ref
+            for step in record.steps[found.head.step :]
+            if isinstance(step, Step)
+            for ref in step.results
+        }
+        for buffer, value in record.replaced.items():
+            if value in late:
+                raise Place("", type(self._model).__name__).refusal(
+                    f"its forward keeps in the buffer {record.states[buffer]!r} what comes of the logits"
+                )
+            for one, other in zip(found.layouts[buffer], found.layouts[value], strict=True):
+                unite(one, other)
         found.layouts[found.head.weight][0].fix()
         return found
 

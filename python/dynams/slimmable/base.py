@@ -47,6 +47,8 @@ class Blueprint:
         shape: of the input; None where another size may come.
         resting: modules that stay in eval mode when the network trains.
         changes_input: the forward changes its input in place.
+        changes: paths of the parameters and buffers that the forward changes: at full width for good, at
+            others for the time of a call.
     """
 
     forwards: Mapping[tuple[float, bool], Forward]
@@ -55,6 +57,7 @@ class Blueprint:
     shape: tuple[int | None, ...]
     resting: tuple[str, ...]
     changes_input: bool
+    changes: frozenset[str]
 
 
 class ProgrammedNetwork(nn.Module):

@@ -95,6 +95,7 @@ def convert(
         _shape(recordings),
         resting(network),
         any(recording.changes_input for recording in recordings.values()),
+        frozenset(f"network.{path}" for each in found.values() for path in each.record.changed),
     )
     converted = SlimmableNetwork(network, constants, blueprint, widths)
     _check_effect(converted, recordings)
@@ -121,24 +122,48 @@ def _check_effect(network: SlimmableNetwork, recordings: Mapping[bool, Recording
     """
     for mode, recording in recordings.items():
         tried = copy.deepcopy(network).train(mode)
-        before = recording.logits
-        with seeded(network):
-            logits = tried(recording.example.clone())
-        assert isinstance(logits, Tensor)
-        if logits.shape != before.shape or not torch.allclose(
-            logits, before, rtol=1e-3, atol=1e-3 * float(before.abs().max()), equal_nan=True
-        ):
-            raise Place("", type(network.network).__name__).refusal(
-                f"in {'training' if mode else 'eval'} mode it does not compute again what it did when it was "
-                "recorded: does it draw random numbers outside torch, or keep a state of its own?"
-            )
+        place = Place("", type(network.network).__name__)
+        told = f"in {'training' if mode else 'eval'} mode"
+        for before, at in zip(recording.logits, ("again", "the second time"), strict=True):
+            with seeded(network):
+                logits = tried(recording.example.clone())
+            assert isinstance(logits, Tensor)
+            if not _close(logits, before):
+                raise place.refusal(
+                    f"{told} it does not compute {at} what it did when it was recorded: does it draw random "
+                    "numbers outside torch, or keep a state that is no buffer?"
+                )
+        for path, buffer in recording.buffers.items():
+            ours = _buffer(tried.network, path)
+            if ours is not None and ours.shape == buffer.shape and not _close(ours, buffer):
+                raise place.refusal(f"{told} the buffer {path!r} does not change as it did")
         for width in network.widths[:-1]:
             try:
                 tried(recording.example.clone(), width)
             except Exception as error:  # noqa: PERF203 - whatever torch raises
-                raise Place("", type(network.network).__name__).refusal(
-                    f"at width {width} it fails: {error}"
-                ) from error
+                raise place.refusal(f"{told} it fails at width {width}: {error}") from error
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    scale = float(other.abs().max()) if other.numel() else 0.0
+    return torch.allclose(one, other, rtol=1e-3, atol=1e-3 * scale, equal_nan=True)
+
+
+def _buffer(network: nn.Module, path: str) -> Tensor | None:
+    """Return a buffer of the full width; None: there is none of that name."""
+    *owners, name = path.split(".")
+    for owner in owners:
+        found = network._modules.get(owner)
+        if isinstance(found, SwitchableBatchNorm):
+            found = found.at(1.0)
+        if found is None:
+            return None
+        network = found
+    return network._buffers.get(name)
 
 
 def _check_modules(model: nn.Module) -> None:

@@ -19,6 +19,7 @@ from dynams.slimmable.base import (
 from dynams.slimmable.norms import SwitchableBatchNorm
 from dynams.slimmable.plain import PlainNetwork, plain_at
 from dynams.slimmable.program import Program
+from dynams.slimmable.weights import Slices
 from dynams.slimmable.widths import check_width
 
 
@@ -148,9 +149,12 @@ class SlimmableNetwork(ProgrammedNetwork):
         """What the program of each width takes of the network: parts of tensors, and modules."""
         # Programs that differ by the width alone take the same.
         tensors, modules = programs[0].taken(self)
-        parts = []
+        parts: list[Sequence[Tensor]] = []
         for path, tensor in zip(programs[0].tensors, tensors, strict=True):
             slices = self._blueprint.slices[path]
+            if path in self._blueprint.changes:
+                parts.append(tuple(_lent(slices, tensor, width) for width in widths))
+                continue
             # A head's matrix product reads leading columns in place.
             parts.append(
                 [slices.view(tensor, width) for width in widths]
@@ -167,6 +171,11 @@ class SlimmableNetwork(ProgrammedNetwork):
             )
             for at, width in enumerate(widths)
         ]
+
+
+def _lent(slices: Slices, tensor: Tensor, width: float) -> Tensor:
+    """What a width uses of a tensor that the forward changes: what the slim ones change of it is forgotten."""
+    return tensor if width == 1.0 else slices.part(tensor, width).clone()
 
 
 def _under_network(state: dict[str, Any], prefix: str) -> None:

@@ -7,9 +7,10 @@ batch-norms, say), and several widths run the same way with different slices of 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -112,7 +113,9 @@ def features_of(found: Slimming, width: float, varying: Varying) -> Program:
     """Make the program from the network's input to what the classifier takes."""
     head = found.head
     steps = found.record.steps[: head.step]
-    return _Builder(found, width, varying).build(steps, found.record.input, head.features)
+    return _Builder(found, width, varying).build(
+        steps, found.record.input, head.features, found.record.replaced
+    )
 
 
 def logits_of(found: Slimming, width: float, varying: Varying) -> Program:
@@ -146,8 +149,14 @@ class _Builder:
         self.modules: dict[str | Within, fx.Node] = {}
         self.device: fx.Node | None = None
 
-    def build(self, steps: Sequence[Step | Guard], input: Ref, output: Ref) -> Program:
-        live = self._live(steps, input, output)
+    def build(
+        self,
+        steps: Sequence[Step | Guard],
+        input: Ref,
+        output: Ref,
+        replaced: Mapping[Ref, Ref] = MappingProxyType({}),
+    ) -> Program:
+        live = self._live(steps, input, {output, *replaced.values()})
         self.nodes[input] = self.graph.placeholder("input")
         tensors: dict[Ref, str] = {}
         for step in live:
@@ -156,13 +165,19 @@ class _Builder:
                     tensors[ref] = f"network.{self.record.states[ref]}"
                 elif ref in self.record.constants:
                     tensors[ref] = f"constants.{self.record.constant_name(ref)}"
+        for ref in replaced:
+            tensors[ref] = f"network.{self.record.states[ref]}"
         for ref, path in tensors.items():
             self.nodes[ref] = self.graph.placeholder(path.replace(".", "_"))
+        buffers = {ref: self.nodes[ref] for ref in replaced}
         for step in live:
             for called in self._called_modules(step):
                 if called not in self.modules:
                     name = called if isinstance(called, str) else f"within_{len(self.modules)}"
                     self.modules[called] = self.graph.placeholder(name.replace(".", "_"))
+        for ref, node in buffers.items():
+            # What was computed of its old value may need that for its gradient.
+            self.nodes[ref] = self.graph.call_method("clone", (node,))
         wanted = set(self._leaves(live))
         for ref in (input, *tensors):
             self._read_sizes(ref, wanted)
@@ -173,14 +188,18 @@ class _Builder:
                 self._emit(step)
                 for ref in step.results:
                     self._read_sizes(ref, wanted)
+        for ref, node in buffers.items():
+            value = self.graph.call_method("detach", (self.nodes[replaced[ref]],))
+            self.graph.call_method("copy_", (node, value))
         self.graph.output(self.nodes[output])
         self.graph.lint()
         graph = fx.GraphModule(nn.Module(), self.graph, "Width")
         return Program(graph, tuple(tensors.values()), tuple(self.modules))
 
-    def _live(self, steps: Sequence[Step | Guard], input: Ref, output: Ref) -> list[Step | Guard]:
-        """What the output needs, what changes a tensor in place, and modules, which may count calls."""
-        needed = {output}
+    def _live(
+        self, steps: Sequence[Step | Guard], input: Ref, needed: set[Ref]
+    ) -> list[Step | Guard]:
+        """What is needed, what changes a tensor in place, and modules, which may count calls."""
         made = {input, *(ref for each in steps if isinstance(each, Step) for ref in each.results)}
         live: list[Step | Guard] = []
         for step in reversed(steps):

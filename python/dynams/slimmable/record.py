@@ -151,6 +151,8 @@ class Record:
         tensors: shapes of all tensors.
         states: paths of the parameters and buffers used.
         constants: values of other tensors that the network brought.
+        replaced: buffers that it puts another tensor in the place of, and those.
+        changed: paths of the parameters and buffers that it changes.
         output: the logits.
         logits: their values.
     """
@@ -161,6 +163,8 @@ class Record:
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     states: dict[Ref, str] = field(default_factory=dict)
     constants: dict[Ref, Tensor] = field(default_factory=dict)
+    replaced: dict[Ref, Ref] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
     output: Ref = field(default_factory=lambda: Ref(0))
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
 

@@ -62,12 +62,14 @@ class Recorder(TorchFunctionMode):
         self._unread: set[Ref] = set()
         self._places: list[Place] = []
         self._paused = False
-        self._states = {
-            id(each): path
+        # Held with their versions, so that no other tensor gets the identity of one that is replaced.
+        self._stored = {
+            path: (each, each._version)
             for named in (model.named_buffers(), model.named_parameters())
             for path, each in named
         }
-        self._attributes = {id(each) for each in _attributes(model)}
+        self._states = {id(each): path for path, (each, _) in self._stored.items()}
+        self._attributes = {id(each): (each, each._version) for each in _attributes(model)}
         self._grad = torch.is_grad_enabled()
         self._device = ""
         self._autocasts = 0
@@ -86,9 +88,7 @@ class Recorder(TorchFunctionMode):
         self._unread.add(self.record.input)
         with self._watched(), torch.enable_grad(), self:
             output = self.model(example)
-        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-        if isinstance(output, Mapping) and logits is None:
-            logits = output.get("logits")
+        logits = logits_in(output)
         if not isinstance(logits, Tensor):
             raise Place("", type(self.model).__name__).refusal(
                 f"it must return logits, or an object whose logits they are; it returns {_kind(output)}"
@@ -96,8 +96,30 @@ class Recorder(TorchFunctionMode):
         # Whoever reads the record compares sizes too.
         self._paused = True
         self.record.output = self._ref(logits)
+        self._changes()
         self.record.logits = logits.detach()
         return self.record
+
+    def _changes(self) -> None:
+        """Find out what the forward changed of the network itself."""
+        for path, (tensor, version) in self._stored.items():
+            owner, _, name = path.rpartition(".")
+            now = self.model.get_submodule(owner)._buffers.get(name, tensor)
+            if tensor._version != version:
+                self.record.changed.add(path)
+            # A buffer of another shape is a table made anew, which a later call makes anew too.
+            if now is tensor or now is None or now.shape != tensor.shape:
+                continue
+            if id(now) in self._known:
+                ref = next((ref for ref, at in self.record.states.items() if at == path), None)
+                self.record.replaced[self._ref(tensor) if ref is None else ref] = self._ref(now)
+                self.record.changed.add(path)
+        for tensor, version in self._attributes.values():
+            if tensor._version != version and id(tensor) not in self._states:
+                raise Place("", type(self.model).__name__).refusal(
+                    f"its forward changes a tensor of shape {tuple(tensor.shape)} that is neither a parameter "
+                    "nor a buffer, which would be lost; want register_buffer"
+                )
 
     def place(self) -> Place:
         """Where the forward is now."""
@@ -294,6 +316,13 @@ class Recorder(TorchFunctionMode):
             return output
 
         return forward
+
+
+def logits_in(output: Any) -> Any:
+    """Return the logits in what a network gives; None: there are none."""
+    if isinstance(output, Mapping) and "logits" in output:
+        return output["logits"]
+    return output if isinstance(output, Tensor) else getattr(output, "logits", None)
 
 
 def _attributes(model: nn.Module) -> Iterator[Tensor]:

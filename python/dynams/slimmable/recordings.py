@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dynams.slimmable.example import example_for, others_like
 from dynams.slimmable.record import Guard, Place, Record, Ref, RefusedError
-from dynams.slimmable.recorder import Recorder
+from dynams.slimmable.recorder import Recorder, logits_in
 
 Varying = frozenset[tuple[Ref, int]]
 """Axes whose sizes another input may change."""
@@ -26,14 +26,16 @@ class Recording:
         record: what it does.
         varying: the axes whose sizes may vary.
         example: what it was recorded with.
-        logits: what came of it.
+        logits: what came of it, and what of a second call.
+        buffers: those of the network after both.
         changes_input: it changes its input in place.
     """
 
     record: Record
     varying: Varying
     example: Tensor
-    logits: Tensor
+    logits: tuple[Tensor, Tensor]
+    buffers: dict[str, Tensor]
     changes_input: bool
 
 
@@ -53,15 +55,18 @@ def recorded(network: nn.Module, example: Tensor | None) -> dict[bool, Recording
         for mode in (False, True):
             given = example.clone()
             version = given._version
-            record = _record(network, mode, given)
-            logits = record.logits
+            model = _in_mode(network, mode)
+            record = _record(model, given)
+            with seeded(network), torch.no_grad():
+                logits = record.logits, logits_in(model(example.clone()))
             changes_input = given._version != version
             if mode and _same(record, recordings[False].record):
                 known = recordings[False]
                 record, varying = known.record, known.varying
             else:
                 varying = _varying(record, network, mode, example)
-            recordings[mode] = Recording(record, varying, example, logits, changes_input)
+            buffers = dict(model.named_buffers())
+            recordings[mode] = Recording(record, varying, example, logits, buffers, changes_input)
     return recordings
 
 
@@ -92,8 +97,8 @@ def _in_mode(network: nn.Module, mode: bool) -> nn.Module:
     return network
 
 
-def _record(network: nn.Module, mode: bool, example: Tensor) -> Record:
-    recorder = Recorder(_in_mode(network, mode))
+def _record(network: nn.Module, example: Tensor) -> Record:
+    recorder = Recorder(network)
     try:
         with seeded(network):
             return recorder.run(example)
@@ -108,6 +113,8 @@ def _failed(recorder: Recorder, error: Exception) -> ValueError:
 
 
 def _same(one: Record, other: Record) -> bool:
+    if one.replaced != other.replaced:
+        return False
     return len(one.steps) == len(other.steps) and all(
         type(ours) is type(theirs) and ours.same(theirs)  # type: ignore[arg-type]
         for ours, theirs in zip(one.steps, other.steps, strict=True)
@@ -122,7 +129,7 @@ def _varying(record: Record, network: nn.Module, mode: bool, example: Tensor) ->
     """
     for other, dims in others_like(example):
         try:
-            again = _record(network, mode, other)
+            again = _record(_in_mode(network, mode), other)
         except ValueError:
             if dims == (0,):
                 raise

@@ -142,3 +142,88 @@ def test_what_is_not_the_same_for_every_input_is_refused(function: Any, told: st
     model = network_of(function)
     model.get_submodule("middle").scale = nn.Parameter(torch.ones(()))  # type: ignore[assignment]
     refused(model, told)
+
+
+def mean_of(x: Tensor) -> Tensor:
+    return x.detach().mean((0, 2, 3))
+
+
+def replaced(self: Any, x: Tensor) -> Tensor:
+    old = self.state
+    if self.training:
+        self.state = 0.9 * self.state + 0.1 * mean_of(x)
+        self.steps += 1
+    return x * old.sigmoid().view(1, -1, 1, 1) + self.state.view(1, -1, 1, 1) * self.steps
+
+
+def in_place(self: Any, x: Tensor) -> Tensor:
+    if self.training:
+        with torch.no_grad():
+            self.state.mul_(0.9).add_(0.1 * x.mean((0, 2, 3)))
+        self.steps.add_(1)
+    return x - self.state.view(1, -1, 1, 1) * self.steps
+
+
+def assigned(self: Any, x: Tensor) -> Tensor:
+    if self.training:
+        self.state[:] = mean_of(x)
+        self.state.data[1:].mul_(2)
+    return x - self.state.view(1, -1, 1, 1)
+
+
+def written_out(self: Any, x: Tensor) -> Tensor:
+    if self.training:
+        torch.mean(x.detach(), (0, 2, 3), out=self.state)
+    return x - self.state.view(1, -1, 1, 1)
+
+
+def counted(self: Any, x: Tensor) -> Tensor:
+    self.steps = self.steps + 1
+    return x * self.steps + self.state.view(8, 1, 1)
+
+
+@pytest.mark.parametrize("function", [replaced, in_place, assigned, written_out, counted])
+def test_buffers_that_the_forward_changes_are_kept(function: Any) -> None:
+    model = network_of(function)
+    model.get_submodule("middle").register_buffer("state", torch.full((8,), 0.3))
+    model.get_submodule("middle").register_buffer("steps", torch.ones(()))
+    network = as_before(model, pictures(), pictures(5, 16, 20), calls=2).train()
+    # A slim width goes by the full width's, and changes nothing of it.
+    before = copy.deepcopy(network.network.state_dict())
+    network(pictures(), 0.5).sum().backward()
+    network(pictures(), (0.5, 0.5))
+    assert all(
+        torch.equal(value, before[key]) for key, value in network.network.state_dict().items()
+    )
+    plain = network.plain(0.5)
+    assert torch.equal(plain(pictures()), network(pictures(), 0.5))
+    slim = plain.network.get_submodule("middle")
+    assert slim.get_buffer("state").shape == plain.network.get_parameter("stem.bias").shape
+    kept = copy.deepcopy(slim.state_dict())
+    plain(pictures(1))
+    assert any(not torch.equal(value, kept[key]) for key, value in slim.state_dict().items())
+
+
+def test_what_a_forward_keeps_outside_buffers_is_refused() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * self.calls
+
+    def changed(self: Any, x: Tensor) -> Tensor:
+        self.count.add_(1)
+        return x * self.count
+
+    with pytest.raises(ValueError, match="the second time"):
+        slimmable.convert(network_of(forward, calls=0))
+    with pytest.raises(ValueError, match="neither a parameter nor a buffer"):
+        slimmable.convert(network_of(changed, count=torch.zeros(())))
+    as_before(network_of(lambda self, x: setattr(self, "seen", len(x.shape)) or x), pictures())
+
+
+def test_tables_that_a_forward_keeps_for_a_size_are_made_for_each() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        if self.table is None or len(self.table) != x.shape[-1]:
+            self.table = torch.linspace(0, 1, x.shape[-1], device=x.device, dtype=x.dtype)
+        return x + self.table
+
+    as_before(network_of(forward, table=None), pictures(), pictures(3, 16, 20), calls=2)
