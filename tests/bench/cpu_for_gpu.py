@@ -114,6 +114,8 @@ def replace_gpu() -> None:
     timing.ROUNDS = 3
     timing.launches = lambda _: 1
     timing.peak_extra_bytes = lambda _: 0
+    # Inputs so small gain nothing by threads, which beside another process wait for each other.
+    torch.set_num_threads(1)
     OnTheCpu().__enter__()
 
 
@@ -130,6 +132,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             "FLOAT32": (32, 24, 50),
             "BATCH": (500, 30),
             "CALLS": 2,
+            "IMAGES": 2,
+            "NETWORKS": {"ResNet-18": "resnet8", "ViT-small": (16, 1, 2)},
             "WORK": {
                 name: (kinds, (21, 24, min(shape[2], 100)))
                 for name, (kinds, shape) in candidate_table.WORK.items()

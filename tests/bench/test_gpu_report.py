@@ -165,6 +165,7 @@ def test_predictions_are_of_benchmarks_that_exist_in_a_measure_they_have() -> No
                     "torch.topk(sorted=False)",
                     "torch.topk(2)",
                     "a call for each width",
+                    "full width",
                 )
             }
             assert measure in words
