@@ -14,6 +14,7 @@ import torch
 from foreign_networks import Net, doing
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from dynams import slimmable
 
@@ -37,7 +38,19 @@ def as_before(model: nn.Module, *inputs: Tensor, calls: int = 1) -> slimmable.Sl
                 torch.manual_seed(3)
                 expected = theirs(given.clone())
                 torch.manual_seed(3)
-                assert torch.equal(ours(given.clone()), expected)
+                outputs = ours(given.clone())
+                assert torch.equal(outputs, expected)
+                for each in (theirs, ours):
+                    each.zero_grad()
+                (expected.square().sum() + outputs.square().sum()).backward()
+                gradients = {name: each.grad for name, each in theirs.named_parameters()}
+                for name, each in ours.network.named_parameters():
+                    if "width_0" in name:
+                        continue
+                    gradient = gradients.pop(name.replace(".width_1_0", ""))
+                    assert (each.grad is None) == (gradient is None), name
+                    assert gradient is None or torch.equal(each.grad, gradient), name
+                assert not gradients
                 assert torch.isfinite(ours(given.clone(), 0.5)).all()
         buffers = dict(ours.plain(1.0).network.named_buffers())
         for name, value in theirs.named_buffers():
@@ -227,3 +240,66 @@ def test_tables_that_a_forward_keeps_for_a_size_are_made_for_each() -> None:
         return x + self.table
 
     as_before(network_of(forward, table=None), pictures(), pictures(3, 16, 20), calls=2)
+
+
+def frozen(self: Any, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        stem = self.one(x).relu()
+    return self.two(stem) + stem
+
+
+def partly(self: Any, x: Tensor) -> Tensor:
+    return self.two(self.one(x).detach()) + self.one(x).data
+
+
+def checkpointed(self: Any, x: Tensor) -> Tensor:
+    return checkpoint(
+        lambda each: F.dropout(self.one(each), 0.3, self.training), x, use_reentrant=False
+    )
+
+
+def in_float(self: Any, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        return self.two(self.one(x.float()))
+
+
+def views(self: Any, x: Tensor) -> Tensor:
+    x = self.one(x)
+    x[:, :4].mul_(2)
+    x.permute(0, 2, 3, 1).add_(1)
+    x.view(x.shape[0], 8, -1)[..., ::2] = 0
+    other = torch.zeros_like(x)
+    other[:, 4:] += x[:, 4:]
+    return x.relu_() + other
+
+
+def noise(self: Any, x: Tensor) -> Tensor:
+    if self.training:
+        x = x + torch.randn_like(x) * torch.rand(x.shape[0], 1, 1, 1)
+        x = x * torch.empty(x.shape[0], 1, 1, 1).bernoulli_(0.8) / 0.8
+    return F.dropout2d(self.one(x), 0.2, self.training)
+
+
+def twice(self: Any, x: Tensor) -> Tensor:
+    return self.two(self.norm(self.one(self.norm(x)))) + self.one(x)
+
+
+def branches(self: Any, x: Tensor) -> Tensor:
+    return self.two(self.one(x)) if self.training else self.two(x)
+
+
+@pytest.mark.parametrize(
+    "function", [frozen, partly, checkpointed, in_float, views, noise, twice, branches]
+)
+def test_a_forward_is_done_again_with_its_gradients_and_random_numbers(function: Any) -> None:
+    torch.manual_seed(1)
+    layers = {"one": nn.Conv2d(8, 8, 1), "two": nn.Conv2d(8, 8, 1), "norm": nn.BatchNorm2d(8)}
+    as_before(network_of(function, **layers), pictures(), pictures(5, 16, 20))
+
+
+def test_an_autocast_of_the_forward_holds_inside_another() -> None:
+    model = network_of(in_float, one=nn.Conv2d(8, 8, 1), two=nn.Conv2d(8, 8, 1)).eval()
+    network = slimmable.convert(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(network(pictures()), model(pictures()))
+        network(pictures(), 0.5)
