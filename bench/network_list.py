@@ -15,24 +15,17 @@ TIMM = """resnet18 resnet26d seresnet18 regnetx_002 mobilenetv3_small_100 effici
     convnext_tiny vit_tiny_patch16_224 vit_small_patch16_224 mobilenetv2_100 resnext50_32x4d
     deit_tiny_patch16_224""".split()
 MORE_TIMM = """swin_tiny_patch4_window7_224 mixer_s16_224 coatnet_nano_rw_224 maxvit_rmlp_pico_rw_256 edgenext_xx_small
-    levit_128s mobilevit_xxs hrnet_w18_small dla34 vgg11_bn inception_v3 nfnet_l0 eca_nfnet_l0 regnety_002
+    levit_128s mobilevit_xxs hrnet_w18_small dla34 nfnet_l0 eca_nfnet_l0 regnety_002
     resnext26ts tf_efficientnetv2_b0 res2net50_14w_8s resnest14d cspdarknet53 poolformer_s12 pit_ti_224
-    cait_xxs24_224 convmixer_768_32 resmlp_12_224 efficientformer_l1 fastvit_t8 pvt_v2_b0 mobilenetv4_conv_small
+    convmixer_768_32 resmlp_12_224 efficientformer_l1 fastvit_t8 pvt_v2_b0 mobilenetv4_conv_small
     lcnet_050 mixnet_s ese_vovnet19b_dw dpn48b""".split()
 TORCHVISION = """resnet18 vit_b_16 mobilenet_v3_small efficientnet_b0 densenet121 convnext_tiny regnet_y_400mf googlenet
     inception_v3 shufflenet_v2_x0_5 mnasnet0_5 squeezenet1_1 swin_t""".split()
 
 # The side of images for networks that take any; transformers, and what needs more pixels, have theirs.
-SIDE = 96
-SIDES = {
-    "xception41": 128,
-    "inception_v3": 299,
-    "vgg11_bn": 224,
-    "mixer_s16_224": 224,
-    "resmlp_12_224": 224,
-}
+SIDE = 64
+SIDES = {"inception_v3": 299, "mixer_s16_224": 224, "resmlp_12_224": 224}
 CLASSES = 1000
-BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -58,12 +51,13 @@ class Candidate:
         generator = torch.Generator().manual_seed(0)
         if self.tokens:
             words = model.config.vocab_size
-            drawn = torch.randint(words, (2, BATCH, 12), generator=generator)
+            drawn = torch.randint(words, (2, 4, 12), generator=generator)
             return drawn[0], drawn[1]
-        side, channels = _side(model, self.name), 3
-        images = torch.randn(BATCH, channels, side, side, generator=generator)
+        side = _side(model, self.name)
+        count = 4 if side <= SIDE else 2
+        images = torch.randn(count, 3, side, side, generator=generator)
         classes = model.config.num_labels if hasattr(model, "config") else CLASSES
-        return images, torch.randint(classes, (BATCH,), generator=generator)
+        return images, torch.randint(classes, (count,), generator=generator)
 
 
 def candidates(library: str) -> list[Candidate]:
