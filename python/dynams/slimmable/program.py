@@ -7,6 +7,7 @@ batch-norms, say), and several widths run the same way with different slices of 
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -168,13 +169,13 @@ class _Builder:
         for ref in replaced:
             tensors[ref] = f"network.{self.record.states[ref]}"
         for ref, path in tensors.items():
-            self.nodes[ref] = self.graph.placeholder(path.replace(".", "_"))
+            self.nodes[ref] = self._parameter(path)
         buffers = {ref: self.nodes[ref] for ref in replaced}
         for step in live:
             for called in self._called_modules(step):
                 if called not in self.modules:
                     name = called if isinstance(called, str) else f"within_{len(self.modules)}"
-                    self.modules[called] = self.graph.placeholder(name.replace(".", "_"))
+                    self.modules[called] = self._parameter(name)
         for ref, node in buffers.items():
             # What was computed of its old value may need that for its gradient.
             self.nodes[ref] = self.graph.call_method("clone", (node,))
@@ -195,6 +196,10 @@ class _Builder:
         self.graph.lint()
         graph = fx.GraphModule(nn.Module(), self.graph, "Width")
         return Program(graph, tuple(tensors.values()), tuple(self.modules))
+
+    def _parameter(self, path: str) -> fx.Node:
+        # Names of modules may be anything without a dot; numbered, they stay apart.
+        return self.graph.placeholder(re.sub(r"\W", "_", path) + f"_{len(self.graph.nodes)}")
 
     def _live(
         self, steps: Sequence[Step | Guard], input: Ref, needed: set[Ref]

@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 import torch
 from foreign_networks import images, stir
-from miniature_networks import MINIATURES, WORDS, Miniature
+from miniature_networks import CLASSES, MINIATURES, WORDS, Miniature
 from torch import Tensor, nn
 
 import dynams_kernels as dk
@@ -156,3 +156,16 @@ def test_the_leading_columns_of_the_head_score_slim_features(name: str) -> None:
         found = dk.linear_scores(features, head.weight, kinds, head.bias, width=width)
     for kind in kinds:
         torch.testing.assert_close(found[kind], wanted[kind])
+
+
+def test_modules_may_have_names_that_are_no_identifiers_or_differ_in_dots_alone() -> None:
+    layers = {"0-a": nn.Conv2d(3, 4, 1), "0_b": nn.Sequential(nn.Conv2d(4, 4, 1))}
+    inner = nn.Sequential()
+    inner.add_module("b_0", nn.Conv2d(4, 4, 1))
+    model = nn.Sequential()
+    for name, layer in {**layers, "0": inner, "pool": nn.AdaptiveAvgPool2d(1)}.items():
+        model.add_module(name, layer)
+    model.append(nn.Flatten()).append(nn.Linear(4, CLASSES)).double()
+    network = slimmable.convert(model, example=images())
+    assert torch.equal(network(images()), model(images()))
+    assert network.plain(0.5)(images()).shape == (4, CLASSES)
