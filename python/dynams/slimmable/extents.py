@@ -74,7 +74,9 @@ def _compared(name: str) -> Callable[[Extent, Any], Any]:
     def compare(self: Extent, other: Any) -> Any:
         outcome = plain(self, other)
         if isinstance(other, (int, float)):
-            outcome = getattr(operator, name)(int.__int__(self), other)
+            # Of two extents both are told of once: the other one would be asked too.
+            number = int.__int__(other) if isinstance(other, int) else other
+            outcome = getattr(operator, name)(int.__int__(self), number)
             self.guard(name, self, other, outcome)
         return outcome
 

@@ -546,7 +546,10 @@ class GPT(nn.Module):
         self.lm_head.weight = self.wte.weight
 
     def forward(self, ids: Tensor) -> Tensor:
-        x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1], device=ids.device).unsqueeze(0))
+        at = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
+        if ids.shape[0] != at.shape[0]:
+            at = at.expand(ids.shape[0], -1)
+        x = self.wte(ids) + self.wpe(at)
         for block in self.h:
             x = block(x)
         return self.lm_head(self.ln_f(x))
