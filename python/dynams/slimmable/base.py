@@ -90,7 +90,8 @@ class ProgrammedNetwork(nn.Module):
     def _check(self, images: Tensor) -> None:
         shape = self._blueprint.shape
         if len(shape) != images.dim() or any(
-            want not in (None, size) for want, size in zip(shape, images.shape, strict=True)
+            want is not None and want != size
+            for want, size in zip(shape, images.shape, strict=True)
         ):
             told = ", ".join(
                 "B" if at == 0 else "*" if each is None else str(each)

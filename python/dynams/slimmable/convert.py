@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 from dynams.slimmable.analysis import Analysis, Slimming
 from dynams.slimmable.base import Blueprint, Forward
@@ -21,6 +22,8 @@ from dynams.slimmable.weights import Slices
 from dynams.slimmable.widths import check_widths
 
 
+# Weights copied in inference mode could never be trained.
+@torch.inference_mode(False)
 def convert(
     model: nn.Module, widths: Sequence[float] = (0.5, 1.0), *, example: Tensor | None = None
 ) -> SlimmableNetwork:
@@ -170,6 +173,19 @@ def _check_modules(model: nn.Module) -> None:
     """Refuse what a copy would lose, by name."""
     for path, module in model.named_modules():
         place = Place(path, type(module).__name__)
+        tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if any(map(is_lazy, tensors)):
+            raise place.refusal("it has no weights yet; call the network once first")
+        if any(each.is_meta for each in tensors):
+            raise place.refusal(
+                "its weights are on the meta device, without values; want them first"
+            )
+        if isinstance(module, torch.jit.ScriptModule):
+            raise place.refusal("it is compiled; convert the module that was scripted or traced")
+        if isinstance(getattr(module, "_orig_mod", None), nn.Module):
+            raise place.refusal(
+                "it is compiled; convert first, then use torch.compile on the result"
+            )
         hooks = (
             module._forward_hooks,
             module._forward_pre_hooks,

@@ -132,7 +132,7 @@ def compare_sizes(name: str, one: int, other: int, outcome: bool, told: str) -> 
     Raises:
         ValueError: it would decide otherwise.
     """
-    if getattr(operator, name)(one, other) is not outcome:
+    if bool(getattr(operator, name)(one, other)) != outcome:
         raise ValueError(
             f"images: got sizes for which {told} decides otherwise than for what the network was converted for "
             f"({one} {name} {other} is {not outcome}); convert(..., example=...) takes another"

@@ -24,6 +24,7 @@ from dynams.slimmable.extents import Expression, Extent
 from dynams.slimmable.record import Guard, Leaf, Place, Record, Ref, Region, Step, mapped
 
 _TORCH = str(Path(torch.__file__).parent)
+_LAYERS = str(Path(torch.__file__).parent / "nn" / "modules")
 _HERE = str(Path(__file__).parent)
 
 # Of a tensor they give a number or a property that no value decides.
@@ -128,7 +129,8 @@ class Recorder(TorchFunctionMode):
 
     def guard(self, name: str, one: int, other: float, outcome: bool) -> None:
         """Record a comparison of sizes."""
-        if not self._paused:
+        # Torch's own layers compare sizes to check them.
+        if not self._paused and not _asker(sys._getframe()).startswith(_LAYERS):
             self.record.steps.append(Guard(name, (one, other), outcome, self.place()))
 
     def __torch_function__(
@@ -363,6 +365,13 @@ def _nesting() -> int:
 
 def _kind(value: object) -> str:
     return type(value).__name__
+
+
+def _asker(frame: Any) -> str:
+    """File of the code that called this package."""
+    while frame.f_code.co_filename.startswith(_HERE):
+        frame = frame.f_back
+    return str(frame.f_code.co_filename)
 
 
 def _line(frame: Any) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
-from collections.abc import Sequence
 from typing import cast
 
 import pytest
@@ -23,9 +23,14 @@ every_network = pytest.mark.parametrize("name", NETWORKS)
 every_width = pytest.mark.parametrize("width", WIDTHS)
 
 
-def converted(name: str, widths: Sequence[float] = WIDTHS) -> slimmable.SlimmableNetwork:
+@functools.cache
+def original(name: str) -> slimmable.SlimmableNetwork:
+    return slimmable.convert(made(name), WIDTHS)
+
+
+def converted(name: str) -> slimmable.SlimmableNetwork:
     """Converted, with norms of every width different."""
-    network = slimmable.convert(made(name), widths)
+    network = copy.deepcopy(original(name))
     with torch.random.fork_rng():
         torch.manual_seed(1)
         stir(network)
@@ -38,7 +43,7 @@ def test_full_width_gives_the_same_outputs_and_gradients_bit_for_bit(
     name: str, training: bool
 ) -> None:
     model = made(name).train(training)
-    network = slimmable.convert(model, WIDTHS)
+    network = copy.deepcopy(original(name)).train(training)
     outputs, gradients = [], []
     for each in (model, network):
         with torch.random.fork_rng():
@@ -188,8 +193,7 @@ def test_slim_norms_begin_as_the_channels_they_keep() -> None:
 
 
 @every_network
-@every_width
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("width", "training"), [(0.3, False), (0.5, True), (1.0, False)])
 def test_plain_gives_the_same_outputs_gradients_and_statistics(
     name: str, width: float, training: bool
 ) -> None:
@@ -248,8 +252,8 @@ def test_slim_gradients_stay_in_the_leading_block_and_the_own_batch_norms(name: 
 @every_network
 def test_several_widths_in_one_forward_equal_one_forward_each(name: str) -> None:
     together, apart = converted(name), converted(name)
-    outputs = together(images(), (1.0, 0.3, 0.5))
-    expected = tuple(apart(images(), width) for width in (1.0, 0.3, 0.5))
+    outputs = together(images(), (1.0, 0.3))
+    expected = tuple(apart(images(), width) for width in (1.0, 0.3))
     assert all(torch.equal(one, other) for one, other in zip(outputs, expected, strict=True))
     sum(output.square().sum() for output in outputs).backward()
     sum(output.square().sum() for output in expected).backward()
@@ -258,8 +262,7 @@ def test_several_widths_in_one_forward_equal_one_forward_each(name: str) -> None
 
 
 def test_training_two_widths_keeps_statistics_for_each() -> None:
-    network = slimmable.convert(made("resnet"), (0.5, 1.0)).train()
-    alone = slimmable.convert(made("resnet"), (0.5, 1.0)).train()
+    network, alone = converted("resnet").train(), converted("resnet").train()
     stem = network.network.get_submodule("bn1.width_0_5")
     before = cast(Tensor, stem.running_mean).clone()
     network(images())
@@ -268,7 +271,7 @@ def test_training_two_widths_keeps_statistics_for_each() -> None:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.02)
     labels = torch.arange(4)
     losses = []
-    for _ in range(8):
+    for _ in range(4):
         logits = network(images(), (1.0, 0.5))
         loss = torch.stack([F.cross_entropy(each, labels) for each in logits]).sum()
         optimizer.zero_grad()
@@ -276,22 +279,25 @@ def test_training_two_widths_keeps_statistics_for_each() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
-    assert int(cast(Tensor, stem.num_batches_tracked)) == 8
+    assert int(cast(Tensor, stem.num_batches_tracked)) == 4
     assert not torch.equal(cast(Tensor, stem.running_mean), before)
     full = network.network.get_submodule("bn1.width_1_0")
-    assert int(cast(Tensor, full.num_batches_tracked)) == 9
+    assert int(cast(Tensor, full.num_batches_tracked)) == 5
 
 
 @every_network
 def test_saved_and_copied_networks_give_the_same_outputs(name: str) -> None:
     network = converted(name)
-    other = slimmable.convert(made(name, seed=9), WIDTHS)
+    other = converted(name)
+    with torch.no_grad():
+        for value in other.state_dict().values():
+            value.fill_(1)
     other.load_state_dict(network.state_dict())
     file = io.BytesIO()
     torch.save(network, file)
     file.seek(0)
     loaded = torch.load(file, weights_only=False)
-    for width in WIDTHS:
+    for width in (0.3, 1.0):
         expected = network(images(), width)
         for same in (other, loaded, copy.deepcopy(network)):
             assert torch.equal(same(images(), width), expected)
@@ -318,8 +324,7 @@ def test_folded_batch_norms_give_the_same_outputs(name: str) -> None:
         network.train().plain(0.5).fold_batch_norms()
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "mobilenet"])
-@every_width
+@pytest.mark.parametrize(("name", "width"), [("resnet", 0.3), ("vgg", 0.5), ("mlp", 1.0)])
 def test_margins_of_features_and_head_are_those_of_the_logits(name: str, width: float) -> None:
     network = converted(name)
     features, head = network.features(images(), width), network.head
@@ -383,8 +388,10 @@ def test_an_unknown_width_is_refused_and_none_is_the_full_one() -> None:
 
 
 def test_it_compiles_into_one_graph() -> None:
-    network = converted("resnet")
-    fast = torch.compile(network, backend="eager", fullgraph=True)
-    outputs = fast(images(), (1.0, 0.5))
+    network = converted("mlp")
+    fast = torch.compile(network, backend="eager", fullgraph=True, dynamic=True)
+    outputs = fast(images(count=3), (1.0, 0.5))
     for output, width in zip(outputs, (1.0, 0.5), strict=True):
-        torch.testing.assert_close(output, network(images(), width))
+        torch.testing.assert_close(output, network(images(count=3), width))
+    plain = torch.compile(network.plain(0.5), backend="eager", fullgraph=True)
+    torch.testing.assert_close(plain(images(count=3)), outputs[1])

@@ -44,6 +44,29 @@ def test_a_layer_made_on_the_fly_is_refused() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (
+            lambda: Net(nn.LazyConv2d(8, 1)),
+            "'middle' (LazyConv2d) slimmable: it has no weights yet",
+        ),
+        (lambda: Net().to("meta"), "'stem' (Conv2d) slimmable: its weights are on the meta device"),
+        (
+            lambda: Net(torch.jit.script(nn.ReLU())),
+            "'middle' (RecursiveScriptModule) slimmable: it is",
+        ),
+        (
+            lambda: torch.compile(Net()),
+            "(OptimizedModule) slimmable: it is compiled; convert first",
+        ),
+    ],
+    ids=["lazy", "meta", "scripted", "compiled"],
+)
+def test_a_network_that_is_no_ordinary_one_is_refused(make: Any, told: str) -> None:
+    refused(make(), told)
+
+
 def test_a_layer_with_hooks_is_refused() -> None:
     model = Net()
     model.stem.register_forward_hook(lambda module, args, output: output + 1)
