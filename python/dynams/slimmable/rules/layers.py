@@ -30,7 +30,9 @@ def convolution(call: Call) -> Outcome:
         other, _ = factored(outputs, (groups, outputs.size // groups))
         unite(group, other)
         channels = inside
-        args, kwargs = call.replaced(6, "groups", Scaled(groups, group))
+        # As it was given: of a convolution of its own for each sample it is the batch's size.
+        given = call.argument(6, "groups")
+        args, kwargs = call.replaced(6, "groups", Scaled(given, group))
     else:
         args, kwargs = call.args, call.step.kwargs
     unite(channels, inputs)
@@ -79,7 +81,7 @@ def added_product(call: Call) -> Outcome:
 def einsum(call: Call) -> Outcome:
     """Each letter is an axis."""
     equation, operands = call.args[0], call.args[1:]
-    if len(operands) == 1 and isinstance(operands[0], (tuple, list)):
+    if len(operands) == 1 and not isinstance(operands[0], Ref):
         operands = tuple(operands[0])
     if not isinstance(equation, str) or "..." in equation:
         raise NotImplementedError
