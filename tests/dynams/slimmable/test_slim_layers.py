@@ -113,6 +113,12 @@ def dynamic(self: Any, x: Tensor) -> Tensor:
     return F.conv2d(images, weight, groups=x.shape[0]).view(x.shape)
 
 
+def weight_normed_by_hand(state: State, x: Tensor) -> Tensor:
+    length, weight = (state[f"one.parametrizations.weight.original{at}"][:4, :4] for at in (0, 1))
+    weight = weight * length / weight.square().sum((1, 2, 3), keepdim=True).sqrt()
+    return F.conv2d(x, weight, state["one.bias"][:4])
+
+
 CASES: dict[str, tuple[Callable[..., Any], Callable[[State, Tensor], Tensor], dict[str, Any]]] = {
     "attention": (
         attended,
@@ -121,6 +127,11 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[State, Tensor], Tensor], di
     ),
     "chunks": (gated, gated_by_hand, {"wide": nn.Conv2d(8, 16, 1)}),
     "standardised weights": (standardised, standardised_by_hand, {"one": nn.Conv2d(8, 8, 1)}),
+    "normed weights": (
+        lambda self, x: self.one(x),
+        weight_normed_by_hand,
+        {"one": nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1))},
+    ),
     "layer norm": (normed, normed_by_hand, {"norm": nn.LayerNorm(8), "scale": parameter(8, 1, 1)}),
     "one group": (lambda self, x: self.norm(x), in_one_group_by_hand, {"norm": nn.GroupNorm(1, 8)}),
     "slopes": (

@@ -9,6 +9,7 @@ from dynams.slimmable.rules.layers import kept_whole
 __all__ = ["Call", "Layout", "Outcome", "Scaled", "kept_whole", "refs", "rule"]
 
 _GROUPS: dict[Rule, str] = {
+    elementwise.by_element: "weight_norm",
     elementwise.resized: "interpolate upsample",
     elementwise.made: "arange eye full linspace new_empty new_full new_ones new_tensor new_zeros ones rand randn "
     "randint randperm scalar_tensor tensor zeros as_tensor asarray",
