@@ -121,7 +121,7 @@ OPERATIONS = st.tuples(
 
 
 @given(st.lists(OPERATIONS, max_size=30))
-@settings(max_examples=100)
+@settings(max_examples=40)
 def test_what_is_made_of_axes_keeps_what_they_keep(
     operations: list[tuple[str, int, int, int]],
 ) -> None:
