@@ -23,6 +23,10 @@ class Head(NamedTuple):
     weight: Tensor
     bias: Tensor | None
 
+    def __call__(self, features: Tensor) -> Tensor:
+        """Map features (..., D) to logits (..., C)."""
+        return nn.functional.linear(features, self.weight, self.bias)
+
 
 class Forward(NamedTuple):
     """The programs of one width and mode.

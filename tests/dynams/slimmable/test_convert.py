@@ -335,6 +335,7 @@ def test_margins_of_features_and_head_are_those_of_the_logits(name: str, width: 
     plain = network.plain(width)
     frozen = dk.linear_margin(plain.features(images()), plain.head.weight, plain.head.bias)
     torch.testing.assert_close(frozen, margins)
+    torch.testing.assert_close(network.head_at(width)(features), network(images(), width))
 
 
 def test_a_sampler_selects_by_a_slim_width() -> None:
