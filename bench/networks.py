@@ -100,7 +100,7 @@ def find(candidate: Candidate) -> Finding:
         stage = "to run it at full width"
         compare(finding, model, network, batch, labels)
         stage = "to make the slim one"
-        measure(finding, model, network, batch)
+        measure(finding, network, batch)
         stage = "to score with its head"
         score(finding, network, batch)
         stage = "to train it"
@@ -144,11 +144,10 @@ def compare(
     )
 
 
-def measure(finding: Finding, model: nn.Module, network: Any, batch: Tensor) -> None:
-    slim = network.plain(WIDTHS[0]).eval()
-    model.eval()
+def measure(finding: Finding, network: Any, batch: Tensor) -> None:
+    slim, full = (network.plain(width).eval() for width in WIDTHS)
     counts = []
-    for each in (slim, model):
+    for each in (slim, full):
         # The attention of a CPU is counted as the products that it is made of.
         with (
             torch.no_grad(),
@@ -160,7 +159,7 @@ def measure(finding: Finding, model: nn.Module, network: Any, batch: Tensor) -> 
             (sum(value.numel() for value in each.parameters()), counter.get_total_flops())
         )
     (parameters, flops), (full_parameters, full_flops) = counts
-    finding.kept += unslimmed(model, slim.network)
+    finding.kept += unslimmed(full.network, slim.network)
     finding.shares = {
         "parameters": parameters / full_parameters,
         "multiply-adds": flops / full_flops,
