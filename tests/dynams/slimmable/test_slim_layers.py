@@ -159,6 +159,16 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[State, Tensor], Tensor], di
         lambda state, x: F.conv2d(x, state["w"][:4, :4, None, None]),
         {"w": parameter(8, 8)},
     ),
+    "sizes as numbers": (
+        lambda self, x: x - x.sum((1, 2, 3), keepdim=True) / (x.shape[1] * x.shape[2] * x.shape[3]),
+        lambda state, x: x - x.mean((1, 2, 3), keepdim=True),
+        {},
+    ),
+    "made of sizes": (
+        lambda self, x: torch.maximum(x, x.new_zeros(x.shape[0], x.size(1), 1, 1)),
+        lambda state, x: x.relu(),
+        {},
+    ),
 }
 
 

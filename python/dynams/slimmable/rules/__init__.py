@@ -11,8 +11,8 @@ __all__ = ["Call", "Layout", "Outcome", "Scaled", "kept_whole", "refs", "rule"]
 _GROUPS: dict[Rule, str] = {
     elementwise.by_element: "weight_norm",
     elementwise.resized: "interpolate upsample",
-    elementwise.made: "arange eye full linspace new_empty new_full new_ones new_tensor new_zeros ones rand randn "
-    "randint randperm scalar_tensor tensor zeros as_tensor asarray",
+    elementwise.made: "arange as_tensor asarray eye linspace new_tensor randint randperm scalar_tensor tensor",
+    elementwise.sized: "empty full new_empty new_full new_ones new_zeros ones rand randn zeros",
     elementwise.softmax: "softmax log_softmax softmin gumbel_softmax",
     shapes.attribute: "getattr",
     shapes.concatenate: "cat concat concatenate",

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from dynams.slimmable.axes import Axis, unite, whole
-from dynams.slimmable.extents import Extent
+from dynams.slimmable.axes import Axis, product, unite, whole
+from dynams.slimmable.extents import Expression, Extent
 from dynams.slimmable.record import Ref, Step
 
 Layout = tuple[Axis, ...]
@@ -105,6 +105,23 @@ class Call:
             axis: Axis = self._layouts(ref)[dim]
             return axis
         return None
+
+    def scaled(self, value: Any) -> Any:
+        """A size among numbers, as the width has it: of an axis, or of the product of several."""
+
+        def axes(expression: Any) -> list[Axis] | None:
+            if not isinstance(expression, Expression):
+                return []
+            if expression.name == "size":
+                ref, dim = expression.args
+                return [self._layouts(ref)[dim]]
+            parts = list(map(axes, expression.args))
+            if expression.name != "mul" or None in parts:
+                return None
+            return [axis for part in parts for axis in part or ()]
+
+        factors = axes(value.expression) if isinstance(value, Extent) else None
+        return Scaled(value, product(factors)) if factors else value
 
 
 Rule = Callable[[Call], Outcome]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dynams.slimmable.axes import whole
 from dynams.slimmable.record import Ref
-from dynams.slimmable.rules.call import Call, Layout, Outcome, met, wholes
+from dynams.slimmable.rules.call import Call, Layout, Outcome, Scaled, met, wholes
 
 BY_ELEMENT = frozenset(
     """
@@ -43,10 +43,12 @@ POOLS = frozenset(
 
 
 def by_element(call: Call) -> Outcome:
-    """Unite all operands."""
+    """Unite all operands; a size among them, such as what a sum is divided by, is that of the width."""
     if not call.shapes:
         return Outcome(())
-    return Outcome((met([call.axes(each) for each in call.tensors], call.shapes[0]),))
+    axes = met([call.axes(each) for each in call.tensors], call.shapes[0])
+    kwargs = {name: call.scaled(each) for name, each in call.step.kwargs.items()}
+    return Outcome((axes,), tuple(map(call.scaled, call.args)), kwargs)
 
 
 def alike(call: Call) -> Outcome:
@@ -108,5 +110,21 @@ def spatial(call: Call, dims: int) -> Outcome:
 
 
 def made(call: Call) -> Outcome:
-    """What makes a tensor of sizes alone keeps all of it."""
+    """What makes a tensor of numbers keeps all of it."""
     return Outcome(tuple(map(wholes, call.shapes)))
+
+
+def sized(call: Call) -> Outcome:
+    """What makes a tensor of a size keeps all of it, but along an axis whose size it was given."""
+    (shape,) = call.shapes
+    at = 1 if call.step.name.startswith("new_") else 0
+    sizes = call.argument(at, "size")
+    given = isinstance(sizes, (tuple, list))
+    sizes = tuple(sizes) if given else call.args[at:]
+    if not all(isinstance(each, int) for each in sizes) or tuple(map(int, sizes)) != shape:
+        return Outcome((wholes(shape),))
+    axes = tuple(call.axis_of(each) or whole(int(each)) for each in sizes)
+    scaled = tuple(Scaled(size, axis) for size, axis in zip(sizes, axes, strict=True))
+    kwargs = {name: each for name, each in call.step.kwargs.items() if name != "size"}
+    rest = call.args[at + 1 :] if given else ()
+    return Outcome((axes,), (*call.args[:at], scaled, *rest), kwargs)
