@@ -71,7 +71,6 @@ class Recorder(TorchFunctionMode):
         }
         self._states = {id(each): path for path, (each, _) in self._stored.items()}
         self._attributes = {id(each): (each, each._version) for each in _attributes(model)}
-        self._grad = torch.is_grad_enabled()
         self._device = ""
         self._autocasts = 0
         self._drawn: Any = None
