@@ -152,8 +152,9 @@ def _close(one: Tensor, other: Tensor) -> bool:
         return False
     if not one.is_floating_point():
         return torch.equal(one, other)
-    scale = float(other.abs().max()) if other.numel() else 0.0
-    return torch.allclose(one, other, rtol=1e-3, atol=1e-3 * scale, equal_nan=True)
+    # As far apart as a GPU's choice of algorithms may bring them; what is looked for is far more.
+    scale = 0.02 * float(other.abs().max()) if other.numel() else 0.0
+    return torch.allclose(one, other, rtol=0.0, atol=scale, equal_nan=True)
 
 
 def _buffer(network: nn.Module, path: str) -> Tensor | None:
