@@ -21,6 +21,9 @@ from dynams.slimmable.recordings import Recording, recorded, resting, seeded
 from dynams.slimmable.weights import Slices
 from dynams.slimmable.widths import check_widths
 
+# A running mean of what cancels is rounding alone.
+_NOISE = 1e-5
+
 
 # Weights copied in inference mode could never be trained.
 @torch.inference_mode(False)
@@ -138,7 +141,7 @@ def _check_effect(network: SlimmableNetwork, recordings: Mapping[bool, Recording
                 )
         for path, buffer in recording.buffers.items():
             ours = _buffer(tried.network, path)
-            if ours is not None and ours.shape == buffer.shape and not _close(ours, buffer):
+            if ours is not None and ours.shape == buffer.shape and not _close(ours, buffer, _NOISE):
                 raise place.refusal(f"{told} the buffer {path!r} does not change as it did")
         for width in network.widths[:-1]:
             try:
@@ -147,14 +150,14 @@ def _check_effect(network: SlimmableNetwork, recordings: Mapping[bool, Recording
                 raise place.refusal(f"{told} it fails at width {width}: {error}") from error
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
+def _close(one: Tensor, other: Tensor, noise: float = 0.0) -> bool:
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     if not one.is_floating_point():
         return torch.equal(one, other)
     # As far apart as a GPU's choice of algorithms may bring them; what is looked for is far more.
     scale = 0.02 * float(other.abs().max()) if other.numel() else 0.0
-    return torch.allclose(one, other, rtol=0.0, atol=scale, equal_nan=True)
+    return torch.allclose(one, other, rtol=0.0, atol=scale + noise, equal_nan=True)
 
 
 def _buffer(network: nn.Module, path: str) -> Tensor | None:
