@@ -12,6 +12,19 @@ from dynams.training.distributed import average_buffers
 from dynams.training.network import Network, as_module
 
 
+def check_norms(model: nn.Module, network: nn.Module) -> None:
+    """Refuse a user's network with no batch-norms, which estimates would leave untrained at a slim width.
+
+    Raises:
+        ValueError: ``network``, made of ``model``, has none.
+    """
+    if not any(isinstance(each, SwitchableBatchNorm) for each in network.modules()):
+        raise ValueError(
+            f"proxy.recipe: got batch_norm, want joint or distill: {type(model).__name__} has no batch-norms to "
+            "estimate"
+        )
+
+
 @torch.no_grad()
 def reestimate_norms(
     fabric: Fabric,

@@ -27,6 +27,7 @@ from dynams.training.given import read_scores
 from dynams.training.network import Network, as_module
 from dynams.training.optim import build_optimizer
 from dynams.training.own_network import OwnNetwork, admit, layout
+from dynams.training.proxy_norms import check_norms
 from dynams.training.resolve import Resolved, Selector, build_network
 from dynams.training.samples import RunSamples, load_samples
 from dynams.training.seeds import derive_seed, seed_process
@@ -340,17 +341,17 @@ def _network(resolved: Resolved, batches: Batches, model: nn.Module | None) -> N
     # Two: a batch-norm in training mode takes no single value for a channel.
     images, _ = next(batches.plain(0, 2, 2))
     selector = resolved.selector
-    return cast(
-        Network,
-        admit(
-            model,
-            images,
-            classes=len(batches.classes),
-            proxy_width=selector.proxy_width,
-            needs=selector.scored,
-            strategy=resolved.config.selection.strategy,
-        ),
+    network = admit(
+        model,
+        images,
+        classes=len(batches.classes),
+        proxy_width=selector.proxy_width,
+        needs=selector.scored,
+        strategy=resolved.config.selection.strategy,
     )
+    if selector.proxy_width is not None and resolved.config.proxy.recipe == "batch_norm":
+        check_norms(model, network)
+    return cast(Network, network)
 
 
 def _formats(

@@ -188,15 +188,25 @@ def test_what_a_network_keeps_besides_comes_back_too(tmp_path) -> None:
     assert torch.equal(model.auxiliary.weight, unused)
 
 
-@pytest.mark.parametrize("recipe", ["distill", "batch_norm"])
-def test_the_other_recipes_take_an_own_network(recipe: str, tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "make"), [("distill", TimmResNet), ("batch_norm", TimmResNet), ("joint", ViT)]
+)
+def test_the_other_recipes_take_an_own_network(recipe: str, make, tmp_path) -> None:
     config = small_config(tmp_path, proxy={"recipe": recipe, "batches": 2}, optim={"epochs": 2})
-    summary = train(config, DATA, model=TimmResNet())
+    summary = train(config, DATA, model=make())
     assert summary.proxy_width == 0.5
     if recipe == "batch_norm":
         state = final(summary.run_dir).model
         scale = state["network.bn1.width_0_5.weight"]
         assert not scale.eq(1.0).all()
+
+
+def test_estimates_of_batch_norms_need_some(tmp_path) -> None:
+    config = small_config(tmp_path, proxy={"recipe": "batch_norm"})
+    with pytest.raises(
+        ValueError, match=r"proxy\.recipe: got batch_norm, want joint or distill: ViT"
+    ):
+        train(config, DATA, model=ViT())
 
 
 class Hidden(nn.Module):
