@@ -4,14 +4,19 @@ slows both sides alike."""
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import dynams_kernels as dk
+
+# What benchmarks share lies beside them.
+sys.path.insert(0, str(Path(__file__).parent))
 
 Call = Callable[[], Any]
 
