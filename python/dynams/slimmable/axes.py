@@ -114,9 +114,9 @@ def unite(one: Axis, other: Axis) -> None:
     elif other._kind == "leaf":
         _bind(other, "same", one)
     elif one._kind == other._kind == "product":
-        _unite_factors(one, other)
+        _unite_parts(one, other, _factors, _common, _divided)
     else:
-        _unite_terms(one, other)
+        _unite_parts(one, other, _terms, min, _cut)
 
 
 def factored(axis: Axis, sizes: Sequence[int]) -> tuple[Axis, ...]:
@@ -239,36 +239,34 @@ def _next(left: list[Axis], opened: Callable[[Axis], list[Axis]]) -> Axis:
     return left.pop()
 
 
-def _unite_factors(one: Axis, other: Axis) -> None:
+def _unite_parts(
+    one: Axis,
+    other: Axis,
+    opened: Callable[[Axis], list[Axis]],
+    shared: Callable[[int, int], int],
+    divided: Callable[[Axis, int], tuple[Axis, Axis]],
+) -> None:
+    """Unite part by part, dividing the larger of two to the size that both share; 0: they share none."""
     ours, theirs = [one], [other]
     while ours:
-        first, second = _next(ours, _factors), _next(theirs, _factors)
-        common = math.gcd(first.size, second.size)
-        if common == 1:
+        first, second = _next(ours, opened), _next(theirs, opened)
+        size = shared(first.size, second.size)
+        if not size:
             for each in (first, second, *ours, *theirs):
                 each.fix()
             return
-        if common < first.size:
-            first, inner = _divided(first, common)
-            ours.append(inner)
-        if common < second.size:
-            second, inner = _divided(second, common)
-            theirs.append(inner)
-        unite(first, second)
-
-
-def _unite_terms(one: Axis, other: Axis) -> None:
-    ours, theirs = [one], [other]
-    while ours:
-        first, second = _next(ours, _terms), _next(theirs, _terms)
-        size = min(first.size, second.size)
         if size < first.size:
-            first, rest = _cut(first, size)
+            first, rest = divided(first, size)
             ours.append(rest)
         if size < second.size:
-            second, rest = _cut(second, size)
+            second, rest = divided(second, size)
             theirs.append(rest)
         unite(first, second)
+
+
+def _common(one: int, other: int) -> int:
+    common = math.gcd(one, other)
+    return common if common > 1 else 0
 
 
 def _divided(axis: Axis, outer: int) -> tuple[Axis, Axis]:

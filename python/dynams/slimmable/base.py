@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from dynams.slimmable.places import value_at
 from dynams.slimmable.program import Program
 from dynams.slimmable.weights import Slices
 
@@ -110,8 +111,7 @@ class ProgrammedNetwork(nn.Module):
     def head(self) -> Head:
         """The classifier."""
         weight, bias = (
-            None if path is None else value_at(*place_of(self, path))
-            for path in self._blueprint.head
+            None if path is None else value_at(self, path) for path in self._blueprint.head
         )
         assert weight is not None
         return Head(flat(weight), bias)
@@ -120,23 +120,3 @@ class ProgrammedNetwork(nn.Module):
 def flat(features: Tensor) -> Tensor:
     """Flatten what a 1x1 convolution of pooled features takes, or its weight."""
     return features.flatten(1) if features.dim() == 4 else features
-
-
-def module_at(network: nn.Module, path: str) -> nn.Module:
-    """Return the module at a path."""
-    # get_submodule asks three questions a level: a third of a small network's time.
-    for name in path.split(".") if path else ():
-        network = cast(nn.Module, network._modules[name])
-    return network
-
-
-def place_of(network: nn.Module, path: str) -> tuple[nn.Module, str]:
-    """Return the module that a parameter or buffer belongs to, and its name there."""
-    owner, _, name = path.rpartition(".")
-    return module_at(network, owner), name
-
-
-def value_at(owner: nn.Module, name: str) -> Tensor:
-    """Return a parameter or buffer."""
-    value: Tensor | None = owner._parameters.get(name)
-    return cast(Tensor, owner._buffers[name] if value is None else value)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynams.slimmable.recorder import logits_in
+
 _SIDES = (32, 64, 224, 28, 16, 12, 8, 96, 128, 256, 384, 48, 299)
 
 
@@ -22,8 +24,8 @@ def example_for(model: nn.Module) -> Tensor:
         try:
             with torch.no_grad():
                 output = model(batch)
-            logits = output if isinstance(output, Tensor) else getattr(output, "logits", output)
-            # A size that merges samples is none the network is for.
+            logits = logits_in(output)
+            # A size that merges samples is none the network is for; what gives no logits is told later.
             if not isinstance(logits, Tensor) or len(logits) == len(batch):
                 return batch
             told = f"it gives logits {tuple(logits.shape)} (for an input of shape {tuple(batch.shape)})"

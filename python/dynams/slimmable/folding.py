@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
+from dynams.slimmable.places import owner_of, value_at
 from dynams.slimmable.program import Program, Within, emitted
 from dynams.slimmable.record import Step, mapped
 from dynams.slimmable.recorder import Recorder
@@ -48,9 +49,30 @@ def folded(program: Program, network: nn.Module) -> Program:
         fuse = _FUSE.get(layer.target) if layer.op == "call_function" else None
         if fuse is None or len(layer.users) != 1:
             continue
-        rest = _rest(norm, network.get_parameter(tensors[layer.args[1]]).dim() - 2)
-        if rest is None or not _fold(graph, layer, norm, fuse, tensors, network):
+        weight, bias = _argument(layer, 1, "weight"), _argument(layer, 2, "bias")
+        # A weight that is computed, or that something else takes too, stays.
+        if any(each not in tensors or len(each.users) != 1 for each in (weight, bias) if each):
             continue
+        values = [
+            None if each is None else value_at(network, tensors[each]) for each in (weight, bias)
+        ]
+        rest = _rest(norm, cast(Tensor, values[0]).dim() - 2)
+        if rest is None:
+            continue
+        new_weight, new_bias = fuse(
+            *values, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        if bias is None:
+            with graph.inserting_after(list(tensors)[-1]):
+                bias = graph.placeholder(f"{weight.name}_bias")
+            tensors[bias] = _bias_beside(network, tensors[weight])
+            if len(layer.args) > 2:
+                layer.args = (*layer.args[:2], bias, *layer.args[3:])
+            else:
+                layer.kwargs = {**layer.kwargs, "bias": bias}
+        for each, value in ((weight, new_weight), (bias, new_bias)):
+            owner, name = owner_of(network, tensors[each])
+            owner._parameters[name] = value
         with graph.inserting_before(node):
             output = _inlined(graph, layer, rest)
         node.replace_all_uses_with(output)
@@ -65,39 +87,15 @@ def folded(program: Program, network: nn.Module) -> Program:
     )
 
 
-def _fold(
-    graph: fx.Graph,
-    layer: fx.Node,
-    norm: _BatchNorm,
-    fuse: Any,
-    tensors: dict[fx.Node, str],
-    network: nn.Module,
-) -> bool:
-    args: list[Any] = list(layer.args) + [None] * (3 - len(layer.args))
-    weight: Any = args[1]
-    bias: Any = layer.kwargs.get("bias", args[2])
-    if weight not in tensors or len(weight.users) != 1 or not (bias is None or bias in tensors):
-        return False
-    owner, _, name = tensors[weight].rpartition(".")
-    module = network.get_submodule(owner)
-    values = [module._parameters[name], None if bias is None else _get(network, tensors[bias])]
-    folded_weight, folded_bias = fuse(
-        *values, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    )
-    module._parameters[name] = folded_weight
-    if bias is None:
-        with graph.inserting_after(list(tensors)[-1]):
-            bias = graph.placeholder(f"{weight.name}_bias")
-        place = f"{owner}.bias"
-        module._parameters["bias"] = folded_bias
-        tensors[bias] = place
-    else:
-        owner, _, name = tensors[bias].rpartition(".")
-        network.get_submodule(owner)._parameters[name] = folded_bias
-    args[2] = bias
-    layer.args = tuple(args)
-    layer.kwargs = {key: value for key, value in layer.kwargs.items() if key != "bias"}
-    return True
+def _argument(node: fx.Node, position: int, name: str) -> Any:
+    return node.args[position] if position < len(node.args) else node.kwargs.get(name)
+
+
+def _bias_beside(network: nn.Module, weight: str) -> str:
+    """Name the bias that a weight has none of: as torch's layers do, where that name is free."""
+    owner, name = owner_of(network, weight)
+    free = name == "weight" and owner._parameters.get("bias") is None
+    return f"{weight.removesuffix(name)}{'bias' if free else f'{name}_bias'}"
 
 
 def _inlined(graph: fx.Graph, layer: fx.Node, rest: Sequence[Step]) -> fx.Node:
@@ -110,11 +108,6 @@ def _inlined(graph: fx.Graph, layer: fx.Node, rest: Sequence[Step]) -> fx.Node:
             output = emitted(graph, step.target, args, kwargs)
         known[step.results[0]] = output
     return output
-
-
-def _get(network: nn.Module, path: str) -> Tensor:
-    owner, _, name = path.rpartition(".")
-    return cast(Tensor, network.get_submodule(owner)._parameters[name])
 
 
 def _rest(norm: _BatchNorm, dims: int) -> list[Step] | None:

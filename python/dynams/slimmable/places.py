@@ -1,8 +1,4 @@
-"""Parameters, buffers and modules found by their paths, with each module on the way looked up once.
-
-They are looked up at every call, so that a network may meanwhile be moved, copied, loaded or have modules
-replaced; a walk for each path would take longer than a small network's slim layers.
-"""
+"""Parameters, buffers and modules found by their paths."""
 
 from __future__ import annotations
 
@@ -13,7 +9,10 @@ from torch import Tensor, nn
 
 
 class Places:
-    """Where tensors and modules stand in a network.
+    """Where tensors and modules stand in a network, with each module on the way looked up once.
+
+    They are looked up at every call, so that the network may meanwhile be moved, copied, loaded or have
+    modules replaced; a walk for each path would take longer than a small network's slim layers.
 
     Args:
         tensors: paths of parameters and buffers.
@@ -47,3 +46,16 @@ class Places:
             value = known[owner]._parameters.get(name)
             tensors.append(known[owner]._buffers[name] if value is None else value)
         return cast("list[Tensor]", tensors), [known[each] for each in self._modules]
+
+
+def owner_of(network: nn.Module, path: str) -> tuple[nn.Module, str]:
+    """Return the module that a parameter or buffer belongs to, and its name there."""
+    owner, _, name = path.rpartition(".")
+    return network.get_submodule(owner), name
+
+
+def value_at(network: nn.Module, path: str) -> Tensor:
+    """Return a parameter or buffer."""
+    owner, name = owner_of(network, path)
+    value: Tensor | None = owner._parameters.get(name)
+    return cast(Tensor, owner._buffers[name] if value is None else value)

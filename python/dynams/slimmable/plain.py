@@ -14,12 +14,11 @@ from dynams.slimmable.base import (
     Forward,
     ProgrammedNetwork,
     flat,
-    place_of,
-    value_at,
 )
 from dynams.slimmable.casting import layer_weights
 from dynams.slimmable.folding import folded
 from dynams.slimmable.norms import SwitchableBatchNorm
+from dynams.slimmable.places import owner_of, value_at
 from dynams.slimmable.program import Program
 
 
@@ -64,7 +63,7 @@ class PlainNetwork(ProgrammedNetwork):
         """Cast the weights of layers before the classifier, once, as autocast does at every call."""
         forward = self._forward()
         for path in layer_weights(forward.features):
-            owner, name = place_of(self, path)
+            owner, name = owner_of(self, path)
             weight = owner._parameters.get(name)
             if weight is not None and path not in forward.logits.tensors:
                 cast_weight = weight.detach().to(dtype)
@@ -90,7 +89,7 @@ def plain_at(
     }
     for path, slices in blueprint.slices.items():
         if not slices.whole(width):
-            value = value_at(*place_of(parts, path))
+            value = value_at(parts, path)
             part = slices.part(value.detach(), width).clone()
             is_parameter = isinstance(value, nn.Parameter)
             made[id(value)] = nn.Parameter(part, value.requires_grad) if is_parameter else part

@@ -148,6 +148,7 @@ class _Builder:
         self.sizes: dict[tuple[Ref, int], fx.Node] = {}
         self.computed: dict[Expression, Any] = {}
         self.modules: dict[str | Within, fx.Node] = {}
+        self.input = self.record.input
         self.device: fx.Node | None = None
 
     def build(
@@ -157,7 +158,8 @@ class _Builder:
         output: Ref,
         replaced: Mapping[Ref, Ref] = MappingProxyType({}),
     ) -> Program:
-        live = self._live(steps, input, {output, *replaced.values()})
+        self.input = input
+        live = self._live(steps, {output, *replaced.values()})
         self.nodes[input] = self.graph.placeholder("input")
         tensors: dict[Ref, str] = {}
         for step in live:
@@ -182,6 +184,7 @@ class _Builder:
         wanted = set(self._leaves(live))
         for ref in (input, *tensors):
             self._read_sizes(ref, wanted)
+        self._read_batch(live, wanted)
         for step in live:
             if isinstance(step, Guard):
                 self._guard(step)
@@ -201,11 +204,12 @@ class _Builder:
         # Names of modules may be anything without a dot; numbered, they stay apart.
         return self.graph.placeholder(re.sub(r"\W", "_", path) + f"_{len(self.graph.nodes)}")
 
-    def _live(
-        self, steps: Sequence[Step | Guard], input: Ref, needed: set[Ref]
-    ) -> list[Step | Guard]:
+    def _live(self, steps: Sequence[Step | Guard], needed: set[Ref]) -> list[Step | Guard]:
         """What is needed, what changes a tensor in place, and modules, which may count calls."""
-        made = {input, *(ref for each in steps if isinstance(each, Step) for ref in each.results)}
+        made = {
+            self.input,
+            *(ref for each in steps if isinstance(each, Step) for ref in each.results),
+        }
         live: list[Step | Guard] = []
         for step in reversed(steps):
             if isinstance(step, Guard):
@@ -213,7 +217,7 @@ class _Builder:
                 known = all(ref in made for ref, _ in leaves)
                 if known and any(each in self.varying for each in leaves):
                     live.append(step)
-                    needed.update(ref for ref, _ in _leaves(step.args))
+                    needed.update(ref for ref, _ in leaves)
             elif (
                 needed.intersection(step.results)
                 or _in_place(step)
@@ -243,6 +247,23 @@ class _Builder:
             if (ref, dim) in wanted:
                 self.sizes[ref, dim] = self.graph.call_method("size", (self.nodes[ref], dim))
 
+    def _read_batch(self, live: Sequence[Step | Guard], wanted: set[tuple[Ref, int]]) -> None:
+        """Read the number of samples of the input, where the logits are given that of an earlier tensor."""
+        made = {
+            self.input,
+            *(ref for each in live if isinstance(each, Step) for ref in each.results),
+        }
+        for ref, dim in wanted:
+            if ref in made or ref in self.nodes:
+                continue
+            samples = self.record.shape(self.input)[0]
+            if dim != 0 or self.record.shape(ref)[0] != samples:
+                raise live[-1].place.refusal(
+                    "its logits are given a size of a tensor before the classifier; want -1, or logits as the "
+                    "classifier gives them"
+                )
+            self.sizes[ref, dim] = self.graph.call_method("size", (self.nodes[self.input], 0))
+
     def _size(self, value: Any) -> Any:
         """A size as the full width has it: a number, or a node where another input may change it."""
         if isinstance(value, Extent):
@@ -271,7 +292,7 @@ class _Builder:
     def _scaled(self, value: Scaled) -> Any:
         size = self._size(value.value)
         if value.axis.fixed or self.width == 1.0:
-            return int(size) if isinstance(size, int) else size
+            return size
         return self._ratio(size, value.axis.count(self.width), value.axis.size)
 
     def _ratio(self, size: Any, times: int, by: int) -> Any:
@@ -292,7 +313,7 @@ class _Builder:
         if isinstance(value, torch.device):
             # Made where the input is, not where the example was.
             self.device = self.device or self.graph.call_function(
-                getattr, (self.nodes[self.record.input], "device")
+                getattr, (self.nodes[self.input], "device")
             )
             return self.device
         if isinstance(value, dict):
@@ -300,11 +321,7 @@ class _Builder:
         if isinstance(value, slice):
             return slice(*map(self._valued, (value.start, value.stop, value.step)))
         if isinstance(value, (tuple, list)):
-            return (
-                type(value)(map(self._valued, value))
-                if type(value) in (tuple, list)
-                else tuple(map(self._valued, value))
-            )
+            return (list if isinstance(value, list) else tuple)(map(self._valued, value))
         return value
 
     def _guard(self, step: Guard) -> None:

@@ -148,7 +148,7 @@ class Record:
         input: the network's input.
         training: in which mode it was recorded.
         steps: in order.
-        tensors: shapes of all tensors.
+        shapes: of all tensors, in the example.
         states: paths of the parameters and buffers used.
         constants: values of other tensors that the network brought.
         replaced: buffers that it puts another tensor in the place of, and those.

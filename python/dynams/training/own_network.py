@@ -21,6 +21,7 @@ from torch.nn.parameter import is_lazy
 from dynams.selection.evaluating import evaluating
 from dynams.selection.signals import VALIDATION
 from dynams.slimmable import SlimmableNetwork, convert
+from dynams.slimmable.recorder import logits_in
 
 _LOG = logging.getLogger(__name__)
 # What logits alone do not give.
@@ -313,7 +314,7 @@ def _logits(given: Any, source: str) -> Tensor:
     Raises:
         ValueError: it holds none.
     """
-    logits = given if isinstance(given, Tensor) else getattr(given, "logits", None)
+    logits = logits_in(given)
     if not isinstance(logits, Tensor):
         raise ValueError(
             f"model: got {type(given).__name__} of {source}, want logits (B, C), or an object whose logits they "

@@ -303,3 +303,36 @@ def test_an_autocast_of_the_forward_holds_inside_another() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(network(pictures()), model(pictures()))
         network(pictures(), 0.5)
+
+
+class Tokens(nn.Module):
+    """Its table is cut to the tokens there are, and both once more from the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.table = nn.Parameter(torch.randn(1, 2000, 8))
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.stem(x).flatten(2).transpose(1, 2)
+        table = self.table[:, : tokens.shape[1]]
+        return self.fc((tokens[:, 1:-2] + table[:, 1:-2]).tanh().mean(1))
+
+
+class Viewed(Tokens):
+    """Its logits are given the batch's size once more, and the device they are on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = x.shape[0]
+        return super().forward(x).view(batch, -1).to(x.device)
+
+
+@pytest.mark.parametrize("make", [Tokens, Viewed])
+def test_other_sizes_are_cut_and_viewed_as_the_network_does(make: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = make().eval()
+    network = slimmable.convert(model)
+    for images in (pictures(), pictures(5, 16, 20)):
+        assert torch.equal(network(images), model(images))
+        assert torch.equal(network.plain(0.5)(images), network(images, 0.5))

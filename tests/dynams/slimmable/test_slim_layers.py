@@ -189,6 +189,26 @@ def test_a_slim_layer_equals_one_with_sliced_weights(name: str) -> None:
         assert torch.equal(network.plain(0.5)(given), network(given, 0.5))
 
 
+@pytest.mark.parametrize(
+    "halves",
+    [
+        lambda x: (x.narrow(1, 4, 4), x.narrow(1, 0, 4)),
+        lambda x: (x[:, 4:], x[:, :4]),
+        lambda x: (x[:, -4:], x[:, :-4]),
+    ],
+    ids=["narrow", "from the start", "from the end"],
+)
+def test_a_part_of_a_tensor_keeps_its_own_first(halves: Callable[[Tensor], Any]) -> None:
+    torch.manual_seed(0)
+    model = Net(doing(lambda self, x: torch.cat(halves(x), 1))).double().eval()
+    network = slimmable.convert(model)
+    assert torch.equal(network(pictures()), model(pictures()))
+    stem, kept = model.stem, [0, 1, 4, 5]
+    slim = F.conv2d(pictures(), stem.weight[kept], stem.bias[kept], padding=1).mean((2, 3))
+    expected = slim[:, [2, 3, 0, 1]] @ model.fc.weight[:, kept].T + model.fc.bias
+    torch.testing.assert_close(network(pictures(), 0.5), expected)
+
+
 def test_a_classifier_on_a_concatenation_takes_the_first_of_each_part() -> None:
     torch.manual_seed(0)
     model = Net(doing(lambda self, x: torch.cat([x, self.one(x)], 1), one=nn.Conv2d(8, 4, 1)), 12)

@@ -54,12 +54,12 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(elementwise.POOLS, elementwise.pooled),
     **{name: rule for rule, names in _GROUPS.items() for name in names.split()},
 }
-_SWAPPED = frozenset("radd rsub rmul rdiv rtruediv rpow rfloordiv rmod rand ror rxor".split())
+_SWAPPED = frozenset("radd rsub rmul rdiv rtruediv rpow rfloordiv rmod ror rxor".split())
 
 
 def rule(name: str) -> Rule | None:
     """Return the rule of a function; None: it is not known."""
     name = name.strip("_")
-    if name in _SWAPPED and name != "rand":
+    if name in _SWAPPED:
         name = name[1:]
     return _RULES.get(name)

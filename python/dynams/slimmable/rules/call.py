@@ -18,7 +18,7 @@ class Scaled(NamedTuple):
     """A size among arguments: so much at full width, and in proportion what a width keeps of an axis.
 
     Attributes:
-        value: at full width.
+        value: at full width; below 0 where it is counted from the end, as the bound of a slice.
         axis: what it is a size of.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import torch
@@ -203,12 +204,13 @@ def narrow(call: Call) -> Outcome:
     axes = call.first
     dim = int(call.argument(1, "dim")) % len(axes)
     start, length = call.argument(2, "start"), call.argument(3, "length")
-    if not isinstance(start, int):
+    if not isinstance(start, int) or int(start) < 0:
         raise NotImplementedError
-    first = int(start) % axes[dim].size
-    part, bounds = _sliced(axes[dim], slice(start, first + length), first, first + int(length))
-    args = call.argument(0, "input"), dim, bounds.start, Scaled(length, part)
-    return Outcome(((*axes[:dim], part, *axes[dim + 1 :]),), args, {})
+    first, stop = int(start), int(start) + int(length)
+    part, bounds = _sliced(axes[dim], slice(start, start + length), first, stop)
+    index = (*(slice(None),) * dim, bounds)
+    result = (*axes[:dim], part, *axes[dim + 1 :])
+    return Outcome((result,), (call.argument(0, "input"), index), {}, operator.getitem)
 
 
 def select(call: Call) -> Outcome:
@@ -220,13 +222,12 @@ def select(call: Call) -> Outcome:
 
 
 def moved(call: Call) -> Outcome:
-    """Move elements along axes, which are kept whole."""
+    """Move elements along axes that are kept whole in any case."""
     dims = call.argument(2 if call.step.name == "roll" else 1, "dims")
     axes = call.first
-    if dims is None:
+    dims = dims if isinstance(dims, (tuple, list)) else (dims,)
+    if not all(isinstance(dim, int) and axes[dim].fixed for dim in dims):
         raise NotImplementedError
-    for dim in dims if isinstance(dims, (tuple, list)) else (dims,):
-        axes[dim].fix()
     return Outcome((axes,))
 
 
@@ -328,15 +329,12 @@ def _sliced(axis: Axis, part: slice, start: int, stop: int) -> tuple[Axis, slice
         return axis, part
     if axis.fixed:
         return whole(stop - start), part
-    before, taken, _ = parted(axis, (start, stop - start, axis.size - stop))
-    upto = concatenated([before, taken])
-    # A size stays variable, in case that the axis turns out to be kept whole.
-    first, last = (
-        given if isinstance(given, Extent) else at
-        for given, at in ((part.start, start), (part.stop, stop))
-    )
-    bounds = slice(
-        None if start == 0 else Scaled(first, before),
-        None if part.stop is None else Scaled(last, upto),
-    )
-    return taken, bounds
+    parts = parted(axis, (start, stop - start, axis.size - stop))
+
+    def bound(given: Any, at: int) -> Scaled | None:
+        # As it was given, so that a size stays variable: by what it counts, from either end.
+        if given is None or (at == 1 and start == 0):
+            return None
+        return Scaled(given, concatenated(parts[at:] if int(given) < 0 else parts[:at]))
+
+    return parts[1], slice(bound(part.start, 1), bound(part.stop, 2))
