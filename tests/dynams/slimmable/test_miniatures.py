@@ -7,7 +7,8 @@ from functools import cache
 import pytest
 import torch
 from foreign_networks import images, stir
-from miniature_networks import CLASSES, MINIATURES, WORDS, Miniature
+from miniature import CLASSES, WORDS, Miniature
+from miniature_networks import MINIATURES
 from torch import Tensor, nn
 
 import dynams_kernels as dk
