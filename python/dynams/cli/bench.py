@@ -6,11 +6,15 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import yaml
+
 from dynams.bench.config import BenchConfig
-from dynams.cli.errors import OK, PlainParser, tell
-from dynams.cli.parsing import OptionParser, checked_file
+from dynams.cli.errors import OK, tell
+from dynams.cli.parsing import OptionParser, config_files, path_in
+from dynams.training.settings import declared, setting
 
 if TYPE_CHECKING:
     from dynams.bench.timing import Measurement, Result
@@ -32,7 +36,7 @@ def run(argv: Sequence[str]) -> int:
     """
     try:
         config, as_json = parse(argv)
-    except SystemExit as done:  # --help
+    except SystemExit as done:  # --help and --print_config
         return int(done.code or 0)
     from dynams.bench.timing import measure
 
@@ -43,18 +47,33 @@ def run(argv: Sequence[str]) -> int:
     return OK
 
 
+@dataclass(frozen=True)
+class _Shown:
+    json: bool = setting(False, "print JSON instead of the table")
+
+
 def make_parser() -> OptionParser:
     """Make the parser of `dynams bench`."""
     parser = OptionParser(
         prog="dynams bench",
         usage="dynams bench [options]",
         description=_DESCRIPTION,
-        default_env=False,
-        allow_abbrev=False,
     )
-    parser.add_argument("--config", action="config", metavar="FILE", help="YAML file of options")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        action="append",
+        default=[],
+        type=path_in,
+        help="YAML file of options",
+    )
+    parser.add_argument(
+        "--print_config",
+        action="store_true",
+        help="print the whole configuration, as a file for --config, and time nothing",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_class_arguments(BenchConfig, None)
+    parser.add_settings("What is measured, on inputs of which shape", declared(BenchConfig))
     return parser
 
 
@@ -64,15 +83,18 @@ def parse(argv: Sequence[str]) -> tuple[BenchConfig, bool]:
     Raises:
         UsageError: an option, key or value is unknown or refused, or a file is missing.
         TypeError, ValueError: a value is out of range, or a file holds no keys.
-        SystemExit: help was asked for and is printed.
+        SystemExit: help or the configuration was asked for and is printed.
     """
-    taker = PlainParser(add_help=False, allow_abbrev=False)
-    taker.add_argument("--config", action="append", default=[])
-    taken, rest = taker.parse_known_args(argv)
-    names = [field.name for field in dataclasses.fields(BenchConfig)]
-    files = [path for name in taken.config if (path := checked_file(name, [*names, "json"]))]
-    values = make_parser().parse_args([*(f"--config={path}" for path in files), *rest])
-    return BenchConfig(**{name: values[name] for name in names}), bool(values.json)
+    parser = make_parser()
+    own, given = parser.read(argv)
+    known = {**parser.settings, **{each.name: each for each in declared(_Shown)}}
+    values = config_files(own.config, known)
+    as_json = values.pop("json", False) or own.json
+    config = BenchConfig(**{**values, **given})
+    if own.print_config:
+        sys.stdout.write(yaml.safe_dump(config.to_dict(), sort_keys=False))
+        raise SystemExit(OK)
+    return config, as_json
 
 
 def as_text(measured: Measurement) -> str:

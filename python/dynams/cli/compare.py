@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from dynams.checks import positive
 from dynams.cli.errors import INTERRUPTED, OK, UsageError, tell
-from dynams.cli.options import add_settings, own_options_joined, take_settings
-from dynams.cli.parsing import OptionParser
+from dynams.cli.options import add_train_settings, read_train_options, with_single
+from dynams.cli.parsing import OptionParser, number_in, path_in, whole_in
 from dynams.cli.train import _quieten
 from dynams.compare.plan import Plan
 from dynams.compare.plan_file import PLAN_NAME, load_plan, presets
+from dynams.paths import told_path
 
 if TYPE_CHECKING:
     from dynams.compare.runner import Queue
@@ -49,7 +50,7 @@ class CompareRequest:
     out: Path
     limit_seconds: float | None
     show: bool
-    merge: list[str] | None
+    merge: list[Path] | None
     only_report: bool
     recompute: bool
 
@@ -131,16 +132,11 @@ def parse(argv: Sequence[str]) -> CompareRequest:
         UsageError, TypeError, ValueError: something is unknown or refused.
         SystemExit: help was asked for and is printed.
     """
-    parser = make_parser()
-    # Without defaults: a setting that is not given is the plan's to say.
-    given = parser.parse_args(own_options_joined(parser, argv), defaults=False)
-    overrides = take_settings(given)
-    options = parser.get_defaults()
-    options.update(given)
+    options, given, single = read_train_options(make_parser(), argv)
     if options.plan is None:
         known = ", ".join(presets())
         raise UsageError(f"plan: got none, want one of {known}, or a YAML file; see --help")
-    plan = load_plan(options.plan, overrides)
+    plan = load_plan(options.plan, with_single(given, single))
     plan = dataclasses.replace(plan, base={**_quiet(), **plan.base})
     plan = plan.narrowed(recipes=options.recipes, budgets=options.budgets, seeds=options.seeds)
     limit = plan.limit_seconds if options.limit_seconds is None else options.limit_seconds
@@ -157,12 +153,12 @@ def parse(argv: Sequence[str]) -> CompareRequest:
     ]
     if len(alone) > 1:
         raise UsageError(f"{alone[1]}: does not go with {alone[0]}")
-    folder = Path(options.plan)
+    folder = told_path(options.plan)
     earlier = folder if options.plan not in presets() and folder.is_dir() else None
-    out = options.out or (earlier and str(earlier)) or plan.out or f"compare/{plan.name}"
+    out = options.out or earlier or told_path(plan.out or f"compare/{plan.name}")
     return CompareRequest(
         plan=plan,
-        out=Path(out),
+        out=out,
         limit_seconds=limit,
         show=options.list,
         merge=options.merge,
@@ -178,8 +174,6 @@ def make_parser() -> OptionParser:
         usage="dynams compare PLAN [options] [--SECTION.OPTION VALUE ...]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        default_env=False,
-        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -192,12 +186,13 @@ def make_parser() -> OptionParser:
     parser.add_argument(
         "--out",
         metavar="DIR",
+        type=path_in,
         help="folder of cells and report; by default the plan's own, else compare/NAME",
     )
     parser.add_argument(
         "--limit-seconds",
         metavar="S",
-        type=float,
+        type=number_in,
         help="stop in time, with everything saved, before S seconds have passed; no cell is begun "
         "that cannot finish, as far as finished ones tell, unless it needs more than S",
     )
@@ -207,6 +202,7 @@ def make_parser() -> OptionParser:
     parser.add_argument(
         "--merge",
         metavar="DIR",
+        type=path_in,
         nargs="+",
         help="take over finished cells from other folders and write the report, run nothing",
     )
@@ -221,9 +217,11 @@ def make_parser() -> OptionParser:
     parser.add_argument(
         "--recipes", metavar="NAME", nargs="+", help="only these recipes, and the reference"
     )
-    parser.add_argument("--budgets", metavar="B", nargs="+", type=float, help="only these budgets")
-    parser.add_argument("--seeds", metavar="N", nargs="+", type=int, help="only these seeds")
-    add_settings(parser, in_help=False)
+    parser.add_argument(
+        "--budgets", metavar="B", nargs="+", type=number_in, help="only these budgets"
+    )
+    parser.add_argument("--seeds", metavar="N", nargs="+", type=whole_in, help="only these seeds")
+    add_train_settings(parser, in_help=False)
     return parser
 
 

@@ -1,31 +1,36 @@
-"""The options of `dynams train`, made from the configuration's dataclasses by jsonargparse.
+"""The options of `dynams train`, made from the configuration's dataclasses.
 
 What counts, later before earlier: `--preset`, `--config`, options. That holds wherever they stand
-on the command line, because the two kinds of file are moved to the front before it is parsed.
+on the command line.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jsonargparse import ArgumentParser, Namespace
-
 from dynams.checks import one_of, positive
-from dynams.cli.errors import PlainParser, UsageError
-from dynams.cli.parsing import OptionParser, checked_file, number_in
+from dynams.cli.errors import UsageError
+from dynams.cli.parsing import (
+    OptionParser,
+    config_files,
+    joined,
+    nested_options,
+    number_in,
+    path_in,
+    settings_file,
+)
 from dynams.training.config import TrainConfig
-from dynams.training.rundir import config_path
+from dynams.training.options import Options, build
+from dynams.training.rundir import read_config
+from dynams.training.settings import declared
 
-_OWN = "--selection.options"
+_OWN = "selection.options"
 
 _DESCRIPTION = """\
 Train a slimmable network on the samples that DynaMS selects. Without any option: a thin residual
@@ -46,11 +51,13 @@ class TrainRequest:
         config: the configuration.
         resume: the run to resume, if any.
         forecast: what is to be known of its cost first, if anything.
+        show: whether the configuration is to be printed, and nothing trained.
     """
 
     config: TrainConfig
-    resume: str | None
+    resume: Path | None
     forecast: ForecastRequest | None = None
+    show: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,13 +68,11 @@ class ForecastRequest:
         rates: directory of the run that was measured.
         seconds: target in seconds, if any.
         fraction: target as a fraction of the same epochs on all samples, if any.
-        argv: the arguments without this request, to be parsed once the budget is known.
     """
 
-    rates: str
+    rates: Path
     seconds: float | None
     fraction: float | None
-    argv: tuple[str, ...]
 
 
 def presets() -> dict[str, Path]:
@@ -76,34 +81,45 @@ def presets() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"), key=lambda path: path.stem)}
 
 
-def make_parser() -> ArgumentParser:
+def make_parser() -> OptionParser:
     """Make the parser of `dynams train`."""
     parser = OptionParser(
         prog="dynams train",
         usage="dynams train [options]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        default_env=False,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--preset",
         metavar="NAME",
-        default=argparse.SUPPRESS,
+        action="append",
+        default=[],
         help=f"start from a preset: {', '.join(presets())}; of several, such as cifar10 and "
         "dynams-paper, a later one counts before an earlier one",
     )
-    parser.add_argument("--config", action="config", metavar="FILE", help="YAML file of options")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        action="append",
+        default=[],
+        type=path_in,
+        help="YAML file of options; of several, a later one counts before an earlier one",
+    )
+    parser.add_argument(
+        "--print_config",
+        action="store_true",
+        help="print the whole configuration, as a file for --config, and train nothing",
+    )
     parser.add_argument(
         "--resume",
         metavar="RUN_DIR",
-        default=argparse.SUPPRESS,
+        type=path_in,
         help="go on with the run in this directory, with its own configuration",
     )
     parser.add_argument(
         "--rates",
         metavar="RUN_DIR",
-        default=argparse.SUPPRESS,
+        type=path_in,
         help="predict this run's seconds by those of an earlier one with the same network, data, batch "
         "size, strategy and device (a few epochs with two selections are enough), and warn where "
         "selecting costs more than it saves",
@@ -111,76 +127,47 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--within",
         metavar="SECONDS",
-        default=argparse.SUPPRESS,
+        type=number_in,
         help="with --rates: set selection.budget to the largest that is predicted to take so long at most",
     )
     parser.add_argument(
         "--within-fraction",
         metavar="FRACTION",
-        default=argparse.SUPPRESS,
+        type=number_in,
         help="the same, as a fraction of what the same epochs on all samples take, such as 0.5",
     )
-    add_settings(parser)
+    add_train_settings(parser)
     return parser
 
 
-def add_settings(parser: ArgumentParser, *, in_help: bool = True) -> None:
+def add_train_settings(parser: OptionParser, *, in_help: bool = True) -> None:
     """Give a parser an option for every setting of `TrainConfig`."""
-    sections = [section.name for section in dataclasses.fields(TrainConfig)]
     for section in dataclasses.fields(TrainConfig):
-        parser.add_class_arguments(section.default_factory, section.name)
-    for action in parser._actions:
-        # A file for one section works too, but only adds noise here.
-        if action.dest in sections or (not in_help and action.dest.partition(".")[0] in sections):
-            action.help = argparse.SUPPRESS
+        kind: Any = section.default_factory
+        title = str(kind.__doc__).partition(".\n")[0]
+        parser.add_settings(title, declared(kind, section.name), in_help=in_help)
 
 
-def take_settings(values: Namespace) -> dict[str, Any]:
-    """Take the settings that were given out of a parser's values, by dotted name."""
-    sections = [section.name for section in dataclasses.fields(TrainConfig)]
-    given = {name: values.pop(name).as_dict() for name in sections if name in values}
-    return {
-        f"{name}.{key}": value for name, section in given.items() for key, value in section.items()
-    }
-
-
-def own_options_joined(parser: ArgumentParser, argv: Sequence[str]) -> list[str]:
-    """Join a strategy's options, each of which has an argument, with those that files give the strategy.
-
-    jsonargparse takes keys of a setting, but of `--selection.options.STRATEGY.OPTION` it would keep the
-    last option of each strategy only.
-
-    Args:
-        parser: of all arguments.
-        argv: the arguments.
+def read_train_options(
+    parser: OptionParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, Options, Options]:
+    """Read arguments some of which are options of `dynams train`.
 
     Returns:
-        The arguments, with one `--selection.options` in place of such ones.
+        The command's own options, the settings that were given, and the single options of strategies,
+        which go on top of what files give the strategy.
 
     Raises:
-        UsageError: an argument is refused.
+        UsageError, TypeError, ValueError: an argument is unknown or refused.
     """
-    own: dict[str, dict[str, Any]] = {}
-    rest: list[str] = []
-    words = iter(argv)
-    for word in words:
-        name, beside, text = word.partition("=")
-        strategy, _, option = name.removeprefix(f"{_OWN}.").partition(".")
-        if name.startswith(f"{_OWN}.") and option:
-            value = text if beside else next(words, None)
-            if value is None:
-                raise UsageError(f"{word}: expected one argument")
-            own.setdefault(strategy, {})[option] = _value(value)
-        else:
-            rest.append(word)
-    if not own:
-        return rest
-    given = parser.parse_args(_unprinted(rest), defaults=False).get("selection.options") or {}
-    joined = {**given}
-    for strategy, options in own.items():
-        before = given.get(strategy)
-        joined[strategy] = {**before, **options} if isinstance(before, dict) else options
-    return [*rest, f"{_OWN}={json.dumps(joined)}"]
+    single, rest = nested_options(argv, _OWN)
+    own, given = parser.read(rest)
+    return own, given, single
+
+
+def with_single(options: Options, single: Options) -> Options:
+    """Put single options of strategies on top of all others."""
+    return {**options, _OWN: joined(options.get(_OWN, {}), single)} if single else options
 
 
 def parse(argv: Sequence[str]) -> TrainRequest:
@@ -189,88 +176,36 @@ def parse(argv: Sequence[str]) -> TrainRequest:
     Raises:
         UsageError: an option, key or value is unknown or refused, or a file is missing.
         TypeError, ValueError: a value is out of range, or a file holds no keys.
-        SystemExit: help or the configuration was asked for and is printed.
+        SystemExit: help was asked for and is printed.
     """
-    chosen, rest = _take_files(argv)
-    if chosen.rates is None and (chosen.within, chosen.within_fraction) != (None, None):
-        raise UsageError("--within: needs --rates, an earlier run to predict by")
-    files: list[Path] = []
-    if chosen.resume is not None:
-        if chosen.preset:
-            raise UsageError("--preset: a resumed run keeps its configuration; leave it out")
-        if chosen.rates is not None:
-            raise UsageError("--rates: a resumed run keeps its budget; leave it out")
-        own = checked_file(str(config_path(chosen.resume)), _keys())
-        files += [] if own is None else [own]
-    files += [_preset(name) for name in chosen.preset]
-    files += [path for name in chosen.config if (path := checked_file(name, _keys())) is not None]
-    arguments = [*(f"--config={path}" for path in files), *rest]
     parser = make_parser()
-    arguments = own_options_joined(parser, arguments)
+    own, given, single = read_train_options(parser, argv)
+    if own.rates is None and (own.within, own.within_fraction) != (None, None):
+        raise UsageError("--within: needs --rates, an earlier run to predict by")
+    values: Options = {}
+    if own.resume is not None:
+        if own.preset:
+            raise UsageError("--preset: a resumed run keeps its configuration; leave it out")
+        if own.rates is not None:
+            raise UsageError("--rates: a resumed run keeps its budget; leave it out")
+        values |= read_config(own.resume)
+    for name in own.preset:
+        one_of("--preset", name, presets())
+        values |= settings_file(presets()[name], f"--preset {name}", parser.settings)
+    values |= config_files(own.config, parser.settings)
+    config = build(with_single(values | given, single))
     forecast = None
-    if chosen.rates is not None:
-        forecast = _forecast(chosen, arguments)
-        arguments = _unprinted(arguments)
-    values = parser.parse_args(arguments)
-    return TrainRequest(_build(values), chosen.resume, forecast)
+    if own.rates is not None:
+        _check_target(own, given)
+        forecast = ForecastRequest(own.rates, own.within, own.within_fraction)
+    return TrainRequest(config, own.resume, forecast, own.print_config)
 
 
-def _forecast(chosen: argparse.Namespace, arguments: Sequence[str]) -> ForecastRequest:
-    targeted = chosen.within is not None or chosen.within_fraction is not None
-    if chosen.within is not None and chosen.within_fraction is not None:
+def _check_target(own: argparse.Namespace, given: Options) -> None:
+    if own.within is not None and own.within_fraction is not None:
         raise UsageError("--within-fraction: does not go with --within")
-    for name, target in (
-        ("--within", chosen.within),
-        ("--within-fraction", chosen.within_fraction),
-    ):
+    for name, target in (("--within", own.within), ("--within-fraction", own.within_fraction)):
         if target is not None:
             positive(name, target)
-    if targeted and "--selection.budget" in map(_option, arguments):
-        raise UsageError("--selection.budget: --within sets it; leave one of them out")
-    return ForecastRequest(chosen.rates, chosen.within, chosen.within_fraction, tuple(arguments))
-
-
-def _unprinted(argv: Sequence[str]) -> list[str]:
-    return [word for word in argv if _option(word) != "--print_config"]
-
-
-def _value(text: str) -> Any:
-    """What a word means, as in YAML; which reads 5e-4 as text."""
-    try:
-        return float(text) if re.fullmatch(r"[-+.\d]+[eE][-+]?\d+", text) else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
-        return text
-
-
-def _option(word: str) -> str:
-    return word.partition("=")[0]
-
-
-def _build(values: Namespace) -> TrainConfig:
-    sections: dict[str, Any] = {
-        section.name: values[section.name].as_dict() for section in dataclasses.fields(TrainConfig)
-    }
-    return TrainConfig.from_dict(sections)
-
-
-def _take_files(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    taker = PlainParser(add_help=False, allow_abbrev=False)
-    taker.add_argument("--preset", action="append", default=[])
-    taker.add_argument("--resume")
-    taker.add_argument("--config", action="append", default=[])
-    taker.add_argument("--rates")
-    taker.add_argument("--within", type=number_in)
-    taker.add_argument("--within-fraction", type=number_in)
-    return taker.parse_known_args(argv)
-
-
-def _preset(name: str) -> Path:
-    known = presets()
-    one_of("--preset", name, known)
-    return known[name]
-
-
-def _keys() -> list[str]:
-    return [
-        f"{section}.{key}" for section, values in TrainConfig().to_dict().items() for key in values
-    ]
+            if "selection.budget" in given:
+                raise UsageError("--selection.budget: --within sets it; leave one of them out")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import shlex
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dynams.cli.errors import INTERRUPTED, OK, tell
 from dynams.cli.options import ForecastRequest, parse
+from dynams.training.rundir import config_text, resume_command
 
 if TYPE_CHECKING:
     from dynams.report import Summary
@@ -24,26 +26,30 @@ def run(argv: Sequence[str]) -> int:
     """
     try:
         request = parse(argv)
-        if request.forecast is not None:
-            request = parse([*request.forecast.argv, *_planned(request.config, request.forecast)])
-    except SystemExit as done:  # --help and --print_config
+    except SystemExit as done:  # --help
         return int(done.code or 0)
+    config = request.config
+    if request.forecast is not None:
+        config = _planned(config, request.forecast)
+    if request.show:
+        sys.stdout.write(config_text(config))
+        return OK
     _quieten()
     from dynams.training.loop import train
 
-    summary = train(request.config, resume=request.resume)
+    summary = train(config, resume=request.resume)
     # Another process than the first must not fail: the launcher would kill the first one for it.
     if not _is_first():
         return OK
     _show(summary)
     if summary.completed:
         return OK
-    tell(f"stopped; resume with: dynams train --resume {shlex.quote(summary.run_dir)}")
+    tell(f"stopped; resume with: {resume_command(summary.run_dir)}")
     return INTERRUPTED
 
 
-def _planned(config: TrainConfig, wanted: ForecastRequest) -> list[str]:
-    """Tell what the run will cost. Returns the option of the budget that was found, if one was wanted."""
+def _planned(config: TrainConfig, wanted: ForecastRequest) -> TrainConfig:
+    """Tell what the run will cost. Returns it with the budget that was found, if one was wanted."""
     from dynams.training.run_cost import forecast_of, told
 
     found = forecast_of(config, wanted.rates, seconds=wanted.seconds, fraction=wanted.fraction)
@@ -53,8 +59,9 @@ def _planned(config: TrainConfig, wanted: ForecastRequest) -> list[str]:
         for text in found.warnings:
             tell(f"warning: {text}")
     if wanted.seconds is None and wanted.fraction is None:
-        return []
-    return [f"--selection.budget={found.budget!r}"]
+        return config
+    selection = dataclasses.replace(config.selection, budget=found.budget)
+    return dataclasses.replace(config, selection=selection)
 
 
 def _is_first() -> bool:

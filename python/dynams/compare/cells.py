@@ -11,9 +11,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dynams.compare.options import build
 from dynams.compare.plan import Plan, Recipe, has_budget
 from dynams.training.config import TrainConfig
+from dynams.training.options import build
 from dynams.training.timetable import timetable_of
 
 

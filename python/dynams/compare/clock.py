@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dynams.compare.cells import CellKey, planned_share
-from dynams.compare.options import build
 from dynams.compare.results import Cell
 from dynams.training.config import TrainConfig
 from dynams.training.interrupt import Interrupt
+from dynams.training.options import build
 
 # Finished cells of one recipe and budget differ by little, but a cell that comes too late is lost time.
 _CAUTION = 1.1

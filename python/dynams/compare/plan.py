@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dynams.checks import one_of
-from dynams.compare.options import Options, build
 from dynams.training.config import TrainConfig
+from dynams.training.options import Options, build
 
 # In a recipe's options this stands for the budget.
 BUDGET = "$budget"

@@ -7,6 +7,7 @@ What a plan holds is checked when it is read: every recipe at every budget must 
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,12 +15,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dynams.checks import at_least, did_you_mean, fraction, of_type, one_of, positive, unknown
-from dynams.compare.options import Options, build, read_options
 from dynams.compare.plan import Match, Plan, PlanError, Recipe, has_budget, names_budget
+from dynams.paths import told_path
+from dynams.training.changed_settings import MAY_CHANGE_ON_RESUME
 from dynams.training.config import TrainConfig
+from dynams.training.options import Options, build, read_options, text_names, train_options
+from dynams.yaml_file import YamlError, read_yaml
 
 PLAN_NAME = "plan.yaml"
 
@@ -27,6 +29,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 _KEYS = ("name", "base", "recipes", "budgets", "seeds", "reference", "out", "limit_seconds")
 _RECIPE_KEYS = ("title", "uses_budget", "match", "priority")
 _MATCH_KEYS = ("recipe", "by")
+_TEXTS = ("name", "title", "reference", "out", "match.recipe", "match.by")
 _DECIDED = {
     "run.seed": "seeds says which",
     "run.name": "each cell has its own",
@@ -51,21 +54,20 @@ def load_plan(name: str | Path, overrides: Mapping[str, Any] | None = None) -> P
     Raises:
         PlanError: there is no such plan, or it cannot be used.
     """
-    path = presets().get(str(name), Path(name))
+    known = presets()
+    path = known.get(str(name), told_path(name))
     if path.is_dir():
         path = path / PLAN_NAME
-    if not path.is_file():
-        known = presets()
+    if not os.path.lexists(path):
         raise PlanError(
             f"plan: no file {name}, and presets are {', '.join(known)}{did_you_mean(str(name), known)}"
         )
-    where = str(name) if str(name) in presets() else str(path)
+    where = str(name) if str(name) in known else str(path)
+    texts = [*text_names(train_options()), *_TEXTS]
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise PlanError(f"{where}: is not a text file") from error
-    except yaml.YAMLError as error:
-        raise PlanError(f"{where}: is not YAML: {' '.join(str(error).split())}") from error
+        values = read_yaml(path, where, texts)
+    except YamlError as error:
+        raise PlanError(str(error)) from error
     return read_plan(values, where, path.stem, overrides)
 
 
@@ -102,12 +104,12 @@ class _PlanReader:
     overrides: Options = field(default_factory=dict)
 
     def plan(self, name: str) -> Plan:
-        values = self.values
-        _check_keys(self.where, values, _KEYS)
-        base = read_options(values.get("base") or {}, f"{self.where}: base")
-        base.update(self.overrides)
+        _check_keys(self.where, self.values, _KEYS)
+        values = {key: value for key, value in self.values.items() if value is not None}
+        base = _rooted(read_options(values.get("base"), f"{self.where}: base"))
+        base.update(_rooted(self.overrides))
         self._refuse_decided("base", base)
-        given = values.get("recipes")
+        given = values.get("recipes", {})
         of_type(f"{self.where}: recipes", given, dict)
         if not given:
             raise PlanError(f"{self.where}: recipes: got none, want at least one")
@@ -115,10 +117,9 @@ class _PlanReader:
         recipes = {key: self._matched(recipe, recipes) for key, recipe in recipes.items()}
         reference = values.get("reference", "full")
         one_of(f"{self.where}: reference", reference, recipes)
-        out = values.get("out")
+        out, limit = values.get("out"), values.get("limit_seconds")
         if out is not None:
             of_type(f"{self.where}: out", out, str)
-        limit = values.get("limit_seconds")
         if limit is not None:
             positive(f"{self.where}: limit_seconds", limit)
         plan = Plan(
@@ -137,10 +138,11 @@ class _PlanReader:
     def _recipe(self, name: str, values: Any, base: Options) -> Recipe:
         where = f"{self.where}: recipes.{name}"
         self._name(f"recipes.{name}", name)
-        of_type(where, values or {}, dict)
+        of_type(where, {} if values is None else values, dict)
         values = dict(values or {})
         own = {key: values.pop(key) for key in _RECIPE_KEYS if key in values}
-        options = read_options(values, where, beside=_RECIPE_KEYS)
+        own = {key: value for key, value in own.items() if value is not None}
+        options = _rooted(read_options(values, where, beside=_RECIPE_KEYS))
         self._refuse_decided(
             f"recipes.{name}", {k: v for k, v in options.items() if k != "selection.budget"}
         )
@@ -162,7 +164,7 @@ class _PlanReader:
                 "recipe needs uses_budget: false"
             )
         match = None
-        if own.get("match") is not None:
+        if "match" in own:
             if "uses_budget" in own or "optim.epochs" in options:
                 raise PlanError(f"{where}: match decides; leave out uses_budget and optim.epochs")
             match = self._match(where, own["match"])
@@ -257,6 +259,15 @@ class _PlanReader:
                 f"{self.where}: {name}: got {value!r}, want a name of letters, digits and hyphens"
             )
         return value
+
+
+def _rooted(options: Options) -> Options:
+    """Options with the paths that a result depends on meaning the same from everywhere."""
+    paths = {name for name, each in train_options().items() if each.path} - MAY_CHANGE_ON_RESUME
+    return {
+        name: os.path.abspath(told_path(value)) if name in paths and value else value
+        for name, value in options.items()
+    }
 
 
 def _check_keys(where: str, values: Mapping[Any, Any], known: Iterable[str]) -> None:

@@ -17,11 +17,12 @@ from typing import Any
 import dynams
 from dynams.checks import of_type
 from dynams.compare.cells import CellKey
-from dynams.compare.options import Options, build, digest, essential
+from dynams.compare.options import digest, essential
 from dynams.report.codec import to_plain
 from dynams.report.records import Run
 from dynams.training.changed_settings import changed_settings
 from dynams.training.config import TrainConfig
+from dynams.training.options import Options, build
 
 FORMAT = 1
 

@@ -24,6 +24,7 @@ from dynams.compare.options import digest, essential
 from dynams.compare.plan import Plan
 from dynams.compare.plan_file import PLAN_NAME
 from dynams.compare.results import Cell, cell_text, machine_of, read_cell
+from dynams.paths import told_path
 from dynams.report.codec import to_plain
 from dynams.report.files import replace_file
 from dynams.report.runlog import LOG_NAME
@@ -67,7 +68,7 @@ class Folder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = told_path(path)
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"out: {path} is not a directory")
 
@@ -196,7 +197,7 @@ def merge(into: Folder, sources: Sequence[str | Path]) -> dict[CellKey, Cell]:
     """
     there = into.cells()
     new: dict[CellKey, Cell] = {}
-    for source in map(Path, sources):
+    for source in map(told_path, sources):
         if not source.is_dir():
             raise ValueError(f"merge: no directory {source}")
         found = Folder(source.parent if source.name == CELLS else source).cells()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from typing import Any
 
@@ -42,11 +43,13 @@ def changed_settings(
 
 
 def _flat(config: TrainConfig) -> dict[str, Any]:
-    """Settings by dotted name; of options, those of the strategy in use."""
+    """Settings by dotted name; of options, those of the strategy in use; a path, wherever it was told."""
     flat = {
         f"{section}.{key}": value
         for section, values in config.to_dict().items()
         for key, value in values.items()
     }
     flat["selection.options"] = config.selection.options.get(config.selection.strategy, {})
+    if config.selection.scores is not None:
+        flat["selection.scores"] = os.path.abspath(config.selection.scores)
     return flat

@@ -28,7 +28,7 @@ class DataConfig:
         "data set: digits (8 x 8 grey digits, bundled with scikit-learn), cifar10 (needs "
         "data.path), or folder (one sub-folder a class, needs data.path)",
     )
-    path: str | None = setting(None, "directory that holds the data")
+    path: str | None = setting(None, "directory that holds the data", path=True)
     limit: int | None = setting(
         None, "use only this many training images; the test images stay", least=1
     )
@@ -51,6 +51,7 @@ class DataConfig:
         None,
         "directory in which the decoded images are kept for the next run; unset: only disk "
         "storage keeps them, beside the data",
+        path=True,
     )
     workers: int | None = setting(
         None,
@@ -184,6 +185,7 @@ class SelectionConfig:
         ".npy or .pt file with one number for every training image, before any are held out: "
         "the score that the strategy ranks by (memorisation, rho-loss: the irreducible loss), "
         "in place of scoring",
+        path=True,
     )
     holdout_epochs: int = setting(
         10,
@@ -207,7 +209,6 @@ class SelectionConfig:
 
     def __post_init__(self) -> None:
         check("selection", self)
-        of_type("selection.options", self.options, dict)
         for name, own in self.options.items():
             if name not in STRATEGIES and not isinstance(own, Mapping):
                 raise ValueError(
@@ -300,7 +301,7 @@ class RunConfig:
     name: str | None = setting(
         None, "name of the run, the first part of its directory's name; unset: the data set's"
     )
-    dir: str = setting("runs", "directory in which each run makes its own")
+    dir: str = setting("runs", "directory in which each run makes its own", path=True)
     seed: int = setting(
         0, "seed of the initial weights, the order of samples and the augmentation", least=0
     )
@@ -394,6 +395,8 @@ class TrainConfig:
         for name, chosen in values.items():
             if name not in sections:
                 raise ValueError(unknown("section", name, sections))
+            chosen = {} if chosen is None else chosen
+            of_type(name, chosen, dict)
             kind: Any = sections[name]
             known = [item.name for item in dataclasses.fields(kind)]
             for key in chosen:

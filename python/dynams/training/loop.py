@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dynams.data import ImageData
 from dynams.data.datasets import DatasetData, Items
 from dynams.data.seeding import drawn_apart
+from dynams.paths import told_path
 from dynams.report import EpochRecord, Summary
 from dynams.selection import Signals
 from dynams.selection.methods.interface import BatchSelection
@@ -45,6 +46,7 @@ from dynams.training.run import (
     read_given,
     restore,
 )
+from dynams.training.rundir import check_run_dir
 from dynams.training.samples import given_data
 from dynams.training.signals import choose_of_batch, collect_signals
 from dynams.training.step import StepOutput
@@ -92,7 +94,10 @@ def train(
     given = given_data(data, config.data)
     resolved = resolve(config, given, model)
     checkpoint = None
-    if resume is not None:
+    if resume is None:
+        check_run_dir(config)
+    else:
+        resume = told_path(resume)
         checkpoint = load_checkpoint(checkpoint_path(resume))
         check_config(checkpoint, resolved.config)
     fabric = build_fabric(resolved)

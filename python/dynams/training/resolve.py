@@ -21,6 +21,7 @@ from dynams.selection.timetable import Timetable
 from dynams.training.config import DataConfig, SelectionConfig, TrainConfig
 from dynams.training.devices import World, resolve_device, resolve_world
 from dynams.training.network import Network
+from dynams.training.options import with_absolute_paths
 from dynams.training.own_network import check_model
 from dynams.training.seeds import generator
 from dynams.training.timetable import timetable_of
@@ -92,6 +93,7 @@ def resolve(config: TrainConfig, data: object = None, model: object = None) -> R
     world = resolve_world(config.run.devices, device)
     if world.size != config.run.devices:
         config = replace(config, run=replace(config.run, devices=world.size))
+    config = with_absolute_paths(config, apart=("run.dir",))
     times = timetable_of(config, budgeted=selector.strategy.budgeted)
     return Resolved(config, device, world, selector, times, model is not None)
 
@@ -116,7 +118,7 @@ def check_early(config: TrainConfig, data: object = None, model: object = None) 
         one_of("model.name", config.model.name, MODEL_NAMES)
     selector = build_selector(config)
     scores = config.selection.scores
-    if scores is not None and not Path(scores).expanduser().is_file():
+    if scores is not None and not Path(scores).is_file():
         raise ValueError(f"selection.scores: no file {scores}")
     path = config.data.path
     if data is None and config.data.name != "digits":
@@ -124,7 +126,7 @@ def check_early(config: TrainConfig, data: object = None, model: object = None) 
             raise ValueError(
                 f"data.path: got None, want the directory that holds {config.data.name}"
             )
-        if not Path(path).expanduser().is_dir():
+        if not Path(path).is_dir():
             raise ValueError(f"data.path: no directory {path}")
     return selector
 

@@ -14,6 +14,7 @@ from typing import Any
 from dynams.cost.forecast import Forecast, Outline, Scoring, estimate, fit, forecast
 from dynams.cost.purposes import PURPOSES
 from dynams.cost.rates import Rates, Work, measured
+from dynams.paths import told_path
 from dynams.report.records import Run
 from dynams.report.runlog import read_run
 from dynams.report.text import duration, percent
@@ -136,6 +137,7 @@ def forecast_of(
         ValueError: the run is not there, was of other settings or on another device, or did not do all that
             ``config`` will; the cost does not follow from a budget; or the target cannot be met.
     """
+    run_dir = told_path(run_dir)
     run = _read(run_dir)
     outline_of(config, 1)  # refuses what cannot be planned at all, whatever was measured
     _check_settings(run, config, run_dir)
@@ -295,7 +297,7 @@ def _rates(run: Run, outline: Outline, run_dir: str | Path) -> Rates:
 
 
 def _resolved(path: str | None) -> Path | None:
-    return None if path is None else Path(path).expanduser().resolve()
+    return None if path is None else Path(path).resolve()
 
 
 def _selections(run: Run) -> int:

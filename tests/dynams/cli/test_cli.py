@@ -186,7 +186,7 @@ def test_print_config_gives_the_whole_configuration(capsys):
         (["train", "--optim.lr"], "--optim.lr: expected one argument"),
         (["train", "--data.name", "mnist"], "data.name: got 'mnist', want one of digits, cifar10"),
         (["train", "--data.name", "digist"], "folder (did you mean digits?)"),
-        (["train", "--data.flip", "3"], "data.flip: got '3', want true or false or null"),
+        (["train", "--data.flip", "3"], "data.flip: got 3, want true or false or null"),
         (
             ["train", "--selection.budget", "1.5"],
             "selection.budget: got 1.5, want a number in (0, 1]",

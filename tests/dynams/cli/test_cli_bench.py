@@ -38,7 +38,7 @@ def test_every_option_is_a_key_and_options_count_before_the_file(tmp_path):
     ("content", "said"),
     [
         ("row: 1\n", "unknown key row (did you mean rows?)"),
-        ("rows: {a: 1}\n", "unknown key rows.a"),
+        ("rows: {a: 1}\n", "rows: got {'a': 1}, want a whole number"),
         ("rows: 0\n", "rows: got 0, want at least 1"),
         ("just words\n", "got 'just words', want keys with values"),
     ],

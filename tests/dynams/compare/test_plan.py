@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from dynams.compare.cells import CellKey, Length, cell_config, cell_keys, planned_share
-from dynams.compare.options import build, digest, essential, read_options
+from dynams.compare.options import digest, essential
 from dynams.compare.plan import PlanError
 from dynams.compare.plan_file import load_plan, presets, read_plan
 from dynams.training.config import TrainConfig
+from dynams.training.options import build, read_options
 
 RECIPES: dict[str, Any] = {
     "full": {"selection.strategy": "full"},
@@ -147,7 +148,7 @@ def test_a_match_by_seconds_waits_then_takes_the_share_then_keeps_what_was_begun
         ({"receipes": {}}, "unknown key receipes (did you mean recipes?)"),
         ({"recipes": {}}, "recipes: got none, want at least one"),
         ({"recipes": {"full": {"selection.strateg": "full"}}}, "did you mean selection.strategy?"),
-        ({"recipes": {"full": {"titel": "x"}}}, "recipes.full: unknown option titel"),
+        ({"recipes": {"full": {"titel": "x"}}}, "recipes.full: unknown key titel"),
         ({"recipes": {"full": {"titel": "x"}}}, "(did you mean title?)"),
         ({"recipes": {"a_b": {}}}, "got 'a_b', want a name of letters, digits and hyphens"),
         ({"recipes": {"full": 3}}, "recipes.full: got 3, want keys with values"),
