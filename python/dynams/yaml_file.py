@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.reader import ReaderError
 
 _TAG = "tag:yaml.org,2002:"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -154,9 +155,9 @@ class _Maker:
 
     def once(self, name: str, line: int) -> None:
         if name in self.lines:
-            raise YamlError(
-                f"{self.where}: {name} is given twice, in line {self.lines[name]} and line {line}"
-            )
+            first = self.lines[name]
+            lines = f"line {line}" if line == first else f"line {first} and line {line}"
+            raise YamlError(f"{self.where}: {name} is given twice, in {lines}")
         self.lines[name] = line
 
     def error(self, node: Node, text: str) -> YamlError:
@@ -174,6 +175,8 @@ _READ: dict[str, Callable[[str], Any]] = {
 
 def _told(error: yaml.YAMLError) -> str:
     """PyYAML's message in one line, with the line of the file and what helps with a tab."""
+    if isinstance(error, ReaderError):
+        return f"holds the control character #x{error.character:02x}"
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return " ".join(str(error).split())
     line = error.problem_mark.line + 1

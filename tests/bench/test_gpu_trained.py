@@ -20,7 +20,7 @@ from gpu import trained as run_parts
 from gpu.watched import Watch, Window
 
 # All that a run on images of one's own does without.
-SPARED = ("jsonargparse", "matplotlib", "pandas", "PIL", "pyarrow", "rich", "scipy", "sklearn", "tensorboard")  # fmt: skip
+SPARED = ("matplotlib", "pandas", "PIL", "pyarrow", "rich", "scipy", "sklearn", "tensorboard")  # fmt: skip
 JOINT, FREE = "joint proxy, ResNet-18", "free scores, ResNet-18"
 
 

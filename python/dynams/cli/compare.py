@@ -133,7 +133,7 @@ def parse(argv: Sequence[str]) -> CompareRequest:
         SystemExit: help was asked for and is printed.
     """
     options, given, single = read_train_options(make_parser(), argv)
-    if options.plan is None:
+    if not options.plan:
         known = ", ".join(presets())
         raise UsageError(f"plan: got none, want one of {known}, or a YAML file; see --help")
     plan = load_plan(options.plan, with_single(given, single))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynams.checks import TYPE_WORDS, unknown
+from dynams.checks import TYPE_WORDS, did_you_mean, unknown
 from dynams.cli.errors import PlainParser, UsageError
 from dynams.paths import told_path
 from dynams.training.moved_settings import refuse_moved
@@ -77,6 +77,9 @@ class OptionParser(PlainParser):
             name, _, value = word.partition("=")
             refuse_moved(name.removeprefix("--"), value or "".join(foreign[number + 1 :][:1]))
             kind = "option" if word.startswith("-") else "argument"
+            inner = [each for each in self.names if each.startswith(f"{name}.")]
+            if inner and not did_you_mean(name, self.names):
+                raise UsageError(f"{name}: got no setting, want one of it, such as {inner[0]}")
             raise UsageError(unknown(kind, name, self.names))
         words = {
             name.removeprefix(_PREFIX): word

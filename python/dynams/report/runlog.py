@@ -302,5 +302,13 @@ def _summary_writer(run_dir: Path, purge_from: int | None) -> SummaryWriter | No
             stacklevel=4,
         )
         return None
+    try:
+        str(run_dir).encode()
+    except UnicodeEncodeError:
+        warnings.warn(
+            "TensorBoard events are not written: its writer takes no directory whose name is not UTF-8",
+            stacklevel=4,
+        )
+        return None
     writer: SummaryWriter = SummaryWriter(str(run_dir / TENSORBOARD_DIR), purge_step=purge_from)
     return writer

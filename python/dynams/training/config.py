@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 from dynams.checks import of_type, one_of, unknown
 from dynams.selection.methods.registry import STRATEGIES
-from dynams.training.moved_settings import brought_up_to_date, refuse_moved
-from dynams.training.settings import check, section, setting
+from dynams.training.settings import check, section, section_of, setting
 
 
 @section
@@ -395,14 +394,5 @@ class TrainConfig:
         for name, chosen in values.items():
             if name not in sections:
                 raise ValueError(unknown("section", name, sections))
-            chosen = {} if chosen is None else chosen
-            of_type(name, chosen, dict)
-            kind: Any = sections[name]
-            known = [item.name for item in dataclasses.fields(kind)]
-            for key in chosen:
-                refuse_moved(f"{name}.{key}", chosen[key])
-                if key not in known:
-                    names = [f"{name}.{each}" for each in known]
-                    raise ValueError(unknown("setting", f"{name}.{key}", names))
-            made[name] = kind(**brought_up_to_date(name, chosen))
+            made[name] = section_of(sections[name], name, chosen)
         return cls(**made)

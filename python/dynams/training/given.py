@@ -1,15 +1,47 @@
-"""Scores from a file: one number for every training image."""
+"""Scores from a file: one number for every training image, read when a run begins."""
 
 from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dynams.training.errors import ResumeError
+
+if TYPE_CHECKING:
+    from dynams.training.checkpoint import Checkpoint
+    from dynams.training.run import TrainingRun
+
 _SETTING = "selection.scores"
+
+
+def read_given(run: TrainingRun) -> None:
+    """Read the scores that the configuration names a file for.
+
+    Raises:
+        ValueError: the file does not hold one number for each training image.
+    """
+    path, name = run.config.selection.scores, run.selector.given
+    if path is not None and name is not None:
+        run.given[name] = _read_kept(run, path).to(run.fabric.device)
+
+
+def check_given(run: TrainingRun, checkpoint: Checkpoint) -> None:
+    """Check that the file of scores holds what the run began with; it may be elsewhere now, or gone.
+
+    Raises:
+        ResumeError: it holds others.
+    """
+    path, name = run.config.selection.scores, run.selector.given
+    if path is None or name not in checkpoint.given or not Path(path).exists():
+        return
+    was = checkpoint.given[name].cpu()
+    if not torch.allclose(_read_kept(run, path), was, rtol=0.0, atol=0.0, equal_nan=True):
+        raise ResumeError(f"{_SETTING}: got others in {path} than the run began with")
 
 
 def read_scores(path: str | Path, count: int) -> Tensor:
@@ -46,3 +78,10 @@ def read_scores(path: str | Path, count: int) -> Tensor:
             f"{_SETTING}: got {came} in {path}, want {count} numbers, one for each training image"
         )
     return values.to(torch.float32)
+
+
+def _read_kept(run: TrainingRun, path: str) -> Tensor:
+    """The scores of those images that are not held out."""
+    count = len(run.batches) + (0 if run.held_out is None else len(run.held_out))
+    scores, rows = read_scores(path, count), run.samples.rows
+    return scores if rows is None else scores[rows]

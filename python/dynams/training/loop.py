@@ -31,6 +31,7 @@ from dynams.training.config import TrainConfig
 from dynams.training.distributed import Agreement, average_buffers, build_fabric
 from dynams.training.errors import NonFiniteLossError
 from dynams.training.evaluation import evaluate
+from dynams.training.given import read_given
 from dynams.training.interrupt import Interrupt
 from dynams.training.irreducible import irreducible_losses
 from dynams.training.journal import Journal
@@ -43,7 +44,6 @@ from dynams.training.run import (
     build_run,
     capture,
     check_config,
-    read_given,
     restore,
 )
 from dynams.training.rundir import check_run_dir
@@ -92,7 +92,7 @@ def train(
     """
     started = time.perf_counter()
     given = given_data(data, config.data)
-    resolved = resolve(config, given, model)
+    resolved = resolve(config, given, model, resumed=resume is not None)
     checkpoint = None
     if resume is None:
         check_run_dir(config)

@@ -52,7 +52,8 @@ def read_options(
         TypeError, ValueError: its value is refused.
     """
     known = train_options() if known is None else known
-    sections = {section for section, dot, _ in (name.partition(".") for name in known) if dot}
+    parts = [name.partition(".") for name in known]
+    sections = list(dict.fromkeys(section for section, dot, _ in parts if dot))
     of_type(where, {} if values is None else values, dict)
     flat: Options = {}
     for name, value in _flat(values or {}, where, sections, known):

@@ -77,18 +77,21 @@ class Resolved:
         return torch.channels_last if self.config.run.channels_last else torch.contiguous_format
 
 
-def resolve(config: TrainConfig, data: object = None, model: object = None) -> Resolved:
+def resolve(
+    config: TrainConfig, data: object = None, model: object = None, *, resumed: bool = False
+) -> Resolved:
     """Resolve a configuration, refusing early what can be refused before anything is loaded or started.
 
     Args:
         config: the whole run.
         data: what was given to train on; None: what ``config.data`` names.
         model: the network that was given; None: what ``config.model`` names.
+        resumed: whether a checkpoint has the scores of ``selection.scores``, whose file may be gone.
 
     Raises:
         ValueError, TypeError: a setting, or the device, cannot be had; names the setting.
     """
-    selector = check_early(config, data, model)
+    selector = check_early(config, data, model, resumed=resumed)
     device = resolve_device(config.run.accelerator)
     world = resolve_world(config.run.devices, device)
     if world.size != config.run.devices:
@@ -98,13 +101,16 @@ def resolve(config: TrainConfig, data: object = None, model: object = None) -> R
     return Resolved(config, device, world, selector, times, model is not None)
 
 
-def check_early(config: TrainConfig, data: object = None, model: object = None) -> Selector:
+def check_early(
+    config: TrainConfig, data: object = None, model: object = None, *, resumed: bool = False
+) -> Selector:
     """Refuse what can be refused without loading or starting anything: else every process would say it.
 
     Args:
         config: the whole run.
         data: what was given to train on; None: what ``config.data`` names.
         model: the network that was given; None: what ``config.model`` names.
+        resumed: as in `resolve`.
 
     Returns:
         What selects.
@@ -118,7 +124,7 @@ def check_early(config: TrainConfig, data: object = None, model: object = None) 
         one_of("model.name", config.model.name, MODEL_NAMES)
     selector = build_selector(config)
     scores = config.selection.scores
-    if scores is not None and not Path(scores).is_file():
+    if scores is not None and not resumed and not Path(scores).is_file():
         raise ValueError(f"selection.scores: no file {scores}")
     path = config.data.path
     if data is None and config.data.name != "digits":

@@ -23,7 +23,7 @@ from dynams.training.checkpoint import Checkpoint
 from dynams.training.computing import reading_size
 from dynams.training.config import TrainConfig
 from dynams.training.errors import ResumeError
-from dynams.training.given import read_scores
+from dynams.training.given import check_given
 from dynams.training.network import Network, as_module
 from dynams.training.optim import build_optimizer
 from dynams.training.own_network import OwnNetwork, admit, layout
@@ -223,22 +223,6 @@ def build_run(
     )
 
 
-def read_given(run: TrainingRun) -> None:
-    """Read the scores that the configuration names a file for.
-
-    Raises:
-        ValueError: the file does not hold one number for each training image.
-    """
-    path, name = run.config.selection.scores, run.selector.given
-    if path is None or name is None:
-        return
-    count = len(run.batches) + (0 if run.held_out is None else len(run.held_out))
-    scores = read_scores(path, count)
-    rows = run.samples.rows
-    kept = scores if rows is None else scores[rows]
-    run.given[name] = kept.to(run.fabric.device)
-
-
 def capture(run: TrainingRun, total_seconds: float) -> Checkpoint:
     """Capture the state of a run between two steps. All processes must come here together."""
     at = run.position
@@ -277,6 +261,7 @@ def restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
         now = run.samples.fingerprint.get(name)
         if now != was:
             raise ResumeError(f"data: got {name} {now}, want {was}, as when the run began")
+    check_given(run, checkpoint)
     try:
         run.network.load_state_dict(checkpoint.model)
         run.optimizer.load_state_dict(checkpoint.optimizer)
@@ -318,6 +303,8 @@ def check_config(checkpoint: Checkpoint, config: TrainConfig) -> None:
     except (TypeError, ValueError) as error:
         raise ResumeError(f"the checkpoint's configuration cannot be read: {error}") from error
     changed = changed_settings(began, config)
+    if None not in (began.selection.scores, config.selection.scores):
+        changed = [each for each in changed if each[0] != "selection.scores"]  # see check_given
     if changed:
         told = "; ".join(f"{name}: got {now!r}, want {was!r}" for name, was, now in changed)
         raise ResumeError(f"{told}: a resumed run keeps its settings")

@@ -11,12 +11,13 @@ import dataclasses
 import functools
 import os
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from dynams.checks import TYPE_WORDS, number, of_type, one_of, whole
+from dynams.checks import TYPE_WORDS, number, of_type, one_of, unknown, whole
 from dynams.paths import told_path
+from dynams.training.moved_settings import brought_up_to_date, refuse_moved
 
 _Section = TypeVar("_Section")
 
@@ -73,6 +74,22 @@ def check(name: str, values: object) -> None:
     for each in declared(kind, name):
         value = _fitting(each, getattr(values, each.key))
         object.__setattr__(values, each.key, value)
+
+
+def section_of(kind: Any, name: str, values: Mapping[str, Any] | None) -> Any:
+    """Make a section of its settings; of None, the one of defaults.
+
+    Raises:
+        ValueError, TypeError: a setting is unknown or refused; names it.
+    """
+    values = {} if values is None else values
+    of_type(name, values, dict)
+    known = [each.name for each in declared(kind, name)]
+    for key, value in values.items():
+        refuse_moved(f"{name}.{key}", value)
+        if f"{name}.{key}" not in known:
+            raise ValueError(unknown("setting", f"{name}.{key}", known))
+    return kind(**brought_up_to_date(name, values))
 
 
 @dataclass(frozen=True)
@@ -154,6 +171,11 @@ def read(each: Declared, value: Any, where: str) -> Any:
     """
     if value is None and each.optional:
         return None
+    if each.kind is dict and (value is None or isinstance(value, Mapping)):
+        # Every key, or every key of a part, may be commented out.
+        return {key: {} if inner is None else inner for key, inner in (value or {}).items()}
+    if value is None:
+        raise TypeError(f"{where}: got null, want {each.wants}")
     if each.choices is not None:
         one_of(where, value, each.choices)
         return value
