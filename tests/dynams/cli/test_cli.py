@@ -180,6 +180,13 @@ def test_print_config_gives_the_whole_configuration(capsys):
             "command: got 'compar', want one of train, compare, bench, info (did you mean compare?)",
         ),
         (["train", "--optim.lrr", "1"], "unknown option --optim.lrr (did you mean --optim.lr?)"),
+        (["train", "--lr=3"], "unknown option --lr (did you mean --optim.lr?)"),
+        (
+            ["train", "--optim", "3"],
+            "--optim: got no setting, want one of it, such as --optim.epochs",
+        ),
+        (["train", "--config", ""], "--config: got '', want a path"),
+        (["train", "--model.name=resnet19"], "(did you mean resnet18?)"),
         (["train", "extra"], "unknown argument extra"),
         (["train", "--optim.lr", "fast"], "optim.lr: got 'fast', want a number"),
         (["train", "--optim.lr", "-1"], "optim.lr: got -1.0, want a number in (0, inf)"),
@@ -225,6 +232,17 @@ def test_bad_arguments_are_one_line_and_status_2(capsys, monkeypatch, tmp_path, 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
+        (b"optim: 3\n", "optim: got 3, want keys with values"),
+        (b"optim: []\n", "optim: got [], want keys with values"),
+        (
+            b"optim: {lr: 1}\nrun: {seed: 3}\noptim: {epochs: 7}\n",
+            "optim is given twice, in line 1 and",
+        ),
+        (b"optim: {lr: null}\n", "optim.lr: got null, want a number"),
+        (b"run: {dir: ~}\n", "run.dir: got null, want text"),
+        (b"data: {path: ''}\n", "data.path: got '', want a path"),
+        (b"selection: {options: {margin: 3}}\n", "selection.options.margin: got 3, want keys with"),
+        (b"lr: 1\n", "unknown key lr (did you mean optim.lr?)"),
         (b"optim: {lrr: 1}\n", "unknown key optim.lrr"),
         (b"optim: {lrr: 1}\n", "(did you mean optim.lr?)"),
         (b"optimizer: {lr: 1}\n", "unknown key optimizer.lr"),
@@ -241,10 +259,55 @@ def test_a_bad_config_file_is_one_line_and_status_2(capsys, tmp_path, content, s
     assert said in refusal(capsys, "train", "--config", str(file))
 
 
-def test_an_empty_config_file_changes_nothing(tmp_path):
+@pytest.mark.parametrize(
+    "text", ["", "# nothing\n", "optim:\n  # lr: 0.1\nselection:\n  options:\n    margin:\n"]
+)
+def test_what_is_empty_in_a_config_file_changes_nothing(tmp_path, text):
     file = tmp_path / "empty.yaml"
-    file.write_text("# nothing\n")
-    assert parse(["--config", str(file)]).config == TrainConfig()
+    file.write_text(text)
+    config = parse(["--config", str(file)]).config
+    assert config.optim == TrainConfig().optim
+    assert build_selector(config) == build_selector(TrainConfig())
+
+
+def test_files_and_options_read_numbers_and_text_alike(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("optim: {lr: 1e-3, weight_decay: 5e-4}\nrun: {name: 007, tensorboard: off}\n")
+    argv = ["--optim.lr=1e-3", "--optim.weight_decay=5e-4", "--run.name=007"]
+    config = parse(["--config", str(file)]).config
+    assert config == parse([*argv, "--run.tensorboard=off"]).config
+    assert (config.optim.lr, config.run.name, config.run.tensorboard) == (0.001, "007", False)
+
+
+def test_a_tilde_is_the_home_directory_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text(
+        "run: {dir: ~/runs}\ndata: {path: ~/data, cache: ~/cache}\nselection: {scores: ~/s.npy}\n"
+    )
+    (tmp_path / "config.yaml").write_text("optim: {lr: 0.3}\n")
+    config = parse(["--config", "~/mine.yaml"]).config
+    told = [config.run.dir, config.data.path, config.data.cache, config.selection.scores]
+    assert told == [str(tmp_path / name) for name in ("runs", "data", "cache", "s.npy")]
+    request = parse(["--resume", "~", "--run.dir=~"])
+    assert (request.resume, request.config.optim.lr) == (tmp_path, 0.3)
+    assert request.config.run.dir == str(tmp_path)
+    asked = parse(["--rates=~/runs"]).forecast
+    assert asked is not None
+    assert asked.rates == tmp_path / "runs"
+
+
+@pytest.mark.parametrize(
+    "argv", [["--run.dir", "file/runs"], ["--run.dir=file"], ["--run.name", "x" * 300]]
+)
+def test_a_run_that_could_write_nowhere_is_refused_before_its_data_are_read(
+    capsys, monkeypatch, tmp_path, argv
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "data").mkdir()
+    said = refusal(capsys, "train", "--data.name=cifar10", "--data.path=data", *argv)
+    assert said.startswith(argv[0].removeprefix("--").partition("=")[0])
+    assert [item.name for item in tmp_path.iterdir() if item.name not in ("file", "data")] == []
 
 
 @pytest.mark.parametrize(

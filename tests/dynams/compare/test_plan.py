@@ -222,6 +222,12 @@ def test_a_recipe_that_cannot_be_used_is_refused_with_its_name(make_plan, recipe
         (b"[", "is not YAML"),
         (b"\xff\x00", "is not a text file"),
         (b"words", "got 'words', want keys with values"),
+        (
+            b"base:\n  optim: {lr: 1}\n  optim.lr: 2\n",
+            "base.optim.lr is given twice, in line 2 and line 3",
+        ),
+        (b"recipes: {a: {}}\nrecipes: {b: {}}\n", "recipes is given twice, in line 1 and line 2"),
+        (b"recipes: {full: {optim: 3}}\n", r"recipes.full: optim: got 3, want keys with values"),
     ],
 )
 def test_a_file_that_holds_no_plan_is_refused(tmp_path, content, said):
@@ -231,6 +237,35 @@ def test_a_file_that_holds_no_plan_is_refused(tmp_path, content, said):
         load_plan(file)
     with pytest.raises(PlanError, match=r"no file .*did you mean digits"):
         load_plan("digit")
+
+
+def test_an_empty_section_of_a_plan_is_none_and_text_is_as_it_is_written(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "name: 2024\nbase:\n  optim:\nreference: no\nseeds:\nrecipes:\n"
+        "  no: {title: 1e3, selection.strategy: full, proxy: , optim.lr: 1e-3}\n"
+    )
+    plan = load_plan(file)
+    assert (plan.name, plan.base, plan.seeds, plan.reference) == ("2024", {}, (0,), "no")
+    assert plan.recipes["no"].title == "1e3"
+    assert plan.recipes["no"].options == {"selection.strategy": "full", "optim.lr": 0.001}
+
+
+def test_scores_told_from_elsewhere_are_the_same_scores(tmp_path, monkeypatch):
+    file = tmp_path / "mine.yaml"
+    file.write_text("recipes: {full: {selection: {strategy: full, scores: ~/s.npy}}}\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    plans = []
+    for folder, scores in ((tmp_path, "s.npy"), (tmp_path / "elsewhere", "../s.npy")):
+        monkeypatch.chdir(folder)
+        plans += [load_plan("~/mine.yaml"), load_plan(file, {"selection.scores": scores})]
+    for plan in plans:
+        named = {**plan.base, **plan.recipes["full"].options}
+        assert named["selection.scores"] == str(tmp_path / "s.npy")
+        assert digest(essential(plan.config(plan.recipes["full"], None, 0))) == digest(
+            essential(plans[0].config(plans[0].recipes["full"], None, 0))
+        )
 
 
 def test_the_plan_beside_the_cells_is_the_same_plan_without_paths(tmp_path, plan):
