@@ -138,6 +138,8 @@ def config_path(run_dir: str | Path) -> Path:
         ResumeError: there is no run in ``run_dir``.
     """
     path = Path(run_dir) / CONFIG_NAME
+    if Path(run_dir).is_file():
+        raise ResumeError(f"resume: got the file {run_dir}, want the directory of a run")
     if not Path(run_dir).is_dir():
         raise ResumeError(f"resume: no directory {run_dir}")
     if not path.is_file():

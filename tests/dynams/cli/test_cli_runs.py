@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -20,6 +21,7 @@ from dynams.data import load_data
 from dynams.models import build_model
 from dynams.training.batches import ImageBatches
 from dynams.training.checkpoint import BEST, checkpoint_path, load_checkpoint
+from dynams.training.errors import ResumeError
 from dynams.training.evaluation import evaluate
 from dynams.training.loop import train
 
@@ -168,3 +170,31 @@ def assert_accuracy(run_dir: Path, name: str, accuracy: float) -> None:
     result = evaluate(Fabric(accelerator="cpu"), network, batches, batch_size=64)
     assert result.full == accuracy
     assert result.samples == len(data.test)
+
+
+def test_a_run_whose_paths_are_no_text_goes_on_after_all_of_it_moved(tmp_path, monkeypatch, capsys):
+    home = tmp_path / "caf\udce9"
+    home.mkdir()
+    np.save(home / "s.npy", np.arange(241.0))
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(home)
+    named = ["--run.dir=~/runs", "--run.name=n\udce9", "--selection.scores=s.npy"]
+    argv = [*SMALL, *named, "--selection.strategy=memorisation", "--optim.epochs=1"]
+    with pytest.warns(UserWarning, match="no directory whose name is not UTF-8"):
+        assert main(["train", *argv, "--run.tensorboard=true"]) == 0
+    (run_dir,) = (home / "runs").iterdir()
+    assert "caf\\udce9/runs/n\\udce9-" in "".join(capsys.readouterr().err.split())
+
+    home = home.rename(tmp_path / "else\udcff")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir("/")
+    assert main(["train", "--resume", f"~/runs/{run_dir.name}", "--run.tensorboard=false"]) == 0
+    moved = home / "runs" / run_dir.name
+    changed = [f"--selection.scores={home / 's.npy'}", "--run.tensorboard=false"]
+    config = parse(["--resume", str(moved), *changed]).config
+    assert train(config, resume=Path("~/runs") / run_dir.name).run_dir == str(moved)
+    np.save(home / "s.npy", np.arange(241.0)[::-1])
+    with pytest.raises(
+        ResumeError, match=r"selection\.scores: got others in .* than the run began"
+    ):
+        train(config, resume=moved)

@@ -88,6 +88,8 @@ def test_a_damaged_configuration_is_told_with_its_file(tmp_path):
     assert read_config(tmp_path) == {"proxy.recipe": "none"}  # its name in an earlier version
     with pytest.raises(ResumeError, match="resume: no directory nowhere"):
         read_config("nowhere")
+    with pytest.raises(ResumeError, match=r"resume: got the file config\.yaml, want the directory"):
+        read_config("config.yaml")
 
 
 def test_a_directory_that_cannot_be_made_is_refused_before(tmp_path, monkeypatch):
