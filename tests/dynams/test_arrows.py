@@ -9,7 +9,9 @@ from pathlib import Path
 import dynams
 
 ROOT = Path(dynams.__file__).parent
-# What each part may import of the others, beside `checks` and `_lazy`, which import none.
+# These import no other part.
+BASIC = {"checks", "paths", "yaml_file", "_lazy"}
+# What each part may import of the others, beside those.
 BELOW = {
     "cli": {"compare", "bench", "training", "report"},
     "compare": {"training", "report", "selection", "data"},
@@ -21,8 +23,7 @@ BELOW = {
     "data": set(),
     "slimmable": set(),
     "models": {"slimmable"},
-    "checks": set(),
-    "_lazy": set(),
+    **{name: set() for name in BASIC},
 }
 
 
@@ -60,7 +61,7 @@ def test_parts_import_those_below_only() -> None:
     for module in TREES:
         others = {part(each) for each in imported(module)} - {part(module), ""}
         if part(module):
-            assert others <= BELOW[part(module)] | {"checks", "_lazy"}, module
+            assert others <= BELOW[part(module)] | BASIC, module
         else:
             assert not others, module
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dynams.training.checkpoint import Checkpoint
 from dynams.training.errors import ResumeError
-
-if TYPE_CHECKING:
-    from dynams.training.checkpoint import Checkpoint
-    from dynams.training.run import TrainingRun
+from dynams.training.run import TrainingRun
 
 _SETTING = "selection.scores"
 

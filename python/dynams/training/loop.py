@@ -31,7 +31,7 @@ from dynams.training.config import TrainConfig
 from dynams.training.distributed import Agreement, average_buffers, build_fabric
 from dynams.training.errors import NonFiniteLossError
 from dynams.training.evaluation import evaluate
-from dynams.training.given import read_given
+from dynams.training.given import check_given, read_given
 from dynams.training.interrupt import Interrupt
 from dynams.training.irreducible import irreducible_losses
 from dynams.training.journal import Journal
@@ -111,6 +111,7 @@ def train(
         stop = interrupt or stack.enter_context(Interrupt())
         if checkpoint is not None:
             restore(run, checkpoint)
+            check_given(run, checkpoint)
         else:
             read_given(run)
         if fabric.device.type == "cuda":

@@ -18,12 +18,11 @@ from dynams.models import ResNet
 from dynams.selection import SubsetSampler
 from dynams.slimmable import SlimmableNetwork
 from dynams.training.batches import Batches
-from dynams.training.changed_settings import changed_settings
+from dynams.training.changed_settings import MAY_CHANGE_ON_RESUME, changed_settings
 from dynams.training.checkpoint import Checkpoint
 from dynams.training.computing import reading_size
 from dynams.training.config import TrainConfig
 from dynams.training.errors import ResumeError
-from dynams.training.given import check_given
 from dynams.training.network import Network, as_module
 from dynams.training.optim import build_optimizer
 from dynams.training.own_network import OwnNetwork, admit, layout
@@ -261,7 +260,6 @@ def restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
         now = run.samples.fingerprint.get(name)
         if now != was:
             raise ResumeError(f"data: got {name} {now}, want {was}, as when the run began")
-    check_given(run, checkpoint)
     try:
         run.network.load_state_dict(checkpoint.model)
         run.optimizer.load_state_dict(checkpoint.optimizer)
@@ -302,10 +300,10 @@ def check_config(checkpoint: Checkpoint, config: TrainConfig) -> None:
         began = TrainConfig.from_dict(checkpoint.config)
     except (TypeError, ValueError) as error:
         raise ResumeError(f"the checkpoint's configuration cannot be read: {error}") from error
-    changed = changed_settings(began, config)
+    may_change = MAY_CHANGE_ON_RESUME
     if None not in (began.selection.scores, config.selection.scores):
-        changed = [each for each in changed if each[0] != "selection.scores"]  # see check_given
-    if changed:
+        may_change |= {"selection.scores"}  # another path: what it holds is compared
+    if changed := changed_settings(began, config, may_change):
         told = "; ".join(f"{name}: got {now!r}, want {was!r}" for name, was, now in changed)
         raise ResumeError(f"{told}: a resumed run keeps its settings")
 
