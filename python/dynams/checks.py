@@ -19,11 +19,13 @@ TYPE_WORDS: dict[type, str] = {
 }
 
 
-# Words of other programs, and the last part of what they are called here; letters only.
+# Words of other programs, and what they are called here, or the last part of it: letters only.
 _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "arch": ("modelname",),
     "batch": ("batchsize",),
     "bs": ("batchsize",),
+    "checkpoint": ("resume",),
+    "ckpt": ("resume",),
     "data": ("dataname", "datapath"),
     "dataset": ("dataname",),
     "datadir": ("datapath",),
@@ -33,16 +35,20 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "gpus": ("devices",),
     "initiallr": ("lr",),
     "learningrate": ("lr",),
+    "logdir": ("out", "dir"),
+    "lrscheduler": (),
     "maxepochs": ("epochs",),
     "maxlr": ("lr",),
     "model": ("modelname",),
     "nepochs": ("epochs",),
     "numepochs": ("epochs",),
     "numworkers": ("workers",),
+    "out": ("dir",),
     "outdir": ("out", "dir"),
     "output": ("out", "dir"),
     "outputdir": ("out", "dir"),
     "savedir": ("out", "dir"),
+    "scheduler": (),
     "wd": ("weightdecay",),
 }
 
@@ -64,14 +70,15 @@ def _meant(word: str, known: Iterable[str]) -> list[str]:
         found = [name for name, parts in names.items() if fits(parts)]
         return found if len(found) <= most else []
 
-    elsewhere = _ELSEWHERE.get(asked.whole) or _ELSEWHERE.get(asked.last, ())
-    near = (
-        those(lambda name: name.whole == asked.whole, 3)
-        or those(lambda name: name.last == asked.last, 3)
-        or those(lambda name: name.last in elsewhere or name.whole in elsewhere, 3)
-    )
-    if near or elsewhere:
+    if near := those(lambda name: name.whole == asked.whole, 3):
         return near
+    if asked.whole in _ELSEWHERE:
+        return those(lambda name: not name.words.isdisjoint(_ELSEWHERE[asked.whole]), 3)
+    # A word that is told with its section, and known in many others, is a word like `name`.
+    if near := those(lambda name: name.last == asked.last, 2 if asked.section else 3):
+        return near
+    if asked.last in _ELSEWHERE:
+        return those(lambda name: not name.words.isdisjoint(_ELSEWHERE[asked.last]), 3)
     if any(map(asked.begins, names.values())):
         return those(asked.begins, 2)
     slips = {name: slips for name, parts in names.items() if (slips := asked.slips(parts))}
@@ -87,6 +94,7 @@ class _Name:
         )
         self.section, self.last = "".join(section), last
         self.whole = self.section + last
+        self.words = {self.whole, last}
 
     def slips(self, meant: _Name) -> tuple[int, int] | None:
         """How many slips of typing made it of the other, then how far a number is off; None: none did."""

@@ -70,6 +70,8 @@ PRECISIONS = ["32-true", "bf16-mixed"]
         ("--optim.learning_rate", OPTIONS, "--optim.lr"),
         ("--gpus", OPTIONS, "--run.devices"),
         ("--output-dir", OPTIONS, "--run.dir"),
+        ("--data.dir", OPTIONS, "--data.path"),
+        ("--checkpoint", ["--resume", "--rates"], "--resume"),
         ("--optim.batch-size", OPTIONS, "--optim.batch_size"),  # written otherwise
         ("--Optim.LR", OPTIONS, "--optim.lr"),
         ("--data_path", OPTIONS, "--data.path"),
@@ -93,7 +95,8 @@ def test_a_word_that_nearly_is_one_is_told_which(word, known, meant) -> None:
 @pytest.mark.parametrize(
     ("known", "words"),
     [
-        (OPTIONS, ["--foo", "--verbose", "--pretrained", "--patience", "--optimizer", "--x", "-v", ""]),
+        (OPTIONS, ["--foo", "--verbose", "--pretrained", "--patience", "--optimizer", "--scheduler",
+                   "--optim.name", "--x", "-v", ""]),
         (MODEL_NAMES, ["resnet101", "resnet180", "resnet9000", "resnet", "vgg16", "vit"]),
         (STRATEGIES, ["adam", "uniform", "least-confidence"]),
         (COMMANDS, ["test", "eval", "plot", "help"]),

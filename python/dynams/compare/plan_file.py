@@ -60,7 +60,7 @@ def load_plan(name: str | Path, overrides: Mapping[str, Any] | None = None) -> P
         path = path / PLAN_NAME
     if not os.path.lexists(path):
         raise PlanError(
-            f"plan: no file {name}, and presets are {', '.join(known)}{did_you_mean(str(name), known)}"
+            f"plan: no file {path}, and presets are {', '.join(known)}{did_you_mean(str(name), known)}"
         )
     where = str(name) if str(name) in known else str(path)
     texts = [*text_names(train_options()), *_TEXTS]

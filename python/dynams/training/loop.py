@@ -94,10 +94,9 @@ def train(
     given = given_data(data, config.data)
     resolved = resolve(config, given, model, resumed=resume is not None)
     checkpoint = None
-    if resume is None:
-        check_run_dir(config)
-    else:
-        resume = told_path(resume)
+    resume = None if resume is None else told_path(resume)
+    check_run_dir(config, resume)
+    if resume is not None:
         checkpoint = load_checkpoint(checkpoint_path(resume))
         check_config(checkpoint, resolved.config)
     fabric = build_fabric(resolved)

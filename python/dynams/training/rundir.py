@@ -57,12 +57,20 @@ def make_run_dir(config: TrainConfig, data: str) -> Path:
     raise ValueError(f"run.dir: {parent} holds too many runs named {stem}")
 
 
-def check_run_dir(config: TrainConfig) -> None:
-    """Refuse early what `make_run_dir` would refuse: once the data are loaded, minutes may have passed.
+def check_run_dir(config: TrainConfig, resume: Path | None = None) -> None:
+    """Refuse early where nothing can be written: once the data are loaded, minutes may have passed.
+
+    Args:
+        config: the whole run.
+        resume: the directory of a run that goes on.
 
     Raises:
-        ValueError: the directory cannot be made.
+        ValueError: a new directory cannot be made, or the earlier one cannot be written.
     """
+    if resume is not None:
+        if resume.is_dir() and not os.access(resume, os.W_OK | os.X_OK):
+            raise ResumeError(f"resume: {resume} cannot be written")
+        return
     name = config.run.name or ""
     if len(os.fsencode(name)) > _LONGEST_NAME:
         raise ValueError(f"run.name: got {name!r}, want at most {_LONGEST_NAME} bytes")

@@ -104,6 +104,8 @@ def test_a_directory_that_cannot_be_made_is_refused_before(tmp_path, monkeypatch
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
     with pytest.raises(ValueError, match=r"run\.dir: cannot make a directory in runs: .* written"):
         check_run_dir(TrainConfig())
+    with pytest.raises(ResumeError, match=r"resume: .* cannot be written"):
+        check_run_dir(TrainConfig(), tmp_path)
 
 
 def test_the_command_that_resumes_is_one_that_can_be_typed(monkeypatch, tmp_path):

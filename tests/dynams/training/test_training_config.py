@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
+import numpy as np
 import pytest
 
 from dynams.training.changed_settings import MAY_CHANGE_ON_RESUME, changed_settings
@@ -69,6 +71,38 @@ def test_a_value_of_the_wrong_type_is_a_type_error():
         OptimConfig(lr="fast")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"proxy\.every: got 1\.5, want a whole number"):
         ProxyConfig(every=1.5)  # type: ignore[arg-type]
+
+
+def test_numbers_of_any_kind_become_plain_ones():
+    config = OptimConfig(epochs=np.int64(3), lr=np.float32(0.5), warmup=0)
+    assert [type(value) for value in (config.epochs, config.lr, config.warmup)] == [
+        int,
+        float,
+        float,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "setting", "value", "said"),
+    [
+        (RunConfig, "tensorboard", "no", "got 'no', want true or false"),
+        (RunConfig, "report", None, "got None, want true or false"),
+        (RunConfig, "name", 2024, "got 2024, want text"),
+        (OptimConfig, "lr", None, "got None, want a number"),
+        (OptimConfig, "epochs", True, "got True, want a whole number"),
+        (SelectionConfig, "options", [], "got [], want keys with values"),
+    ],
+)
+def test_what_is_of_no_type_of_the_setting_is_refused(section, setting, value, said):
+    with pytest.raises(TypeError, match=rf"\.{setting}: {re.escape(said)}"):
+        section(**{setting: value})
+
+
+def test_a_section_is_keys_with_values_or_nothing():
+    assert TrainConfig.from_dict({"optim": None}) == TrainConfig()
+    for value in (3, [], "text"):
+        with pytest.raises(TypeError, match=r"^optim: got .*, want keys with values$"):
+            TrainConfig.from_dict({"optim": value})
 
 
 def test_contradicting_settings_are_refused():
