@@ -71,7 +71,7 @@ def mapped(source: Source, rows: Rows, directory: Path | None) -> tuple[Bytes, M
 
 def _name(source: Source, rows: Rows) -> str:
     """Name a split, its size and the rows taken, so that a stale cache is replaced."""
-    place = hashlib.sha256(str((source.root or Path()).resolve()).encode())
+    place = hashlib.sha256(os.fsencode((source.root or Path()).resolve()))
     place.update(rows.tobytes())
     words = re.sub(r"[^A-Za-z0-9]+", "-", source.name).strip("-")
     channels, height, width = source.shape

@@ -171,13 +171,13 @@ def test_a_cache_directory_serves_every_storage(
 def test_sizes_limits_and_directories_have_caches_of_their_own(
     tmp_path: Path, folder: Path, files: Any, decoded: list[str]
 ) -> None:
-    files.write_folder(tmp_path / "other" / "data", seed=1)
+    files.write_folder(tmp_path / "caf\udce9" / "data", seed=1)
     variants: list[tuple[Path, dict[str, Any]]] = [
         (folder, {}),
         (folder, {"image_size": 8}),
         (folder, {"limit": 5}),
         (folder, {"limit": 5, "seed": 2}),
-        (tmp_path / "other" / "data", {}),
+        (tmp_path / "caf\udce9" / "data", {}),
     ]
     for _ in range(2):
         for path, options in variants:
