@@ -12,7 +12,7 @@ import os
 from argparse import ArgumentTypeError
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dynams.checks import TYPE_WORDS, did_you_mean, unknown
 from dynams.cli.errors import PlainParser, UsageError
@@ -73,14 +73,8 @@ class OptionParser(PlainParser):
             SystemExit: help was asked for and is printed.
         """
         own, foreign = self.parse_known_args(argv)
-        for number, word in enumerate(foreign):
-            name, _, value = word.partition("=")
-            refuse_moved(name.removeprefix("--"), value or "".join(foreign[number + 1 :][:1]))
-            kind = "option" if word.startswith("-") else "argument"
-            inner = [each for each in self.names if each.startswith(f"{name}.")]
-            if inner and not did_you_mean(name, self.names):
-                raise UsageError(f"{name}: got no setting, want one of it, such as {inner[0]}")
-            raise UsageError(unknown(kind, name, self.names))
+        if foreign:
+            self._refuse(*foreign)
         words = {
             name.removeprefix(_PREFIX): word
             for name, word in list(vars(own).items())
@@ -89,6 +83,15 @@ class OptionParser(PlainParser):
         for name in words:
             delattr(own, f"{_PREFIX}{name}")
         return own, {name: _of_word(self.settings[name], word) for name, word in words.items()}
+
+    def _refuse(self, word: str, *after: str) -> NoReturn:
+        name, _, value = word.partition("=")
+        refuse_moved(name.removeprefix("--"), value or "".join(after[:1]))
+        inner = [each for each in self.names if each.startswith(f"{name}.")]
+        if inner and not did_you_mean(name, self.names):
+            raise UsageError(f"{name}: got no setting, want one of it, such as {inner[0]}")
+        kind = "option" if word.startswith("-") else "argument"
+        raise UsageError(unknown(kind, name, self.names))
 
 
 def settings_file(path: Path, where: str, known: Mapping[str, Declared]) -> Options:

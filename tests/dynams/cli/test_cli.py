@@ -15,6 +15,7 @@ import yaml
 import dynams
 from dynams.bench import BenchConfig
 from dynams.cli import main
+from dynams.cli.compare import parse as parse_compare
 from dynams.cli.errors import UsageError, one_line
 from dynams.cli.options import parse, presets
 from dynams.training.config import TrainConfig
@@ -291,6 +292,12 @@ def test_a_tilde_is_the_home_directory_in_every_path(tmp_path, monkeypatch):
     request = parse(["--resume", "~", "--run.dir=~"])
     assert (request.resume, request.config.optim.lr) == (tmp_path, 0.3)
     assert request.config.run.dir == str(tmp_path)
+    (tmp_path / "plan.yaml").write_text("out: ~/out\nrecipes: {full: {selection.strategy: full}}\n")
+    for plan, out in (("~/plan.yaml", "out"), ("~", ".")):
+        comparison = parse_compare([plan, "--merge", "~/a", "~"])
+        assert comparison.out == tmp_path / out
+        assert comparison.merge == [tmp_path / "a", tmp_path]
+    assert parse_compare(["~", "--out=~/other"]).out == tmp_path / "other"
     asked = parse(["--rates=~/runs"]).forecast
     assert asked is not None
     assert asked.rates == tmp_path / "runs"
