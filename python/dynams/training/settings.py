@@ -182,6 +182,8 @@ def read(each: Declared, value: Any, where: str) -> Any:
     if each.kind is float and isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = float(value)
+    if each.kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)  # written as 1e4
     try:
         of_type(where, value, each.kind)
     except TypeError:

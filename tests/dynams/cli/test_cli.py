@@ -273,10 +273,13 @@ def test_what_is_empty_in_a_config_file_changes_nothing(tmp_path, text):
 
 def test_files_and_options_read_numbers_and_text_alike(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text("optim: {lr: 1e-3, weight_decay: 5e-4}\nrun: {name: 007, tensorboard: off}\n")
-    argv = ["--optim.lr=1e-3", "--optim.weight_decay=5e-4", "--run.name=007"]
+    file.write_text(
+        "data: {limit: 1e3}\noptim: {lr: 1e-3, weight_decay: 5e-4}\nrun: {name: 007, tensorboard: off}\n"
+    )
+    argv = ["--data.limit=1e3", "--optim.lr=1e-3", "--optim.weight_decay=5e-4", "--run.name=007"]
     config = parse(["--config", str(file)]).config
     assert config == parse([*argv, "--run.tensorboard=off"]).config
+    assert (config.data.limit, type(config.data.limit)) == (1000, int)
     assert (config.optim.lr, config.run.name, config.run.tensorboard) == (0.001, "007", False)
 
 
