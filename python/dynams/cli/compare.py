@@ -78,6 +78,9 @@ def run(argv: Sequence[str]) -> int:
     if request.show:
         sys.stdout.write(listing(queue))
         return OK
+    from dynams.training.preflight import check_comparison_packages
+
+    check_comparison_packages()
     going_on = True
     if request.merge is not None:
         new = merge(folder, request.merge)

@@ -8,6 +8,8 @@ import sys
 import traceback
 from typing import NoReturn
 
+from dynams.report.files import StorageError
+
 OK = 0
 FAILED = 1
 BAD_INPUT = 2
@@ -49,6 +51,8 @@ def tell_error(error: BaseException) -> int:
 def one_line(error: BaseException) -> str:
     """Return the error's message without line breaks; its type's name when it has no message."""
     text = " ".join(str(error).split())
+    if isinstance(error, StorageError):
+        return text
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{error.strerror}: {error.filename}"
     if isinstance(error, ModuleNotFoundError) and error.name:
@@ -59,4 +63,6 @@ def one_line(error: BaseException) -> str:
 
 
 def _is_bad_input(error: BaseException) -> bool:
+    if isinstance(error, StorageError):
+        return False
     return isinstance(error, (UsageError, ValueError, TypeError, OSError, ImportError))

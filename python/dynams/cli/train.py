@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dynams.cli.errors import INTERRUPTED, OK, tell
+from dynams.cli.errors import INTERRUPTED, OK, tell, tell_error
 from dynams.cli.options import ForecastRequest, parse
 from dynams.training.rundir import config_text, resume_command
 
@@ -35,15 +35,23 @@ def run(argv: Sequence[str]) -> int:
         sys.stdout.write(config_text(config))
         return OK
     _quieten()
+    from dynams.report.console import make_console
+    from dynams.training.errors import ReportError
     from dynams.training.loop import train
 
-    summary = train(config, resume=request.resume)
+    make_console()  # the table at the end needs it: what is missing is told now
+    unreported: ReportError | None = None
+    try:
+        summary = train(config, resume=request.resume)
+    except ReportError as error:
+        summary, unreported = error.summary, error
     # Another process than the first must not fail: the launcher would kill the first one for it.
     if not _is_first():
         return OK
     _show(summary)
+    status = OK if unreported is None else tell_error(unreported)
     if summary.completed:
-        return OK
+        return status
     tell(f"stopped; resume with: {resume_command(summary.run_dir)}")
     return INTERRUPTED
 

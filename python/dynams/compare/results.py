@@ -145,7 +145,7 @@ def cell_of_run(
         pieces=pieces,
         data=dict(data),
         failure=failure,
-        accuracy=math.nan if end is None else end.accuracy,
+        accuracy=math.nan if end is None or failure is not None else end.accuracy,
         epochs=len(run.epochs),
         samples=samples if end is None else end.samples,
         steps=0 if end is None else end.steps,

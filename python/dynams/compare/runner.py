@@ -13,10 +13,12 @@ from dynams.compare.options import digest, essential
 from dynams.compare.plan import Plan
 from dynams.compare.results import Cell, cell_of_run, differences, machine_of
 from dynams.compare.store import Begun, Folder
+from dynams.report.files import StorageError
 from dynams.training.config import DataConfig, RunConfig, TrainConfig
 
 if TYPE_CHECKING:
     from dynams.data import ImageData
+    from dynams.report import Summary
 
 Say = Callable[[str], None]
 
@@ -146,15 +148,19 @@ class Queue:
         self._check_recipes()
         whole = None if limit_seconds is None else usable(limit_seconds)
         stop = interrupt or Deadline(whole)
-        with self.folder.alone(), stop:
-            self.folder.save_plan(self.plan)
-            for key in self.cells:  # a kill between the two leaves both the result and the run
-                self.folder.forget(key)
-            while not stop.requested:
-                entry = self._next(stop.seconds_left, whole)
-                if entry is None:
-                    break
-                self._run_cell(entry, stop)
+        try:
+            with self.folder.alone(), stop:
+                self.folder.save_plan(self.plan)
+                for key in self.cells:  # a kill between the two leaves both the result and the run
+                    self.folder.forget(key)
+                while not stop.requested:
+                    entry = self._next(stop.seconds_left, whole)
+                    if entry is None:
+                        break
+                    self._run_cell(entry, stop)
+        except StorageError as error:
+            error.afterwards = "then the same command goes on"
+            raise
         return not stop.asked
 
     def _accept(
@@ -262,8 +268,7 @@ class Queue:
         return None
 
     def _run_cell(self, entry: Entry, stop: Deadline) -> None:
-        from dynams.training.errors import NonFiniteLossError, ResumeError
-        from dynams.training.loop import train
+        from dynams.training.errors import NonFiniteLossError, ReportError, ResumeError
 
         key, config = entry.key, entry.config
         assert config is not None
@@ -277,23 +282,41 @@ class Queue:
         begun = self.folder.begin(key, config, self._here(config.run), begun)
         failure = None
         try:
-            summary = train(config, data, resume=begun.run_dir, interrupt=stop)
+            summary = self._train(key, config, data, begun, stop)
         except ResumeError as error:
             if begun.run_dir is None:
                 raise
             self.say(f"{key}: begun anew, because {error}")
             self.folder.forget(key)
             return  # the queue comes back to it
+        except ReportError as error:
+            self.say(f"{key}: {error}")
+            summary = error.summary
         except NonFiniteLossError as error:
             failure = str(error).partition(":")[0]
-        else:
-            if not summary.completed:
-                return
+        if failure is None and not summary.completed:
+            return
         cell = self._collect(key, config, begun, data_print, failure)
         self.folder.save(cell)
         self.cells[key] = cell
         outcome = failure or f"{100 * cell.accuracy:.2f} %, {cell.cost:.1f} s"
         self.say(f"{key}: {outcome}; {len(self.cells)} of {len(self.keys)} cells done")
+
+    def _train(
+        self, key: CellKey, config: TrainConfig, data: ImageData, begun: Begun, stop: Deadline
+    ) -> Summary:
+        from dynams.training.checkpoint import BEST, checkpoint_path
+        from dynams.training.errors import ResumeError
+        from dynams.training.loop import train
+
+        try:
+            return train(config, data, resume=begun.run_dir, interrupt=stop)
+        except ResumeError as error:
+            best = None if begun.run_dir is None else checkpoint_path(begun.run_dir, BEST)
+            if best is None or not best.is_file():
+                raise
+            self.say(f"{key}: from its best checkpoint, because {error}")
+            return train(config, data, resume=best, interrupt=stop)
 
     def _collect(
         self,

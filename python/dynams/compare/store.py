@@ -26,7 +26,7 @@ from dynams.compare.plan_file import PLAN_NAME
 from dynams.compare.results import Cell, cell_text, machine_of, read_cell
 from dynams.paths import told_path
 from dynams.report.codec import to_plain
-from dynams.report.files import replace_file
+from dynams.report.files import remove_leftovers, replace_file, storing
 from dynams.report.runlog import LOG_NAME
 from dynams.training.config import TrainConfig
 
@@ -87,9 +87,14 @@ class Folder:
         return found
 
     def save(self, cell: Cell) -> None:
-        """Write a finished cell, and let go of its run."""
+        """Write a finished cell, and let go of its run.
+
+        Raises:
+            StorageError: it cannot be written; the run stays.
+        """
         path = self.path / CELLS / f"{cell.key.stem}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with storing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, cell_text(cell).encode("ascii"))
         self.forget(cell.key)
 
@@ -129,7 +134,8 @@ class Folder:
             for name in ("digest", "total_epochs", "environments", "pieces")
         }
         folder = self.work_dir(key)
-        folder.mkdir(parents=True, exist_ok=True)
+        with storing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         replace_file(folder / _BEGUN, json.dumps(to_plain(values)).encode("ascii"))
         return now
 
@@ -175,8 +181,8 @@ class Folder:
             if not _locked(file.fileno()):
                 raise ValueError(f"out: another dynams compare runs in {self.path}")
             try:
-                for left in (self.path / CELLS).glob("*.json.*.tmp"):  # a kill cut the write short
-                    left.unlink(missing_ok=True)
+                for folder in (self.path, self.path / CELLS):
+                    remove_leftovers(folder)
                 yield
             finally:
                 (self.path / _LOCK).unlink(missing_ok=True)

@@ -44,11 +44,13 @@ def from_plain(cls: type[_Record], data: Mapping[str, Any]) -> _Record:
     """Build a record, checking each field; fields that this version does not know are ignored.
 
     Raises:
-        TypeError, ValueError: a field is of the wrong type, or is missing.
+        TypeError, ValueError: a field is of the wrong type, or is missing and has no default.
     """
     values = {}
     for field in dataclasses.fields(cls):
         if field.name not in data:
+            if field.default is not dataclasses.MISSING:
+                continue  # younger than the log
             raise ValueError(f"{field.name}: is missing")
         values[field.name] = _READERS[str(field.type)](field.name, data[field.name])
     return cls(**values)
@@ -76,6 +78,10 @@ def _optional_float(name: str, value: Any) -> float | None:
     return None if value is None else _float(name, value)
 
 
+def _optional_str(name: str, value: Any) -> str | None:
+    return None if value is None else _READERS["str"](name, value)
+
+
 def _list_of(read: _Reader) -> _Reader:
     def read_list(name: str, value: Any) -> list[Any]:
         of_type(name, value, list)
@@ -96,6 +102,7 @@ _READERS: dict[str, _Reader] = {
     "float | None": _optional_float,
     "bool": _exactly(bool),
     "str": _exactly(str),
+    "str | None": _optional_str,
     "list[int]": _list_of(_exactly(int)),
     "list[float]": _list_of(_float),
     "dict[str, float]": _seconds,

@@ -135,6 +135,9 @@ def _state(run: Run) -> str:
     unit = "epoch" if f"{done}{of}" == "1" else "epochs"
     if run.summary is not None and run.summary.completed:
         return f'<span class="state good">finished, {done} {unit}</span>'
+    if run.summary is not None and run.summary.failure is not None:
+        failure = text(run.summary.failure)
+        return f'<span class="state warn">failed after {done}{of} {unit}: {failure}</span>'
     word = "interrupted after" if run.summary is not None else "no end recorded,"
     return f'<span class="state warn">{word} {done}{of} {unit}</span>'
 

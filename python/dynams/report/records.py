@@ -85,6 +85,7 @@ class Summary:
         total_seconds: wall-clock seconds of the run; what ``seconds`` does not explain is "other".
         completed: False if the run stopped before its last epoch.
         run_dir: directory of the run's files.
+        failure: the error that ended the run; None if none did.
     """
 
     accuracy: float
@@ -97,6 +98,7 @@ class Summary:
     total_seconds: float
     completed: bool
     run_dir: str
+    failure: str | None = None
 
 
 @dataclass(frozen=True)

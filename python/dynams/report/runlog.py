@@ -1,6 +1,6 @@
 """The log of a run: ``log.jsonl``, one strict JSON object a line, and the same in TensorBoard.
 
-Each line is flushed as it is written, so a killed run loses at most the line it was writing. The
+Each line is written at once and whole, so a killed run loses at most the line it was writing. The
 reader ignores such a torn last line and refuses any other damage, naming file and line. Numbers
 that are not finite are written as null, which strict JSON requires, and read back as NaN.
 """
@@ -8,25 +8,21 @@ that are not finite are written as null, which strict JSON requires, and read ba
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
-import math
-import warnings
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 
 from dynams.checks import of_type, one_of
 from dynams.report.codec import from_plain, to_plain
-from dynams.report.files import replace_file
+from dynams.report.events import Events
+from dynams.report.files import StorageError, replace_file, storing
 from dynams.report.records import EpochRecord, RefreshRecord, Run, Summary
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
 LOG_NAME = "log.jsonl"
-TENSORBOARD_DIR = "tensorboard"
 FORMAT = 1
 
 
@@ -38,7 +34,12 @@ class RunLog:
         tensorboard: also write TensorBoard events below ``run_dir/tensorboard``. If the
             tensorboard package is missing, one warning says so and the run goes on without.
 
+    Attributes:
+        started: the log says what is run, see `start`.
+
     Raises:
+        StorageError: something cannot be written; here and in every method that writes. Of a line that
+            could not be written nothing is left.
         FileExistsError: ``run_dir`` already holds the log of a run. Nothing is overwritten:
             continue that run with `RunLog.resume`, or choose another directory.
     """
@@ -50,6 +51,7 @@ class RunLog:
                 f"run_dir: {path} already holds the log of a run; "
                 "resume that run or choose another directory"
             )
+        self.started = False
         self._open(Path(run_dir), tensorboard, purge_from=None)
 
     @classmethod
@@ -77,6 +79,7 @@ class RunLog:
         """
         run_dir = Path(run_dir)
         path = run_dir / LOG_NAME
+        started = False
         if path.exists():
             kept = []
             for number, line in _lines(path):
@@ -87,17 +90,21 @@ class RunLog:
                     kind in ("epoch", "refresh") and isinstance(at, int) and at >= first_dropped
                 ):
                     continue
+                started = started or kind == "start"
                 kept.append(line + b"\n")
             replace_file(path, b"".join(kept))
         log = cls.__new__(cls)
+        log.started = started
         log._open(run_dir, tensorboard, purge_from=epoch)
         return log
 
     def _open(self, run_dir: Path, tensorboard: bool, purge_from: int | None) -> None:
-        run_dir.mkdir(parents=True, exist_ok=True)
         self.run_dir = run_dir
-        self._file: IO[bytes] = (run_dir / LOG_NAME).open("ab")
-        self._writer = _summary_writer(run_dir, purge_from) if tensorboard else None
+        with storing(self.path):
+            run_dir.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: of a line that cannot be written nothing is left to be written when it is closed.
+            self._file = self.path.open("ab", buffering=0)
+        self._events = Events(run_dir, purge_from) if tensorboard else None
 
     @property
     def path(self) -> Path:
@@ -110,54 +117,31 @@ class RunLog:
         Values that JSON does not know are written as text.
         """
         self._write("start", {"format": FORMAT, "config": config, "environment": environment})
-        if self._writer is not None:
-            text = json.dumps(to_plain({"config": config, "environment": environment}), indent=2)
-            self._writer.add_text("run", "```json\n" + text + "\n```", 0)
-            self._writer.flush()
+        self.started = True
+        if self._events is not None:
+            self._events.start(config, environment)
 
     def epoch(self, record: EpochRecord) -> None:
         """Write one finished epoch."""
         self._write("epoch", dataclasses.asdict(record))
-        if self._writer is None:
-            return
-        scalars: dict[str, float | None] = {
-            "loss/full": record.loss,
-            "loss/proxy": record.proxy_loss,
-            "accuracy/full": record.accuracy,
-            "accuracy/proxy": record.proxy_accuracy,
-            "schedule/learning_rate": record.lr,
-            "schedule/budget": record.budget,
-            "schedule/samples": record.samples,
-        }
-        for purpose, seconds in record.seconds.items():
-            scalars["seconds/" + purpose.replace(" ", "_")] = seconds
-        self._scalars(self._writer, scalars, record.epoch)
+        if self._events is not None:
+            self._events.epoch(record)
 
     def refresh(self, record: RefreshRecord) -> None:
         """Write one refresh."""
         self._write("refresh", dataclasses.asdict(record))
-        if self._writer is None:
-            return
-        scalars = {
-            "selection/threshold": record.threshold,
-            "selection/overlap": record.overlap,
-            "selection/selected": record.selected,
-        }
-        self._histogram(self._writer, record)
-        self._scalars(self._writer, scalars, record.epoch)
+        if self._events is not None:
+            self._events.refresh(record)
 
     def end(self, summary: Summary) -> None:
         """Write the end of the run."""
         self._write("end", dataclasses.asdict(summary))
-        if self._writer is not None:
-            self._writer.flush()
 
     def close(self) -> None:
         """Close the files. Safe to call twice."""
         self._file.close()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        if self._events is not None:
+            self._events.close()
 
     def __enter__(self) -> RunLog:
         return self
@@ -171,35 +155,18 @@ class RunLog:
         self.close()
 
     def _write(self, kind: str, fields: Mapping[str, Any]) -> None:
-        line = json.dumps({"record": kind, **to_plain(fields)}, allow_nan=False)
-        self._file.write(line.encode("ascii") + b"\n")
-        self._file.flush()
-
-    @staticmethod
-    def _scalars(writer: SummaryWriter, values: Mapping[str, float | None], step: int) -> None:
-        for tag, value in values.items():
-            if value is not None and math.isfinite(value):
-                writer.add_scalar(tag, value, step)
-        writer.flush()
-
-    @staticmethod
-    def _histogram(writer: SummaryWriter, record: RefreshRecord) -> None:
-        edges, counts = record.histogram_edges, record.histogram_counts
-        if not counts or len(edges) != len(counts) + 1:
-            return
-        middles = [(low + high) / 2 for low, high in itertools.pairwise(edges)]
-        pairs = list(zip(middles, counts, strict=True))
-        writer.add_histogram_raw(
-            "margin",
-            min=edges[0],
-            max=edges[-1],
-            num=sum(counts),
-            sum=sum(middle * count for middle, count in pairs),
-            sum_squares=sum(middle * middle * count for middle, count in pairs),
-            bucket_limits=edges[1:],
-            bucket_counts=counts,
-            global_step=record.epoch,
-        )
+        text = json.dumps({"record": kind, **to_plain(fields)}, allow_nan=False)
+        line = text.encode("ascii") + b"\n"
+        whole = self._file.seek(0, os.SEEK_END)
+        try:
+            with storing(self.path):
+                # What fits is written before the system says that the rest does not.
+                while line:
+                    line = line[self._file.write(line) :]
+        except StorageError:
+            with suppress(OSError):
+                self._file.truncate(whole)
+            raise
 
 
 def read_run(run_dir: str | Path) -> Run:
@@ -290,25 +257,3 @@ def _check_format(data: Mapping[str, Any]) -> None:
 def _object(name: str, value: Any) -> dict[str, Any]:
     of_type(name, value, dict)
     return dict(value)
-
-
-def _summary_writer(run_dir: Path, purge_from: int | None) -> SummaryWriter | None:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        warnings.warn(
-            "TensorBoard events are not written: the tensorboard package is not installed "
-            "(pip install dynams-kernels[train])",
-            stacklevel=4,
-        )
-        return None
-    try:
-        str(run_dir).encode()
-    except UnicodeEncodeError:
-        warnings.warn(
-            "TensorBoard events are not written: its writer takes no directory whose name is not UTF-8",
-            stacklevel=4,
-        )
-        return None
-    writer: SummaryWriter = SummaryWriter(str(run_dir / TENSORBOARD_DIR), purge_step=purge_from)
-    return writer

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dynams.report import Summary
+
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and what is kept."""
@@ -9,6 +14,18 @@ class TrainingError(RuntimeError):
 
 class NonFiniteLossError(TrainingError):
     """The loss became infinite or not a number; the checkpoint of before is kept."""
+
+
+class ReportError(TrainingError):
+    """The run ended well, but for its report, which could not be written.
+
+    Attributes:
+        summary: how the run ended.
+    """
+
+    def __init__(self, message: str, summary: Summary) -> None:
+        super().__init__(message)
+        self.summary = summary
 
 
 class ResumeError(ValueError):

@@ -21,6 +21,7 @@ from dynams.training.scoring import score_signals
 from dynams.training.seeds import generator
 from dynams.training.step import TrainingStep
 from dynams.training.step_clock import StepClock
+from dynams.training.step_sizes import naming_settings
 
 
 def irreducible_losses(
@@ -76,7 +77,8 @@ def irreducible_losses(
                 done = (epoch + (place + 0.5) / len(bounds)) / epochs
                 set_learning_rate(optimizer, learning_rate(optim, done))
                 scale = (last - first) * fabric.world_size / (end - start)
-                step(images, labels, proxy=False, scale=scale)
+                with naming_settings(run, last - first):
+                    step(images, labels, proxy=False, scale=scale)
                 run.clock.count("holdout model", last - first)
                 advance(end - start)
                 if stop():

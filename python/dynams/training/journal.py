@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
 import torch
 
 from dynams.report import EpochRecord, Summary
+from dynams.report.files import StorageError, remove_leftovers
 from dynams.report.html import write_report
 from dynams.report.progress import TrainingProgress
 from dynams.report.runlog import RunLog
 from dynams.selection import Refresh
+from dynams.training.checkpoint import remove_unfinished, resume_command
 from dynams.training.environment import environment
+from dynams.training.errors import ReportError
 from dynams.training.records import refresh_record, sample_pictures
 from dynams.training.run import TrainingRun
 from dynams.training.rundir import make_run_dir, write_config
@@ -34,6 +37,7 @@ class Journal:
     def __init__(self, run: TrainingRun, run_dir: str | Path | None = None) -> None:
         self._run = run
         self._first = run.fabric.is_global_zero
+        self._goes_on = run_dir is not None
         self.run_dir = _new_run_dir(run) if run_dir is None else Path(run_dir)
         self.progress = TrainingProgress(
             run.config.optim.epochs,
@@ -46,7 +50,9 @@ class Journal:
 
     def __enter__(self) -> Journal:
         if self._first:
-            self._log = self._open.enter_context(_open_log(self._run, self.run_dir))
+            remove_leftovers(self.run_dir)
+            remove_unfinished(self.run_dir)
+            self._log = self._open.enter_context(_open_log(self._run, self.run_dir, self._goes_on))
         self._open.enter_context(self.progress)
         self.progress.note(_headline(self._run, self.run_dir))
         return self
@@ -75,10 +81,24 @@ class Journal:
         if self._log is not None:
             self._log.end(summary)
 
-    def report(self) -> None:
-        """Write the report, if one is wanted, once the journal is closed."""
+    def report(self, summary: Summary) -> None:
+        """Write the report, if one is wanted, once the journal is closed.
+
+        Raises:
+            ReportError: it cannot be written. Nothing of the run is lost.
+        """
         if not self._first or not self._run.config.run.report:
             return
+        try:
+            self._report()
+        except Exception as error:  # whatever it is, the run is done
+            raise ReportError(
+                f"the run is saved, but not its report: {error or repr(error)}; afterwards "
+                f"{resume_command(self.run_dir)} writes it",
+                summary,
+            ) from error
+
+    def _report(self) -> None:
         batches = self._run.batches
         totals = torch.bincount(batches.labels, minlength=len(batches.classes))
         write_report(
@@ -92,15 +112,23 @@ def _new_run_dir(run: TrainingRun) -> Path:
     made: Path | None = None
     if run.fabric.is_global_zero:
         made = make_run_dir(run.config, "own" if run.samples.given else run.config.data.name)
-        write_config(made, run.config)
+        try:
+            write_config(made, run.config)
+        except StorageError:
+            with suppress(OSError):
+                made.rmdir()
+            raise
     return Path(run.fabric.broadcast(str(made)))
 
 
-def _open_log(run: TrainingRun, run_dir: Path) -> RunLog:
+def _open_log(run: TrainingRun, run_dir: Path, goes_on: bool) -> RunLog:
     at, tensorboard = run.position, run.config.run.tensorboard
-    if at.global_step or at.epoch:
-        return RunLog.resume(run_dir, at.epoch, keep_refresh=at.step > 0, tensorboard=tensorboard)
-    log = RunLog(run_dir, tensorboard=tensorboard)
+    if goes_on:
+        log = RunLog.resume(run_dir, at.epoch, keep_refresh=at.step > 0, tensorboard=tensorboard)
+        if log.started:
+            return log
+    else:
+        log = RunLog(run_dir, tensorboard=tensorboard)
     told = {"model": _model_told(run), "data": _data_told(run)}
     log.start(run.config.to_dict(), told | environment(run.fabric.device, run.fabric.world_size))
     return log

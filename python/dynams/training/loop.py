@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -22,10 +23,17 @@ from dynams.data.datasets import DatasetData, Items
 from dynams.data.seeding import drawn_apart
 from dynams.paths import told_path
 from dynams.report import EpochRecord, Summary
+from dynams.report.files import StorageError
 from dynams.selection import Signals
 from dynams.selection.methods.interface import BatchSelection
 from dynams.training.batches import share, step_bounds
-from dynams.training.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
+from dynams.training.checkpoint import (
+    checkpoint_path,
+    load_checkpoint,
+    resume_command,
+    run_and_checkpoint,
+    save_checkpoint,
+)
 from dynams.training.computing import cpu_threads, tuned_convolutions
 from dynams.training.config import TrainConfig
 from dynams.training.distributed import Agreement, average_buffers, build_fabric
@@ -38,6 +46,7 @@ from dynams.training.journal import Journal
 from dynams.training.network import as_module
 from dynams.training.optim import learning_rate, set_learning_rate
 from dynams.training.own_network import returned
+from dynams.training.preflight import check_folder, check_packages, check_space
 from dynams.training.resolve import resolve
 from dynams.training.run import (
     TrainingRun,
@@ -50,6 +59,7 @@ from dynams.training.rundir import check_run_dir
 from dynams.training.samples import given_data
 from dynams.training.signals import choose_of_batch, collect_signals
 from dynams.training.step import StepOutput
+from dynams.training.step_sizes import check_planned_steps, check_steps, naming_settings
 
 _LOSS_READ_SECONDS = 1.0
 
@@ -75,8 +85,9 @@ def train(
             however it comes, it has the trained weights, its modes are as they were, and it is on the
             device that it was trained on, or, if it was converted, where it was. Its order in memory
             stays too. Where it draws at random, each step is seeded.
-        resume: directory of an earlier run, which goes on where its last checkpoint was. On the
-            CPU the result is bit for bit that of a run that was never stopped.
+        resume: directory of an earlier run, which goes on where its last checkpoint was, or a checkpoint
+            of one, such as RUN/checkpoints/best.pt, from which it goes on. On the CPU the result is bit
+            for bit that of a run that was never stopped.
         interrupt: asked after every step whether to stop; None listens for SIGINT and SIGTERM.
         on_refresh: called in every process with the run and what is known of the candidates, at each
             refresh that is to know something, before the selection is made; it must change neither.
@@ -89,16 +100,20 @@ def train(
             as configured.
         ResumeError: ``resume`` cannot be resumed with this configuration.
         NonFiniteLossError: the loss diverged. The last checkpoint, from before, is kept.
+        ImportError: a package is missing that the run will need.
+        StorageError: something cannot be written. The last checkpoint, from before, is kept.
+        ReportError: the run ended well, but for its report; has the summary.
     """
     started = time.perf_counter()
     given = given_data(data, config.data)
     resolved = resolve(config, given, model, resumed=resume is not None)
-    checkpoint = None
-    resume = None if resume is None else told_path(resume)
-    check_run_dir(config, resume)
+    checkpoint, run_dir = None, None
+    check_packages(config.run)
     if resume is not None:
-        checkpoint = load_checkpoint(checkpoint_path(resume))
+        run_dir, path = run_and_checkpoint(resume)
+        checkpoint = load_checkpoint(path)
         check_config(checkpoint, resolved.config)
+    check_folder(config.run, run_dir)
     fabric = build_fabric(resolved)
     with ExitStack() as stack:
         fabric.launch()
@@ -115,11 +130,37 @@ def train(
             read_given(run)
         if fabric.device.type == "cuda":
             stack.enter_context(tuned_convolutions())
-        with Journal(run, resume) as journal:
-            summary = _Loop(run, journal, stop, started, on_refresh).run_epochs()
-            journal.end(summary)
-        journal.report()  # while Datasets can still be read: it shows some of their pictures
+        check_planned_steps(run)
+        if fabric.is_global_zero:
+            check_space(run, run_dir)
+        with Journal(run, run_dir) as journal:
+            loop = _Loop(run, journal, stop, started, on_refresh)
+            try:
+                summary = loop.run_epochs()
+                journal.end(summary)
+            except Exception as error:
+                _tell_failure(loop, error)
+                raise
+        journal.report(summary)  # while Datasets can still be read: it shows some of their pictures
     return summary
+
+
+def _tell_failure(loop: _Loop, error: Exception) -> None:
+    """Leave the end of a run that failed in its log, and its report."""
+    journal = loop.journal
+    if isinstance(error, StorageError):
+        kept = checkpoint_path(journal.run_dir).is_file()
+        error.afterwards = f"then go on with: {resume_command(journal.run_dir)}" if kept else ""
+    failure = " ".join(str(error).split()) or type(error).__name__
+    try:
+        summary = loop.summary(completed=False, failure=failure)
+        journal.end(summary)
+        journal.report(summary)
+    except Exception as another:  # it must not take the place of the first
+        if not isinstance(error, StorageError):
+            warnings.warn(
+                f"the end of the run is not in its log or report: {another}", stacklevel=3
+            )
 
 
 @contextmanager
@@ -215,6 +256,7 @@ class _Loop:
         run, at = self.run, self.at
         with run.clock.measure("data"):
             order, weights = run.sampler.order(), run.sampler.order_weights()
+        check_steps(run, at.epoch, len(order))
         bounds = step_bounds(len(order), self.config.optim.batch_size)
         rank, processes = self.fabric.global_rank, self.fabric.world_size
         self.progress.epoch(at.epoch, len(order), "training")
@@ -229,14 +271,15 @@ class _Loop:
             mine = order[first:last]
             set_learning_rate(run.optimizer, self.rate(at.step, len(bounds)))
             run.seed_network(at.epoch, at.step)
-            output = run.train_step(
-                images,
-                labels,
-                proxy=proxy and run.proxy_turn(),
-                scale=(last - first) * processes / (stop - start),
-                weights=None if weights is None else weights[first:last],
-                choose=self.chooser(labels, mine, len(bounds)),
-            )
+            with naming_settings(run, last - first):
+                output = run.train_step(
+                    images,
+                    labels,
+                    proxy=proxy and run.proxy_turn(),
+                    scale=(last - first) * processes / (stop - start),
+                    weights=None if weights is None else weights[first:last],
+                    choose=self.chooser(labels, mine, len(bounds)),
+                )
             self.note_step(output, mine, labels)
             run.sampler.advance(stop - start)
             at.step += 1
@@ -358,7 +401,7 @@ class _Loop:
             save_checkpoint(self.journal.run_dir, checkpoint, best=best)
         self.fabric.barrier()
 
-    def summary(self, *, completed: bool) -> Summary:
+    def summary(self, *, completed: bool, failure: str | None = None) -> Summary:
         run, at = self.run, self.at
         return Summary(
             accuracy=math.nan if at.accuracy is None else at.accuracy,
@@ -371,4 +414,5 @@ class _Loop:
             total_seconds=self.total_seconds(),
             completed=completed,
             run_dir=str(self.journal.run_dir),
+            failure=failure,
         )

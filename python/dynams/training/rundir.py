@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from dynams.paths import shell_word
+from dynams.report.files import replace_file
 from dynams.training.config import TrainConfig
 from dynams.training.errors import ResumeError
 from dynams.training.moved_settings import brought_up_to_date
@@ -87,10 +88,14 @@ def check_run_dir(config: TrainConfig, resume: Path | None = None) -> None:
 
 
 def write_config(run_dir: Path, config: TrainConfig) -> None:
-    """Write the whole resolved configuration, ready to be used as a configuration file from anywhere."""
+    """Write the whole resolved configuration, ready to be used as a configuration file from anywhere.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     run = dataclasses.replace(config.run, dir=str(run_dir.parent))
     text = config_text(with_absolute_paths(dataclasses.replace(config, run=run)))
-    (run_dir / CONFIG_NAME).write_text(text, encoding="utf-8")
+    replace_file(run_dir / CONFIG_NAME, text.encode())
 
 
 def config_text(config: TrainConfig) -> str:
@@ -140,11 +145,15 @@ def resume_command(run_dir: str | Path) -> str:
 
 
 def config_path(run_dir: str | Path) -> Path:
-    """Find the configuration file of an existing run.
+    """Find the configuration file of an existing run, named by its directory or a checkpoint in it.
 
     Raises:
         ResumeError: there is no run in ``run_dir``.
     """
+    if Path(run_dir).suffix == ".pt":
+        from dynams.training.checkpoint import run_and_checkpoint
+
+        run_dir, _ = run_and_checkpoint(run_dir)
     path = Path(run_dir) / CONFIG_NAME
     if Path(run_dir).is_file():
         raise ResumeError(f"resume: got the file {run_dir}, want the directory of a run")

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
 
+from dynams.report.files import StorageError, replacing
 from dynams.training import checkpoint as checkpoint_module
 from dynams.training.checkpoint import (
     BEST,
     Checkpoint,
     checkpoint_path,
     load_checkpoint,
+    remove_unfinished,
+    run_and_checkpoint,
     save_checkpoint,
 )
 from dynams.training.errors import ResumeError
+from file_limits import files_of_at_most
 
 
 def make(epoch: int = 3) -> Checkpoint:
@@ -53,33 +60,44 @@ def test_the_best_stays_when_a_later_one_is_worse(tmp_path):
     assert load_checkpoint(checkpoint_path(tmp_path, BEST)).epoch == 1
 
 
-def test_the_best_is_copied_where_links_are_refused(tmp_path, monkeypatch):
-    def refuse(*_: object) -> None:
-        raise OSError("no links here")
-
-    monkeypatch.setattr(os, "link", refuse)
-    save_checkpoint(tmp_path, make(4), best=True)
-    assert load_checkpoint(checkpoint_path(tmp_path, BEST)).epoch == 4
-
-
 @pytest.mark.parametrize("moment", ["while writing", "before renaming"])
 def test_a_failure_keeps_the_checkpoint_of_before_and_leaves_no_litter(
     tmp_path, monkeypatch, moment
 ):
     path = save_checkpoint(tmp_path, make(1))
-
-    def fail(*args: object, **_: object) -> None:
+    with ExitStack() as stack:
         if moment == "while writing":
-            Path(str(args[1])).write_bytes(b"half of it")
-        raise OSError("disk full")
-
-    target = (torch, "save") if moment == "while writing" else (os, "replace")
-    with monkeypatch.context() as patch:
-        patch.setattr(*target, fail)
-        with pytest.raises(OSError, match="disk full"):
+            stack.enter_context(files_of_at_most(1000))
+        else:
+            target = path.with_name(f"last.pt.{os.getpid()}.tmp")
+            patch = stack.enter_context(monkeypatch.context())
+            patch.setattr(Path, "replace", lambda *_: target.rename(tmp_path / "no" / "such"))
+        with pytest.raises(
+            StorageError, match=r"checkpoints/last\.pt: cannot be written: "
+        ) as told:
             save_checkpoint(tmp_path, make(2))
+    why = errno.EFBIG if moment == "while writing" else errno.ENOENT
+    assert told.value.errno == why
     assert load_checkpoint(path).epoch == 1
     assert [item.name for item in path.parent.iterdir()] == ["last.pt"]
+
+
+def test_what_killed_processes_left_is_removed_and_what_live_ones_write_is_not(tmp_path):
+    folder = save_checkpoint(tmp_path, make(), best=True).parent
+    (folder / "last.pt.4242.tmp").write_bytes(b"half of it")
+    (folder / ".best.pt.abcdefgh").mkdir()
+    (folder / ".best.pt.abcdefgh" / "best.pt").write_bytes(b"half of one of format 2")
+    (folder / "notes.tmp").write_text("not ours")
+    with replacing(folder / "live.pt") as live:
+        remove_unfinished(tmp_path)
+        live.write(b"whole")
+    assert sorted(item.name for item in folder.iterdir()) == [
+        "best.pt",
+        "last.pt",
+        "live.pt",
+        "notes.tmp",
+    ]
+    assert (folder / "live.pt").read_bytes() == b"whole"
 
 
 def test_a_missing_checkpoint_is_a_resume_error(tmp_path):
@@ -87,12 +105,84 @@ def test_a_missing_checkpoint_is_a_resume_error(tmp_path):
         load_checkpoint(tmp_path / "last.pt")
 
 
-@pytest.mark.parametrize("keep", [0, 1, 100, -1])
-def test_a_damaged_checkpoint_is_refused(tmp_path, keep):
-    path = save_checkpoint(tmp_path, make())
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ResumeError, match="damaged"):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> bytes:
+    return save_checkpoint(tmp_path_factory.mktemp("whole"), make()).read_bytes()
+
+
+def refused(path: Path, content: bytes) -> bool:
+    path.write_bytes(content)
+    try:
         load_checkpoint(path)
+    except ResumeError as error:
+        return str(error).startswith(f"damaged: {path}: ")
+    return False
+
+
+def test_a_checkpoint_cut_short_anywhere_is_refused(tmp_path, whole):
+    path = tmp_path / "last.pt"
+    # Every length at both ends; between them the reader sees no difference.
+    near_an_end = [*range(200), *range(len(whole) - 200, len(whole))]
+    lengths = sorted({*near_an_end, *range(0, len(whole), 37)})
+    assert [length for length in lengths if not refused(path, whole[:length])] == []
+
+
+def test_a_checkpoint_with_any_flipped_byte_is_refused(tmp_path, whole):
+    path = tmp_path / "last.pt"
+    accepted = []
+    # Every byte of the checksum's own part, and every kind before it: records, directory and its end.
+    for place in [*range(0, len(whole) - 60, 11), *range(len(whole) - 60, len(whole))]:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        if not refused(path, flipped):
+            accepted.append(place)
+    assert accepted == []
+
+
+def test_other_damage_is_refused(tmp_path, whole):
+    path = tmp_path / "last.pt"
+    middle = len(whole) // 2
+    assert refused(path, whole + b"\0")
+    assert refused(path, whole + whole)
+    assert refused(path, whole + whole[-32:])
+    assert refused(path, whole[:middle] + bytes(512) + whole[middle + 512 :])
+    assert refused(path, whole[:middle] + whole[middle + 512 :])
+    assert refused(path, bytes(len(whole)))
+
+
+def test_damage_is_told_with_the_command_that_goes_on_from_the_other_one(tmp_path):
+    last = save_checkpoint(tmp_path, make(1), best=True)
+    best = checkpoint_path(tmp_path, BEST)
+    last.write_bytes(last.read_bytes()[:-1])
+    command = f"best.pt is whole, from epoch 2 on: dynams train --resume {best}"
+    with pytest.raises(ResumeError, match=f"^damaged: .*{re.escape(command)}$"):
+        load_checkpoint(last)
+    assert load_checkpoint(best).epoch == 1
+    best.write_bytes(b"")
+    with pytest.raises(ResumeError) as told:
+        load_checkpoint(last)
+    assert "dynams train" not in str(told.value)
+
+
+def test_a_checkpoint_of_before_there_were_checksums_is_read(tmp_path):
+    path = save_checkpoint(tmp_path, make())
+    values = torch.load(path, weights_only=True)
+    torch.save({**values, "format": 2}, path)
+    assert load_checkpoint(path).epoch == 3
+    content = path.read_bytes()
+    lengths = range(0, len(content), len(content) // 30)
+    assert all(refused(path, content[:length]) for length in lengths)
+
+
+def test_a_run_is_named_by_its_directory_or_a_checkpoint_in_it(tmp_path, monkeypatch):
+    last = save_checkpoint(tmp_path, make(), best=True)
+    best = last.with_name(BEST)
+    assert run_and_checkpoint(tmp_path) == (tmp_path, last)
+    assert run_and_checkpoint(best) == (tmp_path, best)
+    monkeypatch.chdir(last.parent)
+    assert run_and_checkpoint("best.pt") == (tmp_path, best)
+    with pytest.raises(ResumeError, match=r"^resume: got .*copy\.pt, want the directory of a run"):
+        run_and_checkpoint(tmp_path / "copy.pt")
 
 
 class Malice:
@@ -118,15 +208,14 @@ def test_reading_runs_no_code_from_the_file(tmp_path, how):
     assert not Malice.ran
 
 
-def test_other_formats_and_files_are_refused(tmp_path, monkeypatch):
+def test_other_formats_and_files_are_refused(tmp_path):
     path = tmp_path / "other.pt"
     torch.save({"weight": torch.ones(1)}, path)
     with pytest.raises(ResumeError, match="not a checkpoint of dynams"):
         load_checkpoint(path)
-    torch.save({"format": checkpoint_module.FORMAT}, path)
+    torch.save({"format": checkpoint_module.UNSEALED}, path)
     with pytest.raises(ResumeError, match="not a whole checkpoint"):
         load_checkpoint(path)
-    monkeypatch.setattr(checkpoint_module, "FORMAT", 2)
     saved = make()
     saved.format = 99
     with pytest.raises(ResumeError, match="got checkpoint format 99, want"):

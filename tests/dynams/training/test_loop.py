@@ -14,9 +14,9 @@ from training_runs import StopAt, equal, log_lines, made_up_data, made_up_images
 
 from dynams.cost import PURPOSES
 from dynams.report.runlog import read_run
-from dynams.training.checkpoint import BEST, checkpoint_path, load_checkpoint
+from dynams.training.checkpoint import BEST, checkpoint_path, load_checkpoint, save_checkpoint
 from dynams.training.config import TrainConfig
-from dynams.training.errors import NonFiniteLossError
+from dynams.training.errors import NonFiniteLossError, ReportError
 from dynams.training.interrupt import Interrupt
 from dynams.training.loop import train
 
@@ -183,13 +183,55 @@ def test_the_checkpoint_of_a_good_epoch_survives_a_bad_one(tmp_path):
     config = small_config(tmp_path)
     stopped = train(config, DATA, interrupt=StopAt(7))
     path = checkpoint_path(stopped.run_dir)
-    saved = torch.load(path, weights_only=True)
-    saved["model"]["network.head.bias"].fill_(float("nan"))
-    torch.save(saved, path)
+    saved = load_checkpoint(path)
+    saved.model["network.head.bias"].fill_(float("nan"))
+    save_checkpoint(stopped.run_dir, saved)
     before = path.read_bytes()
-    with pytest.raises(NonFiniteLossError, match="the checkpoint of before is kept"):
-        train(config, DATA, resume=stopped.run_dir)
+    reported = small_config(tmp_path, run={"report": True})
+    with pytest.raises(NonFiniteLossError, match="the checkpoint of before is kept") as told:
+        train(reported, DATA, resume=stopped.run_dir)
     assert path.read_bytes() == before
+    end = read_run(stopped.run_dir).summary
+    assert end is not None
+    assert (end.completed, end.failure) == (False, str(told.value))
+    page = (Path(stopped.run_dir) / "report.html").read_text()
+    assert "failed after 1 of 4 epochs: the loss became nan" in page
+
+
+def test_whatever_ends_a_run_is_in_its_log_and_the_run_goes_on(tmp_path):
+    config = small_config(tmp_path)
+
+    def fail(run: object, known: object) -> None:
+        raise LookupError("a fault\nof the caller")
+
+    with pytest.raises(LookupError):
+        train(config, DATA, on_refresh=fail)
+    (run_dir,) = tmp_path.iterdir()
+    end = read_run(run_dir).summary
+    assert end is not None
+    assert (end.completed, end.epochs, end.failure) == (False, 1, "a fault of the caller")
+    assert train(config, DATA, resume=run_dir).completed
+    assert read_run(run_dir).summary.failure is None
+
+
+def test_a_report_that_cannot_be_written_takes_nothing_with_it(tmp_path):
+    config = small_config(tmp_path, optim={"epochs": 2}, run={"report": True})
+
+    def block(run: object, known: object) -> None:
+        (run_dir,) = tmp_path.iterdir()
+        (run_dir / "report.html").mkdir()
+
+    with pytest.raises(
+        ReportError, match=r"the run is saved, but not its report: .*report\.html"
+    ) as told:
+        train(config, DATA, on_refresh=block)
+    summary = told.value.summary
+    assert (summary.completed, summary.failure) == (True, None)
+    assert read_run(summary.run_dir).summary == summary
+    assert f"dynams train --resume {summary.run_dir}" in str(told.value)
+    (Path(summary.run_dir) / "report.html").rmdir()
+    assert train(config, DATA, resume=summary.run_dir).completed
+    assert (Path(summary.run_dir) / "report.html").is_file()
 
 
 def test_too_few_images_are_refused(tmp_path):
