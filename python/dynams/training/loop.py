@@ -136,6 +136,8 @@ def train(
         with Journal(run, run_dir) as journal:
             loop = _Loop(run, journal, stop, started, on_refresh)
             try:
+                if run_dir is not None and path != checkpoint_path(run_dir):
+                    loop.save()  # the log has just forgotten what the last checkpoint knows, if that is whole
                 summary = loop.run_epochs()
                 journal.end(summary)
             except Exception as error:

@@ -33,7 +33,7 @@ def check_packages(config: RunConfig) -> None:
     if config.progress:
         _import("run.progress", "rich", ", or run without: --run.progress false")
     if config.report:
-        for package in ("matplotlib", "PIL"):
+        for package in ("PIL", "matplotlib"):  # the second needs the first
             _import("run.report", package, ", or run without: --run.report false")
 
 

@@ -48,11 +48,6 @@ def check_steps(run: TrainingRun, epoch: int, size: int) -> None:
     Raises:
         ValueError: names the setting.
     """
-    if size == 0:
-        raise ValueError(
-            f"selection.strategy: {run.config.selection.strategy} selected no sample for epoch {epoch + 1}, want "
-            "at least one"
-        )
     if _least(run, size) < 1:
         raise ValueError(_told(run, epoch, size, 0))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -132,6 +133,34 @@ def test_a_diverging_run_ends_with_one_line_and_status_1(tmp_path, capsys, monke
     said = capsys.readouterr().err
     assert said.startswith("dynams: error: the loss became ")
     assert len(said.splitlines()) == 1
+
+
+def test_a_report_that_fails_is_told_after_the_table_with_status_1(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "report.html")
+
+    monkeypatch.setattr("dynams.training.journal.write_report", fail)
+    assert main(["train", *SMALL, "--optim.epochs=1", "--run.progress=false"]) == 1
+    said = capsys.readouterr().err
+    assert said.index("Test accuracy") < said.index("dynams: error: the run is saved, but not its")
+    assert said.endswith(
+        f"dynams train --resume {only_run(tmp_path).relative_to(tmp_path)} writes it\n"
+    )
+
+
+def test_a_damaged_checkpoint_is_told_with_a_command_that_can_be_typed(tmp_path, capsys):
+    run_dir = small_run(tmp_path, 1)
+    last = checkpoint_path(run_dir)
+    last.write_bytes(last.read_bytes()[:5000])
+    assert main(["train", "--resume", str(run_dir)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"dynams: error: damaged: {last}: ")
+    command = shlex.split(said.rpartition(": ")[2])
+    assert command[:2] == ["dynams", "train"]
+    assert main([*command[1:], "--run.report=false"]) == 0
+    assert load_checkpoint(last).epoch == 1
 
 
 def test_two_processes_select_count_evaluate_and_stop_as_one(tmp_path):

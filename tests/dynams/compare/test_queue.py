@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from dynams.compare.clock import Deadline, expected, usable
 from dynams.compare.results import Cell, machine_of
 from dynams.compare.runner import Entry, Queue
 from dynams.compare.store import Folder
+from dynams.report.files import StorageError
 from dynams.training.config import TrainConfig
+from file_limits import files_of_at_most
 
 from .conftest import HERE, THERE, a_cell
 
@@ -124,6 +127,34 @@ def test_what_a_kill_leaves_behind_does_no_harm(tmp_path, plan, uninterrupted):
     assert {key: without_times(cell).accuracy for key, cell in again.cells.items()} == {
         key: cell.accuracy for key, cell in uninterrupted.items()
     }
+
+
+def test_a_full_disk_and_a_damaged_checkpoint_lose_no_finished_epoch(tmp_path, plan, uninterrupted):
+    with ExitStack() as stack:
+
+        class Full(Deadline):
+            questions = 0
+
+            @property
+            def requested(self) -> bool:
+                self.questions += 1
+                if self.questions == 7:  # in the second epoch of the first cell
+                    stack.enter_context(files_of_at_most(2000))
+                return super().requested
+
+        with pytest.raises(StorageError, match=r"log\.jsonl: cannot be written") as told:
+            Queue(plan, Folder(tmp_path)).run(interrupt=Full())
+    assert str(told.value).endswith(", then the same command goes on")
+    (last,) = tmp_path.glob("unfinished/full_s0/*/checkpoints/last.pt")
+    last.write_bytes(last.read_bytes()[:3000])
+    said: list[str] = []
+    again = Queue(plan, Folder(tmp_path), say=said.append)
+    again.run(interrupt=StopAfter(12))
+    best = "full, seed 0: from its best checkpoint, because damaged: "
+    assert [text[: len(best)] for text in said].count(best) == 1
+    first = CellKey("full", None, 0)
+    assert without_times(again.cells[first]) == without_times(uninterrupted[first])
+    assert list(tmp_path.rglob("*.tmp")) == []
 
 
 def test_an_unfinished_run_of_other_options_is_not_gone_on_with(tmp_path, plan, make_plan):

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
+import os
+import pickle
 import warnings
 from pathlib import Path
 
@@ -12,6 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dynams.report import EpochRecord, RefreshRecord, Run, RunLog, Summary, read_run
+from dynams.report.files import StorageError, storing
+from file_limits import files_of_at_most
 
 
 def strict(line: str) -> dict:
@@ -250,6 +255,60 @@ def test_a_failed_rewrite_leaves_the_old_log_and_nothing_else(
     assert read_run(tmp_path) == run
 
 
+def test_a_line_that_does_not_fit_leaves_nothing_and_can_be_written_again(tmp_path, epoch_record):
+    path = tmp_path / "log.jsonl"
+    with RunLog(tmp_path, tensorboard=False) as log:
+        log.epoch(epoch_record(0))
+        before = path.read_bytes()
+        with files_of_at_most(len(before) + 20), pytest.raises(StorageError) as told:
+            log.epoch(epoch_record(1))
+        assert str(told.value).startswith(f"{path}: cannot be written: File too large; ")
+        assert path.read_bytes() == before
+        log.epoch(epoch_record(1))
+    assert read_run(tmp_path).epochs == [epoch_record(0), epoch_record(1)]
+
+
+def test_a_summary_of_before_it_told_failures_is_read(tmp_path, summary_record):
+    values = {"record": "end", **dataclasses.asdict(summary_record(3))}
+    del values["failure"]
+    (tmp_path / "log.jsonl").write_text(json.dumps(values) + "\n")
+    assert read_run(tmp_path).summary == summary_record(3)
+    values["failure"] = 3
+    (tmp_path / "log.jsonl").write_text(json.dumps(values) + "\n")
+    with pytest.raises(ValueError, match="failure"):
+        read_run(tmp_path)
+
+
+def test_a_log_that_lost_its_beginning_says_so_to_who_resumes_it(tmp_path, make_run, save_log):
+    save_log(tmp_path, make_run())
+    with RunLog.resume(tmp_path, 1, tensorboard=False) as log:
+        assert log.started
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(path.read_bytes()[:20])
+    with RunLog.resume(tmp_path, 0, tensorboard=False) as log:
+        assert not log.started
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.ENOSPC, "No space left on device; make space on that disk, then x"),
+        (errno.EDQUOT, "Disk quota exceeded; make space in your quota, then x"),
+        (errno.EROFS, "Read-only file system; write to another disk, or have this one mounted"),
+        (errno.EACCES, "Permission denied; allow writing there, then x"),
+        (errno.EIO, "Input/output error; the disk fails: write to another one, then x"),
+        (errno.ENXIO, "No such device or address; then x"),
+    ],
+)
+def test_errors_of_storage_say_what_why_and_what_to_do(code, said):
+    with pytest.raises(StorageError) as told, storing("runs/log.jsonl"):
+        raise OSError(code, os.strerror(code), "some.tmp")
+    told.value.afterwards = "then x"
+    assert str(told.value).startswith(f"runs/log.jsonl: cannot be written: {said}")
+    assert str(pickle.loads(pickle.dumps(told.value))) == str(told.value)
+    assert told.value.errno == code
+
+
 def test_summary_fields_are_all_read(tmp_path, summary_record):
     summary = summary_record(3, proxy_accuracy=None, proxy_width=None, completed=False)
     with RunLog(tmp_path, tensorboard=False) as log:
@@ -301,4 +360,30 @@ def test_a_missing_tensorboard_is_said_once_and_the_log_goes_on(
     (warning,) = caught
     assert "pip install dynams-kernels[train]" in str(warning.message)
     assert warning.filename == __file__
+    assert len(read_run(tmp_path).epochs) == 2
+
+
+@pytest.mark.parametrize("when", ["at first", "later"])
+def test_events_that_cannot_be_written_are_said_once_and_the_log_goes_on(
+    tmp_path, epoch_record, when
+):
+    pytest.importorskip("tensorboard")
+    if when == "at first":
+        (tmp_path / "tensorboard").write_text("in the way")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with RunLog(tmp_path) as log:
+            log.start({f"setting {number}": number for number in range(400)}, {})
+            if when == "later":
+                (file,) = (tmp_path / "tensorboard").iterdir()
+                assert file.stat().st_size > log.path.stat().st_size + 1000
+                with files_of_at_most(file.stat().st_size):
+                    log.epoch(epoch_record(0))
+            else:
+                log.epoch(epoch_record(0))
+            log.epoch(epoch_record(1))
+    (warning,) = caught
+    why = {"at first": "File exists", "later": "File too large"}[when]
+    said = f"TensorBoard events are written no more, the log is: {tmp_path}/tensorboard: cannot be "
+    assert str(warning.message).startswith(f"{said}written: {why}")
     assert len(read_run(tmp_path).epochs) == 2

@@ -1,0 +1,76 @@
+"""Steps that are too small name the setting that makes them so, before the run where it can be known."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from torch import nn
+from training_runs import made_up_data, small_config
+
+from dynams.report.runlog import read_run
+from dynams.training.loop import train
+from dynams.training.step_sizes import check_steps
+
+DATA = made_up_data()
+# Maps of 1 x 1 behind the stem, for pictures of 8 x 8.
+IMAGENET = {"stem": "imagenet"}
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        (
+            {"selection": {"budget": 0.01}},
+            r"selection\.budget: got 0\.01, want at least 0\.04: epoch 2 has 1 samples",
+        ),
+        # 50 samples are even in steps of at most 2; the 25 of a selection are not.
+        (
+            {"optim": {"batch_size": 2}, "selection": {"budget": 0.5}},
+            r"optim\.batch_size: got 2, want at least 4: .*, which leaves 1 for a step of a process",
+        ),
+    ],
+    ids=["one selected", "an odd selection"],
+)
+def test_a_step_of_one_sample_is_refused_where_the_network_cannot_take_it(tmp_path, sections, said):
+    with pytest.raises(ValueError, match=f"^{said}"):
+        train(small_config(tmp_path, model=IMAGENET, **sections), DATA)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_step_of_one_sample_is_taken_where_the_network_can(tmp_path):
+    config = small_config(tmp_path, selection={"budget": 0.01}, optim={"epochs": 2})
+    summary = train(config, DATA)
+    assert (summary.completed, summary.samples) == (True, 51)
+
+
+def test_a_network_of_ones_own_is_refused_at_the_step_and_the_run_has_its_end(tmp_path):
+    own = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+    config = small_config(
+        tmp_path,
+        selection={"budget": 0.01, "strategy": "random"},
+        proxy={"recipe": "none"},
+    )
+    with pytest.raises(ValueError, match=r"^optim\.batch_size: .* raise .*selection\.budget$"):
+        train(config, DATA, model=own)
+    (run_dir,) = tmp_path.iterdir()
+    end = read_run(run_dir).summary
+    assert end is not None
+    assert (end.completed, end.epochs) == (False, 1)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "size", "said"),
+    [
+        (32, 1, r"selection\.budget: got 0\.6, want at least 0\.04: .* each process needs one"),
+        (2, 5, r"optim\.batch_size: got 2, want at least 4: .*, which leaves 0 for a step"),
+    ],
+)
+def test_a_process_without_samples_in_a_step_is_refused(tmp_path, batch_size, size, said):
+    run = SimpleNamespace(
+        config=small_config(tmp_path, optim={"batch_size": batch_size}),
+        fabric=SimpleNamespace(world_size=2),
+        batches=range(50),
+    )
+    with pytest.raises(ValueError, match=f"^{said}"):
+        check_steps(run, 1, size)
