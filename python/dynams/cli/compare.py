@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from dynams.cli.train import _quieten
 from dynams.compare.plan import Plan
 from dynams.compare.plan_file import PLAN_NAME, load_plan, presets
 from dynams.paths import told_path
+from dynams.report.files import StorageError
 
 if TYPE_CHECKING:
     from dynams.compare.runner import Queue
@@ -96,7 +98,11 @@ def run(argv: Sequence[str]) -> int:
         going_on = queue.run(None if limit is None else limit - (time.monotonic() - started))
     tell(queue.status())
     if queue.cells:
-        html, markdown = write_comparison(request.out, request.plan, queue.cells)
+        try:
+            html, markdown = write_comparison(request.out, request.plan, queue.cells)
+        except StorageError as error:
+            error.afterwards = f"then: dynams compare {shlex.quote(str(request.out))} --report"
+            raise
         tell(f"{html}, {markdown}")
     if going_on:
         return OK

@@ -114,7 +114,8 @@ def make_parser() -> OptionParser:
         "--resume",
         metavar="RUN_DIR",
         type=path_in,
-        help="go on with the run in this directory, with its own configuration",
+        help="go on with the run in this directory, with its own configuration; or from an earlier state of it, "
+        "such as RUN_DIR/checkpoints/best.pt",
     )
     parser.add_argument(
         "--rates",

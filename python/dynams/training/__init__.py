@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dynams.training.config import SelectionConfig as SelectionConfig
     from dynams.training.config import TrainConfig as TrainConfig
     from dynams.training.errors import NonFiniteLossError as NonFiniteLossError
+    from dynams.training.errors import ReportError as ReportError
     from dynams.training.errors import ResumeError as ResumeError
     from dynams.training.errors import TrainingError as TrainingError
     from dynams.training.evaluation import evaluate as evaluate
@@ -38,7 +39,7 @@ else:
             "checkpoint": "Checkpoint load_checkpoint save_checkpoint",
             "config": "DataConfig ModelConfig OptimConfig ProxyConfig RunConfig "
             "SelectionConfig TrainConfig",
-            "errors": "NonFiniteLossError ResumeError TrainingError",
+            "errors": "NonFiniteLossError ReportError ResumeError TrainingError",
             "evaluation": "evaluate",
             "interrupt": "Interrupt",
             "loop": "train",

@@ -77,9 +77,17 @@ class Journal:
         self.progress.finish_epoch(record)
 
     def end(self, summary: Summary) -> None:
-        """Tell how the run ended."""
-        if self._log is not None:
+        """Tell how the run ended.
+
+        Raises:
+            ReportError: it cannot be written. Nothing of the run is lost.
+        """
+        if self._log is None:
+            return
+        try:
             self._log.end(summary)
+        except StorageError as error:
+            raise self._unreported("the end of its log", error, summary) from error
 
     def report(self, summary: Summary) -> None:
         """Write the report, if one is wanted, once the journal is closed.
@@ -92,11 +100,14 @@ class Journal:
         try:
             self._report()
         except Exception as error:  # whatever it is, the run is done
-            raise ReportError(
-                f"the run is saved, but not its report: {error or repr(error)}; afterwards "
-                f"{resume_command(self.run_dir)} writes it",
-                summary,
-            ) from error
+            raise self._unreported("its report", error, summary) from error
+
+    def _unreported(self, what: str, error: Exception, summary: Summary) -> ReportError:
+        return ReportError(
+            f"the run is saved, but not {what}: {str(error) or repr(error)}; afterwards "
+            f"{resume_command(self.run_dir)} writes it",
+            summary,
+        )
 
     def _report(self) -> None:
         batches = self._run.batches

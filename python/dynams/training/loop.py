@@ -139,10 +139,10 @@ def train(
                 if run_dir is not None and path != checkpoint_path(run_dir):
                     loop.save()  # the log has just forgotten what the last checkpoint knows, if that is whole
                 summary = loop.run_epochs()
-                journal.end(summary)
             except Exception as error:
                 _tell_failure(loop, error)
                 raise
+            journal.end(summary)
         journal.report(summary)  # while Datasets can still be read: it shows some of their pictures
     return summary
 

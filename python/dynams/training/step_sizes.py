@@ -6,13 +6,15 @@ In training a batch-norm wants more than one value for each channel: of a single
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from dynams.selection.evaluating import evaluating
 from dynams.training.batches import step_bounds
 from dynams.training.network import as_module
 
@@ -26,8 +28,6 @@ _SINGLE = "more than 1 value per channel"
 def check_planned_steps(run: TrainingRun) -> None:
     """Refuse a run that plans steps which its network cannot train on.
 
-    A user's own network is not tried: whatever a forward pass leaves in it would stay.
-
     Raises:
         ValueError: names the setting.
     """
@@ -38,7 +38,7 @@ def check_planned_steps(run: TrainingRun) -> None:
         return
     size, epoch = min(small)
     check_steps(run, epoch, size)
-    if run.model is None and _wants_two(run):
+    if _wants_two(run):
         raise ValueError(_told(run, epoch, size, 1))
 
 
@@ -84,24 +84,38 @@ def _least(run: TrainingRun, size: int) -> int:
 
 
 def _wants_two(run: TrainingRun) -> bool:
-    """Whether the configuration's network cannot train on one sample: tried on a copy."""
-    module = copy.deepcopy(as_module(run.network)).train()
+    """Whether a batch-norm would have one value for a channel of one sample: seen in eval mode, which keeps nothing."""
+    run.network.train()
+    module, single = as_module(run.network), []
+
+    def watch(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        single.append(given[0].numel() == given[0].shape[1])
+
+    hooks = [
+        each.register_forward_pre_hook(watch)
+        for each in module.modules()
+        if isinstance(each, _BatchNorm) and each.training and not isinstance(each, nn.SyncBatchNorm)
+    ]
     images, _ = next(run.batches.plain(0, 1, 1))
     try:
-        with torch.no_grad(), run.fabric.autocast():
+        with torch.no_grad(), evaluating([module], watch=False), run.fabric.autocast():
             module(images)
     except ValueError as error:
         if _SINGLE not in str(error):
             raise
-        return True
-    return False
+        return True  # one without running statistics
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return any(single)
 
 
 def _told(run: TrainingRun, epoch: int, size: int, got: int) -> str:
     config, processes = run.config, run.fabric.world_size
     want = 2 * processes if got else processes
-    why = "a batch-norm sees maps of 1 x 1" if got else "each process needs one"
-    steps = f"epoch {epoch + 1} has {size} samples, in steps of at most {config.optim.batch_size}"
+    why = "a batch-norm would have one value for a channel" if got else "each process needs one"
+    unit = "sample" if size == 1 else "samples"
+    steps = f"epoch {epoch + 1} has {size} {unit}, in steps of at most {config.optim.batch_size}"
     if size < want:
         setting, value = "selection.budget", config.selection.budget
         least = f"at least {want / len(run.batches):.2g}"

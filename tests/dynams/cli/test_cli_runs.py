@@ -20,6 +20,7 @@ from dynams.cli import main
 from dynams.cli.options import parse
 from dynams.data import load_data
 from dynams.models import build_model
+from dynams.report.files import StorageError
 from dynams.training.batches import ImageBatches
 from dynams.training.checkpoint import BEST, checkpoint_path, load_checkpoint
 from dynams.training.errors import ResumeError
@@ -135,16 +136,27 @@ def test_a_diverging_run_ends_with_one_line_and_status_1(tmp_path, capsys, monke
     assert len(said.splitlines()) == 1
 
 
-def test_a_report_that_fails_is_told_after_the_table_with_status_1(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("fails", "lost"),
+    [
+        ("dynams.training.journal.write_report", "its report"),
+        ("dynams.report.runlog.RunLog.end", "the end of its log"),
+    ],
+)
+def test_what_fails_after_the_run_is_told_after_the_table_with_status_1(
+    tmp_path, capsys, monkeypatch, fails, lost
+):
     monkeypatch.chdir(tmp_path)
 
     def fail(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device", "report.html")
+        raise StorageError("x", OSError(28, "No space left on device"))
 
-    monkeypatch.setattr("dynams.training.journal.write_report", fail)
+    monkeypatch.setattr(fails, fail)
     assert main(["train", *SMALL, "--optim.epochs=1", "--run.progress=false"]) == 1
     said = capsys.readouterr().err
-    assert said.index("Test accuracy") < said.index("dynams: error: the run is saved, but not its")
+    assert said.index("Test accuracy") < said.index(
+        f"dynams: error: the run is saved, but not {lost}: x: "
+    )
     assert said.endswith(
         f"dynams train --resume {only_run(tmp_path).relative_to(tmp_path)} writes it\n"
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from torch import nn
-from training_runs import made_up_data, small_config
+import torch
+from torch import Tensor, nn
+from training_runs import equal, made_up_data, small_config
 
 from dynams.report.runlog import read_run
 from dynams.training.loop import train
@@ -22,7 +23,7 @@ IMAGENET = {"stem": "imagenet"}
     [
         (
             {"selection": {"budget": 0.01}},
-            r"selection\.budget: got 0\.01, want at least 0\.04: epoch 2 has 1 samples",
+            r"selection\.budget: got 0\.01, want at least 0\.04: epoch 2 has 1 sample, in",
         ),
         # 50 samples are even in steps of at most 2; the 25 of a selection are not.
         (
@@ -44,15 +45,42 @@ def test_a_step_of_one_sample_is_taken_where_the_network_can(tmp_path):
     assert (summary.completed, summary.samples) == (True, 51)
 
 
-def test_a_network_of_ones_own_is_refused_at_the_step_and_the_run_has_its_end(tmp_path):
-    own = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+def own_network(norm: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), norm, nn.Linear(6, 3))
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["running statistics", "none"])
+def test_a_step_of_one_sample_is_refused_for_a_network_of_ones_own(tmp_path, kept):
+    norm = nn.BatchNorm1d(6, track_running_stats=kept)
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    config = small_config(tmp_path, selection={"budget": 0.01}, proxy={"recipe": "none"})
+    with pytest.raises(ValueError, match=r"^selection\.budget: got 0\.01, want at least 0\.04"):
+        train(config, DATA, model=own_network(norm))
+    assert equal(norm.state_dict(), before)
+    resting = own_network(nn.BatchNorm1d(6).eval())
+    assert train(config, DATA, model=resting).completed
+
+
+class OfTheThird(nn.Module):
+    """A batch-norm of a third of the batch only, which nothing but a step shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6)
+
+    def forward(self, features: Tensor) -> Tensor:
+        third = len(features) // 3 if self.training else len(features)
+        return torch.cat([self.norm(features[:third]), features[third:]])
+
+
+def test_what_only_a_step_shows_is_named_there_and_the_run_has_its_end(tmp_path):
     config = small_config(
         tmp_path,
-        selection={"budget": 0.01, "strategy": "random"},
+        selection={"budget": 0.08, "strategy": "random"},
         proxy={"recipe": "none"},
     )
     with pytest.raises(ValueError, match=r"^optim\.batch_size: .* raise .*selection\.budget$"):
-        train(config, DATA, model=own)
+        train(config, DATA, model=own_network(OfTheThird()))
     (run_dir,) = tmp_path.iterdir()
     end = read_run(run_dir).summary
     assert end is not None
