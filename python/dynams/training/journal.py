@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +16,7 @@ from dynams.report.html import write_report
 from dynams.report.progress import TrainingProgress
 from dynams.report.runlog import RunLog
 from dynams.selection import Refresh
-from dynams.training.checkpoint import remove_unfinished, resume_command
+from dynams.training.checkpoint import checkpoint_path, remove_unfinished, resume_command
 from dynams.training.environment import environment
 from dynams.training.errors import ReportError
 from dynams.training.records import refresh_record, sample_pictures
@@ -88,6 +90,25 @@ class Journal:
             self._log.end(summary)
         except StorageError as error:
             raise self._unreported("the end of its log", error, summary) from error
+
+    def fail(self, error: Exception, summary: Callable[..., Summary]) -> None:
+        """Tell, in log and report, that an error ended the run.
+
+        Args:
+            error: which one; it is going to be raised. One of storage gets the command that goes on.
+            summary: makes the summary, given ``failure``.
+        """
+        if isinstance(error, StorageError) and checkpoint_path(self.run_dir).is_file():
+            error.afterwards = f"then go on with: {resume_command(self.run_dir)}"
+        try:
+            end = summary(failure=" ".join(str(error).split()) or type(error).__name__)
+            self.end(end)
+            self.report(end)
+        except Exception as another:  # it must not take the place of the first
+            if not isinstance(error, StorageError):
+                warnings.warn(
+                    f"the end of the run is not in its log or report: {another}", stacklevel=3
+                )
 
     def report(self, summary: Summary) -> None:
         """Write the report, if one is wanted, once the journal is closed.

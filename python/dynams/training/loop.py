@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -23,14 +22,12 @@ from dynams.data.datasets import DatasetData, Items
 from dynams.data.seeding import drawn_apart
 from dynams.paths import told_path
 from dynams.report import EpochRecord, Summary
-from dynams.report.files import StorageError
 from dynams.selection import Signals
 from dynams.selection.methods.interface import BatchSelection
 from dynams.training.batches import share, step_bounds
 from dynams.training.checkpoint import (
     checkpoint_path,
     load_checkpoint,
-    resume_command,
     run_and_checkpoint,
     save_checkpoint,
 )
@@ -46,7 +43,7 @@ from dynams.training.journal import Journal
 from dynams.training.network import as_module
 from dynams.training.optim import learning_rate, set_learning_rate
 from dynams.training.own_network import returned
-from dynams.training.preflight import check_folder, check_packages, check_space
+from dynams.training.preflight import check_built, check_needs
 from dynams.training.resolve import resolve
 from dynams.training.run import (
     TrainingRun,
@@ -59,7 +56,7 @@ from dynams.training.rundir import check_run_dir
 from dynams.training.samples import given_data
 from dynams.training.signals import choose_of_batch, collect_signals
 from dynams.training.step import StepOutput
-from dynams.training.step_sizes import check_planned_steps, check_steps, naming_settings
+from dynams.training.step_sizes import check_steps, naming_settings
 
 _LOSS_READ_SECONDS = 1.0
 
@@ -108,12 +105,11 @@ def train(
     given = given_data(data, config.data)
     resolved = resolve(config, given, model, resumed=resume is not None)
     checkpoint, run_dir = None, None
-    check_packages(config.run)
     if resume is not None:
         run_dir, path = run_and_checkpoint(resume)
         checkpoint = load_checkpoint(path)
         check_config(checkpoint, resolved.config)
-    check_folder(config.run, run_dir)
+    check_needs(config.run, run_dir)
     fabric = build_fabric(resolved)
     with ExitStack() as stack:
         fabric.launch()
@@ -130,9 +126,7 @@ def train(
             read_given(run)
         if fabric.device.type == "cuda":
             stack.enter_context(tuned_convolutions())
-        check_planned_steps(run)
-        if fabric.is_global_zero:
-            check_space(run, run_dir)
+        check_built(run, run_dir)
         with Journal(run, run_dir) as journal:
             loop = _Loop(run, journal, stop, started, on_refresh)
             try:
@@ -140,29 +134,11 @@ def train(
                     loop.save()  # the log has just forgotten what the last checkpoint knows, if that is whole
                 summary = loop.run_epochs()
             except Exception as error:
-                _tell_failure(loop, error)
+                journal.fail(error, partial(loop.summary, completed=False))
                 raise
             journal.end(summary)
         journal.report(summary)  # while Datasets can still be read: it shows some of their pictures
     return summary
-
-
-def _tell_failure(loop: _Loop, error: Exception) -> None:
-    """Leave the end of a run that failed in its log, and its report."""
-    journal = loop.journal
-    if isinstance(error, StorageError):
-        kept = checkpoint_path(journal.run_dir).is_file()
-        error.afterwards = f"then go on with: {resume_command(journal.run_dir)}" if kept else ""
-    failure = " ".join(str(error).split()) or type(error).__name__
-    try:
-        summary = loop.summary(completed=False, failure=failure)
-        journal.end(summary)
-        journal.report(summary)
-    except Exception as another:  # it must not take the place of the first
-        if not isinstance(error, StorageError):
-            warnings.warn(
-                f"the end of the run is not in its log or report: {another}", stacklevel=3
-            )
 
 
 @contextmanager

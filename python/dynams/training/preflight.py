@@ -1,4 +1,4 @@
-"""What a run will need later is asked for before it starts: packages, a folder it can write, space."""
+"""What a run will need later is asked for before it starts: packages, a folder it can write, space, whole steps."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from dynams.report.optional import needs
 from dynams.training.checkpoint import CHECKPOINTS, checkpoint_path
 from dynams.training.config import RunConfig
+from dynams.training.step_sizes import check_planned_steps
 
 if TYPE_CHECKING:
     from dynams.training.run import TrainingRun
@@ -22,6 +23,19 @@ if TYPE_CHECKING:
 _USED = {"matplotlib": "matplotlib.figure", "PIL": "PIL.Image", "rich": "rich.progress"}
 # As the run ends there are the last checkpoint and the best; while the last is replaced, one more.
 _SURELY, _AT_MOST = 2, 3
+
+
+def check_needs(config: RunConfig, run_dir: Path | None) -> None:
+    """Ask for what can be asked for before anything is loaded or started: `check_packages`, `check_folder`."""
+    check_packages(config)
+    check_folder(config, run_dir)
+
+
+def check_built(run: TrainingRun, run_dir: Path | None) -> None:
+    """Ask for what only the built run tells: steps that its network can take, and space, on the first process."""
+    check_planned_steps(run)
+    if run.fabric.is_global_zero:
+        check_space(run, run_dir)
 
 
 def check_packages(config: RunConfig) -> None:
@@ -96,7 +110,7 @@ def check_space(run: TrainingRun, run_dir: Path | None) -> None:
         warnings.warn(
             f"{name}: {_size(free)} of free space in {folder} may not be enough: checkpoints of "
             f"{_size(each)} each take up to {_size(at_most * each)}",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
