@@ -169,3 +169,10 @@ def test_sigint_stops_cleanly_and_the_same_command_goes_on(capsys, file, tmp_pat
     margin = json.loads((out / "cells" / "margin_b0.5_s0.json").read_text())
     assert margin["epochs"] == 40
     assert not (out / "unfinished").exists()
+
+
+def test_a_package_that_the_page_needs_is_asked_for_before_the_cells(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["compare", "digits", "--out", str(tmp_path / "out")]) == 2
+    assert "error: compare.html: matplotlib is not installed" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
