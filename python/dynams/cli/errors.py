@@ -9,6 +9,7 @@ import traceback
 from typing import NoReturn
 
 from dynams.report.files import StorageError
+from dynams.training.launched import rank_here
 
 OK = 0
 FAILED = 1
@@ -42,8 +43,10 @@ def tell_error(error: BaseException) -> int:
     """
     if os.environ.get(DEBUG_SWITCH, "") not in ("", "0"):
         traceback.print_exception(error, file=sys.stderr)
-    rank = os.environ.get("LOCAL_RANK", "0")
-    where = "" if rank == "0" else f" (process {rank})"
+    if not getattr(error, "speaks", True):  # another process tells it
+        return FAILED
+    rank = rank_here()
+    where = f" (process {rank})" if rank else ""
     tell(f"error{where}: {one_line(error)}")
     return BAD_INPUT if _is_bad_input(error) else FAILED
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dynams.cli.errors import INTERRUPTED, OK, tell, tell_error
 from dynams.cli.options import ForecastRequest, parse
+from dynams.training.launched import rank_here
 from dynams.training.rundir import config_text, resume_command
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
     except ReportError as error:
         summary, unreported = error.summary, error
     # Another process than the first must not fail: the launcher would kill the first one for it.
-    if not _is_first():
+    if rank_here() > 0:
         return OK
     _show(summary)
     status = OK if unreported is None else tell_error(unreported)
@@ -61,7 +61,7 @@ def _planned(config: TrainConfig, wanted: ForecastRequest) -> TrainConfig:
     from dynams.training.run_cost import forecast_of, told
 
     found = forecast_of(config, wanted.rates, seconds=wanted.seconds, fraction=wanted.fraction)
-    if _is_first():
+    if rank_here() == 0:
         for line in told(found):
             tell(line)
         for text in found.warnings:
@@ -70,10 +70,6 @@ def _planned(config: TrainConfig, wanted: ForecastRequest) -> TrainConfig:
         return config
     selection = dataclasses.replace(config.selection, budget=found.budget)
     return dataclasses.replace(config, selection=selection)
-
-
-def _is_first() -> bool:
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _show(summary: Summary) -> None:

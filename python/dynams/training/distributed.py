@@ -9,19 +9,64 @@ from collections.abc import Callable
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import ClusterEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from dynams.training.batches import share
+from dynams.training.devices import World
 from dynams.training.resolve import Resolved
 
 
-def build_fabric(resolved: Resolved) -> Fabric:
-    """Build the engine: device, precision and processes as they were resolved."""
+class Placed(ClusterEnvironment):
+    """Tells the engine where this process stands, so that it looks for no cluster by itself.
+
+    Args:
+        world: the run's processes; all of them are started already.
+    """
+
+    creates_processes_externally = True
+    main_address = ""
+    main_port = 0
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    @staticmethod
+    def detect() -> bool:  # noqa: D102
+        return False
+
+    def world_size(self) -> int:  # noqa: D102
+        return self._world.size
+
+    def set_world_size(self, size: int) -> None:  # noqa: D102
+        assert size == self._world.size
+
+    def global_rank(self) -> int:  # noqa: D102
+        return 0 if self._world.here is None else self._world.here.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """Leave the rank as it is: srun may count them in another order than machine by machine."""
+
+    def local_rank(self) -> int:  # noqa: D102
+        return 0 if self._world.here is None else self._world.here.local_rank
+
+    def node_rank(self) -> int:  # noqa: D102
+        return self.global_rank() // self._world.local
+
+
+def build_fabric(resolved: Resolved, world: World | None = None) -> Fabric:
+    """Build the engine: device, precision and processes as they were resolved.
+
+    Args:
+        resolved: what the configuration comes to.
+        world: the processes, all of them started; None: those of ``resolved``.
+    """
     # Statistics of batch-norms are averaged when they are needed (`average_buffers`), not
     # broadcast before every step. A proxy rests in some steps, at the latest when no selection is
     # to come any more: its own parameters are unused then. A user's network may have such too.
-    world = resolved.world
+    world = world or resolved.world
     unused = len(resolved.widths) > 1 or resolved.own_model
     strategy = (
         DDPStrategy(find_unused_parameters=unused, broadcast_buffers=False)
@@ -34,6 +79,7 @@ def build_fabric(resolved: Resolved) -> Fabric:
         num_nodes=world.machines,
         precision=resolved.config.run.precision,
         strategy=strategy,
+        plugins=[Placed(world)],
     )
 
 

@@ -28,5 +28,17 @@ class ReportError(TrainingError):
         self.summary = summary
 
 
+class LostProcessError(TrainingError):
+    """Another process of the run was lost; the message names it, and the command that resumes.
+
+    Attributes:
+        speaks: whether this is the first of those that are left: one line is enough.
+    """
+
+    def __init__(self, message: str, *, speaks: bool = True) -> None:
+        super().__init__(message)
+        self.speaks = speaks
+
+
 class ResumeError(ValueError):
     """A run cannot be resumed as asked: no checkpoint, a damaged one, or a changed setting."""

@@ -1,6 +1,8 @@
-"""Stopping in good order: the first SIGINT or SIGTERM asks, a second SIGINT stops at once.
+"""Stopping in good order: the first signal asks, a second SIGINT stops at once.
 
-The handler only notes that the run shall stop; the loop looks after each step, saves and returns.
+SIGINT (Ctrl-C), SIGTERM, SIGHUP (the terminal is gone) and SIGUSR1 (Slurm's `--signal`, before a job's time is up)
+ask. The handler only notes that the run shall stop; the loop looks after each step, saves and returns. A signal
+that this process was told to ignore, as nohup and shells' background jobs are, stays ignored.
 """
 
 from __future__ import annotations
@@ -10,11 +12,16 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Windows has the first two.
+SIGNALS = tuple(
+    signal.Signals[name]
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    if name in signal.Signals.__members__
+)
 
 
 class Interrupt:
-    """Notes a request to stop. As a context manager it listens for SIGINT and SIGTERM.
+    """Notes a request to stop. As a context manager it listens for `SIGNALS`, but for those that are ignored.
 
     Outside the main thread, where Python allows no handlers, only `request` asks. The previous
     handlers are back when the block is left.
@@ -41,8 +48,10 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                self._previous[number] = signal.signal(number, self._handle)
+            for number in SIGNALS:
+                # None: a handler of another language, which could not be put back.
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(

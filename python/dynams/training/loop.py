@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +21,12 @@ from torch import Tensor, nn
 from dynams.data import ImageData
 from dynams.data.datasets import DatasetData, Items
 from dynams.data.seeding import drawn_apart
-from dynams.paths import told_path
 from dynams.report import EpochRecord, Summary
 from dynams.selection import Signals
 from dynams.selection.methods.interface import BatchSelection
 from dynams.training.batches import share, step_bounds
 from dynams.training.checkpoint import (
+    Checkpoint,
     checkpoint_path,
     load_checkpoint,
     run_and_checkpoint,
@@ -44,7 +45,8 @@ from dynams.training.network import as_module
 from dynams.training.optim import learning_rate, set_learning_rate
 from dynams.training.own_network import returned
 from dynams.training.preflight import check_built, check_needs
-from dynams.training.resolve import resolve
+from dynams.training.processes import Companions, joined, told_environment
+from dynams.training.resolve import Resolved, resolve
 from dynams.training.run import (
     TrainingRun,
     build_run,
@@ -52,13 +54,29 @@ from dynams.training.run import (
     check_config,
     restore,
 )
-from dynams.training.rundir import check_run_dir
 from dynams.training.samples import given_data
 from dynams.training.signals import choose_of_batch, collect_signals
 from dynams.training.step import StepOutput
 from dynams.training.step_sizes import check_steps, naming_settings
 
 _LOSS_READ_SECONDS = 1.0
+
+
+class _Earlier(NamedTuple):
+    """What a resumed run goes on from."""
+
+    run_dir: Path
+    path: Path
+    checkpoint: Checkpoint
+
+    @classmethod
+    def at(cls, resume: str | Path) -> _Earlier:
+        run_dir, path = run_and_checkpoint(resume)
+        return cls(run_dir, path, load_checkpoint(path))
+
+    @property
+    def is_last(self) -> bool:
+        return self.path == checkpoint_path(self.run_dir)
 
 
 def train(
@@ -104,14 +122,32 @@ def train(
     started = time.perf_counter()
     given = given_data(data, config.data)
     resolved = resolve(config, given, model, resumed=resume is not None)
-    checkpoint, run_dir = None, None
-    if resume is not None:
-        run_dir, path = run_and_checkpoint(resume)
-        checkpoint = load_checkpoint(path)
-        check_config(checkpoint, resolved.config)
+    earlier = None if resume is None else _Earlier.at(resume)
+    if earlier is not None:
+        check_config(earlier.checkpoint, resolved.config)
+    run_dir = None if earlier is None else earlier.run_dir
     check_needs(config.run, run_dir)
-    fabric = build_fabric(resolved)
+    with joined(resolved.world, resolved.device) as companions:
+        # In a frame of its own: what belongs to the process group goes before it.
+        return _trained(
+            resolved, companions, given, model, earlier, interrupt, started, on_refresh
+        )
+
+
+def _trained(
+    resolved: Resolved,
+    companions: Companions,
+    given: ImageData | DatasetData | None,
+    model: nn.Module | None,
+    earlier: _Earlier | None,
+    interrupt: Interrupt | None,
+    started: float,
+    on_refresh: Callable[[TrainingRun, Signals], None] | None,
+) -> Summary:
+    config, run_dir = resolved.config, None if earlier is None else earlier.run_dir
+    fabric = build_fabric(resolved, companions.world)
     with ExitStack() as stack:
+        stack.enter_context(told_environment(companions.world))
         fabric.launch()
         run = build_run(resolved, fabric, given, model)
         stack.enter_context(_lent(run))
@@ -119,24 +155,27 @@ def train(
         pixels = config.optim.batch_size * math.prod(shape[1:] if len(shape) == 3 else shape)
         stack.enter_context(cpu_threads(config.run, pixels))
         stop = interrupt or stack.enter_context(Interrupt())
-        if checkpoint is not None:
-            restore(run, checkpoint)
-            check_given(run, checkpoint)
+        stack.enter_context(companions.losses_told())
+        if earlier is not None:
+            restore(run, earlier.checkpoint)
+            check_given(run, earlier.checkpoint)
         else:
             read_given(run)
         if fabric.device.type == "cuda":
             stack.enter_context(tuned_convolutions())
         check_built(run, run_dir)
         with Journal(run, run_dir) as journal:
+            companions.run_dir = journal.run_dir
             loop = _Loop(run, journal, stop, started, on_refresh)
             try:
-                if run_dir is not None and path != checkpoint_path(run_dir):
+                if earlier is not None and not earlier.is_last:
                     loop.save()  # the log has just forgotten what the last checkpoint knows, if that is whole
                 summary = loop.run_epochs()
             except Exception as error:
                 journal.fail(error, partial(loop.summary, completed=False))
                 raise
             journal.end(summary)
+        companions.over()
         journal.report(summary)  # while Datasets can still be read: it shows some of their pictures
     return summary
 

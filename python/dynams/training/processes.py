@@ -1,0 +1,343 @@
+"""The processes of a run on several devices: started, joined, watched and left together.
+
+A run whose processes nobody started starts them itself: the same command once more for each further device. One
+that dies ends the others within seconds, with a line that names it and the command that resumes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import gc
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from dynams.training.checkpoint import checkpoint_path
+from dynams.training.devices import World
+from dynams.training.errors import LostProcessError
+from dynams.training.launched import Launched, own_mark
+
+# Seconds that a process has to end in good order once another one is lost; a collective may hold it.
+_GRACE = 5.0
+_PATIENCE = 30.0
+_LOOK = 0.25
+# Others may take so long, loading data for all of them, before they come to a meeting.
+_TIMEOUT = timedelta(minutes=30)
+
+
+class Companions:
+    """The processes of a run, this one among them; to be had from `joined`.
+
+    Attributes:
+        world: the processes.
+        run_dir: the run's directory, once it is known: the command that resumes names it.
+    """
+
+    def __init__(
+        self, world: World, store: dist.Store | None = None, children: Children | None = None
+    ) -> None:
+        self.world = world
+        self.run_dir: Path | None = None
+        self._store = store
+        self._children = children
+        self._over = threading.Event()
+
+    def over(self) -> None:
+        """Say that all have met for the last time: from here on each ends for itself."""
+        self._over.set()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """End this process soon after another is lost, if it does not end by itself."""
+        gone = None
+        if self._children is not None:
+            gone = self._children.failure
+        elif self.world.here is not None and self.world.here.starter and os.name == "posix":
+            gone = functools.partial(_first_gone, self.world.here)
+        if gone is not None:
+            threading.Thread(target=self._watch, args=(gone,), daemon=True).start()
+        try:
+            yield
+        finally:
+            self._over.set()
+
+    @contextmanager
+    def losses_told(self) -> Iterator[None]:
+        """Name the process that an error is the consequence of; the others are told of an error of one's own.
+
+        It takes seconds: best where signals still are listened for, which torchrun sends as soon as one is lost.
+
+        Raises:
+            LostProcessError: another process was lost, in place of what came of that here.
+        """
+        try:
+            yield
+        except LostProcessError:
+            raise
+        except Exception as error:
+            lost = self._lost(error)
+            if lost is not None:
+                raise lost from error
+            raise
+
+    def _lost(self, error: Exception) -> LostProcessError | None:
+        here = self.world.here
+        if self._over.is_set() or here is None:
+            return None
+        consequence = _of_the_connection(error)
+        told = self._tell_others("lost" if consequence else "failed")
+        if not consequence:
+            return None
+        others = [rank for rank in range(here.size) if rank != here.rank]
+        said = self._heard(others) if told else {rank: "lost" for rank in others if rank}
+        gone = [rank for rank in others if rank not in said]
+        failed = [rank for rank in others if said.get(rank) == "failed"]
+        first = min(rank for rank in [here.rank, *others] if rank not in gone and rank not in failed)
+        names = [self._ended(rank) for rank in gone] or [f"process {rank} failed" for rank in failed]
+        text = "; ".join([*(names or ["the connection to another process is lost"]), self._advice()])
+        return LostProcessError(text, speaks=here.rank == first)
+
+    def _advice(self) -> str:
+        """The command that resumes."""
+        if self.run_dir is None or not checkpoint_path(self.run_dir).exists():
+            return "nothing was saved yet"
+        return f"resume with: dynams train --resume {shlex.quote(str(self.run_dir))}"
+
+    def leave(self, *, failed: bool) -> None:
+        """Dissolve the process group that `joined` made."""
+        if self._children is not None:
+            self._children.failed = failed
+        # Between processes that no longer meet, NCCL would wait.
+        if dist.is_initialized() and not (failed and dist.get_backend() == "nccl"):
+            # What still belongs to collectives goes first: else a worker of gloo drops it while the interpreter ends.
+            gc.collect()
+            dist.destroy_process_group()
+            gc.collect()
+
+    def _ended(self, rank: int) -> str:
+        code = None if self._children is None else self._children.wait_for(rank)
+        return _ended(rank, code)
+
+    def _tell_others(self, text: str) -> bool:
+        assert self.world.here is not None
+        if self._store is None:
+            return False
+        try:
+            self._store.set(f"ended/{self.world.here.rank}", text)
+        except RuntimeError:  # it was the first process' or torchrun's
+            return False
+        return True
+
+    def _heard(self, others: list[int]) -> dict[int, str]:
+        """What the others tell of their ends, as far as they do within some seconds."""
+        assert self._store is not None
+        said: dict[int, str] = {}
+        end = time.monotonic() + _GRACE / 2
+        while len(said) < len(others) and time.monotonic() < end:
+            try:
+                for rank in set(others) - set(said):
+                    if self._store.check([f"ended/{rank}"]):
+                        said[rank] = self._store.get(f"ended/{rank}").decode()
+            except RuntimeError:
+                break
+            time.sleep(0.05)
+        return said
+
+    def _watch(self, gone: Callable[[], str | None]) -> None:
+        while not self._over.wait(_LOOK):
+            lost = gone()
+            if lost is None or self._over.wait(_GRACE):
+                continue
+            if self._children is not None or (self.world.here and self.world.here.rank == 1):
+                sys.stderr.write(f"dynams: error: {lost}; {self._advice()}\n")
+                sys.stderr.flush()
+            if self._children is not None:
+                self._children.kill()
+            os._exit(1)
+
+
+class Children:
+    """Processes that this one started, of the same command, one for each further device.
+
+    Attributes:
+        store: where all of them meet.
+        failed: the run that they were started for came to an error here.
+    """
+
+    def __init__(self, size: int) -> None:
+        command = _command(size)
+        self.failed = False
+        self.store = dist.TCPStore(
+            "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=_TIMEOUT
+        )
+        self._started = [
+            subprocess.Popen(command, env={**os.environ, **own_mark(rank, size, self.store.port)})
+            for rank in range(1, size)
+        ]
+        atexit.register(self._end)
+
+    def failure(self) -> str | None:
+        """Name one that came to a bad end, if any did."""
+        for rank, process in enumerate(self._started, start=1):
+            if process.poll():
+                return _ended(rank, process.returncode)
+        return None
+
+    def wait_for(self, rank: int) -> int | None:
+        """Return the exit status of one that ends now; None: it does not."""
+        try:
+            return self._started[rank - 1].wait(1.0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def kill(self) -> None:
+        """End those that are left."""
+        for process in self._started:
+            process.kill()
+
+    def _end(self) -> None:
+        """Wait for them, so that none stays behind."""
+        end = time.monotonic() + (_GRACE / 2 if self.failed else _PATIENCE)
+        try:
+            for process in self._started:
+                process.wait(max(0.0, end - time.monotonic()))
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            self.kill()
+
+
+@contextmanager
+def joined(world: World, device: torch.device) -> Iterator[Companions]:
+    """Bring the run's processes together, in a process group of their own, for as long as the block lasts.
+
+    A process group that the caller made is used, and stays. One process needs none.
+
+    Args:
+        world: the processes; those that nobody started are started.
+        device: what they compute on.
+
+    Raises:
+        LostProcessError: another process was lost, in place of what came of that here.
+    """
+    if world.size == 1 or dist.is_initialized():
+        yield Companions(world)
+        return
+    children = None
+    if world.here is None:
+        children = _children(world.size)
+        here = Launched("dynams", 0, world.size, 0, world.size, "127.0.0.1", children.store.port)
+        world = World(world.local, world.machines, here)
+    assert world.here is not None
+    with ExitStack() as stack:
+        companions = Companions(world, None, children)
+        stack.enter_context(companions.watched())
+        companions._store = _meet(world.here, device, children)
+        try:
+            with companions.losses_told():
+                yield companions
+        except BaseException:
+            companions.leave(failed=True)
+            raise
+        companions.leave(failed=False)
+
+
+@contextmanager
+def told_environment(world: World) -> Iterator[None]:
+    """Say in the environment how many processes are here, and leave it as it was in the end."""
+    names = ("LOCAL_WORLD_SIZE", "OMP_NUM_THREADS")  # the engine sets the other one
+    before = {name: os.environ.get(name) for name in names}
+    os.environ["LOCAL_WORLD_SIZE"] = str(world.local)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+@functools.cache
+def _children(size: int) -> Children:
+    """The processes that this one started: those of an earlier run run the same program, and come to this one too."""
+    return Children(size)
+
+
+@functools.cache
+def _store(here: Launched) -> dist.Store:
+    """Where the processes meet, in all runs of this process."""
+    if here.starter:
+        return dist.TCPStore(here.address, here.port, is_master=False, timeout=_TIMEOUT)
+    url = f"tcp://{here.address}:{here.port}"
+    store, _, _ = next(iter(dist.rendezvous(url, here.rank, here.size, timeout=_TIMEOUT)))
+    return store
+
+
+def _meet(here: Launched, device: torch.device, children: Children | None) -> dist.Store:
+    """Make the process group; returns the store of this run."""
+    store = _store(here) if children is None else children.store
+    turn = store.add(f"dynams/turns/{here.rank}", 1)  # an earlier run's entries are not this one's
+    store = dist.PrefixStore(f"dynams/{turn}", store)
+    more: dict[str, Any] = {}
+    if device.type == "cuda":
+        more["device_id"] = torch.device("cuda", here.local_rank)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=store,
+        rank=here.rank,
+        world_size=here.size,
+        timeout=_TIMEOUT,
+        **more,
+    )
+    return store
+
+
+def _command(size: int) -> list[str]:
+    """The command of this process, to be run once more.
+
+    Raises:
+        ValueError: there is none: it is a session.
+    """
+    import __main__
+
+    spec = getattr(__main__, "__spec__", None)
+    if spec is not None:
+        return [sys.executable, "-m", spec.name, *sys.argv[1:]]
+    if not hasattr(__main__, "__file__"):
+        raise ValueError(
+            f"run.devices: got {size} in a session, want 1, or a script: it is run once more for each further device"
+        )
+    return [sys.executable, os.path.abspath(sys.argv[0]), *sys.argv[1:]]
+
+
+def _first_gone(here: Launched) -> str | None:
+    return None if os.getppid() == here.starter else _ended(0, None)
+
+
+def _ended(rank: int, code: int | None) -> str:
+    if code is None:
+        return f"process {rank} is gone"
+    if code < 0:
+        return f"process {rank} was killed by {signal.Signals(-code).name}"
+    return f"process {rank} ended with status {code}"
+
+
+def _of_the_connection(error: Exception) -> bool:
+    """Whether an error came of a collective: of gloo only the message tells."""
+    if isinstance(error, dist.DistError):
+        return True
+    told = str(error)
+    return isinstance(error, RuntimeError) and any(
+        sign in told for sign in ("gloo", "by peer", "NCCL", "Broken pipe")
+    )
