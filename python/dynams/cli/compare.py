@@ -41,7 +41,8 @@ priority, uses_budget or match beside them), budgets, seeds, reference. docs/com
 
 In the folder: cells/ (a JSON file a cell), unfinished/ (runs under way), plan.yaml, compare.html,
 compare.md. Exit status: 0 when what was asked is done or the limit is reached, 2 for bad input,
-130 after SIGINT or SIGTERM, which finish the step and save; a second SIGINT stops at once."""
+130 after SIGINT, SIGTERM, SIGHUP or SIGUSR1, which finish the step and save; a second SIGINT stops
+at once."""
 
 
 @dataclass(frozen=True)

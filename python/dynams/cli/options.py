@@ -39,8 +39,8 @@ file for --config; options count before --config, which counts before --preset."
 
 _EPILOG = """\
 A run's files are in run.dir/NAME-TIME: log.jsonl, config.yaml (the whole configuration),
-checkpoints, tensorboard and report.html. SIGINT (Ctrl-C) and SIGTERM finish the step, save and
-exit with status 130; a second SIGINT stops at once."""
+checkpoints, tensorboard and report.html. SIGINT (Ctrl-C), SIGTERM, SIGHUP and SIGUSR1 finish the
+step, save and exit with status 130; a second SIGINT stops at once. Ignored ones (nohup) stay so."""
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ class Queue:
 
         Args:
             limit_seconds: seconds from now after which all must be saved; None for no limit.
-            interrupt: asks to stop; None listens for SIGINT and SIGTERM.
+            interrupt: asks to stop; None listens for signals.
 
         Returns:
             False if a signal, or a caller, asked to stop.

@@ -1,4 +1,4 @@
-"""Which settings two runs differ in, as far as it matters."""
+"""Which settings two runs differ in, as far as it matters; which of them a resumed run may change, and what then changes."""
 
 from __future__ import annotations
 
@@ -28,6 +28,40 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "run.progress",
     }
 )
+
+# Settings that may differ too: the result is another one, but no less defined.
+CHANGE_THE_REST = ("optim.epochs", "run.devices")
+
+
+def changes_of_the_rest(began: TrainConfig, now: TrainConfig, epoch: int, step: int) -> list[str]:
+    """Tell what a resumed run does otherwise from here on than the run that began, a line a setting.
+
+    Args:
+        began: its configuration.
+        now: the one that it goes on with.
+        epoch: in which it goes on, from 0.
+        step: steps of that epoch already taken.
+    """
+    from dynams.training.optim import learning_rate  # torch: whoever asks only for names needs none
+
+    told = []
+    old, new = began.optim.epochs, now.optim.epochs
+    if new != old:
+        rates = [
+            learning_rate(each.optim, min(1.0, epoch / each.optim.epochs)) for each in (began, now)
+        ]
+        place = f"epoch {epoch + 1}" + (f", step {step + 1}" if step else "")
+        told.append(
+            f"optim.epochs: {old} -> {new}: from {place} on, learning rate, budget, tail and the epochs that select "
+            f"are those of a run of {new}; the learning rate goes on from {rates[1]:.3g}, not {rates[0]:.3g}"
+        )
+    old, new = began.run.devices, now.run.devices
+    if new != old:
+        told.append(
+            f"run.devices: {old} -> {new}: the same samples in the same order and batches; augmentation is drawn, and "
+            "batch-norms see what they see, in each process, so that weights come out otherwise"
+        )
+    return told
 
 
 def changed_settings(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,8 @@ from dynams.training.records import refresh_record, sample_pictures
 from dynams.training.run import TrainingRun
 from dynams.training.rundir import make_run_dir, write_config
 
+_LOG = logging.getLogger(__name__)
+
 
 class Journal:
     """Tells of a run; to be entered. Log, display and report are the first process' alone.
@@ -30,14 +33,18 @@ class Journal:
     Args:
         run: the run, restored if it goes on. All processes make their journals together.
         run_dir: its directory; None makes a new one, the same for every process.
+        changes: what a run that goes on does otherwise than it began.
 
     Attributes:
         run_dir: the directory.
         progress: the display.
     """
 
-    def __init__(self, run: TrainingRun, run_dir: str | Path | None = None) -> None:
+    def __init__(
+        self, run: TrainingRun, run_dir: str | Path | None = None, changes: Sequence[str] = ()
+    ) -> None:
         self._run = run
+        self._changes = changes
         self._first = run.fabric.is_global_zero
         self._goes_on = run_dir is not None
         self.run_dir = _new_run_dir(run) if run_dir is None else Path(run_dir)
@@ -55,6 +62,7 @@ class Journal:
             remove_leftovers(self.run_dir)
             remove_unfinished(self.run_dir)
             self._log = self._open.enter_context(_open_log(self._run, self.run_dir, self._goes_on))
+            self._tell_changes(self._log)
         self._open.enter_context(self.progress)
         self.progress.note(_headline(self._run, self.run_dir))
         return self
@@ -110,6 +118,20 @@ class Journal:
                     f"the end of the run is not in its log or report: {another}", stacklevel=3
                 )
 
+    def _tell_changes(self, log: RunLog) -> None:
+        run = self._run
+        for change in self._changes:
+            _LOG.warning("%s", change)
+        if self._changes:
+            write_config(self.run_dir, run.config)
+            _start(log, run)
+        if run.position.epoch == run.config.optim.epochs:
+            _LOG.warning(
+                "%s: all %d epochs are done; more of them: --optim.epochs",
+                self.run_dir,
+                run.position.epoch,
+            )
+
     def report(self, summary: Summary) -> None:
         """Write the report, if one is wanted, once the journal is closed.
 
@@ -161,16 +183,21 @@ def _open_log(run: TrainingRun, run_dir: Path, goes_on: bool) -> RunLog:
             return log
     else:
         log = RunLog(run_dir, tensorboard=tensorboard)
+    _start(log, run)
+    return log
+
+
+def _start(log: RunLog, run: TrainingRun) -> None:
     told = {"model": _model_told(run), "data": _data_told(run)}
     log.start(run.config.to_dict(), told | environment(run.fabric.device, run.fabric.world_size))
-    return log
 
 
 def _headline(run: TrainingRun, run_dir: Path) -> str:
     at = run.position
     width = run.selector.proxy_width
     proxy = "" if width is None else f", proxy of width {width:g}"
-    going_on = f", from epoch {at.epoch + 1}, step {at.step}" if at.epoch or at.step else ""
+    under_way = (at.epoch or at.step) and at.epoch < run.config.optim.epochs
+    going_on = f", from epoch {at.epoch + 1}, step {at.step}" if under_way else ""
     return (
         f"{run_dir}: data: {_data_told(run)}, {len(run.batches):,} training and {len(run.test):,} test "
         f"images; model: {_model_told(run)}{proxy}; "

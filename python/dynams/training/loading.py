@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -38,6 +39,7 @@ from dynams.data.datasets import (
 from dynams.data.errors import DataError
 from dynams.data.seeding import drawn_apart
 from dynams.training.batches import share
+from dynams.training.interrupt import SIGNALS
 from dynams.training.seeds import derive_seed
 
 _LOG = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ _MOST_WORKERS = 8
 # The purpose of a variation that stays the same in the whole run.
 _UNVARIED = "unvaried"
 _AT_ONCE = 512
+# After SIGTERM: for the step in progress.
+_SECONDS_TO_END = 20
 
 
 class Request(NamedTuple):
@@ -400,5 +404,14 @@ def _unchanged(batch: Any) -> Any:
 
 def _ignore_signals(worker: int) -> None:
     """Leave stopping to the run's own process: Ctrl-C reaches all, and the step in progress needs its batch."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    # So that torch can end one that is stuck; Slurm sends it to all, as Ctrl-C is.
+    signal.signal(signal.SIGTERM, _end_later)
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    if hasattr(signal, "alarm"):
+        signal.alarm(_SECONDS_TO_END)
+    else:
+        os._exit(1)

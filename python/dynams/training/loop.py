@@ -103,7 +103,7 @@ def train(
         resume: directory of an earlier run, which goes on where its last checkpoint was, or a checkpoint
             of one, such as RUN/checkpoints/best.pt, from which it goes on. On the CPU the result is bit
             for bit that of a run that was never stopped.
-        interrupt: asked after every step whether to stop; None listens for SIGINT and SIGTERM.
+        interrupt: asked after every step whether to stop; None listens for signals.
         on_refresh: called in every process with the run and what is known of the candidates, at each
             refresh that is to know something, before the selection is made; it must change neither.
 
@@ -156,15 +156,16 @@ def _trained(
         stack.enter_context(cpu_threads(config.run, pixels))
         stop = interrupt or stack.enter_context(Interrupt())
         stack.enter_context(companions.losses_told())
+        changes: list[str] = []
         if earlier is not None:
-            restore(run, earlier.checkpoint)
+            changes = restore(run, earlier.checkpoint)
             check_given(run, earlier.checkpoint)
         else:
             read_given(run)
         if fabric.device.type == "cuda":
             stack.enter_context(tuned_convolutions())
         check_built(run, run_dir)
-        with Journal(run, run_dir) as journal:
+        with Journal(run, run_dir, changes) as journal:
             companions.run_dir = journal.run_dir
             loop = _Loop(run, journal, stop, started, on_refresh)
             try:

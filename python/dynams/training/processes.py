@@ -17,10 +17,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -29,6 +29,9 @@ from dynams.training.checkpoint import checkpoint_path
 from dynams.training.devices import World
 from dynams.training.errors import LostProcessError
 from dynams.training.launched import Launched, own_mark
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 # Seconds that a process has to end in good order once another one is lost; a collective may hold it.
 _GRACE = 5.0
@@ -47,7 +50,7 @@ class Companions:
     """
 
     def __init__(
-        self, world: World, store: dist.Store | None = None, children: Children | None = None
+        self, world: World, store: Store | None = None, children: Children | None = None
     ) -> None:
         self.world = world
         self.run_dir: Path | None = None
@@ -101,14 +104,14 @@ class Companions:
         told = self._tell_others("lost" if consequence else "failed")
         if not consequence:
             return None
-        others = [rank for rank in range(here.size) if rank != here.rank]
-        said = self._heard(others) if told else {rank: "lost" for rank in others if rank}
-        gone = [rank for rank in others if rank not in said]
-        failed = [rank for rank in others if said.get(rank) == "failed"]
-        first = min(rank for rank in [here.rank, *others] if rank not in gone and rank not in failed)
-        names = [self._ended(rank) for rank in gone] or [f"process {rank} failed" for rank in failed]
-        text = "; ".join([*(names or ["the connection to another process is lost"]), self._advice()])
-        return LostProcessError(text, speaks=here.rank == first)
+        said = self._heard(here) if told else dict.fromkeys(range(1, here.size), "lost")
+        said[here.rank] = "lost"
+        names = [self._ended(rank) for rank in range(here.size) if rank not in said]
+        names += [f"process {rank} failed" for rank in sorted(said) if said[rank] == "failed"]
+        if not names:
+            names = ["the connection to another process is lost"]
+        first = min(rank for rank in said if said[rank] == "lost")
+        return LostProcessError("; ".join([*names, self._advice()]), speaks=here.rank == first)
 
     def _advice(self) -> str:
         """The command that resumes."""
@@ -141,18 +144,16 @@ class Companions:
             return False
         return True
 
-    def _heard(self, others: list[int]) -> dict[int, str]:
+    def _heard(self, here: Launched) -> dict[int, str]:
         """What the others tell of their ends, as far as they do within some seconds."""
         assert self._store is not None
         said: dict[int, str] = {}
         end = time.monotonic() + _GRACE / 2
-        while len(said) < len(others) and time.monotonic() < end:
-            try:
-                for rank in set(others) - set(said):
+        while len(said) < here.size - 1 and time.monotonic() < end:
+            for rank in set(range(here.size)) - {here.rank} - set(said):
+                with suppress(RuntimeError):  # whose the store is may be lost as well
                     if self._store.check([f"ended/{rank}"]):
                         said[rank] = self._store.get(f"ended/{rank}").decode()
-            except RuntimeError:
-                break
             time.sleep(0.05)
         return said
 
@@ -180,7 +181,7 @@ class Children:
     def __init__(self, size: int) -> None:
         command = _command(size)
         self.failed = False
-        self.store = dist.TCPStore(
+        self.store = dist.TCPStore(  # type: ignore[attr-defined]
             "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=_TIMEOUT
         )
         self._started = [
@@ -275,20 +276,24 @@ def _children(size: int) -> Children:
 
 
 @functools.cache
-def _store(here: Launched) -> dist.Store:
+def _store(here: Launched) -> Store:
     """Where the processes meet, in all runs of this process."""
     if here.starter:
-        return dist.TCPStore(here.address, here.port, is_master=False, timeout=_TIMEOUT)
+        found: Store = dist.TCPStore(  # type: ignore[attr-defined]
+            here.address, here.port, is_master=False, timeout=_TIMEOUT
+        )
+        return found
     url = f"tcp://{here.address}:{here.port}"
-    store, _, _ = next(iter(dist.rendezvous(url, here.rank, here.size, timeout=_TIMEOUT)))
+    meeting = dist.rendezvous(url, here.rank, here.size, timeout=_TIMEOUT)  # type: ignore[attr-defined]
+    store: Store = next(iter(meeting))[0]
     return store
 
 
-def _meet(here: Launched, device: torch.device, children: Children | None) -> dist.Store:
+def _meet(here: Launched, device: torch.device, children: Children | None) -> Store:
     """Make the process group; returns the store of this run."""
     store = _store(here) if children is None else children.store
     turn = store.add(f"dynams/turns/{here.rank}", 1)  # an earlier run's entries are not this one's
-    store = dist.PrefixStore(f"dynams/{turn}", store)
+    store = dist.PrefixStore(f"dynams/{turn}", store)  # type: ignore[attr-defined]
     more: dict[str, Any] = {}
     if device.type == "cuda":
         more["device_id"] = torch.device("cuda", here.local_rank)

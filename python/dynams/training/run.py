@@ -18,7 +18,12 @@ from dynams.models import ResNet
 from dynams.selection import SubsetSampler
 from dynams.slimmable import SlimmableNetwork
 from dynams.training.batches import Batches
-from dynams.training.changed_settings import MAY_CHANGE_ON_RESUME, changed_settings
+from dynams.training.changed_settings import (
+    CHANGE_THE_REST,
+    MAY_CHANGE_ON_RESUME,
+    changed_settings,
+    changes_of_the_rest,
+)
 from dynams.training.checkpoint import Checkpoint
 from dynams.training.computing import reading_size
 from dynams.training.config import TrainConfig
@@ -249,13 +254,16 @@ def capture(run: TrainingRun, total_seconds: float) -> Checkpoint:
     )
 
 
-def restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
+def restore(run: TrainingRun, checkpoint: Checkpoint) -> list[str]:
     """Put a freshly built run where the checkpoint was.
+
+    Returns:
+        What is otherwise from here on, a line a setting that was changed.
 
     Raises:
         ResumeError: the configuration, the data or the network differ in a way that matters.
     """
-    check_config(checkpoint, run.config)
+    began = check_config(checkpoint, run.config)
     for name, was in checkpoint.data.items():
         now = run.samples.fingerprint.get(name)
         if now != was:
@@ -269,7 +277,9 @@ def restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
             f"model: got {came}, want the network that the run began with: "
             + shorten(str(error), 300, placeholder=" ...")
         ) from error
-    run.sampler.load_state_dict(checkpoint.sampler)
+    # The tail is of later epochs: where their number has changed, it has too.
+    tail = {"tail_epochs": run.sampler.timetable.tail_epochs}
+    run.sampler.load_state_dict({**checkpoint.sampler, **tail})
     if run.fabric.is_global_zero:  # they hold the shares of all processes
         run.sums.load_state_dict(checkpoint.sums)
     run.clock.load_state_dict(checkpoint.cost)
@@ -288,10 +298,14 @@ def restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
         proxy_accuracy=checkpoint.proxy_accuracy,
         best_accuracy=checkpoint.best_accuracy,
     )
+    return changes_of_the_rest(began, run.config, checkpoint.epoch, checkpoint.step)
 
 
-def check_config(checkpoint: Checkpoint, config: TrainConfig) -> None:
+def check_config(checkpoint: Checkpoint, config: TrainConfig) -> TrainConfig:
     """Refuse to resume with another configuration than the run began with.
+
+    Returns:
+        The configuration that it began with.
 
     Raises:
         ResumeError: names each setting that differs and matters to the result.
@@ -300,12 +314,18 @@ def check_config(checkpoint: Checkpoint, config: TrainConfig) -> None:
         began = TrainConfig.from_dict(checkpoint.config)
     except (TypeError, ValueError) as error:
         raise ResumeError(f"the checkpoint's configuration cannot be read: {error}") from error
-    may_change = MAY_CHANGE_ON_RESUME
+    may_change = MAY_CHANGE_ON_RESUME.union(CHANGE_THE_REST)
     if None not in (began.selection.scores, config.selection.scores):
         may_change |= {"selection.scores"}  # another path: what it holds is compared
     if changed := changed_settings(began, config, may_change):
         told = "; ".join(f"{name}: got {now!r}, want {was!r}" for name, was, now in changed)
         raise ResumeError(f"{told}: a resumed run keeps its settings")
+    begun = checkpoint.epoch + (checkpoint.step > 0)
+    if config.optim.epochs < max(begun, 1):
+        raise ResumeError(
+            f"optim.epochs: got {config.optim.epochs}, want at least {begun}, the epochs that were begun"
+        )
+    return began
 
 
 def _network(resolved: Resolved, batches: Batches, model: nn.Module | None) -> Network:

@@ -1,16 +1,24 @@
-"""Trains a user's untouched network on a user's Dataset in two processes; each writes its weights at the end."""
+"""Trains a user's untouched network on a user's Dataset in two processes; each writes its weights at the end.
+
+Then it trains again, and the second process fails, and once more, and that process is killed: the first one writes
+what it is told.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from own_networks import ViT
 from torch.utils.data import Dataset
 from training_runs import made_up_data, small_config
 
+from dynams.training.errors import LostProcessError
+from dynams.training.launched import rank_here
 from dynams.training.loop import train
 
 torch.set_num_threads(1)
@@ -28,6 +36,28 @@ class Noisy(Dataset):
         return self.images[index] / 128 - 1 + 0.1 * torch.randn(1, 8, 8), self.targets[index]
 
 
+def fail(run, known) -> None:
+    if rank_here() == 1:
+        raise OSError("disk")
+
+
+def die(run, known) -> None:
+    if rank_here() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def told(folder: Path, on_refresh) -> str:
+    """What a run of two comes to that saves once and then is to select."""
+    config = small_config(folder, run={"devices": 2})
+    try:
+        train(config, DATA, on_refresh=on_refresh)
+    except (LostProcessError, OSError) as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        assert not dist.is_initialized()
+    return "ended"
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     config = small_config(
@@ -42,3 +72,6 @@ if __name__ == "__main__":
     torch.manual_seed(os.getpid())  # what a process draws elsewhere is its own affair
     summary = train(config, (Noisy(DATA.train), Noisy(DATA.test)), model=model)
     torch.save((model.state_dict(), summary.samples), folder / f"{os.getpid()}.pt")
+    said = [told(folder / "failed", fail), told(folder / "killed", die)]
+    assert rank_here() == 0
+    (folder / "said").write_text("\n".join(said))
