@@ -54,7 +54,7 @@ def _comparable(fact: int | Tensor | None) -> int | str | None:
     if not isinstance(fact, Tensor):
         return fact
     raw = fact.detach().cpu().contiguous().view(torch.uint8)  # NumPy knows no bfloat16
-    return hashlib.blake2b(raw.numpy().tobytes(), digest_size=16).hexdigest()
+    return hashlib.blake2b(raw.numpy(), digest_size=16).hexdigest()
 
 
 def _check_same(epoch: int, name: str, told: list[int | str | None]) -> None:
@@ -64,7 +64,9 @@ def _check_same(epoch: int, name: str, told: list[int | str | None]) -> None:
     ranks = ", ".join(map(str, others))
     if isinstance(told[0], int):
         came = f"{told[others[0]]} on rank {ranks} and {told[0]} on rank 0"
-        wanted = "every rank loads the same state and begins the same epochs"
+        wanted = (
+            "every rank makes the same sampler, loads the same state and begins the same epochs"
+        )
     else:
         came = f"another on rank {ranks} than on rank 0"
         wanted = "score must give every rank the scores of all samples"

@@ -331,8 +331,9 @@ class SubsetSampler(Sampler[int]):
 
     def _begin(self, epoch: int, score: Score | None, *, back: bool) -> Refresh | None:
         epoch = whole("epoch", epoch)
+        order = {"seed": self.seed, "shuffle": self.shuffle}
         begun, refresh = agreed(
-            epoch, lambda: self._begun(epoch, score, back=back), lambda made: made[0].facts
+            epoch, lambda: self._begun(epoch, score, back=back), lambda made: made[0].facts | order
         )
         if begun is not self._current:
             self._become(begun)

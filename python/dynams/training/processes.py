@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -149,11 +149,15 @@ class Companions:
         assert self._store is not None
         said: dict[int, str] = {}
         end = time.monotonic() + _GRACE / 2
-        while len(said) < here.size - 1 and time.monotonic() < end:
-            for rank in set(range(here.size)) - {here.rank} - set(said):
+        silent = set(range(here.size)) - {here.rank}
+        while silent and time.monotonic() < end:
+            if self._children is not None:
+                silent -= self._children.ended(silent)
+            for rank in sorted(silent):
                 with suppress(RuntimeError):  # whose the store is may be lost as well
                     if self._store.check([f"ended/{rank}"]):
                         said[rank] = self._store.get(f"ended/{rank}").decode()
+            silent -= set(said)
             time.sleep(0.05)
         return said
 
@@ -196,6 +200,10 @@ class Children:
             if process.poll():
                 return _ended(rank, process.returncode)
         return None
+
+    def ended(self, ranks: Collection[int]) -> set[int]:
+        """Tell which of ``ranks`` are no more."""
+        return {rank for rank in ranks if self._started[rank - 1].poll() is not None}
 
     def wait_for(self, rank: int) -> int | None:
         """Return the exit status of one that ends now; None: it does not."""

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch import Tensor
+from torch import Tensor, nn
 
-from dynams.selection import SubsetSampler
+from dynams.selection import SubsetSampler, score_batches
+from dynams.selection.refresh import Score
 from sampler_inputs import N, margins_of, scorer, smallest
 
 
@@ -52,6 +53,18 @@ def weighted(rank: int) -> SubsetSampler:
     return sampler
 
 
+def scored_as_trained(rank: int) -> Score:
+    """A user's own loop: each rank scores by the batch-norm statistics of the samples that it saw."""
+    random = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3))
+    for parameter in model.parameters():
+        nn.init.uniform_(parameter, generator=random)
+    samples = torch.randn(N, 4, generator=random)
+    for _ in range(20):
+        model(samples[rank::2])
+    return lambda: score_batches(model, [samples[:5], samples[5:]])
+
+
 def join(rank: int, folder: str, ranks: int) -> None:
     dist.init_process_group(
         "gloo",
@@ -89,6 +102,12 @@ def rank_of_two(rank: int, folder: str) -> None:
         told(fresh, 0, None if rank == 0 else [1]),
         told(fresh, -rank, None),
         told(at_epoch(0, consumed=4), 0, None),
+        told(SubsetSampler(N, "random", seed=rank), 0, None),
+        told(
+            SubsetSampler(N, warmup_epochs=1, seed=3 + rank), 0, None
+        ),  # all samples, in another order
+        told(SubsetSampler(N, shuffle=rank == 0), 0, scorer(1)),
+        told(SubsetSampler(N), 0, scored_as_trained(rank)),
     ]
     Path(folder, str(rank)).write_text("\n".join(said))
     dist.destroy_process_group()
@@ -107,7 +126,7 @@ def said_by(target: Callable[[int, str], None], ranks: int, folder: Path) -> lis
 
 def test_ranks_at_other_places_are_told_so_and_none_waits_for_another(tmp_path: Path) -> None:
     first, second = said_by(rank_of_two, 2, tmp_path)
-    same = ", want the same on all: every rank loads the same state and begins the same epochs"
+    same = ", want the same on all: every rank makes the same sampler, loads the same state and begins the same epochs"
     consumed = "ValueError: consumed: got {} on rank 1 and {} on rank 0 for epoch 0" + same
     assert first[0] == second[0] == consumed.format(0, 4)
     assert first[1] == second[1] == consumed.format(1, 0)
@@ -124,6 +143,10 @@ def test_ranks_at_other_places_are_told_so_and_none_waits_for_another(tmp_path: 
     assert second[6] == "ValueError: epoch: got -1, want at least 0"
     assert first[6] == f"RuntimeError: rank 1 could not begin epoch 0: {second[6]}"
     assert first[7] == second[7] == "begun"
+    for place, name in ((8, "selection"), (9, "seed"), (10, "shuffle"), (11, "selection")):
+        assert first[place] == second[place]
+        assert first[place].startswith(f"ValueError: {name}: got "), first[place]
+        assert "on rank 1" in first[place]
 
 
 def test_ranks_hold_one_selection_or_all_know_which_differs(tmp_path: Path) -> None:
