@@ -119,13 +119,20 @@ def test_a_run_stopped_by_sigint_and_resumed_in_a_new_process_is_the_uninterrupt
     assert lines(run_dir)[1:] == lines(reference)[1:]  # the first line holds run.dir
 
 
-def test_a_changed_setting_is_refused_in_one_line(tmp_path, capsys):
+def test_a_changed_setting_is_refused_in_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
     run_dir = small_run(tmp_path, 1)
-    assert main(["train", "--resume", str(run_dir), "--optim.lr=0.3", "--run.devices=2"]) == 2
+    argv = ["--optim.lr=0.3", "--run.seed=2", "--run.devices=2"]
+    assert main(["train", "--resume", str(run_dir), *argv]) == 2
     assert capsys.readouterr().err == (
-        "dynams: error: optim.lr: got 0.3, want 0.1; run.devices: got 2, want 1: "
+        "dynams: error: optim.lr: got 0.3, want 0.1; run.seed: got 2, want 0: "
         "a resumed run keeps its settings\n"
     )
+    # A rank that is left over silences nothing.
+    assert main(["train", "--resume", str(run_dir)]) == 0
+    told = capsys.readouterr().err
+    assert f"{run_dir}: all 1 epochs are done" in told
+    assert "Test accuracy" in told
 
 
 def test_a_diverging_run_ends_with_one_line_and_status_1(tmp_path, capsys, monkeypatch):
@@ -187,6 +194,7 @@ def test_two_processes_select_count_evaluate_and_stop_as_one(tmp_path):
 
     status, said = finish(start(tmp_path, "--resume", str(run_dir)))
     assert status == 0, said
+    assert said.count("Test accuracy, full width") == 1
     ours = lines(run_dir)
     epochs = [line for line in ours if line["record"] == "epoch"]
     assert [line["epoch"] for line in epochs] == list(range(20))

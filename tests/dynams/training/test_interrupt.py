@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
-from dynams.training.interrupt import Interrupt
+from dynams.training.interrupt import SIGNALS, Interrupt
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.fixture(autouse=True)
+def python_handlers() -> Iterator[None]:
+    """Of every signal, whatever those who run the tests ignore."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_only_asks(number):
     with Interrupt() as interrupt:
         assert not interrupt.requested
@@ -28,11 +40,25 @@ def test_a_second_sigint_stops_at_once():
         assert interrupt.signal is signal.SIGTERM
 
 
+@pytest.mark.parametrize("ignored", SIGNALS)
+def test_what_is_ignored_stays_ignored(ignored):
+    signal.signal(ignored, signal.SIG_IGN)
+    with Interrupt() as interrupt:
+        signal.raise_signal(ignored)
+        assert not interrupt.requested
+        other = next(number for number in SIGNALS if number != ignored)
+        signal.raise_signal(other)
+        assert interrupt.signal is other
+    assert signal.getsignal(ignored) is signal.SIG_IGN
+
+
 def test_the_previous_handlers_come_back():
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    mine = {number: lambda *_: None for number in SIGNALS}
+    for number, handler in mine.items():
+        signal.signal(number, handler)
     with Interrupt():
-        assert signal.getsignal(signal.SIGINT) != before[0]
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+        assert all(signal.getsignal(number) is not mine[number] for number in SIGNALS)
+    assert {number: signal.getsignal(number) for number in SIGNALS} == mine
 
 
 def test_outside_the_main_thread_it_can_still_be_asked():

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, TensorDataset
 from dynams.data import DataError
 from dynams.data.datasets import DatasetData, Item, SampleSet
 from dynams.training.batches import step_bounds
+from dynams.training.interrupt import SIGNALS
 from dynams.training.loading import Reader, Request, SampleBatches, read_samples, suited_workers
 
 
@@ -289,13 +290,14 @@ class Pids(Dataset):
         return torch.tensor([float(os.getpid())], dtype=torch.float64), index
 
 
-def test_ctrl_c_leaves_the_workers_to_the_run() -> None:
+def test_signals_leave_the_workers_to_the_run() -> None:
     reader = Reader({"train": Pids()}, workers=1)
     request = [Request("train", "any", 0, [0, 1])]
     ((images, _),) = reader.read(request)
     worker = int(images[0, 0])
     assert worker != os.getpid()
-    os.kill(worker, signal.SIGINT)
+    for number in SIGNALS:
+        os.kill(worker, number)
     ((images, _),) = reader.read(request)
     assert int(images[0, 0]) == worker
     reader.close()

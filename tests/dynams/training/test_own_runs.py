@@ -343,7 +343,7 @@ def test_the_run_is_told_what_was_given(tmp_path, capsys) -> None:
     assert "resnet8" not in page.partition("<body")[2].partition("<h2")[0]
 
 
-def test_two_processes_train_an_own_network_as_one(tmp_path) -> None:
+def test_two_processes_train_an_own_network_as_one_and_a_lost_one_is_named(tmp_path) -> None:
     script = Path(__file__).with_name("own_run_of_two.py")
     path = os.pathsep.join([str(script.parent), *filter(None, sys.path)])
     done = subprocess.run(
@@ -358,6 +358,15 @@ def test_two_processes_train_an_own_network_as_one(tmp_path) -> None:
     assert samples == others == 50 + 30
     assert equal(first, second)
     assert first["table"].tolist() == torch.tensor([0.1, 0.7]).tolist()
+    for line, folder, how in zip(
+        (tmp_path / "said").read_text().splitlines(),
+        ("failed", "killed"),
+        ("failed", "was killed by SIGKILL"),
+        strict=True,
+    ):
+        (run_dir,) = (tmp_path / folder).iterdir()
+        resume = f"resume with: dynams train --resume {run_dir}"
+        assert line == f"LostProcessError: process 1 {how}; {resume}"
 
 
 class CastBack(nn.Module):

@@ -8,12 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from training_runs import StopAt, equal, log_lines, made_up_data, made_up_images, small_config
 
+from dynams.training.changed_settings import changes_of_the_rest
 from dynams.training.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
 from dynams.training.config import TrainConfig
 from dynams.training.errors import ResumeError
 from dynams.training.loop import train
+from dynams.training.optim import learning_rate
+from dynams.training.run import check_config
+from dynams.training.timetable import timetable_of
 
 DATA = made_up_data()
 
@@ -128,7 +133,6 @@ def test_settings_that_do_not_matter_may_change(uninterrupted, tmp_path):
     ("section", "setting", "value"),
     [
         ("optim", "lr", 0.2),
-        ("optim", "epochs", 9),
         ("selection", "budget", 0.5),
         ("proxy", "every", 2),
         ("run", "seed", 4),
@@ -142,6 +146,44 @@ def test_settings_that_matter_are_refused_by_name(uninterrupted, section, settin
     with pytest.raises(ResumeError, match=rf"^{section}\.{setting}: got '?{value}'?, want"):
         train(dataclasses.replace(config, **{section: changed}), DATA, resume=reference)
     assert checkpoint_path(reference).read_bytes() == before
+
+
+def test_more_epochs_go_on_by_the_schedules_of_the_longer_run(tmp_path, caplog):
+    sections = {"selection": {"schedule": "linear", "tail": 0.25}}
+    short = small_config(tmp_path, **sections)
+    run_dir = train(short, DATA).run_dir
+    longer = dataclasses.replace(short, optim=dataclasses.replace(short.optim, epochs=8))
+    copies = [shutil.copytree(run_dir, tmp_path / name) for name in ("whole", "parts")]
+    for copy, stop in zip(copies, (None, 9), strict=True):
+        caplog.clear()
+        part = train(longer, DATA, resume=copy, interrupt=StopAt(stop))
+        (said,) = (record.getMessage() for record in caplog.records)
+        assert said.startswith("optim.epochs: 4 -> 8: from epoch 5 on, ")
+        written = TrainConfig.from_dict(yaml.safe_load((copy / "config.yaml").read_text()))
+        assert written.optim.epochs == 8
+        assert part.completed == (stop is None)
+    assert train(longer, DATA, resume=copies[1], interrupt=StopAt()).completed
+    assert_same_end(str(copies[1]), str(copies[0]))
+    starts = [line for line in log_lines(copies[0]) if line["record"] == "start"]
+    assert [line["config"]["optim"]["epochs"] for line in starts] == [4, 8]
+    epochs = [line for line in log_lines(copies[0]) if line["record"] == "epoch"]
+    never_longer = [line for line in log_lines(run_dir) if line["record"] == "epoch"]
+    assert epochs[:4] == never_longer
+    times = timetable_of(longer)
+    for line in epochs[4:]:
+        done = (line["epoch"] + (line["steps"] - 0.5) / line["steps"]) / 8
+        assert line["lr"] == pytest.approx(learning_rate(longer.optim, done))
+        assert line["samples"] == times.planned_size(line["epoch"], 50)
+    with pytest.raises(ResumeError, match=r"^optim\.epochs: got 4, want at least 8, the epochs"):
+        train(short, DATA, resume=copies[0])
+
+
+def test_another_number_of_devices_goes_on_and_says_what_changes(uninterrupted):
+    config, reference, _ = uninterrupted
+    two = dataclasses.replace(config, run=dataclasses.replace(config.run, devices=2))
+    began = check_config(final(reference), two)
+    (said,) = changes_of_the_rest(began, two, 1, 2)
+    assert said.startswith("run.devices: 1 -> 2: the same samples in the same order")
 
 
 def test_other_data_is_refused(uninterrupted):

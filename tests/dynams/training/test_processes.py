@@ -1,0 +1,146 @@
+"""A run's processes: who is lost is named once, with what resumes; a caller's own process group stays."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from training_runs import small_config
+
+from dynams.training import processes
+from dynams.training.devices import World, resolve_world
+from dynams.training.distributed import build_fabric
+from dynams.training.errors import LostProcessError
+from dynams.training.launched import Launched
+from dynams.training.processes import Companions, joined, told_environment
+from dynams.training.resolve import resolve
+
+CPU = torch.device("cpu")
+CLOSED = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:4")
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> dist.Store:
+    monkeypatch.setattr(processes, "_GRACE", 0.1)
+    return dist.HashStore()
+
+
+def companions(rank: int, size: int, store: dist.Store) -> Companions:
+    here = Launched("torchrun", rank, size, rank, size, "127.0.0.1", 4)
+    return Companions(World(size, 1, here), store)
+
+
+def told(mine: Companions, error: Exception) -> LostProcessError:
+    with pytest.raises(LostProcessError) as raised, mine.losses_told():
+        raise error
+    assert raised.value.__cause__ is error
+    return raised.value
+
+
+def test_one_that_says_nothing_more_is_gone_and_the_first_that_is_left_tells_it(store, tmp_path):
+    first, third = companions(0, 3, store), companions(2, 3, store)
+    lost = told(third, CLOSED)
+    assert str(lost) == "process 0 is gone; process 1 is gone; nothing was saved yet"
+    assert lost.speaks
+    first.run_dir = tmp_path / "my run"
+    saved = tmp_path / "my run" / "checkpoints" / "last.pt"
+    saved.parent.mkdir(parents=True)
+    saved.touch()
+    lost = told(first, dist.DistBackendError("NCCL error"))
+    assert str(lost) == f"process 1 is gone; resume with: dynams train --resume '{first.run_dir}'"
+    assert lost.speaks
+    assert not told(third, CLOSED).speaks  # it has heard the first by now
+
+
+def test_one_that_failed_by_itself_tells_its_error_and_the_others_name_it(store):
+    first, second = companions(0, 2, store), companions(1, 2, store)
+    with pytest.raises(OSError, match="disk"), second.losses_told():
+        raise OSError("disk")
+    lost = told(first, CLOSED)
+    assert str(lost) == "process 1 failed; nothing was saved yet"
+    assert lost.speaks
+
+
+def test_alone_or_after_the_last_meeting_an_error_is_ones_own(store):
+    for mine in (Companions(World(1)), companions(0, 2, store)):
+        mine.over()
+        with pytest.raises(RuntimeError, match="closed") as raised, mine.losses_told():
+            raise CLOSED
+        assert raised.value is CLOSED
+
+
+@pytest.fixture
+def group_of_two() -> Iterator[None]:
+    dist.init_process_group("fake", store=FakeStore(), rank=1, world_size=2)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group_of_two")
+def test_a_process_group_of_the_callers_is_used_and_stays(tmp_path):
+    with pytest.raises(ValueError, match=r"run\.devices: got 1, want 2, as many .* process group"):
+        resolve_world(1, CPU, {})
+    resolved = resolve(small_config(tmp_path, run={"devices": 2}))
+    with joined(resolved.world, CPU) as found:
+        fabric = build_fabric(resolved, found.world)
+        with told_environment(found.world):
+            fabric.launch()
+        assert (fabric.world_size, fabric.global_rank, fabric.local_rank) == (2, 1, 1)
+    assert dist.is_initialized()
+
+
+def test_a_run_of_one_looks_for_no_cluster(tmp_path, monkeypatch):
+    for name, value in {
+        "SLURM_NTASKS": "2",
+        "SLURM_JOB_ID": "1",
+        "SLURM_JOB_NAME": "train",
+        "LSB_JOBID": "5",
+        "LSB_DJOB_RANKFILE": "/tmp/ranks",
+        "JSM_NAMESPACE_SIZE": "2",
+        "JSM_NAMESPACE_LOCAL_RANK": "1",
+        "LOCAL_RANK": "1",
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "nowhere",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = dict(os.environ)
+    resolved = resolve(small_config(tmp_path))
+    with joined(resolved.world, CPU) as found, told_environment(found.world):
+        fabric = build_fabric(resolved, found.world)
+        fabric.launch()
+        assert os.environ["LOCAL_WORLD_SIZE"] == "1"
+    assert (fabric.world_size, fabric.global_rank, fabric.is_global_zero) == (1, 0, True)
+    assert not dist.is_initialized()
+    assert dict(os.environ) == before
+
+
+def test_a_session_has_no_command_to_run_once_more(monkeypatch):
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+    with (
+        pytest.raises(ValueError, match=r"run\.devices: got 2 in a session, want 1, or a script"),
+        joined(World(2), CPU),
+    ):
+        pass
+
+
+@pytest.mark.skipif(
+    os.environ.get("HYPOTHESIS_PROFILE") != "nightly", reason="60 launches, with the nightly tests"
+)
+def test_sixty_runs_of_two_processes_in_a_row_end_with_status_0(tmp_path: Path) -> None:
+    options = "--data.limit=60 --optim.epochs=1 --run.devices=2 --run.report=false --run.tensorboard=false"
+    command = [sys.executable, "-m", "dynams.cli", "train", *options.split()]
+    command += ["--run.accelerator=cpu", f"--run.dir={tmp_path}"]
+    for _ in range(60):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert "terminate called" not in done.stderr
