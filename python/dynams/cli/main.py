@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import dynams
 from dynams.checks import one_of, unknown
 from dynams.cli.errors import INTERRUPTED, OK, UsageError, tell, tell_error
+from dynams.training.launched import rank_here
 
 _COMMANDS = {
     "train": "train a network on the samples that DynaMS selects, or resume a run",
@@ -39,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
-        tell("stopped at once")
+        if rank_here() == 0:
+            tell("stopped at once")
         return INTERRUPTED
     except BrokenPipeError:
         return OK

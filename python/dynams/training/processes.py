@@ -101,13 +101,15 @@ class Companions:
         if self._over.is_set() or here is None:
             return None
         consequence = _of_the_connection(error)
-        told = self._tell_others("lost" if consequence else "failed")
+        told = self._tell_others("lost" if consequence else _failed(error))
         if not consequence:
+            if told and here.rank and self._said_by_the_first(_failed(error)):
+                error.speaks = False  # type: ignore[attr-defined]
             return None
         said = self._heard(here) if told else dict.fromkeys(range(1, here.size), "lost")
         said[here.rank] = "lost"
         names = [self._ended(rank) for rank in range(here.size) if rank not in said]
-        names += [f"process {rank} failed" for rank in sorted(said) if said[rank] == "failed"]
+        names += [f"process {rank} failed" for rank in sorted(said) if said[rank] != "lost"]
         if not names:
             names = ["the connection to another process is lost"]
         first = min(rank for rank in said if said[rank] == "lost")
@@ -143,6 +145,14 @@ class Companions:
         except RuntimeError:  # it was the first process' or torchrun's
             return False
         return True
+
+    def _said_by_the_first(self, text: str) -> bool:
+        """Whether the first process, within a second, ends by the same error: then it tells it for all."""
+        assert self._store is not None
+        with suppress(RuntimeError):
+            self._store.wait(["ended/0"], timedelta(seconds=1))
+            return bool(self._store.get("ended/0").decode() == text)
+        return False
 
     def _heard(self, here: Launched) -> dict[int, str]:
         """What the others tell of their ends, as far as they do within some seconds."""
@@ -344,6 +354,10 @@ def _ended(rank: int, code: int | None) -> str:
     if code < 0:
         return f"process {rank} was killed by {signal.Signals(-code).name}"
     return f"process {rank} ended with status {code}"
+
+
+def _failed(error: Exception) -> str:
+    return f"failed: {type(error).__name__}: {error}"
 
 
 def _of_the_connection(error: Exception) -> bool:

@@ -69,6 +69,14 @@ def test_one_that_failed_by_itself_tells_its_error_and_the_others_name_it(store)
     assert lost.speaks
 
 
+def test_an_error_of_all_is_told_by_the_first(store):
+    for rank, speaks in ((0, True), (1, False)):
+        error = ValueError("the loss became nan")
+        with pytest.raises(ValueError, match="nan"), companions(rank, 2, store).losses_told():
+            raise error
+        assert getattr(error, "speaks", True) is speaks
+
+
 def test_alone_or_after_the_last_meeting_an_error_is_ones_own(store):
     for mine in (Companions(World(1)), companions(0, 2, store)):
         mine.over()
