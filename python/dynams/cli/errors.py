@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import NoReturn
 
 from dynams.report.files import StorageError
@@ -31,8 +32,9 @@ class PlainParser(argparse.ArgumentParser):
 
 
 def tell(text: str) -> None:
-    """Say one line on standard error, under the program's name."""
-    sys.stderr.write(f"dynams: {text}\n")
+    """Say one line on standard error, under the program's name, if it is still there."""
+    with suppress(OSError):
+        sys.stderr.write(f"dynams: {text}\n")
 
 
 def tell_error(error: BaseException) -> int:

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from dynams.cli.errors import INTERRUPTED, OK, tell, tell_error
@@ -48,7 +49,8 @@ def run(argv: Sequence[str]) -> int:
     # Another process than the first must not fail: the launcher would kill the first one for it.
     if rank_here() > 0:
         return OK
-    _show(summary)
+    with suppress(OSError):  # a terminal that is gone asked the run to stop
+        _show(summary)
     status = OK if unreported is None else tell_error(unreported)
     if summary.completed:
         return status

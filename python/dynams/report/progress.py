@@ -7,9 +7,11 @@ times a second and for at most about two per cent of the run's time.
 
 from __future__ import annotations
 
+import errno
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -94,7 +96,8 @@ class TrainingProgress:
         if kind is None:
             self._pay_line()
         if self._progress is not None:
-            self._progress.stop()
+            with self._terminal():
+                self._progress.stop()
             self._progress = None
             self._task = None
 
@@ -144,7 +147,9 @@ class TrainingProgress:
 
     def note(self, text: str) -> None:
         """Show a lasting line of text, above the bar where there is one."""
-        if self._console is not None:
+        if self._console is None:
+            return
+        with self._terminal():
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def seconds_left(self) -> float | None:
@@ -162,6 +167,16 @@ class TrainingProgress:
         now, done = self._now(), self._done
         since, first = self._recent[0] if self._recent else (now, done)
         return (done - first) / (now - since) if now > since and done > first else None
+
+    @contextmanager
+    def _terminal(self) -> Iterator[None]:
+        """Show nothing more once the terminal is gone (SIGHUP): the run has to save yet."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            self._console = self._progress = self._task = None
 
     def _note_training(self) -> None:
         if self._phase == "training" and self._total > 0:
@@ -195,12 +210,13 @@ class TrainingProgress:
             "time": f"{clock(seconds)} left" if seconds is not None else "",
         }
         self._recent.append((now, self._done))
-        if self._task is None:
-            self._task = self._progress.add_task("", total=self._total or None, shown=shown)
-        self._progress.update(
-            self._task, total=self._total or None, completed=self._done, shown=shown
-        )
-        self._progress.refresh()
+        with self._terminal():
+            if self._task is None:
+                self._task = self._progress.add_task("", total=self._total or None, shown=shown)
+            self._progress.update(
+                self._task, total=self._total or None, completed=self._done, shown=shown
+            )
+            self._progress.refresh()
         end = self._now()
         self._next_redraw = end + max(_REDRAW_SECONDS, _REDRAW_COST * (end - now))
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dynams.training.config import RunConfig as RunConfig
     from dynams.training.config import SelectionConfig as SelectionConfig
     from dynams.training.config import TrainConfig as TrainConfig
+    from dynams.training.errors import LostProcessError as LostProcessError
     from dynams.training.errors import NonFiniteLossError as NonFiniteLossError
     from dynams.training.errors import ReportError as ReportError
     from dynams.training.errors import ResumeError as ResumeError
@@ -39,7 +40,7 @@ else:
             "checkpoint": "Checkpoint load_checkpoint save_checkpoint",
             "config": "DataConfig ModelConfig OptimConfig ProxyConfig RunConfig "
             "SelectionConfig TrainConfig",
-            "errors": "NonFiniteLossError ReportError ResumeError TrainingError",
+            "errors": "LostProcessError NonFiniteLossError ReportError ResumeError TrainingError",
             "evaluation": "evaluate",
             "interrupt": "Interrupt",
             "loop": "train",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 
 import pytest
@@ -71,6 +72,25 @@ def test_an_epoch_without_a_record_still_gets_its_line(plain, clock):
         "epoch 1/2  loss 0.5000  2.00 s",
         "epoch 2/2  loss 0.5000  2.00 s",
     ]
+
+
+@pytest.mark.parametrize("lost", ["terminal", "disk"])
+def test_a_terminal_that_is_gone_stops_no_run(lost, terminal, clock, monkeypatch):
+    with TrainingProgress(2, terminal, clock_source=clock) as progress:
+        progress.epoch(0, 10)
+
+        def fail(text: str) -> int:
+            raise OSError(errno.EIO if lost == "terminal" else errno.ENOSPC, "gone")
+
+        monkeypatch.setattr(terminal.file, "write", fail)
+        clock.now += 1.0
+        if lost == "terminal":
+            progress.advance(5)
+            progress.note("more")
+        else:
+            with pytest.raises(OSError, match="gone"):
+                progress.note("more")
+            monkeypatch.undo()
 
 
 def test_an_epoch_that_failed_gets_no_line(plain, clock):
