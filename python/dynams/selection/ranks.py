@@ -54,7 +54,7 @@ def _comparable(fact: int | Tensor | None) -> int | str | None:
     if not isinstance(fact, Tensor):
         return fact
     raw = fact.detach().cpu().contiguous().view(torch.uint8)  # NumPy knows no bfloat16
-    return hashlib.blake2b(raw.numpy(), digest_size=16).hexdigest()
+    return hashlib.blake2b(raw.numpy().data, digest_size=16).hexdigest()
 
 
 def _check_same(epoch: int, name: str, told: list[int | str | None]) -> None:
