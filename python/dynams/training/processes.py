@@ -106,7 +106,9 @@ class Companions:
             if told and here.rank and self._said_by_the_first(_failed(error)):
                 error.speaks = False  # type: ignore[attr-defined]
             return None
-        said = self._heard(here) if told else dict.fromkeys(range(1, here.size), "lost")
+        # Where nothing can be told, it was the first process that kept what is told.
+        kept = range(self._store is not None, here.size)
+        said = self._heard(here) if told else dict.fromkeys(kept, "lost")
         said[here.rank] = "lost"
         names = [self._ended(rank) for rank in range(here.size) if rank not in said]
         names += [f"process {rank} failed" for rank in sorted(said) if said[rank] != "lost"]
@@ -177,8 +179,9 @@ class Companions:
             if lost is None or self._over.wait(_GRACE):
                 continue
             if self._children is not None or (self.world.here and self.world.here.rank == 1):
-                sys.stderr.write(f"dynams: error: {lost}; {self._advice()}\n")
-                sys.stderr.flush()
+                with suppress(OSError):
+                    sys.stderr.write(f"dynams: error: {lost}; {self._advice()}\n")
+                    sys.stderr.flush()
             if self._children is not None:
                 self._children.kill()
             os._exit(1)
@@ -256,6 +259,10 @@ def joined(world: World, device: torch.device) -> Iterator[Companions]:
     children = None
     if world.here is None:
         children = _children(world.size)
+        if ended := children.ended(range(1, world.size)):
+            raise LostProcessError(
+                f"process {min(ended)} ended after an earlier run: start the program anew"
+            )
         here = Launched("dynams", 0, world.size, 0, world.size, "127.0.0.1", children.store.port)
         world = World(world.local, world.machines, here)
     assert world.here is not None
@@ -352,7 +359,8 @@ def _ended(rank: int, code: int | None) -> str:
     if code is None:
         return f"process {rank} is gone"
     if code < 0:
-        return f"process {rank} was killed by {signal.Signals(-code).name}"
+        known = {each.value: each.name for each in signal.Signals}
+        return f"process {rank} was killed by {known.get(-code, f'signal {-code}')}"
     return f"process {rank} ended with status {code}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -67,6 +68,23 @@ def test_one_that_failed_by_itself_tells_its_error_and_the_others_name_it(store)
     lost = told(first, CLOSED)
     assert str(lost) == "process 1 failed; nothing was saved yet"
     assert lost.speaks
+
+
+def test_in_a_group_of_the_callers_nobody_can_say_who_is_lost():
+    here = Launched("the process group", 1, 2, 1, 2, "", 0)
+    lost = told(Companions(World(2, 1, here)), CLOSED)
+    assert str(lost) == "the connection to another process is lost; nothing was saved yet"
+
+
+def test_processes_that_ended_after_an_earlier_run_are_not_waited_for(monkeypatch):
+    monkeypatch.setattr(processes, "_command", lambda size: [sys.executable, "-c", ""])
+    children = processes.Children(3)
+    while len(children.ended([1, 2])) < 2:
+        time.sleep(0.01)
+    monkeypatch.setattr(processes, "_children", lambda size: children)
+    with pytest.raises(LostProcessError, match="process 1 ended after an earlier run: start"):
+        joined(World(3), CPU).__enter__()
+    assert not dist.is_initialized()
 
 
 def test_an_error_of_all_is_told_by_the_first(store):
