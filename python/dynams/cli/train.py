@@ -77,7 +77,8 @@ def _planned(config: TrainConfig, wanted: ForecastRequest) -> TrainConfig:
 def _show(summary: Summary) -> None:
     from dynams.report.console import make_console, summary_table
 
-    make_console().print(summary_table(summary))
+    console = make_console()
+    console.print(summary_table(summary, console.encoding), soft_wrap=True)
 
 
 def _quieten() -> None:

@@ -6,11 +6,23 @@ from typing import TYPE_CHECKING
 
 from dynams.report.optional import needs
 from dynams.report.records import Summary
-from dynams.report.text import MISSING, costs, count, duration, percent, width_name
+from dynams.report.text import (
+    MISSING,
+    costs,
+    count,
+    duration,
+    encodable,
+    filled,
+    percent,
+    plain,
+    width_name,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
+
+_WIDTH = 60
 
 
 def make_console(quiet: bool = False) -> Console:
@@ -23,39 +35,60 @@ def make_console(quiet: bool = False) -> Console:
     return Console(stderr=True, quiet=quiet, highlight=False)
 
 
-def summary_table(summary: Summary) -> Table:
-    """A run's end as a rich table: accuracies, samples, steps, and seconds by purpose.
+def summary_table(summary: Summary, encoding: str = "utf-8") -> Text:
+    """A run's end as rich text: accuracies, samples, steps, and seconds by purpose, and its directory.
 
-    Shares are of the run's wall-clock time. Raises ImportError without rich.
+    All of it fits 60 columns but a longer directory, which stays in one piece, to be copied: print it
+    with ``soft_wrap``. Shares are of the run's wall-clock time.
+
+    Args:
+        summary: the end of the run.
+        encoding: of the console; what it cannot show is put in other words.
+
+    Raises:
+        ImportError: rich is missing.
     """
     with needs("rich"):
-        from rich.table import Table
         from rich.text import Text
 
+    rows = _rows(summary)
+    names, values = (max(len(row[column]) for row in rows) for column in (0, 1))
+    table = Text()
+
+    def add(value: str, style: str = "") -> None:
+        table.append(encodable(plain(value), encoding), style)
+
+    add(f"{_title(summary)}\n", "italic")
+    if failure := getattr(summary, "failure", None):
+        add(f"{filled(failure.split(), _WIDTH, ' ')}\n")
+    for what, value, share in rows:
+        add(f"{what:<{names}}  ", "dim" if share else "")
+        add(f"{value:>{values}}", "" if share else "bold")
+        add(f"  {share:>8}\n" if share else "\n")
+    add(summary.run_dir, "dim italic")
+    return table
+
+
+def _title(summary: Summary) -> str:
     state = "finished" if summary.completed else "interrupted"
-    unit = "epoch" if summary.epochs == 1 else "epochs"
-    table = Table(
-        title=Text(f"Run {state} after {summary.epochs} {unit}"),
-        title_justify="left",
-        caption=Text(summary.run_dir) if summary.run_dir else None,
-        caption_justify="left",
-        show_header=False,
-        box=None,
-        pad_edge=False,
-    )
-    table.add_column("what")
-    table.add_column("value", justify="right", style="bold")
-    table.add_column("share", justify="right")
-    table.add_row("Test accuracy, full width", percent(summary.accuracy, 2))
-    if summary.proxy_width is not None or summary.proxy_accuracy is not None:
+    if getattr(summary, "failure", None):
+        state = "failed"
+    return f"Run {state} after {summary.epochs} {'epoch' if summary.epochs == 1 else 'epochs'}"
+
+
+def _rows(summary: Summary) -> list[tuple[str, str, str]]:
+    """What, its value, and its share of the wall time ("" where it has none)."""
+    rows = []
+    if summary.proxy_width is None and summary.proxy_accuracy is None:
+        rows.append(("Test accuracy", percent(summary.accuracy, 2), ""))
+    else:
+        rows.append(("Test accuracy, full width", percent(summary.accuracy, 2), ""))
         name = width_name(summary.proxy_width)
-        table.add_row(f"Test accuracy, {name}", percent(summary.proxy_accuracy, 2))
-    table.add_row("Samples trained on", count(summary.samples))
-    table.add_row("Optimiser steps", count(summary.steps))
-    table.add_row("Wall time", duration(summary.total_seconds), end_section=True)
+        rows.append((f"Test accuracy, {name}", percent(summary.proxy_accuracy, 2), ""))
+    rows.append(("Samples trained on", count(summary.samples), ""))
+    rows.append(("Optimiser steps", count(summary.steps), ""))
+    rows.append(("Wall time", duration(summary.total_seconds), ""))
     for cost in costs(summary.seconds, summary.total_seconds):
         share = percent(cost.share) if summary.total_seconds > 0 else MISSING
-        table.add_row(
-            Text("  " + cost.purpose, style="dim"), Text(duration(cost.seconds), "none"), share
-        )
-    return table
+        rows.append((f"  {cost.purpose}", duration(cost.seconds), share))
+    return rows

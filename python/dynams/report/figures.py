@@ -74,8 +74,13 @@ def lines(
 
 
 @page_style()
-def budget(epochs: Sequence[EpochRecord], full: int | None, *, description: str) -> str | None:
-    """The budget asked for as a stepped line over the samples used, as shares of the full data."""
+def budget(
+    epochs: Sequence[EpochRecord], full: int | None, *, asked: bool = True, description: str
+) -> str | None:
+    """The budget asked for as a stepped line over the samples used, as shares of the full data.
+
+    Without ``asked`` no budget was; then the samples stand alone.
+    """
     if not epochs:
         return None
     figure, axes = _figure()
@@ -88,11 +93,16 @@ def budget(epochs: Sequence[EpochRecord], full: int | None, *, description: str)
         right.yaxis.set_major_formatter(lambda value, _: _tick(value))
         right.spines["bottom"].set_visible(False)
         _quiet_axis(right)
-    asked = [100.0 * value for value in _finite([record.budget for record in epochs])]
-    edges = [position - 0.5 for position in at]
-    axes.step(
-        [*edges, at[-1] + 0.5], [*asked, asked[-1]], where="post", color=COLOUR["full"], lw=1.8
-    )
+    if asked:
+        shares = [100.0 * value for value in _finite([record.budget for record in epochs])]
+        edges = [position - 0.5 for position in at]
+        axes.step(
+            [*edges, at[-1] + 0.5],
+            [*shares, shares[-1]],
+            where="post",
+            color=COLOUR["full"],
+            lw=1.8,
+        )
     axes.set_ylim(0, 105)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
     _epoch_axis(axes, at)
@@ -131,8 +141,10 @@ def seconds_by_epoch(epochs: Sequence[EpochRecord], *, description: str) -> str 
 
 
 @page_style()
-def margin_bands(refreshes: Sequence[RefreshRecord], *, description: str) -> str | None:
-    """Quantiles of all margins over the refreshes as bands, and the selection's threshold.
+def margin_bands(
+    refreshes: Sequence[RefreshRecord], *, cut: bool = True, description: str
+) -> str | None:
+    """Quantiles of all margins over the refreshes as bands, and the selection's threshold with ``cut``.
 
     None with fewer than two refreshes that have margins: one refresh is no development.
     """
@@ -147,16 +159,17 @@ def margin_bands(refreshes: Sequence[RefreshRecord], *, description: str) -> str
             at, quantile[low], quantile[high], color=COLOUR["full"], alpha=alpha, lw=0
         )
     axes.plot(at, quantile[10], color=COLOUR["full"], linewidth=1.8)
-    threshold = _finite([record.threshold for record in seen])
-    axes.plot(
-        at,
-        threshold,
-        color=COLOUR["selection"],
-        linewidth=1.8,
-        linestyle=(0, (4, 2)),
-        marker="o" if len(at) <= _FEW else "",
-        markersize=3.4,
-    )
+    threshold = _finite([record.threshold for record in seen]) if cut else []
+    if cut:
+        axes.plot(
+            at,
+            threshold,
+            color=COLOUR["selection"],
+            linewidth=1.8,
+            linestyle=(0, (4, 2)),
+            marker="o" if len(at) <= _FEW else "",
+            markersize=3.4,
+        )
     bottom = min(0.0, *quantile[1])
     heights = [*quantile[19], *(value for value in threshold if not math.isnan(value))]
     top = max(heights)
@@ -168,11 +181,11 @@ def margin_bands(refreshes: Sequence[RefreshRecord], *, description: str) -> str
 
 @page_style()
 def margin_ridges(
-    refreshes: Sequence[RefreshRecord], *, most: int = 6, description: str
+    refreshes: Sequence[RefreshRecord], *, most: int = 6, cut: bool = True, description: str
 ) -> str | None:
-    """Histograms of all margins at up to ``most`` refreshes, the selected part picked out.
+    """Histograms of all margins at up to ``most`` refreshes.
 
-    Each is scaled to its own peak: the shapes are to be compared, not the heights.
+    With ``cut``, all samples up to the threshold are the selection: that part is picked out. Each is scaled to its own peak: the shapes are to be compared, not the heights.
     """
     seen = [record for record in refreshes if _has_histogram(record)]
     if not seen:
@@ -185,8 +198,8 @@ def margin_ridges(
         base = float(len(shown) - 1 - row)
         peak = max(density)
         heights = [base + rise * value / peak for value in density]
-        _ridge(axes, record, heights, base, row)
-    end = max(_reach(record) for record in shown)
+        _ridge(axes, record, heights, base, row, record.threshold if cut else math.nan)
+    end = max(_reach(record, record.threshold if cut else math.nan) for record in shown)
     start = min(0.0, *(record.histogram_edges[0] for record in shown))
     axes.set_xlim(start, end)
     axes.set_ylim(-0.04, len(shown) - 1 + rise * 1.04)
@@ -287,16 +300,20 @@ def _epoch_axis(axes: Axes, at: Sequence[int]) -> None:
 
 
 def _ridge(
-    axes: Axes, record: RefreshRecord, heights: Sequence[float], base: float, order: int
+    axes: Axes,
+    record: RefreshRecord,
+    heights: Sequence[float],
+    base: float,
+    order: int,
+    cut: float,
 ) -> None:
-    """One histogram standing on ``base``, coloured up to the threshold, earlier ones in front."""
+    """One histogram standing on ``base``, coloured up to ``cut`` if that is finite, earlier ones in front."""
     edges = record.histogram_edges
     xs = [edge for edge in edges for _ in (0, 1)]
     ys = [base, *(height for height in heights for _ in (0, 1)), base]
     layer = 2.0 + order
     axes.fill_between(xs, base, ys, color=COLOUR["card"], lw=0, zorder=layer)
     axes.fill_between(xs, base, ys, color=COLOUR["other"], alpha=0.35, lw=0, zorder=layer)
-    cut = record.threshold
     if math.isfinite(cut):
         inside = [(min(x, cut), y) for x, y in zip(xs, ys, strict=True) if x <= cut]
         if inside and inside[-1][0] < cut and cut < edges[-1]:
@@ -322,8 +339,8 @@ def _density(record: RefreshRecord) -> list[float]:
     ]
 
 
-def _reach(record: RefreshRecord) -> float:
-    """Where a histogram's long tail may be cut: its 99 % point, or the threshold beyond it."""
+def _reach(record: RefreshRecord, threshold: float) -> float:
+    """Where a histogram's long tail may be left off: its 99 % point, or a threshold beyond it."""
     edges, counts = record.histogram_edges, record.histogram_counts
     seen, total = 0, sum(counts)
     reach = edges[-1]
@@ -332,7 +349,7 @@ def _reach(record: RefreshRecord) -> float:
         if seen >= 0.99 * total:
             reach = high
             break
-    return max(reach, record.threshold) if math.isfinite(record.threshold) else reach
+    return max(reach, threshold) if math.isfinite(threshold) else reach
 
 
 def _has_quantiles(record: RefreshRecord) -> bool:

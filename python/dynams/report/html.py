@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
-from dynams.report import sections, selection_sections
-from dynams.report.facts import setting
+from dynams.report import markup, sections, selection_sections
+from dynams.report.facts import failure_of, is_given, setting, training_set_size
 from dynams.report.files import replace_file
 from dynams.report.markup import text
 from dynams.report.records import Run, SamplePictures
 from dynams.report.runlog import read_run
+from dynams.report.selecting import Selecting, selecting
 from dynams.report.style import STYLE_SHEET
 
 REPORT_NAME = "report.html"
@@ -107,11 +108,13 @@ def render_report(
     """The report's HTML for ``run``, headed ``name``; arguments as in `write_report`."""
     if classes is None:
         classes = samples.classes if samples is not None else ()
+    how = selecting(run.config)
+    size = training_set_size(run, how, class_totals)
     body = {
-        "cost": sections.cost(run),
-        "curves": sections.curves(run),
-        "margins": selection_sections.margins(run),
-        "subsets": selection_sections.subsets(run, classes, class_totals),
+        "cost": sections.cost(run, how),
+        "curves": sections.curves(run, how, size),
+        "margins": selection_sections.margins(run, how),
+        "subsets": selection_sections.subsets(run, how, size, classes, class_totals),
         "samples": selection_sections.samples(samples),
         "settings": sections.settings(run),
     }
@@ -121,9 +124,9 @@ def render_report(
         style=STYLE_SHEET,
         name=text(name),
         state=_state(run),
-        what=_what(run),
+        what=_what(run, how),
         links=links,
-        headline=sections.headline(run),
+        headline=markup.note(failure_of(run)) + sections.headline(run, size),
         body="".join(body.values()),
     )
 
@@ -131,31 +134,42 @@ def render_report(
 def _state(run: Run) -> str:
     done = run.summary.epochs if run.summary else len(run.epochs)
     planned = setting(run.config, "optim.epochs")
-    of = f" of {planned}" if isinstance(planned, int) and planned != done else ""
+    of = f" of {planned}" if isinstance(planned, int) and planned > done else ""
     unit = "epoch" if f"{done}{of}" == "1" else "epochs"
     if run.summary is not None and run.summary.completed:
         return f'<span class="state good">finished, {done} {unit}</span>'
-    if run.summary is not None and run.summary.failure is not None:
-        failure = text(run.summary.failure)
-        return f'<span class="state warn">failed after {done}{of} {unit}: {failure}</span>'
-    word = "interrupted after" if run.summary is not None else "no end recorded,"
+    word = "no end recorded,"
+    if run.summary is not None:
+        word = "failed after" if failure_of(run) else "interrupted after"
     return f'<span class="state warn">{word} {done}{of} {unit}</span>'
 
 
-def _what(run: Run) -> str:
+def _what(run: Run, how: Selecting) -> str:
     """Network, data and strategy in a few words, as far as the configuration names them."""
-    parts = []
-    for path, shown in (
-        ("model.name", "{}"),
-        ("data.name", "on {}"),
-        ("selection.strategy", "strategy {}"),
-        ("selection.budget", "budget {}"),
-        ("run.seed", "seed {}"),
-    ):
-        value = setting(run.config, path)
-        given = run.environment.get(path.partition(".")[0]) if path.endswith(".name") else None
-        if isinstance(given, str) and given.startswith("given"):
-            value = given  # the configuration's is not what was used
-        if isinstance(value, (str, int, float)):
-            parts.append(f"<span>{text(shown.format(value))}</span>")
-    return "".join(parts)
+    model, data = setting(run.config, "model.name"), setting(run.config, "data.name")
+    if is_given(run, "model"):  # the configuration's is not what was used
+        told = str(run.environment["model"]).partition(",")[2].strip()
+        model = f"own network{': ' if told else ''}{told}"
+    if is_given(run, "data"):
+        data = "own data"
+    parts = {
+        "{}": model,
+        "on {}": data,
+        "strategy {}": setting(run.config, "selection.strategy"),
+        "budget {}": _budget(run) if how.budgeted else None,
+        "seed {}": setting(run.config, "run.seed"),
+    }
+    return "".join(
+        f"<span>{text(shown.format(value))}</span>"
+        for shown, value in parts.items()
+        if isinstance(value, (str, int, float))
+    )
+
+
+def _budget(run: Run) -> object:
+    """The budget, and where a schedule comes from on its way there."""
+    schedule = setting(run.config, "selection.schedule")
+    budget = setting(run.config, "selection.budget")
+    if schedule in (None, "constant"):
+        return budget
+    return f"{setting(run.config, 'selection.start')} to {budget}, {schedule}"

@@ -42,8 +42,13 @@ def section(name: str, title: str, lede: str, *body_html: str) -> str:
     body = "\n".join(part for part in body_html if part)
     if not body:
         return ""
-    opening = f'<p class="lede">{text(lede)}</p>\n' if lede else ""
+    opening = f"{opened(lede)}\n" if lede else ""
     return f'<section id="{text(name)}">\n<h2>{text(title)}</h2>\n{opening}{body}\n</section>\n'
+
+
+def opened(lede: str) -> str:
+    """A section's first words; nothing for an empty string."""
+    return f'<p class="lede">{text(lede)}</p>' if lede else ""
 
 
 def note(content: str) -> str:
@@ -95,11 +100,20 @@ def table(
     if total:
         cells_html = "".join(f'<td class="n">{text(cell)}</td>' for cell in total[1:])
         foot = f'<tfoot><tr><th scope="row">{text(total[0])}</th>{cells_html}</tr></tfoot>'
-    return (
-        f'<div class="scroll"><table aria-label="{text(caption)}">\n'
+    return scrolling(
+        caption,
         f"<thead><tr>{first}{numbers}</tr></thead>\n<tbody>\n"
         + "\n".join(body)
-        + f"\n</tbody>{foot}\n</table></div>"
+        + f"\n</tbody>{foot}\n",
+    )
+
+
+def scrolling(caption: str, rows_html: str, style: str = "") -> str:
+    """A table that scrolls by itself where it is wider than the page, by keyboard too."""
+    name, kind = text(caption), f' class="{text(style)}"' if style else ""
+    return (
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{name}">'
+        f'<table{kind} aria-label="{name}">\n{rows_html}</table></div>'
     )
 
 

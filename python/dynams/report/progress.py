@@ -3,22 +3,32 @@
 The bar is redrawn from inside `TrainingProgress.advance`, never from a thread of its own (a
 thread holding the console's lock while a data loader forks would hang the worker), at most ten
 times a second and for at most about two per cent of the run's time.
+
+Everything fits the terminal's width, and 60 columns where there is none and COLUMNS names no other.
 """
 
 from __future__ import annotations
 
-import errno
+import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from dynams.report.console import make_console
 from dynams.report.optional import needs
 from dynams.report.records import EpochRecord
-from dynams.report.text import clock, count, duration, epoch_line, number
+from dynams.report.text import (
+    clock,
+    count,
+    duration,
+    encodable,
+    epoch_parts,
+    filled,
+    number,
+    plain,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +37,8 @@ if TYPE_CHECKING:
 _REDRAW_SECONDS = 0.1
 _REDRAW_COST = 50.0  # a redraw that took t seconds is followed by none for 50 t
 _RATE_SECONDS = 5.0
+_PLAIN_WIDTH = 60  # of lines that go to no terminal
+_BAR_WIDTH = 4  # at least
 
 
 class TrainingProgress:
@@ -96,8 +108,7 @@ class TrainingProgress:
         if kind is None:
             self._pay_line()
         if self._progress is not None:
-            with self._terminal():
-                self._progress.stop()
+            self._progress.stop()
             self._progress = None
             self._task = None
 
@@ -140,17 +151,12 @@ class TrainingProgress:
         if self._console is None:
             return
         self._phase, self._trained = "", 1.0
-        line = epoch_line(record, self.total_epochs)
-        if self._progress is None:
-            line += f"  {clock(self.seconds_left())} left"
-        self.note(line)
+        left = "" if self._progress is not None else f"{clock(self.seconds_left())} left"
+        self._print(epoch_parts(record, self.total_epochs, left), "  ")
 
     def note(self, text: str) -> None:
-        """Show a lasting line of text, above the bar where there is one."""
-        if self._console is None:
-            return
-        with self._terminal():
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        """Show lasting text, wrapped between words, above the bar where there is one."""
+        self._print(text.split(" "), " ")
 
     def seconds_left(self) -> float | None:
         """Estimate of the wall-clock seconds to the end of the run; None before any training."""
@@ -168,16 +174,6 @@ class TrainingProgress:
         since, first = self._recent[0] if self._recent else (now, done)
         return (done - first) / (now - since) if now > since and done > first else None
 
-    @contextmanager
-    def _terminal(self) -> Iterator[None]:
-        """Show nothing more once the terminal is gone (SIGHUP): the run has to save yet."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-            self._console = self._progress = self._task = None
-
     def _note_training(self) -> None:
         if self._phase == "training" and self._total > 0:
             self._trained = min(1.0, self._done / self._total)
@@ -191,32 +187,54 @@ class TrainingProgress:
         parts = [f"epoch {self._epoch + 1:>{digits}}/{self.total_epochs}"]
         if self._loss is not None:
             parts.append(f"loss {number(self._loss)}")
-        elapsed = duration(self._now() - self._epoch_started)
-        parts.append(elapsed.replace("\N{NO-BREAK SPACE}", " "))
-        self.note("  ".join(parts))
+        parts.append(plain(duration(self._now() - self._epoch_started)))
+        self._print(parts, "  ")
+
+    def _print(self, parts: Sequence[str], gap: str) -> None:
+        """Show parts that belong together, in lines that fit."""
+        if self._console is None:
+            return
+        lines = encodable(filled(parts, _width(self._console), gap), self._console.encoding)
+        self._console.print(lines, markup=False, highlight=False, soft_wrap=True)
+
+    def _shown(self, width: int) -> tuple[str, str]:
+        """What stands before the bar and behind it, as much of it as there is room for."""
+        speed, seconds = self.samples_per_second(), self.seconds_left()
+        epoch = f"epoch {self._epoch + 1}/{self.total_epochs}"
+        where = f"{epoch} {self._phase}"
+        through = f"{count(self._done)}/{count(self._total)}"
+        share = f"{100 * self._done // self._total} %" if self._total else ""
+        rate = f"{count(speed)} samples/s" if speed else ""
+        loss = f"loss {number(self._loss)}" if self._loss is not None else ""
+        time_left = f"{clock(seconds)} left" if seconds is not None else ""
+        room = width - _BAR_WIDTH - 2
+        for parts in (
+            (through, rate, loss, time_left),
+            (through, loss, time_left),
+            (share, loss, time_left),
+            (loss, time_left),
+            (time_left,),
+            (),
+        ):
+            shown = "  ".join(part for part in parts if part)
+            if len(where) + len(shown) <= room:
+                return where, shown
+        return epoch[: max(room, 1)], ""
 
     def _draw(self, now: float) -> None:
         if self._progress is None:
             return
         while len(self._recent) > 2 and now - self._recent[1][0] > _RATE_SECONDS:
             self._recent.popleft()
-        rate = self.samples_per_second()
-        seconds = self.seconds_left()
-        shown = {
-            "where": f"epoch {self._epoch + 1}/{self.total_epochs} {self._phase}",
-            "count": f"{count(self._done)}/{count(self._total)}",
-            "rate": f"{count(rate)} images/s" if rate else "",
-            "loss": f"loss {number(self._loss)}" if self._loss is not None else "",
-            "time": f"{clock(seconds)} left" if seconds is not None else "",
-        }
+        console = self._progress.console
+        shown = [encodable(part, console.encoding) for part in self._shown(console.width)]
         self._recent.append((now, self._done))
-        with self._terminal():
-            if self._task is None:
-                self._task = self._progress.add_task("", total=self._total or None, shown=shown)
-            self._progress.update(
-                self._task, total=self._total or None, completed=self._done, shown=shown
-            )
-            self._progress.refresh()
+        if self._task is None:
+            self._task = self._progress.add_task("", total=self._total or None, shown=shown)
+        self._progress.update(
+            self._task, total=self._total or None, completed=self._done, shown=shown
+        )
+        self._progress.refresh()
         end = self._now()
         self._next_redraw = end + max(_REDRAW_SECONDS, _REDRAW_COST * (end - now))
 
@@ -225,16 +243,27 @@ def _is_live(console: Console) -> bool:
     return console.is_terminal and not console.is_dumb_terminal and not console.is_jupyter
 
 
+def _width(console: Console) -> int:
+    """Columns to fill."""
+    if console.is_terminal or os.environ.get("COLUMNS", "").isdecimal():
+        return console.width
+    return min(console.width, _PLAIN_WIDTH)
+
+
 def _make_progress(console: Console) -> Progress:
     with needs("rich"):
         from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
+
+    def column(place: int) -> TextColumn:
+        # Cropped, if at all: an ellipsis is not in every encoding.
+        fitting = Column(no_wrap=True, overflow="crop")
+        return TextColumn(f"{{task.fields[shown][{place}]}}", markup=False, table_column=fitting)
+
     return Progress(
-        TextColumn("{task.fields[shown][where]}", markup=False),
+        column(0),
         BarColumn(bar_width=None),
-        TextColumn("{task.fields[shown][count]}", markup=False),
-        TextColumn("{task.fields[shown][rate]}", markup=False),
-        TextColumn("{task.fields[shown][loss]}", markup=False),
-        TextColumn("{task.fields[shown][time]}", markup=False),
+        column(1),
         console=console,
         auto_refresh=False,
         transient=True,

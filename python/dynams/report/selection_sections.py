@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dynams.report import figures, markup
-from dynams.report.facts import described, setting, training_set_size
+from dynams.report.facts import described
 from dynams.report.markup import Key, text
 from dynams.report.pictures import png_data_uris
 from dynams.report.records import RefreshRecord, Run, SamplePictures
-from dynams.report.text import count, number, percent
+from dynams.report.selecting import KINDS, Selecting
+from dynams.report.text import MISSING, count, number, percent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,104 +26,130 @@ _MOST_COLUMNS = 10
 _MOST_ROWS = 16
 
 
-def margins(run: Run) -> str:
-    """The distribution of the margins over the refreshes, with the selection's threshold."""
-    bands = markup.figure(
-        figures.margin_bands(
-            run.refreshes,
-            description="Quantile bands of all margins over the epochs, with the threshold.",
+def margins(run: Run, how: Selecting) -> str:
+    """The distribution of the margins over the refreshes, with the selection's threshold if it has one."""
+    refreshes = _selections(run, how)
+    cut = how.by_margin
+    keys = [Key("full", "median"), Key("full", "middle 50, 80 and 90 %", "faint")]
+    bands = None
+    if how.dynamic:  # else they are of one scoring, which is no development
+        bands = figures.margin_bands(
+            refreshes,
+            cut=cut,
+            description="Quantile bands of all margins over the epochs"
+            + (", with the threshold." if cut else "."),
+        )
+    ridges = figures.margin_ridges(
+        refreshes,
+        cut=cut,
+        description="Histograms of all margins at several selections"
+        + (", the selected part marked." if cut else "."),
+    )
+    scale = "Each histogram is scaled to its own peak; long tails are left off."
+    body = markup.figures(
+        markup.figure(
+            bands,
+            "Margins of all samples over time",
+            [*keys, Key("selection", "selection threshold", "dash")] if cut else keys,
         ),
-        "Margins of all samples over time",
-        [
-            Key("full", "median"),
-            Key("full", "middle 50, 80 and 90 %", "faint"),
-            Key("selection", "selection threshold", "dash"),
-        ],
-    )
-    ridges = markup.figure(
-        figures.margin_ridges(
-            run.refreshes,
-            description="Histograms of all margins at several refreshes, the selected part marked.",
+        markup.figure(
+            ridges,
+            "What was selected" if cut else "Margins of all samples",
+            [Key("selection", "selected", "fill"), Key("other", "left out", "faint")]
+            if cut
+            else [],
+            scale,
         ),
-        "What was selected",
-        [Key("selection", "selected", "fill"), Key("other", "left out", "faint")],
-        "Each histogram is scaled to its own peak; long tails are cut.",
     )
-    body = markup.figures(bands, ridges)
-    if not body:
-        strategy = setting(run.config, "selection.strategy")
-        named = f" (strategy {strategy})" if isinstance(strategy, str) else ""
-        body = markup.note(f"This run{named} has no scored refresh, so there are no margins.")
-        return markup.section("margins", "Margins", "", body)
-    return markup.section(
-        "margins",
-        "Margins",
-        "A margin is a sample\N{RIGHT SINGLE QUOTATION MARK}s distance to the decision boundary. "
-        "Each refresh scores every sample and selects those with the smallest.",
-        body,
-    )
+    lede = ""
+    if how.margin is not None:
+        lede = f"A margin here is {KINDS[how.margin]}."
+    return markup.section("margins", "Margins", lede, body)
 
 
-def subsets(run: Run, classes: Sequence[str], class_totals: Sequence[int] | None) -> str:
-    """How much each selection shares with the one before, and which classes it holds."""
-    if not run.refreshes:
-        return ""
-    full = training_set_size(run)
+def subsets(
+    run: Run,
+    how: Selecting,
+    size: int | None,
+    classes: Sequence[str],
+    class_totals: Sequence[int] | None,
+) -> str:
+    """How the run selects; how much selections share with those before, and which classes they hold.
+
+    Args:
+        run: the run.
+        how: how it selects.
+        size: samples in the training set; None: not known.
+        classes: names of the classes.
+        class_totals: training samples of each class.
+    """
+    refreshes = _selections(run, how)
+    if not refreshes:
+        nothing = "No selection was made in the epochs that were trained."
+        body = markup.note(nothing) if how.known and how.selects else ""
+        return markup.section("subsets", "Selection", "", markup.opened(how.words), body)
     keys = [Key("selection", "shared with the selection before")]
-    if full:
+    if size:
         keys.append(Key("muted", "two random subsets", "dash"))
     drawing = markup.figure(
         figures.overlap(
-            run.refreshes,
-            full,
+            refreshes,
+            size,
             description=described(
                 "Overlap with the selection before",
-                [(r.epoch, r.overlap) for r in run.refreshes],
+                [(r.epoch, r.overlap) for r in refreshes],
                 percent,
             ),
         ),
         "Overlap of consecutive selections",
         keys,
     )
-    shown = figures.thinned(run.refreshes, _MOST_ROWS)
+    shown = figures.thinned(refreshes, _MOST_ROWS)
+    columns = {
+        "Selected": [count(r.selected) for r in shown],
+        "Threshold" if how.by_margin else "Largest margin": [number(r.threshold) for r in shown],
+        "Overlap": [percent(r.overlap) for r in shown],
+    }
+    columns = {k: cells for k, cells in columns.items() if any(c != MISSING for c in cells)}
     listing = markup.table(
-        ("Epoch", "Selected", "Threshold", "Overlap"),
-        [
-            (str(r.epoch + 1), count(r.selected), number(r.threshold), percent(r.overlap))
-            for r in shown
-        ],
-        caption="Refreshes",
+        ("Epoch", *columns),
+        list(zip([str(r.epoch + 1) for r in shown], *columns.values(), strict=True)),
+        caption="Selections",
     )
-    left_out = len(run.refreshes) - len(shown)
-    remark = f"{len(shown)} of {len(run.refreshes)} refreshes." if left_out else ""
-    listing = f"<div><h3>Refreshes</h3>{listing}{markup.note(remark)}</div>"
-    body = f'<div class="side">\n{drawing}\n{listing}\n</div>'
+    left_out = len(refreshes) - len(shown)
+    remark = f"{len(shown)} of {len(refreshes)} selections." if left_out else ""
+    listing = f"<div><h3>Selections</h3>{listing}{markup.note(remark)}</div>"
     return markup.section(
         "subsets",
-        "How the selection moves",
-        "",
-        body,
-        _class_table(run.refreshes, classes, class_totals),
+        "Selection",
+        how.words,
+        f'<div class="side">\n{drawing}\n{listing}\n</div>',
+        _class_table(refreshes, classes, class_totals),
     )
 
 
 def samples(pictures: SamplePictures | None) -> str:
-    """The samples closest to and farthest from the decision boundary."""
+    """The samples of the smallest and of the largest margins."""
     if pictures is None:
         return ""
-    closest = _strip(
+    smallest = _strip(
         pictures.closest, pictures.closest_margins, pictures.closest_labels, pictures.classes
     )
-    farthest = _strip(
+    largest = _strip(
         pictures.farthest, pictures.farthest_margins, pictures.farthest_labels, pictures.classes
     )
     return markup.section(
         "samples",
         "Samples at the two ends",
-        "Each training sample with its class and its margin at the last refresh.",
-        f"<h3>Closest to the boundary</h3>\n{closest}" if closest else "",
-        f"<h3>Farthest from it</h3>\n{farthest}" if farthest else "",
+        "Training samples with their classes and their margins as last known.",
+        f"<h3>Smallest margins</h3>\n{smallest}" if smallest else "",
+        f"<h3>Largest margins</h3>\n{largest}" if largest else "",
     )
+
+
+def _selections(run: Run, how: Selecting) -> list[RefreshRecord]:
+    """The refreshes, without the one that ends selecting: from there on everything is trained on."""
+    return [r for r in run.refreshes if how.tail is None or r.epoch < how.tail]
 
 
 def _class_table(
@@ -175,10 +202,11 @@ def _class_table(
     return (
         '<h3 class="apart">Class share of the selection</h3>\n'
         f"{markup.note(remark)}\n"
-        '<div class="scroll"><table class="heat" aria-label="Class share of the selection">\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n"
-        + "\n".join(body)
-        + "\n</tbody>\n</table></div>"
+        + markup.scrolling(
+            "Class share of the selection",
+            f"<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(body) + "\n</tbody>\n",
+            style="heat",
+        )
     )
 
 

@@ -25,6 +25,7 @@ COLOURS: dict[str, tuple[str, str]] = {
     "under": ("#3d6b9e", "#77a7dc"),
     "good": ("#1f7a46", "#63c98f"),
     "warn": ("#a4520a", "#f0a35e"),
+    "shade": ("#00000038", "#000000b0"),
 }
 
 _SPARE_COLOURS = ("under", "good", "warn")
@@ -44,13 +45,15 @@ def _properties(scheme: int) -> str:
 
 STYLE_SHEET = (
     f":root {{ color-scheme: light dark; {_properties(0)} }}\n"
-    f"@media (prefers-color-scheme: dark) {{ :root {{ {_properties(1)} }} }}\n"
+    f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {_properties(1)} }} }}\n"
     """\
+@media print { :root { color-scheme: light; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
 body {
   margin: 0; background: var(--page); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
+  overflow-wrap: break-word;
 }
 .wrap { max-width: 68rem; margin: 0 auto; padding: 0 1.5rem; }
 header.wrap { padding-top: 3rem; }
@@ -64,15 +67,15 @@ h1 {
 }
 .what { margin: 0; color: var(--muted); display: flex; flex-wrap: wrap; gap: .35rem .9rem;
   align-items: baseline; }
+.what span { min-width: 0; overflow-wrap: anywhere; }
 .state { font-size: .8rem; font-weight: 600; padding: .1rem .6rem; border-radius: 1rem;
   border: 1px solid currentColor; }
 .state.good { color: var(--good); }
 .state.warn { color: var(--warn); }
 nav { position: sticky; top: 0; z-index: 1; margin-top: 1.6rem; background: var(--page);
-  border-bottom: 1px solid var(--rule); overflow-x: auto; }
-nav .wrap { display: flex; gap: 1.4rem; }
-nav a { color: var(--muted); text-decoration: none; font-size: .88rem; padding: .65rem 0;
-  white-space: nowrap; }
+  border-bottom: 1px solid var(--rule); }
+nav .wrap { display: flex; flex-wrap: wrap; gap: 0 1.4rem; }
+nav a { color: var(--muted); text-decoration: none; font-size: .88rem; padding: .65rem 0; }
 nav a:hover, nav a:focus-visible { color: var(--ink); text-decoration: underline;
   text-underline-offset: .3em; }
 section { padding: 2.4rem 0 .4rem; scroll-margin-top: 2rem; }
@@ -95,7 +98,7 @@ h2 + .figures, h2 + .side, h2 + .settings { margin-top: .9rem; }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr));
   gap: 1.25rem; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--rule);
-  border-radius: .6rem; padding: .9rem 1rem .7rem; min-width: 0; }
+  border-radius: .6rem; padding: .9rem 1rem .7rem; min-width: 0; overflow: clip; }
 figure svg { display: block; overflow: visible; width: 100%; height: auto; margin-top: .4rem; }
 figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figure svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
@@ -103,6 +106,7 @@ figure svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, san
 figcaption .note { margin: .15rem 0 0; font-size: .83rem; line-height: 1.45; }
 .keys { display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: .15rem 0 0; padding: 0;
   list-style: none; color: var(--muted); font-size: .83rem; }
+.keys li { min-width: 0; }
 .keys li::before { content: ""; display: inline-block; width: .7em; height: .7em;
   margin-right: .4em; border-radius: .15em; background: var(--tone); }
 .keys li.line::before { height: .18em; vertical-align: .25em; width: 1.1em; border-radius: 0; }
@@ -118,7 +122,16 @@ figcaption .note { margin: .15rem 0 0; font-size: .83rem; line-height: 1.45; }
 .stack b { flex: none; padding: 0 .6rem; font-weight: inherit; white-space: nowrap; }
 .side { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr));
   gap: 1.25rem; align-items: start; }
-.scroll { overflow-x: auto; }
+.side > * { min-width: 0; }
+/* Shadows at the edges where a table goes on. Covers of the page's colour scroll with the table and
+   hide them where it ends. */
+.scroll { overflow-x: auto;
+  background: linear-gradient(to right, var(--page) 40%, transparent) left / 2.4rem 100% local,
+    linear-gradient(to left, var(--page) 40%, transparent) right / 2.4rem 100% local,
+    linear-gradient(to right, var(--shade), transparent) left / .9rem 100% scroll,
+    linear-gradient(to left, var(--shade), transparent) right / .9rem 100% scroll;
+  background-color: var(--page); background-repeat: no-repeat; }
+.scroll:focus-visible { outline: 2px solid var(--full); outline-offset: 2px; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem;
   font-variant-numeric: tabular-nums; }
 th, td { padding: .36rem .7rem; text-align: left; border-bottom: 1px solid var(--rule);
@@ -127,6 +140,7 @@ th:first-child, td:first-child { padding-left: 0; }
 th:last-child, td:last-child { padding-right: 0; }
 thead th { color: var(--muted); font-weight: 600; font-size: .82rem; white-space: nowrap; }
 tbody th { font-weight: 500; }
+.scroll tbody th { min-width: 7rem; }
 tfoot td, tfoot th { font-weight: 650; border-bottom: 0; }
 .n { text-align: right; white-space: nowrap; }
 .dot::before { content: ""; display: inline-block; width: .7em; height: .7em; margin-right: .6em;
@@ -152,22 +166,32 @@ summary { cursor: pointer; color: var(--muted); font-size: .92rem; padding: .3re
 details[open] summary { margin-bottom: .4rem; }
 .settings { columns: 22rem; column-gap: 2rem; margin-top: .8rem; }
 .settings > div { break-inside: avoid; padding-bottom: 1.4rem; }
+.settings table { table-layout: fixed; }
 .settings td { text-align: right; overflow-wrap: anywhere; font-family: ui-monospace,
   SFMono-Regular, Menlo, Consolas, monospace; font-size: .82rem; }
-.settings th { white-space: nowrap; color: var(--muted); font-weight: 400; }
+.settings th { width: 45%; overflow-wrap: anywhere; color: var(--muted); font-weight: 400; }
 footer.wrap { color: var(--muted); font-size: .82rem; padding-top: 2rem; padding-bottom: 3rem; }
 @media (max-width: 40rem) {
   .wrap { padding: 0 1rem; }
   header.wrap { padding-top: 1.8rem; }
-  .tiles { grid-template-columns: 1fr 1fr; gap: .6rem; }
+  nav { position: static; }
+  section { scroll-margin-top: 0; }
+  .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .6rem; }
   .tile { padding: .7rem .8rem .8rem; }
-  .tile .value { font-size: 1.35rem; }
+  .tile .value { font-size: 1.35rem; white-space: normal; }
+  .heat tbody th { max-width: 8rem; }
   figure { padding: .7rem .6rem .5rem; }
   figure svg text { font-size: 14.5px !important; }
 }
 @media print {
   nav { display: none; }
-  figure, .tile { break-inside: avoid; }
+  figure, .tile, tr { break-inside: avoid; }
+  .scroll { overflow: visible; background: none; }
+  .scroll table { font-size: .75rem; }
+  .scroll th, .scroll td { white-space: normal; min-width: 0; padding: .2rem .35rem; }
+  .stack span, .over, .under, .dot::before, .keys li::before { print-color-adjust: exact;
+    -webkit-print-color-adjust: exact; }
 }
+@media print { details::details-content { content-visibility: visible; block-size: auto; } }
 """
 )

@@ -7,7 +7,8 @@ Standard library only. A value that is missing or not finite is shown as an en d
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from dynams.cost.purposes import OTHER, PURPOSES
@@ -15,6 +16,16 @@ from dynams.report.records import EpochRecord
 
 MISSING = "\N{EN DASH}"
 _SPACE = "\N{NO-BREAK SPACE}"
+# What stands for our own signs where a terminal has none of them.
+_NEAR = str.maketrans(
+    {
+        _SPACE: " ",
+        MISSING: "-",
+        "\N{MINUS SIGN}": "-",
+        "\N{PLUS-MINUS SIGN}": "+-",
+        "\N{HORIZONTAL ELLIPSIS}": "...",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -118,23 +129,62 @@ def width_name(width: float | None) -> str:
     return f"width{_SPACE}{width:g}"
 
 
-def epoch_line(record: EpochRecord, total_epochs: int) -> str:
-    """One epoch in one line of plain text, for logs and terminals."""
+def epoch_parts(record: EpochRecord, total_epochs: int, left: str = "") -> list[str]:
+    """One epoch in parts of plain text, for logs and terminals; what is looked at most comes first.
+
+    Args:
+        record: the epoch.
+        total_epochs: of the run.
+        left: how long the run has to go; "" says nothing of it.
+    """
     digits = len(str(total_epochs))
-    parts = [
-        f"epoch {record.epoch + 1:>{digits}}/{total_epochs}",
-        f"loss {number(record.loss)}",
-    ]
-    if record.proxy_loss is not None:
-        parts.append(f"proxy loss {number(record.proxy_loss)}")
+    parts = [f"epoch {record.epoch + 1:>{digits}}/{total_epochs}", f"loss {number(record.loss)}"]
     if record.accuracy is not None:
         parts.append(f"accuracy {percent(record.accuracy, 2)}")
+    parts.append(duration(total_of(record.seconds)))
+    if left:
+        parts.append(left)
+    if record.proxy_loss is not None:
+        parts.append(f"proxy loss {number(record.proxy_loss)}")
     if record.proxy_accuracy is not None:
         parts.append(f"proxy {percent(record.proxy_accuracy, 2)}")
     parts.append(f"{count(record.samples)} samples")
-    parts.append(duration(total_of(record.seconds)))
-    return "  ".join(parts).replace(_SPACE, " ")  # a log is searched with plain spaces
+    return [plain(part) for part in parts]
+
+
+def filled(parts: Iterable[str], width: int, gap: str) -> str:
+    """Join parts to lines of at most ``width`` columns, later ones indented; a longer part has its own."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and _columns(lines[-1] + gap + part) <= width:
+            lines[-1] += gap + part
+        else:
+            lines.append(f"  {part}" if lines else part)
+    return "\n".join(lines)
+
+
+def plain(value: str) -> str:
+    """``value`` with plain spaces: a log is searched with them."""
+    return value.replace(_SPACE, " ")
+
+
+def encodable(value: str, encoding: str) -> str:
+    """``value`` with what ``encoding`` cannot show put in other words: "-" for a dash, an escape for the rest."""
+    try:
+        value.encode(encoding)
+    except UnicodeEncodeError:
+        near = value.translate(_NEAR)
+        return near.encode(encoding, "backslashreplace").decode(encoding)
+    return value
 
 
 def _positive(value: float) -> float:
     return value if math.isfinite(value) and value > 0.0 else 0.0
+
+
+def _columns(value: str) -> int:
+    """How many columns of a terminal ``value`` takes."""
+    return sum(
+        0 if unicodedata.combining(sign) else 2 if unicodedata.east_asian_width(sign) in "WF" else 1
+        for sign in value
+    )

@@ -13,6 +13,7 @@ import torch
 
 from dynams.report import Run, SamplePictures, figures, render_report, write_report
 from dynams.report.facts import training_set_size
+from dynams.report.selecting import Selecting
 
 matplotlib = pytest.importorskip("matplotlib")
 image = pytest.importorskip("PIL.Image")
@@ -233,7 +234,8 @@ def test_any_run_gives_a_whole_page(tmp_path, make_run, save_log, name):
         ("killed", "no end recorded, 6 epochs"),
         ("killed", "Sum of the finished epochs: the run did not record its end."),
         ("interrupted", "interrupted after 6 epochs"),
-        ("full data", "has no scored refresh, so there are no margins"),
+        ("full data", "No selection was made in the epochs that were trained."),
+        ("not one epoch", "No epoch was finished."),
         ("diverged", "No finite loss in epochs 1 to 6."),
         ("never evaluated", "never evaluated"),
     ],
@@ -382,7 +384,7 @@ def test_the_training_set_s_size_is_worked_out_from_the_budget(make_run, size, b
     ]
     refreshes = [dataclasses.replace(run.refreshes[0], histogram_counts=[size - 3, 3])]
     run = changed(run, epochs=epochs, refreshes=refreshes if scored else [])
-    found = training_set_size(run)
+    found = training_set_size(run, Selecting())
     assert abs(found - size) <= (0 if budget == 1.0 else 0.5 / budget + 0.5)
     if scored and budget >= 0.37:
         assert found == size

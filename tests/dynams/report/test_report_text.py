@@ -82,15 +82,22 @@ def test_cost_that_no_purpose_explains_is_other():
     ]
 
 
-def rendered(table) -> list[str]:
-    console = pytest.importorskip("rich.console").Console(file=io.StringIO(), width=100)
-    console.print(table)
-    text = console.file.getvalue().replace(SPACE, " ")
-    return [" ".join(line.split()) for line in text.splitlines()]
+def printed(summary, width: int = 100, encoding: str = "utf-8") -> list[str]:
+    """The table on a console whose encoding is strict."""
+    raw = io.BytesIO()
+    console = pytest.importorskip("rich.console").Console(
+        file=io.TextIOWrapper(raw, encoding, write_through=True), width=width
+    )
+    console.print(summary_table(summary, encoding), soft_wrap=True)
+    return raw.getvalue().decode(encoding).splitlines()
+
+
+def rendered(summary) -> list[str]:
+    return [" ".join(line.split()) for line in printed(summary)]
 
 
 def test_the_summary_table_shows_accuracies_work_and_cost_with_shares(summary_record):
-    lines = rendered(summary_table(summary_record(8, total_seconds=100.0)))
+    lines = rendered(summary_record(8, total_seconds=100.0))
     for expected in (
         "Run finished after 8 epochs",
         "Test accuracy, full width 91.31 %",
@@ -113,15 +120,45 @@ def test_the_summary_table_of_an_interrupted_run_without_proxy_says_so(summary_r
     summary = summary_record(
         1, completed=False, proxy_accuracy=None, proxy_width=None, accuracy=math.nan
     )
-    lines = rendered(summary_table(summary))
+    lines = rendered(summary)
     assert "Run interrupted after 1 epoch" in lines
-    assert "Test accuracy, full width \N{EN DASH}" in lines
+    assert "Test accuracy \N{EN DASH}" in lines
     assert not any("width 0.5" in line for line in lines)
 
 
 def test_a_run_directory_that_looks_like_markup_is_shown_as_it_is(summary_record):
-    lines = rendered(summary_table(summary_record(1, run_dir="runs/[bold]x[/nope]")))
+    lines = rendered(summary_record(1, run_dir="runs/[bold]x[/nope]"))
     assert "runs/[bold]x[/nope]" in lines
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+def test_the_summary_table_fits_60_columns_of_any_encoding(summary_record, encoding):
+    run_dir = "/runs/\udce9t\N{LATIN SMALL LETTER E WITH ACUTE} " + "long" * 20
+    summary = summary_record(
+        1000,
+        samples=1_281_167_000,
+        steps=2_500_000,
+        accuracy=math.nan,
+        seconds={"training": 1e7, "holdout model": 3.0},
+        total_seconds=1.5e7,
+        run_dir=run_dir,
+    )
+    *lines, last = printed(summary, 60, encoding)
+    assert max(map(len, lines)) <= 60
+    assert last.startswith("/runs/\\udce9t")
+    assert last.endswith("long" * 20)  # in one piece, to be copied
+    none = "-" if encoding == "ascii" else DASH
+    assert any(line.split()[-1] == none for line in lines if "full width" in line)
+    assert any("1,281,167,000" in line for line in lines)
+
+
+def test_the_table_of_a_run_that_failed_says_why(summary_record):
+    failure = "the loss became nan in epoch 3: try a smaller optim.lr or a longer optim.warmup"
+    summary = summary_record(2, completed=False)
+    object.__setattr__(summary, "failure", failure)
+    lines = printed(summary, 60)
+    assert lines[0] == "Run failed after 2 epochs"
+    assert " ".join(" ".join(lines[1:3]).split()) == failure
 
 
 def test_a_missing_package_is_named_with_its_remedy(summary_record, monkeypatch):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import io
+import math
+import re
 
 import pytest
 
@@ -41,7 +43,9 @@ def written(console) -> str:
     return console.file.getvalue()
 
 
-def test_without_a_terminal_each_epoch_is_one_plain_line(plain, clock, epoch_record):
+def test_without_a_terminal_each_epoch_is_a_plain_line_and_the_rest_below_it(
+    plain, clock, epoch_record
+):
     with TrainingProgress(3, plain, clock_source=clock) as progress:
         for epoch in range(3):
             progress.epoch(epoch, 1000, "scoring")
@@ -53,13 +57,85 @@ def test_without_a_terminal_each_epoch_is_one_plain_line(plain, clock, epoch_rec
             progress.finish_epoch(epoch_record(epoch))
     lines = written(plain).splitlines()
     assert lines == [
-        "epoch 1/3  loss 2.000  proxy loss 2.500  accuracy 50.00 %  proxy 45.00 %"
-        "  600 samples  9.88 s  0:12 left",
-        "epoch 2/3  loss 1.000  proxy loss 1.250  accuracy 51.00 %  proxy 46.00 %"
-        "  600 samples  9.88 s  0:06 left",
-        "epoch 3/3  loss 0.6667  proxy loss 0.8333  accuracy 52.00 %  proxy 47.00 %"
-        "  600 samples  9.88 s  0:00 left",
+        "epoch 1/3  loss 2.000  accuracy 50.00 %  9.88 s  0:12 left",
+        "  proxy loss 2.500  proxy 45.00 %  600 samples",
+        "epoch 2/3  loss 1.000  accuracy 51.00 %  9.88 s  0:06 left",
+        "  proxy loss 1.250  proxy 46.00 %  600 samples",
+        "epoch 3/3  loss 0.6667  accuracy 52.00 %  9.88 s  0:00 left",
+        "  proxy loss 0.8333  proxy 47.00 %  600 samples",
     ]
+
+
+@pytest.mark.parametrize(("columns", "width"), [(None, 60), ("40", 40), ("200", 200)])
+def test_without_a_terminal_lines_fit_60_columns_or_as_many_as_COLUMNS_says(
+    monkeypatch, clock, epoch_record, columns, width
+):
+    if columns is None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+    else:
+        monkeypatch.setenv("COLUMNS", columns)
+    console = rich_console.Console(file=io.StringIO(), force_terminal=False)
+    with TrainingProgress(1000, console, clock_source=clock) as progress:
+        progress.note("runs/digits: data: digits, 1,437 training and 360 test images; 1 x cpu")
+        progress.epoch(99, 1_281_167)
+        clock.now += 50_000.0
+        progress.advance(1_281_167)
+        progress.finish_epoch(
+            epoch_record(99, samples=1_281_167, loss=123.4, accuracy=0.5, proxy_accuracy=0.45)
+        )
+    lines = written(console).splitlines()
+    assert max(map(len, lines)) <= width
+    assert [line.split()[:2] for line in lines if line.startswith("epoch")] == [
+        ["epoch", "100/1000"]
+    ]
+    words = " ".join(written(console).split())
+    assert "1,437 training and 360 test images; 1 x cpu epoch" in words
+    for each in ("loss 123.4", "accuracy 50.00 %", "proxy 45.00 %", "1,281,167 samples", "left"):
+        assert each in words
+    if width == 200:
+        assert len(lines) == 2
+
+
+PHASES = ("holdout model", "scoring", "training", "evaluation")
+
+
+@pytest.mark.parametrize("width", [10, 20, 40, 60, 80])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_the_bar_fits_narrow_terminals_of_any_encoding(clock, epoch_record, width, encoding):
+    raw = io.BytesIO()
+    console = rich_console.Console(
+        file=io.TextIOWrapper(raw, encoding, write_through=True),
+        force_terminal=True,
+        width=width,
+        legacy_windows=False,
+        _environ={},
+    )
+    with TrainingProgress(1000, console, clock_source=clock) as progress:
+        for epoch in (0, 999):
+            for phase in PHASES:
+                progress.epoch(epoch, 1_281_167, phase)
+                for _ in range(3):
+                    clock.now += 100.0
+                    progress.advance(400_000, loss=math.nan if width == 40 else 0.123456)
+        progress.finish_epoch(epoch_record(999, loss=math.nan))
+        progress.note("\N{MINUS SIGN}1 \N{PLUS-MINUS SIGN} 2 \N{GREEK SMALL LETTER ALPHA} \udce9")
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", raw.getvalue().decode(encoding))
+    frames = [line for line in re.split(r"[\r\n]+", shown) if line.startswith("epoch")]
+    assert max(map(len, frames)) <= max(width, len("epoch 1000/1000"))
+    if width >= 60:
+        for epoch in (1, 1000):
+            for phase in PHASES:
+                assert any(f.startswith(f"epoch {epoch}/1000 {phase} ") for f in frames), phase
+        assert any(f.startswith("epoch 1000/1000 training") and "left" in f for f in frames)
+    if encoding == "ascii":
+        assert "\\u03b1" in shown
+        assert "+-" in shown
+
+
+def test_wide_characters_count_twice(plain):
+    with TrainingProgress(1, plain) as progress:
+        progress.note(" ".join(["\N{CJK UNIFIED IDEOGRAPH-4E2D}" * 10] * 4))
+    assert [len(line.strip()) for line in written(plain).splitlines()] == [21, 21]
 
 
 def test_an_epoch_without_a_record_still_gets_its_line(plain, clock):
@@ -135,7 +211,7 @@ def test_a_terminal_shows_epoch_phase_rate_loss_and_time_left(terminal, clock):
         shown = written(terminal)
     assert "epoch 1/4 training" in shown
     assert "500/1,000" in shown
-    assert "50 images/s" in shown
+    assert "50 samples/s" in shown
     assert "loss 1.250" in shown
     assert "1:10 left" in shown
 
@@ -150,10 +226,10 @@ def test_a_terminal_keeps_a_line_of_each_finished_epoch(terminal, clock, epoch_r
     assert "epoch 2/2  loss 1.000" in written(terminal)
 
 
-def test_notes_are_text_and_not_markup(plain):
+def test_notes_are_text_and_not_markup_and_long_words_stay_whole(plain):
     with TrainingProgress(1, plain) as progress:
         progress.note("[red]kept[/red] " + "x" * 100)
-    assert written(plain) == "[red]kept[/red] " + "x" * 100 + "\n"
+    assert written(plain) == "[red]kept[/red]\n  " + "x" * 100 + "\n"
 
 
 def test_time_left_follows_the_planned_samples_of_each_epoch(plain, clock):
