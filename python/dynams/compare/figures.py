@@ -5,21 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from dynams.compare.groups import Group
 from dynams.compare.statistics import spread
+from dynams.report.figures import FEW, blank
 from dynams.report.markup import Key
 from dynams.report.svg import COLOUR, inline_svg, page_style
 from dynams.report.text import short_count
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-_WIDTH, _HEIGHT = 480, 300  # CSS pixels, as in a run's report
-_TEXT_SIZE = 11.5
-_FEW = 24
+_HEIGHT = 300  # CSS pixels
+_REFERENCE = "ink"
 _COLOURS = (
     "selection", "full", "proxy", "scoring", "data", "evaluation", "good", "under", "warn", "other",
 )  # fmt: skip
@@ -36,6 +31,11 @@ class Series:
     ys: Sequence[float]
 
     @property
+    def is_reference(self) -> bool:
+        """Whether it is the reference's; see `looks`."""
+        return self.colour == _REFERENCE
+
+    @property
     def key(self) -> Key:
         """Its entry in the legend."""
         return Key(self.colour, self.label, "dash" if self.dashed else "line")
@@ -47,7 +47,7 @@ def looks(groups: Sequence[Group]) -> list[tuple[str, bool]]:
     found = {}
     for place, name in enumerate(names):
         turn, colour = divmod(place - 1, len(_COLOURS))
-        found[name] = ("ink", False) if place == 0 else (_COLOURS[colour], turn % 2 == 1)
+        found[name] = (_REFERENCE, False) if place == 0 else (_COLOURS[colour], turn % 2 == 1)
     return [found[group.recipe.name] for group in groups]
 
 
@@ -68,15 +68,18 @@ def final(groups: Sequence[Group], styles: Sequence[tuple[str, bool]]) -> list[S
     series = []
     if ends:
         series.append(
-            Series("the reference's whole runs", "ink", False, *map(list, zip(*ends, strict=True)))
+            Series(
+                "the reference's whole runs", _REFERENCE, False, *map(list, zip(*ends, strict=True))
+            )
         )
     others: dict[str, list[tuple[Group, tuple[str, bool]]]] = {}
     for group, style in zip(groups, styles, strict=True):
         if group.cells and not group.is_reference:
-            others.setdefault(group.recipe.title, []).append((group, style))
-    for title, members in others.items():
+            others.setdefault(group.recipe.name, []).append((group, style))
+    for members in others.values():
         points = sorted((g.seconds().mean, spread(g.accuracy.values()).mean) for g, _ in members)
         colour, dashed = members[0][1]
+        title = members[0][0].recipe.title
         series.append(Series(title, colour, dashed, [x for x, _ in points], [y for _, y in points]))
     return series
 
@@ -91,7 +94,7 @@ def draw(name: str, series: Sequence[Series], xlabel: str, description: str) -> 
     drawn = [(one, points) for one, points in drawn if points]
     if not drawn:
         return None
-    figure, axes = _figure()
+    figure, axes = blank(_HEIGHT)
     for one, points in reversed(drawn):
         axes.plot(
             [x for x, _ in points],
@@ -99,7 +102,7 @@ def draw(name: str, series: Sequence[Series], xlabel: str, description: str) -> 
             color=COLOUR[one.colour],
             linewidth=1.8,
             linestyle=(0, (4, 2)) if one.dashed else "solid",
-            marker="o" if len(points) <= _FEW else "",
+            marker="o" if len(points) <= FEW else "",
             markersize=3.8,
         )
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
@@ -126,23 +129,6 @@ def _curves(
             ys = [spread(y for _, y in points).mean for points in whole]
             series.append(Series(group.title, colour, dashed, xs, ys))
     return series
-
-
-def _figure() -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), layout="constrained", facecolor="none")
-    axes = figure.add_subplot(facecolor="none")
-    axes.grid(axis="y", color=COLOUR["grid"], linewidth=1)
-    axes.set_axisbelow(True)
-    for side in ("top", "left", "right"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(COLOUR["rule"])
-    axes.tick_params(
-        which="both", length=0, pad=5, labelsize=_TEXT_SIZE, labelcolor=COLOUR["muted"]
-    )
-    axes.xaxis.label.set_fontsize(_TEXT_SIZE)
-    return figure, axes
 
 
 def _finite(*values: float) -> bool:

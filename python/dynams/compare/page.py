@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from string import Template
 
 from dynams.compare import figures, tables
 from dynams.compare.cells import CellKey, cell_keys
@@ -16,41 +15,12 @@ from dynams.compare.plan import Plan
 from dynams.compare.results import Cell
 from dynams.compare.tables import Table
 from dynams.report import markup
+from dynams.report.document import document
 from dynams.report.files import replace_file
 from dynams.report.markup import text
-from dynams.report.style import STYLE_SHEET
 
 HTML_NAME = "compare.html"
 MARKDOWN_NAME = "compare.md"
-
-_PAGE = Template("""\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>$title</title>
-<style>
-$style</style>
-</head>
-<body>
-<header class="wrap">
-<p class="eyebrow">DynaMS comparison</p>
-<h1>$name</h1>
-<p class="what">$state$what</p>
-</header>
-<nav aria-label="Sections"><div class="wrap">$links</div></nav>
-<main class="wrap">
-$body</main>
-<footer class="wrap">Written by dynams compare from the finished cells. Accuracies are on the test \
-set; differences are in percentage points.</footer>
-</body>
-</html>
-""")
 
 # Sections of the page that its links lead to, by anchor.
 _LINKS = {
@@ -84,7 +54,7 @@ def write_comparison(
     html = Path(folder) / HTML_NAME
     markdown = Path(folder) / MARKDOWN_NAME
     Path(folder).mkdir(parents=True, exist_ok=True)
-    replace_file(markdown, as_markdown(plan, cells).encode("utf-8"))
+    replace_file(markdown, markup.legal(as_markdown(plan, cells)).encode("utf-8"))
     replace_file(html, as_html(plan, cells).encode("utf-8"))
     return html, markdown
 
@@ -98,20 +68,18 @@ def as_html(plan: Plan, cells: Mapping[CellKey, Cell]) -> str:
     place = next((i for i, (name, _) in enumerate(sections) if name.startswith("pairs")), None)
     sections.insert(len(sections) if place is None else place, ("curves", _curves(groups)))
     sections.append(("settings", _settings(plan)))
-    shown = [name for name, html in sections if html]
-    links = "".join(f'<a href="#{k}">{title}</a>' for k, title in _LINKS.items() if k in shown)
     done, planned = _progress(plan, cells)
-    tone = "good" if done == planned else "warn"
     parts = [str(plan.base.get(key)) for key in ("data.name", "model.name") if key in plan.base]
     parts.append(f"{len(plan.seeds)} {'seed' if len(plan.seeds) == 1 else 'seeds'}")
-    return _PAGE.substitute(
-        title=text(f"{plan.name} \N{MIDDLE DOT} DynaMS comparison"),
-        style=STYLE_SHEET,
-        name=text(plan.name),
-        state=f'<span class="state {tone}">{done} of {planned} cells</span>',
-        what="".join(f"<span>{text(part)}</span>" for part in parts),
-        links=links,
-        body="".join(html for _, html in sections),
+    return document(
+        "DynaMS comparison",
+        plan.name,
+        state=(f"{done} of {planned} cells", done == planned),
+        what=parts,
+        sections_html=dict(sections),
+        links=_LINKS,
+        foot="Written by dynams compare from the finished cells. Accuracies are on the test set; "
+        "differences are in percentage points.",
     )
 
 
@@ -129,7 +97,7 @@ def as_markdown(plan: Plan, cells: Mapping[CellKey, Cell]) -> str:
             continue
         lines += ["", f"## {table.title}", ""]
         if table.lede:
-            lines += [table.lede, ""]
+            lines += [_cell(table.lede), ""]
         lines += markdown_rows(table)
         for remark in table.notes:
             lines += ["", remark]
@@ -193,8 +161,10 @@ def _section(table: Table) -> str:
 
 def _curves(groups: Sequence[Group]) -> str:
     """Figures: a budget's curves over samples and seconds, and where every recipe ends."""
-    first = next(iter(machines(groups)), None)
+    found = machines(groups)
+    first = next(iter(found), None)
     here = [group.on(first) for group in groups] if first else []
+    where = tables.in_environment(1 if len(found) > 1 else None)
     styles = figures.looks(groups)
     parts = []
     ends = figures.final(here, styles[: len(here)])
@@ -203,11 +173,7 @@ def _curves(groups: Sequence[Group]) -> str:
     )
     parts.append(
         markup.figure(
-            drawing,
-            "Where every recipe ends",
-            [series.key for series in ends],
-            "Above the reference\N{RIGHT SINGLE QUOTATION MARK}s line is better at equal time. "
-            "Points of one recipe are its budgets.",
+            drawing, f"Where every recipe ends{where}", [one.key for one in ends], _reading(ends)
         )
     )
     budgets: Sequence[float | None] = sorted({g.budget for g in groups if g.budget}) or [None]
@@ -224,21 +190,36 @@ def _curves(groups: Sequence[Group]) -> str:
             parts.append(
                 markup.figure(
                     figures.draw(f"{along}{name}", series, along, spoken),
-                    f"Accuracy over {along}{of}",
+                    f"Accuracy over {along}{of}{where if along == 'seconds' else ''}",
                     [one.key for one in series],
                 )
             )
     return markup.section("curves", "Curves", "", markup.figures(*parts))
 
 
+def _reading(ends: Sequence[figures.Series]) -> str:
+    """How the figure of the recipes' ends is to be read."""
+    line = bool(ends) and ends[0].is_reference and len(ends[0].xs) > 1
+    words = (
+        "Above the reference\N{RIGHT SINGLE QUOTATION MARK}s line is better at equal time."
+        if line
+        else "Higher is better, and so is further to the left."
+    )
+    several = any(len(one.xs) > 1 for one in ends if not one.is_reference)
+    return words + (" Points of one recipe are its budgets." if several else "")
+
+
 def _settings(plan: Plan) -> str:
     base = plan.to_dict()["base"]  # without the paths of one machine
     groups = {"base": markup.dotted(base)} if base else {}
+    titles = ["base", *(recipe.title for recipe in plan.recipes.values())]
     for recipe in plan.recipes.values():
         own = dict(recipe.options)
         if recipe.match is not None:
             own[f"as many {recipe.match.by} as"] = recipe.match.recipe
-        groups[recipe.title] = markup.dotted(own) or {"options": "the base's"}
+        alone = titles.count(recipe.title) == 1
+        title = recipe.title if alone else f"{recipe.title} ({recipe.name})"
+        groups[title] = markup.dotted(own) or {"options": "the base's"}
     return markup.section("settings", "Recipes", "", markup.settings(groups))
 
 

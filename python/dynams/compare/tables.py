@@ -7,8 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dynams.compare.groups import Group, reached_in
+from dynams.compare.groups import Group, machines, reached_in
 from dynams.compare.plan import Plan
+from dynams.compare.results import Cell, Refreshed
 from dynams.compare.statistics import Difference, Spread, paired, spread
 from dynams.report.text import MISSING, costs, count, percent
 
@@ -58,6 +59,15 @@ def results(groups: Sequence[Group], machine: str | None) -> Table:
             )
         )
     failed = sum(group.failed for group in groups)
+    notes = []
+    if failed:
+        notes.append(
+            "1 cell failed: its loss diverged. It is not in the means."
+            if failed == 1
+            else f"{failed} cells failed: their loss diverged. They are not in the means."
+        )
+    if len(machines(groups)) > 1:
+        notes.append("Seconds are those of environment 1.")
     return Table(
         "results",
         "Results",
@@ -66,7 +76,7 @@ def results(groups: Sequence[Group], machine: str | None) -> Table:
         ("Recipe", "n", "Epochs", "Accuracy", "Best on the way", "Samples", "Seconds",
          "Of the reference"),
         rows,
-        [f"{failed} cells failed: their loss diverged. They are not in the means."] if failed else (),
+        notes,
     )  # fmt: skip
 
 
@@ -121,7 +131,7 @@ def equal_time(plan: Plan, groups: Sequence[Group], machine: str, number: int | 
     title = plan.recipes[plan.reference].title
     return Table(
         _numbered("time", number),
-        f"At equal wall-clock time{_in_environment(number)}",
+        f"At equal wall-clock time{in_environment(number)}",
         f"Accuracy minus what {title} reaches in the same seconds, trained with a schedule of that "
         "length: only whole runs count, and what is interpolated between two of them says so.",
         ("Recipe", "Seconds", "Accuracy", "Reference", "Difference", "Standard error", "n", "At 95 %",
@@ -212,11 +222,11 @@ def cost(groups: Sequence[Group], machine: str, number: int | None) -> Table:
     ]
     if pieces:
         notes.append(
-            f"{pieces} cells ran in several pieces; what a process needs to warm up counts each time."
+            f"{_cells(pieces)} ran in several pieces; what a process needs to warm up counts each time."
         )
     return Table(
         _numbered("cost", number),
-        f"Seconds by purpose{_in_environment(number)}",
+        f"Seconds by purpose{in_environment(number)}",
         "Mean wall-clock seconds over seeds.",
         ("Recipe", *names, "other"),
         rows,
@@ -257,7 +267,7 @@ def overlaps(groups: Sequence[Group]) -> Table:
     rows = []
     for group in groups:
         runs = [
-            [each.overlap for each in cell.refreshes if each.overlap is not None]
+            [each.overlap for each in _selections(cell) if each.overlap is not None]
             for cell in group.cells.values()
         ]
         runs = [run for run in runs if run]
@@ -281,24 +291,24 @@ def overlaps(groups: Sequence[Group]) -> Table:
     )
 
 
-def environments(machines: Mapping[str, int], moved: int) -> Table:
+def environments(where: Mapping[str, int], moved: int) -> Table:
     """What the cells ran on."""
-    known = [json.loads(machine) for machine in machines]
-    rows = [("cells", *map(str, machines.values()))]
+    known = [json.loads(machine) for machine in where]
+    rows = [("cells", *map(str, where.values()))]
     for key in known[0] if known else ():
         values = [what.get(key) for what in known]
         if not all(value is None or isinstance(value, dict) for value in values):
             rows.append((key, *(MISSING if value is None else str(value) for value in values)))
     numbers = map(str, range(1, len(known) + 1))
     notes = []
-    if len(machines) > 1:
+    if len(where) > 1:
         notes.append(
             "Cells ran in different environments. Accuracies are put together; seconds are compared "
             "within one environment only."
         )
     if moved:
         notes.append(
-            f"{moved} cells were moved to another environment while unfinished; their seconds are "
+            f"{_cells(moved)} moved to another environment while unfinished; seconds of such cells are "
             "compared with nothing."
         )
     return Table("environments", "Environments", "", ("", *numbers), rows if known else [], notes)
@@ -330,8 +340,22 @@ def _numbered(name: str, number: int | None) -> str:
     return name if number in (None, 1) else f"{name}-{number}"
 
 
-def _in_environment(number: int | None) -> str:
+def in_environment(number: int | None) -> str:
+    """What a title adds where there are several environments."""
     return "" if number is None else f", environment {number}"
+
+
+def _selections(cell: Cell) -> list[Refreshed]:
+    """The cell's selections, without the change to all samples that begins a tail."""
+    epochs, tail = cell.options.get("optim.epochs"), cell.options.get("selection.tail")
+    if not isinstance(epochs, int) or not isinstance(tail, float) or not tail:
+        return list(cell.refreshes)
+    begins = epochs - int(tail * epochs + 0.5)
+    return [each for each in cell.refreshes if each.epoch < begins]
+
+
+def _cells(count: int) -> str:
+    return "1 cell" if count == 1 else f"{count} cells"
 
 
 def _of(group: Group) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT = 480, 270  # CSS pixels: one pixel is one SVG point, 1/72 inch for matplotlib
 _TEXT_SIZE = 11.5
-_FEW = 24
+FEW = 24  # points at most that are marked one by one
 
 
 @page_style()
@@ -50,7 +50,7 @@ def lines(
     present = [value for _, points in drawn for _, value in points if not math.isnan(value)]
     if not present:
         return None
-    figure, axes = _figure()
+    figure, axes = blank()
     at = [epoch + 1 for epoch in epochs]
     scale = 100.0 if percent else 1.0
     for colour, points in reversed(drawn):
@@ -60,7 +60,7 @@ def lines(
             values,
             color=COLOUR[colour],
             linewidth=1.8,
-            marker="o" if len(points) <= _FEW or _has_islands(values) else "",
+            marker="o" if len(points) <= FEW or _has_islands(values) else "",
             markersize=3.4,
         )
     if wide and min(present) > 0 and max(present) > 100 * min(present):
@@ -83,7 +83,7 @@ def budget(
     """
     if not epochs:
         return None
-    figure, axes = _figure()
+    figure, axes = blank()
     at = [record.epoch + 1 for record in epochs]
     if full:
         used = [100.0 * record.samples / full for record in epochs]
@@ -115,7 +115,7 @@ def seconds_by_epoch(epochs: Sequence[EpochRecord], *, description: str) -> str 
     purposes = list(dict.fromkeys(name for record in epochs for name in record.seconds))
     if not purposes or not any(sum(_finite(r.seconds.values(), 0.0)) > 0 for r in epochs):
         return None
-    figure, axes = _figure()
+    figure, axes = blank()
     at = [record.epoch + 1 for record in epochs]
     below = [0.0] * len(at)
     for position, purpose in enumerate(purposes):
@@ -151,7 +151,7 @@ def margin_bands(
     seen = [record for record in refreshes if _has_quantiles(record)]
     if len(seen) < 2:
         return None
-    figure, axes = _figure()
+    figure, axes = blank()
     at = [record.epoch + 1 for record in seen]
     quantile = [[record.quantiles[index] for record in seen] for index in range(21)]
     for low, high, alpha in ((1, 19, 0.14), (2, 18, 0.14), (5, 15, 0.24)):
@@ -167,7 +167,7 @@ def margin_bands(
             color=COLOUR["selection"],
             linewidth=1.8,
             linestyle=(0, (4, 2)),
-            marker="o" if len(at) <= _FEW else "",
+            marker="o" if len(at) <= FEW else "",
             markersize=3.4,
         )
     bottom = min(0.0, *quantile[1])
@@ -191,7 +191,7 @@ def margin_ridges(
     if not seen:
         return None
     shown = thinned(seen, most)
-    figure, axes = _figure()
+    figure, axes = blank()
     densities = [_density(record) for record in shown]
     rise = 1.0 if len(shown) == 1 else 1.45
     for row, (record, density) in enumerate(zip(shown, densities, strict=True)):
@@ -223,7 +223,7 @@ def overlap(
     values = _finite([later.overlap for _, later in pairs])
     if all(math.isnan(value) for value in values):
         return None
-    figure, axes = _figure()
+    figure, axes = blank()
     at = [later.epoch + 1 for _, later in pairs]
     if full:
         chance = [100.0 * min(1.0, earlier.selected / full) for earlier, _ in pairs]
@@ -236,7 +236,7 @@ def overlap(
         [100.0 * value for value in values],
         color=COLOUR["selection"],
         linewidth=1.8,
-        marker="o" if len(at) <= _FEW else "",
+        marker="o" if len(at) <= FEW else "",
         markersize=3.4,
     )
     axes.set_ylim(0, 104)
@@ -254,10 +254,11 @@ def thinned(items: Sequence[RefreshRecord], most: int) -> list[RefreshRecord]:
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
-def _figure() -> tuple[Figure, Axes]:
+def blank(height: int = _HEIGHT) -> tuple[Figure, Axes]:
+    """An empty figure of a page, ``height`` CSS pixels high, and its axes; inside `page_style`."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), layout="constrained", facecolor="none")
+    figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained", facecolor="none")
     axes = figure.add_subplot(facecolor="none")
     axes.grid(axis="y", color=COLOUR["grid"], linewidth=1)
     axes.set_axisbelow(True)

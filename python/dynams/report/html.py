@@ -1,55 +1,23 @@
 """The report of a run: one HTML file with everything in it.
 
-Pictures are data URIs, figures inline SVG, the style sheet is in the page; the page's own content
-security policy forbids every request. It follows the reader's light or dark scheme, reads on a
-phone, and the same log gives the same bytes.
+Pictures are data URIs, figures inline SVG, the style sheet is in the page. The same log gives the same
+bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from string import Template
 
 from dynams.report import markup, sections, selection_sections
+from dynams.report.document import document
 from dynams.report.facts import failure_of, is_given, setting, training_set_size
 from dynams.report.files import replace_file
-from dynams.report.markup import text
 from dynams.report.records import Run, SamplePictures
 from dynams.report.runlog import read_run
 from dynams.report.selecting import Selecting, selecting
-from dynams.report.style import STYLE_SHEET
 
 REPORT_NAME = "report.html"
-
-_PAGE = Template("""\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>$title</title>
-<style>
-$style</style>
-</head>
-<body>
-<header class="wrap">
-<p class="eyebrow">DynaMS run</p>
-<h1>$name</h1>
-<p class="what">$state$what</p>
-</header>
-<nav aria-label="Sections"><div class="wrap">$links</div></nav>
-<main class="wrap">
-$headline$body</main>
-<footer class="wrap">Written by dynams from the run\N{RIGHT SINGLE QUOTATION MARK}s log. Epochs \
-count from 1; accuracies are on the test set.</footer>
-</body>
-</html>
-""")
 
 _LINKS = {
     "cost": "Time",
@@ -118,33 +86,34 @@ def render_report(
         "samples": selection_sections.samples(samples),
         "settings": sections.settings(run),
     }
-    links = "".join(f'<a href="#{key}">{_LINKS[key]}</a>' for key, value in body.items() if value)
-    return _PAGE.substitute(
-        title=text(f"{name} \N{MIDDLE DOT} DynaMS run"),
-        style=STYLE_SHEET,
-        name=text(name),
+    return document(
+        "DynaMS run",
+        name,
         state=_state(run),
         what=_what(run, how),
-        links=links,
-        headline=markup.note(failure_of(run)) + sections.headline(run, size),
-        body="".join(body.values()),
+        headline_html=markup.note(failure_of(run)) + sections.headline(run, size),
+        sections_html=body,
+        links=_LINKS,
+        foot="Written by dynams from the run\N{RIGHT SINGLE QUOTATION MARK}s log. Epochs count from 1; "
+        "accuracies are on the test set.",
     )
 
 
-def _state(run: Run) -> str:
+def _state(run: Run) -> tuple[str, bool]:
+    """How far the run came, and whether it is all of it."""
     done = run.summary.epochs if run.summary else len(run.epochs)
     planned = setting(run.config, "optim.epochs")
     of = f" of {planned}" if isinstance(planned, int) and planned > done else ""
     unit = "epoch" if f"{done}{of}" == "1" else "epochs"
     if run.summary is not None and run.summary.completed:
-        return f'<span class="state good">finished, {done} {unit}</span>'
+        return f"finished, {done} {unit}", True
     word = "no end recorded,"
     if run.summary is not None:
         word = "failed after" if failure_of(run) else "interrupted after"
-    return f'<span class="state warn">{word} {done}{of} {unit}</span>'
+    return f"{word} {done}{of} {unit}", False
 
 
-def _what(run: Run, how: Selecting) -> str:
+def _what(run: Run, how: Selecting) -> list[str]:
     """Network, data and strategy in a few words, as far as the configuration names them."""
     model, data = setting(run.config, "model.name"), setting(run.config, "data.name")
     if is_given(run, "model"):  # the configuration's is not what was used
@@ -159,11 +128,11 @@ def _what(run: Run, how: Selecting) -> str:
         "budget {}": _budget(run) if how.budgeted else None,
         "seed {}": setting(run.config, "run.seed"),
     }
-    return "".join(
-        f"<span>{text(shown.format(value))}</span>"
+    return [
+        shown.format(value)
         for shown, value in parts.items()
         if isinstance(value, (str, int, float))
-    )
+    ]
 
 
 def _budget(run: Run) -> object:

@@ -29,7 +29,12 @@ class Key:
 
 def text(value: object) -> str:
     """``value`` as escaped text, for content and for quoted attributes alike."""
-    return html.escape(_FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", str(value)), quote=True)
+    return html.escape(legal(str(value)), quote=True)
+
+
+def legal(value: str) -> str:
+    """``value`` with what no document may hold, such as a path's undecoded bytes, marked as such."""
+    return _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", value)
 
 
 def tone(colour: str) -> str:

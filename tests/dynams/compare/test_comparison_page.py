@@ -5,71 +5,27 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from html.parser import HTMLParser
 
 import pytest
 
 from dynams.compare.cells import CellKey
 from dynams.compare.page import as_html, as_markdown, write_comparison
+from dynams.compare.results import Refreshed
+from pages import Page
+from pages import check as check_page
 
-from .conftest import HERE, THERE
+from .conftest import HERE, THERE, VALUES
 
 pytest.importorskip("matplotlib")
 
-VOID = {"meta", "link", "br"}
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
-
-
-class Page(HTMLParser):
-    """Checks that every element is closed, and collects the words and the anchors."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.svgs = 0
-        self.feed(source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        values = dict(attrs)
-        assert tag not in {"script", "iframe", "img", "object"}
-        self.svgs += tag == "svg"
-        if values.get("id"):
-            self.ids.append(values["id"])
-        link = values.get("href", "")
-        assert link == "data:," or not link or link.startswith("#"), link
-        if link.startswith("#"):
-            self.links.append(link[1:])
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "style" not in self.open:
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split()).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def check(plan, cells) -> tuple[Page, str]:
     source, markdown = as_html(plan, cells), as_markdown(plan, cells)
     assert as_html(plan, cells) == source  # the same cells give the same bytes
-    page = Page(source)
-    assert len(page.ids) == len(set(page.ids))
-    assert set(page.links) <= set(page.ids)
+    page = check_page(source)
+    assert not page.all("img")
     for text in (page.text, markdown):
         assert not re.search(r"\b(nan|inf|None)\b", text, re.IGNORECASE)
     widths = {}
@@ -131,7 +87,7 @@ def test_the_tables_hold_what_follows_from_the_cells_by_hand(plan, all_cells):
     ]  # fmt: skip
     assert rows(markdown, "Overlap of selections")["DynaMS, 0.5"] == ["75.0 %"] * 3 + ["1"]
     assert rows(markdown, "Environments")["cells"] == ["6"]
-    assert page.svgs == 3
+    assert len(page.all("svg")) == 3
     for words in ("6 of 6 cells", "not corrected for the number of comparisons", "2 seeds"):
         assert words in page.text
 
@@ -178,7 +134,7 @@ def test_seconds_of_two_environments_are_never_compared(plan, all_cells):
     key = CellKey("margin", 0.5, 0)
     moved = {**cells, key: dataclasses.replace(cells[key], environments=(HERE, THERE), pieces=2)}
     page, markdown = check(plan, moved)
-    assert "1 cells were moved to another environment while unfinished" in page.text
+    assert "1 cell moved to another environment while unfinished" in page.text
     assert rows(markdown, "At equal wall-clock time")["DynaMS, 0.5"][5] == "1"
 
 
@@ -201,6 +157,46 @@ def test_names_cannot_break_the_page_or_the_tables(make_plan, all_cells):
     page, markdown = check(plan, all_cells(plan, lambda key: 0.5))
     assert title in page.text
     assert "a &lt;b>\\|&lt;/b>" in markdown
+
+
+def test_titles_that_are_equal_or_hold_undecoded_bytes_lose_nothing(tmp_path, make_plan, all_cells):
+    recipes = {
+        "full": {"title": "base", "selection.strategy": "full"},
+        "one": {"title": "caf\udce9", "selection.strategy": "random"},
+        "two": {"title": "caf\udce9", "selection.strategy": "loss"},
+    }
+    plan = make_plan(recipes=recipes)
+    html, markdown = write_comparison(tmp_path, plan, all_cells(plan, lambda key: 0.5))
+    page = check_page(html.read_text("utf-8"))
+    shown = "caf\N{REPLACEMENT CHARACTER}"
+    for words in (f"{shown} (one)", f"{shown} (two)", "base (full)"):
+        assert words in page.text
+    assert "selection.strategy loss" in page.text
+    assert markdown.read_text("utf-8").count(f"**{shown}**") == 2
+
+
+def test_how_the_last_figure_is_read_depends_on_what_it_shows(plan, make_plan, all_cells):
+    line = "Above the reference\N{RIGHT SINGLE QUOTATION MARK}s line is better at equal time."
+    budgets = "Points of one recipe are its budgets."
+    page, _ = check(plan, all_cells(plan, graded, timed))
+    assert line in page.text
+    assert budgets not in page.text
+    alone = {k: v for k, v in VALUES["recipes"].items() if k != "short"}
+    two = make_plan(recipes=alone, budgets=[0.3, 0.5])
+    page, _ = check(two, all_cells(two, graded, timed))
+    assert line not in page.text
+    assert f"Higher is better, and so is further to the left. {budgets}" in page.text
+
+
+def test_the_tail_is_no_selection_whose_overlap_counts(make_plan, all_cells):
+    recipes = {
+        "full": {"selection.strategy": "full"},
+        "margin": {"selection": {"strategy": "margin", "tail": 0.5}},
+    }
+    plan = make_plan(recipes=recipes)
+    refreshes = (Refreshed(0, 60, None), Refreshed(1, 120, 0.5))
+    _, markdown = check(plan, all_cells(plan, lambda key: 0.5, refreshes=refreshes))
+    assert list(rows(markdown, "Overlap of selections")) == ["full"]
 
 
 def test_both_files_are_written_beside_each_other(tmp_path, plan, all_cells):

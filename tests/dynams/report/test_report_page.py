@@ -5,7 +5,6 @@ import dataclasses
 import io
 import math
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -14,79 +13,14 @@ import torch
 from dynams.report import Run, SamplePictures, figures, render_report, write_report
 from dynams.report.facts import training_set_size
 from dynams.report.selecting import Selecting
+from dynams.report.style import STYLE_SHEET
+from pages import Page, check
 
 matplotlib = pytest.importorskip("matplotlib")
 image = pytest.importorskip("PIL.Image")
 
-VOID = {"meta", "link", "img", "br"}
 SPACE = "\N{NO-BREAK SPACE}"
-
-
-class Page(HTMLParser):
-    """A page's elements, with the checks that every report must pass made while reading it."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.words: list[str] = []
-        self.feed(source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        names = [name for name, _ in attrs]
-        assert len(names) == len(set(names)), f"an attribute twice in {tag}"
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open, f"</{tag}> without a start"
-        assert self.open[-1] == tag, f"</{tag}> closes {self.open[-1]}"
-        self.open.pop()
-
-    def handle_data(self, data):
-        if "style" not in self.open:
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def all(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-
-def check(source: str) -> Page:
-    """Well formed, self-contained, described in words, and drawn in the page's colours only."""
-    page = Page(source)
-    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
-    assert len(ids) == len(set(ids))
-    for tag, attributes in page.elements:
-        assert tag not in {"script", "iframe", "object", "embed", "base"}
-        for name in ("src", "href", "xlink:href", "srcset", "data", "action", "poster"):
-            value = attributes.get(name, "")
-            assert value == "" or value.startswith("data:") or value[1:] in ids, value
-        for used in re.findall(r"url\(([^)]*)\)", " ".join(attributes.values())):
-            assert used.startswith("#")
-            assert used[1:] in ids
-        if tag in {"path", "text", "use", "g"}:
-            assert not re.search(r"#[0-9a-f]{6}\b", attributes.get("style", "")), attributes
-        if tag == "path":
-            assert attributes.get("d")
-    (style,) = re.findall(r"<style>(.*?)</style>", source, re.DOTALL)
-    assert "@import" not in style
-    assert "url(" not in style
-    assert all(picture["alt"] for picture in page.all("img"))
-    assert all(d["role"] == "img" and d["aria-label"] for d in page.all("svg"))
-    assert not re.search(r"\b(nan|inf|None)\b", page.text)
-    return page
+NONE = "\N{EN DASH}"
 
 
 def pictures(classes: tuple[str, ...] = ("cat", "dog"), shape=(1, 8, 8)) -> SamplePictures:
@@ -242,6 +176,142 @@ def test_any_run_gives_a_whole_page(tmp_path, make_run, save_log, name):
 )
 def test_what_a_run_lacks_is_said_in_words(make_run, name, words):
     assert words in check(render_report(ODD_RUNS[name](make_run), "run")).text
+
+
+def test_a_run_that_failed_says_why(make_run):
+    run = make_run(epochs=10)
+    summary = dataclasses.replace(run.summary, epochs=4, completed=False, accuracy=math.nan)
+    object.__setattr__(summary, "failure", "the loss diverged in epoch 5: try <less>")
+    run = changed(run, epochs=run.epochs[:4], refreshes=run.refreshes[:2], summary=summary)
+    text = check(render_report(run, "run")).text
+    assert "failed after 4 of 10 epochs" in text
+    assert "the loss diverged in epoch 5: try <less>" in text
+
+
+def test_nothing_is_claimed_of_a_run_that_finished_no_epoch(make_run):
+    run = changed(make_run(), epochs=[], refreshes=[], summary=None)
+    text = check(render_report(run, "run")).text
+    assert "no end recorded, 0 of 6 epochs" in text
+    assert f"Samples trained on {NONE} not recorded" in text
+    assert f"Wall time {NONE}" in text
+
+
+def test_samples_of_an_epoch_that_was_cut_are_no_share_of_the_finished_ones(make_run):
+    run = make_run(epochs=3)
+    summary = dataclasses.replace(run.summary, completed=False, samples=2300, steps=38)
+    text = check(render_report(changed(run, summary=summary), "run")).text.replace(SPACE, " ")
+    assert "2,300 finished epochs: 60.0 % of the 3,000 of full data; in 38 steps" in text
+
+
+def test_a_resumed_run_that_went_on_longer_is_not_part_of_its_first_plan(make_run):
+    run = make_run(epochs=4)
+    run.config["optim"]["epochs"] = 3
+    summary = dataclasses.replace(run.summary, completed=False)
+    assert (
+        "interrupted after 4 epochs"
+        in check(render_report(changed(run, summary=summary), "r")).text
+    )
+
+
+def test_what_was_given_is_named_in_place_of_the_configuration(make_run):
+    run = make_run()
+    run.config["data"] = {"name": "digits", "path": None}
+    run.environment["model"] = "given, Net, 1,234 parameters"
+    run.environment["data"] = "given"
+    page = check(render_report(run, "run"))
+    assert "own network: Net, 1,234 parameters on own data strategy margin" in page.text
+    assert "The network was given: model.* was not used." in page.text
+    assert "The data were given: data.name and data.path were not used." in page.text
+
+
+@pytest.mark.parametrize(
+    ("selection", "shown"),
+    [
+        ({"strategy": "margin", "budget": 0.6}, "strategy margin budget 0.6"),
+        (
+            {"strategy": "margin", "budget": 0.3, "start": 1.0, "schedule": "cosine"},
+            "strategy margin budget 1.0 to 0.3, cosine",
+        ),
+        ({"strategy": "infobatch", "budget": 0.6}, "strategy infobatch Time"),
+        ({"strategy": "full", "budget": 0.6}, "strategy full Time"),
+    ],
+)
+def test_the_budget_is_named_where_it_had_an_effect(make_run, selection, shown):
+    run = make_run(epochs=1)
+    run.config["selection"] = selection
+    text = check(render_report(run, "run")).text
+    assert shown in text
+    assert ("Budget" in text) == ("budget" in shown)
+
+
+def test_columns_and_names_of_a_proxy_are_there_with_a_proxy_only(make_run):
+    text = check(render_report(ODD_RUNS["no proxy"](make_run), "run")).text
+    assert "Test accuracy 91.31" in text.replace(SPACE, " ")
+    for words in ("Proxy", "the proxy on its own", "full width"):
+        assert words not in text.partition("Configuration")[0]
+    assert "Proxy loss" in check(render_report(make_run(), "run")).text
+
+
+def test_paths_and_names_of_undecoded_bytes_are_written(tmp_path, make_run, save_log):
+    run_dir = tmp_path / "caf\udce9"
+    run = make_run(epochs=1)
+    run.config["data"] = {"path": "/data/\udcff<b>", "name": "folder"}
+    run = changed(run, summary=dataclasses.replace(run.summary, run_dir=str(run_dir)))
+    save_log(run_dir, run)
+    page = check(write_report(run_dir, classes=["<i>\udce9", "b" * 300]).read_text("utf-8"))
+    gone = "\N{REPLACEMENT CHARACTER}"
+    for words in (f"caf{gone}", f"/data/{gone}<b>", f"<i>{gone}", "b" * 300):
+        assert words in page.text
+
+
+def rules(css: str, selector: str) -> str:
+    """All declarations for a selector outside media queries, in one string."""
+    plain = re.sub(r"@media[^{]*\{(?:[^{}]*\{[^}]*\})*[^{}]*\}", "", css)
+    found = re.findall(rf"(?:^|\}}|\*/)\s*{re.escape(selector)}\s*\{{([^}}]*)\}}", plain)
+    assert found, selector
+    return " ".join(" ".join(found).split())
+
+
+def media(css: str, query: str) -> str:
+    """The rules of all media queries that begin so."""
+    return " ".join(
+        re.findall(rf"@media {query}[^{{]*\{{((?:[^{{}}]*\{{[^}}]*\}})*)[^{{}}]*\}}", css)
+    )
+
+
+def test_a_narrow_page_does_not_scroll_sideways():
+    """What is wide scrolls in itself with a shadow at the edge, wraps, or shrinks."""
+    css = STYLE_SHEET
+    scroll = rules(css, ".scroll")
+    assert "overflow-x: auto" in scroll
+    assert scroll.count("var(--shade)") == 2  # a shadow at either edge,
+    assert scroll.count("local") == 2  # covered where the table ends
+    assert "outline" in rules(css, ".scroll:focus-visible")
+    assert "flex-wrap: wrap" in rules(css, "nav .wrap")
+    assert "nowrap" not in rules(css, "nav a")
+    assert "overflow-wrap" in rules(css, "body")
+    assert "overflow-wrap: anywhere" in rules(css, "h1")
+    assert "overflow-wrap: anywhere" in rules(css, ".what span")
+    assert "table-layout: fixed" in rules(css, ".settings table")
+    for cell in (".settings th", ".settings td"):
+        assert "overflow-wrap: anywhere" in rules(css, cell)
+        assert "nowrap" not in rules(css, cell)
+    assert "width: 100%" in rules(css, "figure svg")
+    assert "minmax(0, 1fr)" in media(css, r"\(max-width: 40rem\)")
+    # Every track of a grid may be as narrow as the page: 23 rem inside 400 pixels.
+    for least in re.findall(r"minmax\(([\d.]+)rem, 1fr\)", css):
+        assert float(least) <= 20
+    assert set(re.findall(r"minmax\(min\((\d+)rem, (\S+)\), 1fr\)", css)) >= {("24", "100%")}
+
+
+def test_paper_is_light_and_shows_whole_tables():
+    assert "prefers-color-scheme: dark" in STYLE_SHEET
+    assert "@media screen and (prefers-color-scheme: dark)" in STYLE_SHEET
+    paper = media(STYLE_SHEET, "print")
+    assert re.search(r"\.scroll \{[^}]*overflow: visible", paper)
+    assert re.search(r"\.scroll th, \.scroll td \{[^}]*white-space: normal", paper)
+    assert "color-scheme: light;" in paper
+    assert "--shade" in media(STYLE_SHEET, "screen")
 
 
 def test_an_interrupted_run_says_how_far_it_was_to_go(make_run):
