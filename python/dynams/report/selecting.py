@@ -191,7 +191,7 @@ def _whence(
     proxy = config.get("proxy") or {}
     width = proxy.get("width", 1.0)
     slim = proxy.get("recipe", "joint") != "none" and width < 1.0
-    by = f"by the proxy (width {width:g})" if slim else "at full width"
+    by = f"by the proxy (width {width:g})" if slim else "by the whole network"
     if chosen.get("free"):
         words.append(
             "Scores of samples that were just trained on are those of their training step; only the "

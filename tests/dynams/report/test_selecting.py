@@ -213,9 +213,9 @@ def test_the_page_calls_nothing_what_it_is_not(make_run, case):
         assert KINDS[how.margin] in text.replace("&#x27;", "'")
 
 
-def test_a_run_without_proxy_names_no_width_and_scores_at_full_width(make_run):
+def test_a_run_without_proxy_scores_with_the_whole_network(make_run):
     run = run_of(make_run, "margin", proxy=ProxyConfig(recipe="none"))
-    assert "scored before each selection, at full width" in page(run)
+    assert "scored before each selection, by the whole network" in page(run)
     assert "by the proxy" not in page(run)
 
 
