@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 _WIDTH = 60
 
 
-def make_console(quiet: bool = False) -> Console:
+def make_console() -> Console:
     """A rich console on standard error, so that standard output stays free for results.
 
-    ``quiet`` silences it. Raises ImportError without rich.
+    Raises ImportError without rich.
     """
     with needs("rich"):
         from rich.console import Console
-    return Console(stderr=True, quiet=quiet, highlight=False)
+    return Console(stderr=True, highlight=False)
 
 
 def summary_table(summary: Summary, encoding: str = "utf-8") -> Text:

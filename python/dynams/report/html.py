@@ -22,8 +22,8 @@ REPORT_NAME = "report.html"
 _LINKS = {
     "cost": "Time",
     "curves": "Training",
-    "margins": "Margins",
     "subsets": "Selection",
+    "margins": "Margins",
     "samples": "Samples",
     "settings": "Settings",
 }
@@ -81,8 +81,8 @@ def render_report(
     body = {
         "cost": sections.cost(run, how),
         "curves": sections.curves(run, how, size),
-        "margins": selection_sections.margins(run, how),
         "subsets": selection_sections.subsets(run, how, size, classes, class_totals),
+        "margins": selection_sections.margins(run, how),
         "samples": selection_sections.samples(samples),
         "settings": sections.settings(run),
     }

@@ -47,7 +47,7 @@ class TrainingProgress:
     Args:
         total_epochs: epochs of the whole run.
         console: a rich console; by default one on standard error.
-        enabled: False shows nothing at all (the ``quiet`` switch, and every rank but the first).
+        enabled: False shows nothing at all (as run.progress says, and every rank but the first).
         first_epoch: the epoch a resumed run starts with, from 0.
         epoch_samples: training samples that each epoch of the run will use, when known; makes
             the time left right under a changing budget. Without it all epochs count the same.

@@ -57,6 +57,8 @@ body {
 }
 .wrap { max-width: 68rem; margin: 0 auto; padding: 0 1.5rem; }
 header.wrap { padding-top: 3rem; }
+/* A figure's larger type on a phone may reach into the page's edge, not beyond it. */
+main { overflow-x: clip; }
 .eyebrow {
   margin: 0; color: var(--muted); font-size: .8rem; font-weight: 600;
   letter-spacing: .08em; text-transform: uppercase;
@@ -98,7 +100,7 @@ h2 + .figures, h2 + .side, h2 + .settings { margin-top: .9rem; }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr));
   gap: 1.25rem; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--rule);
-  border-radius: .6rem; padding: .9rem 1rem .7rem; min-width: 0; overflow: clip; }
+  border-radius: .6rem; padding: .9rem 1rem .7rem; min-width: 0; }
 figure svg { display: block; overflow: visible; width: 100%; height: auto; margin-top: .4rem; }
 figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figure svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;

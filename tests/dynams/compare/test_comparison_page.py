@@ -11,8 +11,8 @@ import pytest
 from dynams.compare.cells import CellKey
 from dynams.compare.page import as_html, as_markdown, write_comparison
 from dynams.compare.results import Refreshed
-from pages import Page
-from pages import check as check_page
+from html_pages import Page
+from html_pages import check as check_page
 
 from .conftest import HERE, THERE, VALUES
 

@@ -14,7 +14,7 @@ from dynams.report import Run, SamplePictures, figures, render_report, write_rep
 from dynams.report.facts import training_set_size
 from dynams.report.selecting import Selecting
 from dynams.report.style import STYLE_SHEET
-from pages import Page, check
+from html_pages import Page, check
 
 matplotlib = pytest.importorskip("matplotlib")
 image = pytest.importorskip("PIL.Image")
