@@ -238,4 +238,4 @@ def _progress(plan: Plan, cells: Mapping[CellKey, Cell]) -> tuple[int, int]:
 
 def _cell(value: str) -> str:
     """A table cell or a list's line, which a bar or a line's end would break."""
-    return " ".join(value.replace("|", "\\|").replace("<", "&lt;").split(" ")).replace("\n", " ")
+    return value.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -154,9 +154,14 @@ class TrainingProgress:
         left = "" if self._progress is not None else f"{clock(self.seconds_left())} left"
         self._print(epoch_parts(record, self.total_epochs, left), "  ")
 
-    def note(self, text: str) -> None:
-        """Show lasting text, wrapped between words, above the bar where there is one."""
-        self._print(text.split(" "), " ")
+    def note(self, text: str, *, wrap: bool = False) -> None:
+        """Show lasting text, above the bar where there is one.
+
+        Args:
+            text: a line; it stays in one piece, to be searched and copied.
+            wrap: break it between words instead, where it has more columns than there are.
+        """
+        self._print(text.split(" ") if wrap else [text], " ")
 
     def seconds_left(self) -> float | None:
         """Estimate of the wall-clock seconds to the end of the run; None before any training."""

@@ -25,7 +25,7 @@ COLOURS: dict[str, tuple[str, str]] = {
     "under": ("#3d6b9e", "#77a7dc"),
     "good": ("#1f7a46", "#63c98f"),
     "warn": ("#a4520a", "#f0a35e"),
-    "shade": ("#00000038", "#000000b0"),
+    "shade": ("#00000040", "#e8e9eb48"),
 }
 
 _SPARE_COLOURS = ("under", "good", "warn")

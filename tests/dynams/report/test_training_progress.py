@@ -76,7 +76,8 @@ def test_without_a_terminal_lines_fit_60_columns_or_as_many_as_COLUMNS_says(
         monkeypatch.setenv("COLUMNS", columns)
     console = rich_console.Console(file=io.StringIO(), force_terminal=False)
     with TrainingProgress(1000, console, clock_source=clock) as progress:
-        progress.note("runs/digits: data: digits, 1,437 training and 360 test images; 1 x cpu")
+        text = "runs/digits: data: digits, 1,437 training and 360 test images; 1 x cpu"
+        progress.note(text, wrap=True)
         progress.epoch(99, 1_281_167)
         clock.now += 50_000.0
         progress.advance(1_281_167)
@@ -134,7 +135,7 @@ def test_the_bar_fits_narrow_terminals_of_any_encoding(clock, epoch_record, widt
 
 def test_wide_characters_count_twice(plain):
     with TrainingProgress(1, plain) as progress:
-        progress.note(" ".join(["\N{CJK UNIFIED IDEOGRAPH-4E2D}" * 10] * 4))
+        progress.note(" ".join(["\N{CJK UNIFIED IDEOGRAPH-4E2D}" * 10] * 4), wrap=True)
     assert [len(line.strip()) for line in written(plain).splitlines()] == [21, 21]
 
 
@@ -226,10 +227,12 @@ def test_a_terminal_keeps_a_line_of_each_finished_epoch(terminal, clock, epoch_r
     assert "epoch 2/2  loss 1.000" in written(terminal)
 
 
-def test_notes_are_text_and_not_markup_and_long_words_stay_whole(plain):
+def test_notes_are_text_and_not_markup_and_break_between_words_where_they_may(plain):
     with TrainingProgress(1, plain) as progress:
         progress.note("[red]kept[/red] " + "x" * 100)
-    assert written(plain) == "[red]kept[/red]\n  " + "x" * 100 + "\n"
+        progress.note("[red]kept[/red] " + "x" * 100, wrap=True)
+    long = "x" * 100
+    assert written(plain) == f"[red]kept[/red] {long}\n[red]kept[/red]\n  {long}\n"
 
 
 def test_time_left_follows_the_planned_samples_of_each_epoch(plain, clock):
