@@ -64,7 +64,7 @@ class Journal:
             self._log = self._open.enter_context(_open_log(self._run, self.run_dir, self._goes_on))
             self._tell_changes(self._log)
         self._open.enter_context(self.progress)
-        self.progress.note(_headline(self._run, self.run_dir))
+        self.progress.note(_headline(self._run, self.run_dir), wrap=True)
         return self
 
     def __exit__(
@@ -158,6 +158,7 @@ class Journal:
         write_report(
             self.run_dir,
             samples=sample_pictures(self._run.sampler.margins, batches),
+            classes=batches.classes,
             class_totals=totals.tolist(),
         )
 
