@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dynams.report.records import EpochRecord, RefreshRecord
@@ -110,8 +110,10 @@ def budget(
 
 
 @page_style()
-def seconds_by_epoch(epochs: Sequence[EpochRecord], *, description: str) -> str | None:
-    """Seconds of each epoch, stacked by purpose."""
+def seconds_by_epoch(
+    epochs: Sequence[EpochRecord], colours: Mapping[str, str], *, description: str
+) -> str | None:
+    """Seconds of each epoch, stacked by purpose, in the ``colours`` that purposes have beside it."""
     purposes = list(dict.fromkeys(name for record in epochs for name in record.seconds))
     if not purposes or not any(sum(_finite(r.seconds.values(), 0.0)) > 0 for r in epochs):
         return None
@@ -121,17 +123,16 @@ def seconds_by_epoch(epochs: Sequence[EpochRecord], *, description: str) -> str 
     for position, purpose in enumerate(purposes):
         parts = _finite([record.seconds.get(purpose, 0.0) for record in epochs], 0.0)
         top = [low + max(part, 0.0) for low, part in zip(below, parts, strict=True)]
+        colour = COLOUR[colours.get(purpose) or purpose_colour(purpose, position)]
         if len(at) > 60:
-            axes.fill_between(
-                at, below, top, step="mid", lw=0, color=COLOUR[purpose_colour(purpose, position)]
-            )
+            axes.fill_between(at, below, top, step="mid", lw=0, color=colour)
         else:
             axes.bar(
                 at,
                 [high - low for high, low in zip(top, below, strict=True)],
                 bottom=below,
                 width=0.82,
-                color=COLOUR[purpose_colour(purpose, position)],
+                color=colour,
             )
         below = top
     axes.set_ylim(0, max(below) * 1.05)

@@ -98,7 +98,9 @@ def cost(run: Run, how: Selecting) -> str:
     )
     by_epoch = markup.figure(
         figures.seconds_by_epoch(
-            run.epochs, description="Seconds of each epoch, stacked by purpose."
+            run.epochs,
+            {row.purpose: colour for row, colour in zip(rows, colours, strict=True)},
+            description="Seconds of each epoch, stacked by purpose.",
         ),
         "Seconds of each epoch",
         remark="Colours as in the table." + _scoring_remark(run, how),

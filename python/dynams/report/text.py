@@ -40,11 +40,13 @@ class CostShare:
 def costs(seconds: Mapping[str, float], total_seconds: float) -> list[CostShare]:
     """Cost by purpose, the known purposes first, what they do not explain last as "other".
 
+    Purposes that nothing was spent on are left out.
+
     Shares are of the larger of ``total_seconds`` and the sum of the parts, so that they never
     add up to more than one when parts overlap in time. Values that are not finite or not
     positive count as zero.
     """
-    parts = {name: _positive(value) for name, value in seconds.items() if name != OTHER}
+    parts = {name: value for name, value in seconds.items() if _positive(value) and name != OTHER}
     explained = sum(parts.values())
     other = max(_positive(total_seconds) - explained, _positive(seconds.get(OTHER, 0.0)))
     whole = explained + other

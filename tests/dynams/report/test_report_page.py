@@ -178,6 +178,22 @@ def test_what_a_run_lacks_is_said_in_words(make_run, name, words):
     assert words in check(render_report(ODD_RUNS[name](make_run), "run")).text
 
 
+def test_a_purpose_has_one_colour_in_table_and_figure(make_run):
+    """Also one that nobody knows, after others that took no time."""
+    run = make_run(epochs=1)
+    seconds = {"zeal": 2.0, "scoring": 0.0, "ardour": 1.0, "training": 3.0}
+    epochs = [dataclasses.replace(run.epochs[0], seconds=seconds)]
+    summary = dataclasses.replace(run.summary, seconds=seconds, total_seconds=6.5)
+    source = render_report(changed(run, epochs=epochs, summary=summary), "run")
+    section = source.partition('<section id="cost">')[2].partition("</section>")[0]
+    listed = re.findall(r'class="dot" style="--tone: var\(--(\w+)\)">(\w+)', section)
+    assert [name for _, name in listed] == ["training", "ardour", "zeal", "other"]
+    drawn = re.findall(r"fill: var\(--(\w+)\)", section.partition("<svg")[2])
+    colours = {name: colour for colour, name in listed}
+    assert {colours[name] for name in ("training", "ardour", "zeal")} <= set(drawn)
+    assert len(set(colours.values())) == 4
+
+
 def test_a_run_that_failed_says_why(make_run):
     run = make_run(epochs=1)
     run.config["optim"]["epochs"] = 10

@@ -73,7 +73,8 @@ def test_shares_of_cost_are_a_partition(parts, total):
 
 
 def test_cost_that_no_purpose_explains_is_other():
-    rows = costs({"selection": 1.0, "tea": 2.0, "training": 4.0}, 10.0)
+    spent = {"selection": 1.0, "tea": 2.0, "training": 4.0, "scoring": 0.0, "data": math.nan}
+    rows = costs(spent, 10.0)
     assert [(row.purpose, row.seconds, row.share) for row in rows] == [
         ("training", 4.0, 0.4),
         ("selection", 1.0, 0.1),
