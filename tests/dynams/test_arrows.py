@@ -17,7 +17,7 @@ BELOW = {
     "compare": {"training", "report", "selection", "data"},
     "bench": {"training"},
     "training": {"report", "cost", "selection", "data", "slimmable", "models"},
-    "report": {"cost"},
+    "report": {"cost", "selection"},
     "cost": {"selection"},
     "selection": set(),
     "data": set(),

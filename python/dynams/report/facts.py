@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from dynams.report.records import EpochRecord, Run
 from dynams.report.text import total_of
-
-if TYPE_CHECKING:
-    from dynams.report.selecting import Selecting
 
 
 def setting(config: Mapping[str, Any], path: str) -> Any:
@@ -31,28 +28,6 @@ def failure_of(run: Run) -> str:
 def is_given(run: Run, what: str) -> bool:
     """Whether the run's "model" or "data" were the user's own, and not those of the configuration."""
     return str(run.environment.get(what, "")).startswith("given")
-
-
-def training_set_size(
-    run: Run, how: Selecting, class_totals: Sequence[int] | None = None
-) -> int | None:
-    """Number of samples in the training set; None if nothing tells it.
-
-    ``class_totals`` add up to it. Without them the epoch with the largest budget tells it to within
-    rounding, where an epoch trains on as many samples as its budget says; the number of margins of a
-    refresh, where it agrees, tells it exactly. Other epochs tell it where they train on everything.
-    """
-    if class_totals is not None and sum(class_totals) > 0:
-        return sum(class_totals)
-    usable = [r for r in run.epochs if math.isfinite(r.budget) and r.budget > 0 and r.samples > 0]
-    if not how.exact:
-        usable = [record for record in usable if how.trains_on_all(record.epoch)]
-    scored = max((sum(record.histogram_counts) for record in run.refreshes), default=0)
-    if not usable:
-        return scored or None
-    widest = max(usable, key=lambda record: record.budget)
-    estimate = round(widest.samples / widest.budget)
-    return scored if abs(scored - estimate) <= 2 else estimate
 
 
 def last_evaluation(run: Run) -> EpochRecord | None:

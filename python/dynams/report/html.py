@@ -11,11 +11,11 @@ from pathlib import Path
 
 from dynams.report import markup, sections, selection_sections
 from dynams.report.document import document
-from dynams.report.facts import failure_of, is_given, setting, training_set_size
+from dynams.report.facts import failure_of, is_given, setting
 from dynams.report.files import replace_file
 from dynams.report.records import Run, SamplePictures
 from dynams.report.runlog import read_run
-from dynams.report.selecting import Selecting, selecting
+from dynams.report.selecting import Selecting, selecting, training_set_size
 
 REPORT_NAME = "report.html"
 

@@ -6,11 +6,13 @@ configuration that cannot be read (another version's, none) nothing is said.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dynams.report.facts import setting
+from dynams.report.records import Run
 from dynams.report.text import percent
 
 # What each strategy selects; those of batches: which samples of a batch a step back-propagates.
@@ -96,6 +98,28 @@ def selecting(config: Mapping[str, Any]) -> Selecting:
         return Selecting() if name not in WHAT else _of(config, name, chosen)
     except (TypeError, ValueError, AttributeError, KeyError):  # of another version
         return Selecting()
+
+
+def training_set_size(
+    run: Run, how: Selecting, class_totals: Sequence[int] | None = None
+) -> int | None:
+    """Number of samples in the training set; None if nothing tells it.
+
+    ``class_totals`` add up to it. Without them the epoch with the largest budget tells it to within
+    rounding, where an epoch trains on as many samples as its budget says; the number of margins of a
+    refresh, where it agrees, tells it exactly. Other epochs tell it where they train on everything.
+    """
+    if class_totals is not None and sum(class_totals) > 0:
+        return sum(class_totals)
+    usable = [r for r in run.epochs if math.isfinite(r.budget) and r.budget > 0 and r.samples > 0]
+    if not how.exact:
+        usable = [record for record in usable if how.trains_on_all(record.epoch)]
+    scored = max((sum(record.histogram_counts) for record in run.refreshes), default=0)
+    if not usable:
+        return scored or None
+    widest = max(usable, key=lambda record: record.budget)
+    estimate = round(widest.samples / widest.budget)
+    return scored if abs(scored - estimate) <= 2 else estimate
 
 
 def _of(config: Mapping[str, Any], name: str, chosen: Mapping[str, Any]) -> Selecting:

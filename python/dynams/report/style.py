@@ -190,7 +190,8 @@ footer.wrap { color: var(--muted); font-size: .82rem; padding-top: 2rem; padding
   figure, .tile, tr { break-inside: avoid; }
   .scroll { overflow: visible; background: none; }
   .scroll table { font-size: .75rem; }
-  .scroll th, .scroll td { white-space: normal; min-width: 0; padding: .2rem .35rem; }
+  .scroll th, .scroll td, .scroll tbody th { white-space: normal; min-width: 0; max-width: none;
+    overflow: visible; padding: .2rem .35rem; }
   .stack span, .over, .under, .dot::before, .keys li::before { print-color-adjust: exact;
     -webkit-print-color-adjust: exact; }
 }

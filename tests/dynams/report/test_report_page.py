@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from dynams.report import Run, SamplePictures, figures, render_report, write_report
-from dynams.report.facts import training_set_size
-from dynams.report.selecting import Selecting
+from dynams.report.selecting import Selecting, training_set_size
 from dynams.report.style import STYLE_SHEET
 from html_pages import Page, check
 
@@ -325,7 +324,7 @@ def test_paper_is_light_and_shows_whole_tables():
     assert "@media screen and (prefers-color-scheme: dark)" in STYLE_SHEET
     paper = media(STYLE_SHEET, "print")
     assert re.search(r"\.scroll \{[^}]*overflow: visible", paper)
-    assert re.search(r"\.scroll th, \.scroll td \{[^}]*white-space: normal", paper)
+    assert re.search(r"\.scroll tbody th \{[^}]*white-space: normal", paper)
     assert "color-scheme: light;" in paper
     assert "--shade" in media(STYLE_SHEET, "screen")
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from dynams.report import RefreshRecord, Run, render_report
-from dynams.report.facts import training_set_size
-from dynams.report.selecting import KINDS, WHAT, Selecting, selecting
+from dynams.report.selecting import KINDS, WHAT, Selecting, selecting, training_set_size
 from dynams.selection import STRATEGIES, Signals, SubsetSampler
 from dynams.selection.methods.margin import MARGINS
 from dynams.selection.methods.uniform import Full

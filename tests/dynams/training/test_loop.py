@@ -45,6 +45,18 @@ def test_a_run_learns_and_leaves_its_files_behind(tmp_path):
     assert TrainConfig.from_dict(written) == config
 
 
+def test_the_report_names_the_classes_without_pictures_too(tmp_path):
+    config = small_config(
+        tmp_path,
+        optim={"epochs": 1},
+        selection={"strategy": "random", "warmup_epochs": 0},
+        run={"report": True},
+    )
+    page = (Path(train(config, DATA).run_dir) / "report.html").read_text()
+    for name in DATA.train.classes:
+        assert f">{name}</th>" in page
+
+
 def test_the_log_tells_what_was_trained_on(tmp_path):
     summary = train(small_config(tmp_path, selection={"refresh_every": 2}), DATA)
     run = read_run(summary.run_dir)
