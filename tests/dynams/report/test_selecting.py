@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from typing import Any
@@ -184,6 +185,10 @@ def run_of(make_run, case: str, **sections: Any) -> Run:
         for record in run.refreshes
     ]
     nothing = selector.batch is not None or isinstance(selector.strategy, Full)
+    if (
+        how.passes
+    ):  # no figure of the seconds, for speed: of the others it is to say nothing of passes
+        run = Run({}, {}, [dataclasses.replace(run.epochs[0], seconds={})], [], run.summary)
     return Run(config.to_dict(), {}, run.epochs, [] if nothing else records, run.summary)
 
 
@@ -199,7 +204,7 @@ def test_the_page_calls_nothing_what_it_is_not(make_run, case):
         "margin": how.margin is not None or case == "guarded losses",
         "budget 0.6": how.budgeted,
         "boundary": how.margin == "distance",
-        "include its scoring": how.passes and how.selects,
+        "include its scoring": False,
     }
     for word, may in allowed.items():
         if not may:
@@ -216,6 +221,13 @@ def test_a_run_without_proxy_scores_with_the_whole_network(make_run):
     run = run_of(make_run, "margin", proxy=ProxyConfig(recipe="none"))
     assert "scored before each selection, by the whole network" in page(run)
     assert "by the proxy" not in page(run)
+
+
+def test_the_pass_of_a_selection_is_said_to_be_in_its_epochs_seconds(make_run):
+    run = make_run(epochs=1)
+    for case, said in {"margin": True, "random": False, "forgetting": False}.items():
+        config = config_of(case).to_dict()
+        assert ("include its scoring" in page(dataclasses.replace(run, config=config))) == said
 
 
 def test_the_refresh_that_ends_selecting_is_no_selection(make_run):
