@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dynams.report import markup, sections, selection_sections
+from dynams.report import sections, selection_sections
 from dynams.report.document import document
 from dynams.report.facts import failure_of, is_given, setting
 from dynams.report.files import replace_file
@@ -91,7 +91,7 @@ def render_report(
         name,
         state=_state(run),
         what=_what(run, how),
-        headline_html=markup.note(failure_of(run)) + sections.headline(run, size),
+        headline_html=sections.headline(run, size),
         sections_html=body,
         links=_LINKS,
         foot="Written by dynams from the run\N{RIGHT SINGLE QUOTATION MARK}s log. Epochs count from 1; "
@@ -107,9 +107,9 @@ def _state(run: Run) -> tuple[str, bool]:
     unit = "epoch" if f"{done}{of}" == "1" else "epochs"
     if run.summary is not None and run.summary.completed:
         return f"finished, {done} {unit}", True
-    word = "no end recorded,"
-    if run.summary is not None:
-        word = "failed after" if failure_of(run) else "interrupted after"
+    if failure := failure_of(run):
+        return f"failed after {done}{of} {unit}: {failure}", False
+    word = "interrupted after" if run.summary is not None else "no end recorded,"
     return f"{word} {done}{of} {unit}", False
 
 

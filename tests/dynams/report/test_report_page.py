@@ -199,8 +199,7 @@ def test_a_run_that_failed_says_why(make_run):
     summary = dataclasses.replace(run.summary, completed=False, accuracy=math.nan)
     object.__setattr__(summary, "failure", "the loss diverged in epoch 5: try <less>")
     text = check(render_report(changed(run, summary=summary), "run")).text
-    assert "failed after 1 of 10 epochs" in text
-    assert "the loss diverged in epoch 5: try <less>" in text
+    assert "failed after 1 of 10 epochs: the loss diverged in epoch 5: try <less>" in text
 
 
 def test_nothing_is_claimed_of_a_run_that_finished_no_epoch(make_run):
