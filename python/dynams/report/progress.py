@@ -9,10 +9,12 @@ Everything fits the terminal's width, and 60 columns where there is none and COL
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -108,7 +110,8 @@ class TrainingProgress:
         if kind is None:
             self._pay_line()
         if self._progress is not None:
-            self._progress.stop()
+            with self._terminal():
+                self._progress.stop()
             self._progress = None
             self._task = None
 
@@ -200,7 +203,18 @@ class TrainingProgress:
         if self._console is None:
             return
         lines = encodable(filled(parts, _width(self._console), gap), self._console.encoding)
-        self._console.print(lines, markup=False, highlight=False, soft_wrap=True)
+        with self._terminal():
+            self._console.print(lines, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def _terminal(self) -> Iterator[None]:
+        """Show nothing more once the terminal is gone (SIGHUP): the run has to save yet."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            self._console = self._progress = self._task = None
 
     def _shown(self, width: int) -> tuple[str, str]:
         """What stands before the bar and behind it, as much of it as there is room for."""
@@ -234,12 +248,13 @@ class TrainingProgress:
         console = self._progress.console
         shown = [encodable(part, console.encoding) for part in self._shown(console.width)]
         self._recent.append((now, self._done))
-        if self._task is None:
-            self._task = self._progress.add_task("", total=self._total or None, shown=shown)
-        self._progress.update(
-            self._task, total=self._total or None, completed=self._done, shown=shown
-        )
-        self._progress.refresh()
+        with self._terminal():
+            if self._task is None:
+                self._task = self._progress.add_task("", total=self._total or None, shown=shown)
+            self._progress.update(
+                self._task, total=self._total or None, completed=self._done, shown=shown
+            )
+            self._progress.refresh()
         end = self._now()
         self._next_redraw = end + max(_REDRAW_SECONDS, _REDRAW_COST * (end - now))
 
