@@ -384,6 +384,8 @@ class Queue:
                 wanted.path,
                 limit=wanted.limit,
                 image_size=wanted.image_size,
+                image_column=wanted.image_column,
+                label_column=wanted.label_column,
                 storage=wanted.storage,
                 device=device,
                 cache_dir=wanted.cache,
@@ -400,4 +402,5 @@ class Queue:
 
 def _data_named(options: Mapping[str, Any]) -> str:
     """Return what options say of the data's content; where they are, they do not say."""
-    return str([options.get(f"data.{key}") for key in ("name", "limit", "image_size")])
+    keys = ("name", "limit", "image_size", "image_column", "label_column")
+    return str([options.get(f"data.{key}") for key in keys])

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynams.checks import at_least
+from dynams.checks import whole
 from dynams.data.resized_crop import centre_crop, random_resized_crops
 
 
@@ -41,16 +41,14 @@ class Augmentation:
     size: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.crop_padding, bool) or not isinstance(self.crop_padding, int):
-            raise TypeError(f"crop_padding: got {self.crop_padding!r}, want a whole number")
-        if self.crop_padding < 0:
-            raise ValueError(f"crop_padding: got {self.crop_padding}, want at least 0")
+        object.__setattr__(self, "crop_padding", whole("crop_padding", self.crop_padding, 0))
         for name in ("flip", "random_resized"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: got {getattr(self, name)!r}, want True or False")
         if self.random_resized and self.crop_padding:
             raise ValueError(f"crop_padding: got {self.crop_padding} with random_resized, want 0")
-        at_least("size", self.size, 1)
+        if self.size is not None:
+            object.__setattr__(self, "size", whole("size", self.size, 1))
 
 
 def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:

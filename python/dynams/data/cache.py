@@ -3,20 +3,21 @@
 A cache is the bytes of all images, then a line of JSON (the key of what was decoded, the shape, the
 moments of the pixels) and a footer with that line's length. It is written under another name, synced
 and renamed, so it is there whole or not at all. One that is cut short, or whose key is not that of
-the files as they are now (names, sizes, times of change) and of the wanted shape, is made anew.
+the files as they are now (names, sizes, times of change) and of the wanted shape, is made anew. What a
+killed run left unfinished is removed (`unfinished`).
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import tempfile
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,10 +27,16 @@ import numpy as np
 from dynams.data.errors import DataError
 from dynams.data.source import Bytes, Rows, Source
 from dynams.data.statistics import Moments
+from dynams.data.unfinished import removed_unfinished, unfinished
 
 DIRECTORY = ".dynams-cache"
 _FOOTER = b"DYNAMSv1"
 _LENGTH_BYTES = 8
+_ENDING = ".images"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ELSEWHERE = (
+    "name another directory with data.cache DIR (cache_dir), or use fewer images (data.limit)"
+)
 
 
 def mapped(source: Source, rows: Rows, directory: Path | None) -> tuple[Bytes, Moments]:
@@ -46,20 +53,20 @@ def mapped(source: Source, rows: Rows, directory: Path | None) -> tuple[Bytes, M
         moments of their pixels.
 
     Raises:
-        DataError: an image is damaged, or the file cannot be written.
+        DataError: an image is damaged, or the file cannot be written or mapped.
     """
     shape = (len(rows), *source.shape)
     if not source.files:
-        if directory is not None:
-            _make(directory)
-        with tempfile.TemporaryFile(dir=directory) as opened:
-            moments = _write_images(opened, source, rows)
-            opened.flush()
-            return _map(opened, shape), moments
-    if directory is None:
-        directory = (source.root or source.files[0].parent) / DIRECTORY
-    key = _key(source, rows)
-    file = directory / _name(source, rows)
+        try:
+            if directory is not None:
+                directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=directory) as opened:
+                moments = _write_images(opened, source, rows)
+                opened.flush()
+                return _map(opened, shape), moments
+        except OSError as error:
+            raise _unwritable(directory or Path(tempfile.gettempdir()), error) from error
+    file, key = _file(source, rows, directory), _key(source, rows)
     trailer = _trailer(file, shape, key)
     if trailer is None:
         _build(file, source, rows, key)
@@ -69,18 +76,56 @@ def mapped(source: Source, rows: Rows, directory: Path | None) -> tuple[Bytes, M
     return _map(file, shape), _moments(trailer)
 
 
+def ask_for_room(splits: Iterable[tuple[Source, Rows]], directory: Path | None) -> None:
+    """Ask, before any image is decoded, whether those that have no cache yet can be kept.
+
+    Args:
+        splits: sources with files, and rows of them, as for `mapped`.
+        directory: as for `mapped`.
+
+    Raises:
+        DataError: a directory cannot be written to, or has no room.
+    """
+    needed: dict[Path, int] = {}
+    for source, rows in splits:
+        file = _file(source, rows, directory)
+        if not file.exists():
+            size = len(rows) * math.prod(source.shape)
+            needed[file.parent] = needed.get(file.parent, 0) + size
+    for folder, size in needed.items():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            removed_unfinished(folder, _ENDING)
+            with tempfile.TemporaryFile(dir=folder):
+                free = shutil.disk_usage(folder).free
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        if free < size:
+            raise DataError(
+                f"{folder}: {size / 2**30:.1f} GiB of decoded images do not fit, "
+                f"{free / 2**30:.1f} GiB are free; {_ELSEWHERE}"
+            )
+
+
+def _file(source: Source, rows: Rows, directory: Path | None) -> Path:
+    if directory is None:
+        directory = (source.root or source.files[0].parent) / DIRECTORY
+    return directory / _name(source, rows)
+
+
 def _name(source: Source, rows: Rows) -> str:
     """Name a split, its size and the rows taken, so that a stale cache is replaced."""
     place = hashlib.sha256(os.fsencode((source.root or Path()).resolve()))
     place.update(rows.tobytes())
     words = re.sub(r"[^A-Za-z0-9]+", "-", source.name).strip("-")
     channels, height, width = source.shape
-    return f"{words}-{channels}x{height}x{width}-{place.hexdigest()[:16]}.images"
+    return f"{words}-{channels}x{height}x{width}-{place.hexdigest()[:16]}{_ENDING}"
 
 
 def _key(source: Source, rows: Rows) -> str:
     root = source.root or Path()
-    key = hashlib.sha256(json.dumps([_FOOTER.decode(), source.name, source.shape]).encode())
+    what = [_FOOTER.decode(), source.name, source.shape, source.column]
+    key = hashlib.sha256(json.dumps(what).encode())
     for file in source.files:
         status = file.stat()
         told = [os.path.relpath(file, root), status.st_size, status.st_mtime_ns]
@@ -90,43 +135,34 @@ def _key(source: Source, rows: Rows) -> str:
 
 
 def _build(file: Path, source: Source, rows: Rows, key: str) -> None:
-    needed = len(rows) * int(np.prod(source.shape))
-    unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}.part")
-    _make(file.parent)
     try:
-        free = shutil.disk_usage(file.parent).free
-        if free < needed:
-            raise DataError(
-                f"{file.parent}: {needed / 2**30:.1f} GiB of decoded images do not fit, "
-                f"{free / 2**30:.1f} GiB are free; give another cache_dir"
-            )
-        with unfinished.open("xb") as opened:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished(file) as opened:
+            _reserve(opened, len(rows) * math.prod(source.shape))
             moments = _write_images(opened, source, rows)
             trailer = {"key": key, "shape": [len(rows), *source.shape], **asdict(moments)}
             line = json.dumps(trailer).encode()
             opened.write(line)
             opened.write(len(line).to_bytes(_LENGTH_BYTES, "little"))
             opened.write(_FOOTER)
-            opened.flush()
-            os.fsync(opened.fileno())
-        unfinished.replace(file)
     except OSError as error:
-        raise _unwritable(file.parent, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+        raise _unwritable(file, error) from error
 
 
-def _make(directory: Path) -> None:
+def _reserve(opened: BinaryIO, size: int) -> None:
+    """Have the system set bytes aside, so that a full disk, a quota or a limit is told before anything is decoded."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        os.posix_fallocate(opened.fileno(), 0, size)
+    except AttributeError:  # Not on every system.
+        return
     except OSError as error:
-        raise _unwritable(directory, error) from error
+        if error.errno in _NO_ROOM:  # Else it is a file system that cannot.
+            raise
 
 
-def _unwritable(directory: Path, error: OSError) -> DataError:
+def _unwritable(place: Path, error: OSError) -> DataError:
     return DataError(
-        f"{directory}: decoded images cannot be kept there: {error}; give another cache_dir"
+        f"{place}: decoded images cannot be kept there: {error.strerror or error}; {_ELSEWHERE}"
     )
 
 
@@ -143,7 +179,7 @@ def _write_images(opened: BinaryIO, source: Source, rows: Rows) -> Moments:
 def _trailer(file: Path, shape: tuple[int, ...], key: str) -> dict[str, Any] | None:
     """Read what a whole and fresh cache says of itself; None if there is none."""
     tail = _LENGTH_BYTES + len(_FOOTER)
-    images = int(np.prod(shape))
+    images = math.prod(shape)
     try:
         with file.open("rb") as opened:
             size = opened.seek(0, os.SEEK_END)
@@ -172,4 +208,11 @@ def _moments(trailer: dict[str, Any]) -> Moments:
 def _map(file: Path | BinaryIO, shape: tuple[int, ...]) -> Bytes:
     # Copy on write, because torch wants memory that could be written to.
     target: Any = file
-    return np.memmap(target, dtype=np.uint8, mode="c", shape=shape)
+    try:
+        return np.memmap(target, dtype=np.uint8, mode="c", shape=shape)
+    except OSError as error:
+        raise DataError(
+            f"{getattr(file, 'name', file)}: {math.prod(shape) / 2**30:.1f} GiB cannot be mapped into memory: "
+            f"{error.strerror or error}; raise the limit on address space (ulimit -v), or use fewer images "
+            "(data.limit)"
+        ) from error

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,7 +16,9 @@ import numpy as np
 
 from dynams.data.augmentation import Augmentation
 from dynams.data.errors import DataError
-from dynams.data.parquet import parquet_split
+from dynams.data.parquet import Columns, parquet_split
+from dynams.data.parquet_files import is_parquet, listing, parquet_splits
+from dynams.data.places import FilesBelow, cannot_be_read, files_below, want_file
 from dynams.data.source import Bytes, Rows, Source, Sources, check_labels
 from dynams.data.unpickle import unpickle
 
@@ -41,81 +42,76 @@ _BATCHES = {
     "test": ("test_batch",),
 }
 _WANTED = (
-    "CIFAR-10 as train-*.parquet and test-*.parquet, as data_batch_1.bin to data_batch_5.bin and "
-    "test_batch.bin (cifar-10-batches-bin), or as data_batch_1 to data_batch_5 and test_batch "
-    "(cifar-10-batches-py)"
+    "CIFAR-10 as train-*.parquet and test-*.parquet, as train/0000.parquet and test/0000.parquet, as "
+    "data_batch_1.bin to data_batch_5.bin and test_batch.bin (cifar-10-batches-bin), or as data_batch_1 "
+    "to data_batch_5 and test_batch (cifar-10-batches-py)"
 )
 
 
-def cifar10(path: Path) -> Sources:
+def cifar10(path: Path, columns: Columns = Columns()) -> Sources:  # noqa: B008 (frozen)
     """Find and check CIFAR-10 in the files anywhere below ``path``.
+
+    Args:
+        path: a directory.
+        columns: of parquet files.
 
     Raises:
         ImportError: parquet files, and pyarrow or Pillow is not installed.
+        ValueError: columns are named, and the files are not parquet's.
         DataError: nothing found, several copies found, a file missing, damaged or mislabelled.
     """
-    if not path.is_dir():
-        raise DataError(f"{path}: no such directory; looked for {_WANTED} in it")
-    found = _find(path)
     splits = {}
-    for split, files in found.items():
+    for split, files in _find(path).items():
         name = f"cifar10 {split}"
-        if files[0].suffix == ".parquet":
-            splits[split] = parquet_split(name, files, path, CLASSES, SHAPE)
+        for file in files:
+            want_file(file)
+        if is_parquet(files[0]):
+            splits[split] = parquet_split(name, files, path, CLASSES, SHAPE, columns)
         else:
+            columns.refuse(f"{files[0].name}, which has no columns")
             splits[split] = _batches(name, files, path)
     return Sources(splits["train"], splits["test"], Augmentation(crop_padding=4, flip=True))
 
 
 def _find(path: Path) -> dict[str, list[Path]]:
     """Find the files of each split, in order, all of one copy."""
-    parquet: dict[str, list[Path]] = {"train": [], "test": []}
-    batches: dict[str, Path] = {}
+    below = files_below(path)
+    try:
+        return _found(path, below)
+    except DataError as error:
+        if not below.unreadable:
+            raise
+        raise DataError(f"{error}; could not look into {', '.join(below.unreadable)}") from error
+
+
+def _found(path: Path, below: FilesBelow) -> dict[str, list[Path]]:
+    tables = [file for file in below.files if is_parquet(file)]
     names = {name for split in _BATCHES.values() for name in split}
-    for file in _files_below(path):
-        if file.suffix == ".parquet":
-            for split, files in parquet.items():
-                if file.stem == split or file.stem.startswith(f"{split}-"):
-                    files.append(file)
-        elif file.stem in names and file.suffix in ("", ".bin"):
+    batches: dict[str, Path] = {}
+    for file in below.files:
+        if file.stem in names and file.suffix in ("", ".bin"):
             if file.stem in batches:
                 raise DataError(
                     f"{path}: found CIFAR-10 twice, {batches[file.stem]} and {file}; name the "
                     "directory of one"
                 )
             batches[file.stem] = file
-    for split, files in parquet.items():
-        parents = {file.parent for file in files}
-        if len(parents) > 1:
-            raise DataError(
-                f"{path}: found CIFAR-10 twice, {split} files in "
-                f"{' and '.join(str(parent) for parent in sorted(parents))}; name the directory "
-                "of one"
-            )
-    in_parquet = any(parquet.values())
-    if in_parquet and batches:
+    parquet = parquet_splits(path, tables)
+    if parquet and batches:
         raise DataError(
             f"{path}: found CIFAR-10 twice, as parquet and as {sorted(batches.values())[0]}; name "
             "the directory of one"
         )
-    if in_parquet:
-        for split, files in parquet.items():
-            if not files:
-                raise DataError(f"{path}: {split}-*.parquet is missing; looked for {_WANTED}")
+    if parquet:
         return parquet
     if not batches:
-        raise DataError(f"{path}: none of the known files found; looked for {_WANTED}")
+        others = f"; found parquet files of other names: {listing(path, tables)}" if tables else ""
+        raise DataError(f"{path}: none of the known files found; looked for {_WANTED}{others}")
     for name in sorted(names):
         if name not in batches:
             suffix = next(iter(batches.values())).suffix
             raise DataError(f"{path}: {name}{suffix} is missing; looked for {_WANTED}")
     return {split: [batches[name] for name in names] for split, names in _BATCHES.items()}
-
-
-def _files_below(path: Path) -> Iterator[Path]:
-    for folder, folders, files in os.walk(path):
-        folders.sort()
-        yield from (Path(folder, file) for file in sorted(files))
 
 
 def _batches(name: str, files: Sequence[Path], root: Path) -> Source:
@@ -141,8 +137,11 @@ def _batches(name: str, files: Sequence[Path], root: Path) -> Source:
 
 def _batch_reader(file: Path) -> Callable[[Path], tuple[Rows, Bytes]]:
     """Tell a file's form: pickles begin with byte 128, which is no label, and their protocol, which is 2 or later."""
-    with file.open("rb") as opened:
-        head = opened.read(2)
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(2)
+    except OSError as error:
+        raise cannot_be_read(file, error) from error
     return _pickled if head in _PICKLED else _records
 
 

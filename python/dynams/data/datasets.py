@@ -185,7 +185,9 @@ def told_labels(dataset: Any) -> Tensor | None:
     """
     if isinstance(dataset, Subset):
         inner = told_labels(dataset.dataset)
-        return None if inner is None else inner[torch.as_tensor(dataset.indices, dtype=torch.int64)]
+        if inner is None:
+            return None
+        return inner[torch.as_tensor(dataset.indices, dtype=torch.int64, device="cpu")]
     if isinstance(dataset, ConcatDataset):
         parts = [told_labels(part) for part in dataset.datasets]
         known = [part for part in parts if part is not None]
@@ -198,7 +200,7 @@ def told_labels(dataset: Any) -> Tensor | None:
     if told is None:
         return None
     try:
-        labels = torch.as_tensor(told).cpu()
+        labels = torch.as_tensor(told, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         return None
     whole = not (labels.is_floating_point() or labels.is_complex())

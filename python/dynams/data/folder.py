@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ import numpy as np
 
 from dynams.data.augmentation import Augmentation
 from dynams.data.decode import Decoder
-from dynams.data.errors import DataError
+from dynams.data.errors import DataError, printable
+from dynams.data.places import cannot_be_read, what_is
 from dynams.data.source import (
     CHUNK_BYTES,
     Bytes,
@@ -42,7 +44,8 @@ def image_folder(path: Path, image_size: int | None) -> Sources:
     """Images in folders, classes in the order of their sorted names.
 
     Files whose name begins with a dot are no images to any system and are left out, with a warning
-    that counts them; every other file must be an image.
+    that counts them; every other file must be an image. Links are followed; an image that is in a class
+    already is left out where a link leads to it again, with a warning likewise.
 
     Args:
         path: directory with ``train`` and with ``val`` or else ``test``.
@@ -56,12 +59,21 @@ def image_folder(path: Path, image_size: int | None) -> Sources:
     """
     train_directory = path / "train"
     test_directory = next(
-        (path / name for name in _TEST_NAMES if (path / name).is_dir()), path / _TEST_NAMES[0]
+        (
+            path / name
+            for there in (os.path.isdir, os.path.lexists)
+            for name in _TEST_NAMES
+            if there(path / name)
+        ),
+        path / _TEST_NAMES[0],
     )
     for directory in (train_directory, test_directory):
-        if not directory.is_dir():
+        if not os.path.isdir(directory):
+            came = "no such directory"
+            if os.path.lexists(directory):
+                came = f"got {what_is(directory)}, want a directory"
             raise DataError(
-                f"{directory}: no such directory; looked for train/<class>/<image> and "
+                f"{directory}: {came}; looked for train/<class>/<image> and "
                 f"val/<class>/<image> or test/<class>/<image> in {path}"
             )
     train, test = _list(train_directory), _list(test_directory)
@@ -75,13 +87,16 @@ def image_folder(path: Path, image_size: int | None) -> Sources:
         raise DataError(f"{train_directory}: got one class, want at least 2 folders")
     decoder = Decoder()
     if image_size is None:
-        height, width = decoder.decode_resized(train.files[0], None, str(train.files[0])).shape[:2]
+        with decoder.quiet():
+            first = decoder.decode_resized(train.files[0], None, str(train.files[0]))
+        height, width = first.shape[:2]
     else:
         height = width = image_size
     shape = (3, height, width)
+    name = printable(path.resolve().name)
     return Sources(
-        train=_source(f"{path.resolve().name} train", train, path, image_size, shape),
-        test=_source(f"{path.resolve().name} test", test, path, image_size, shape),
+        train=_source(f"{name} train", train, path, image_size, shape),
+        test=_source(f"{name} test", test, path, image_size, shape),
         augmentation=_suited(min(height, width)),
     )
 
@@ -95,34 +110,66 @@ def _suited(side: int) -> Augmentation:
 
 
 def _list(directory: Path) -> _Split:
-    folders, hidden = [], 0
-    for entry in sorted(directory.iterdir()):
-        if entry.name.startswith("."):
-            hidden += 1
-        elif not entry.is_dir():
-            raise DataError(f"{entry}: got a file, want a folder for each class")
-        else:
-            folders.append(entry)
+    entries = _entries(directory)
+    folders = [directory / entry.name for entry in entries if not entry.name.startswith(".")]
+    hidden = len(entries) - len(folders)
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise DataError(f"{folder}: got {what_is(folder)}, want a folder for each class")
     if not folders:
         raise DataError(f"{directory}: it is empty, want a folder for each class")
     files: list[Path] = []
     labels: list[int] = []
+    links: set[Path] = set()
     for label, folder in enumerate(folders):
-        entries = sorted(folder.iterdir())
+        entries = _entries(folder)
         images = [entry for entry in entries if not entry.name.startswith(".")]
         hidden += len(entries) - len(images)
         if not images:
             raise DataError(f"{folder}: it is empty, want images")
-        files += images
+        links.update(folder / entry.name for entry in images if entry.is_symlink())
+        files += [folder / entry.name for entry in images]
         labels += [label] * len(images)
     if hidden:
         _LOG.warning("%s: left out %d hidden files (named .something)", directory, hidden)
+    if links or any(folder.is_symlink() for folder in folders):
+        files, labels = _each_once(directory, files, labels, links)
     return _Split(
         directory=directory,
-        classes=tuple(folder.name for folder in folders),
+        classes=tuple(printable(folder.name) for folder in folders),
         files=tuple(files),
         labels=np.array(labels, np.int64),
     )
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise cannot_be_read(folder, error) from error
+
+
+def _each_once(
+    directory: Path, files: list[Path], labels: list[int], links: set[Path]
+) -> tuple[list[Path], list[int]]:
+    """Leave out links to files that are in the class already; in two classes, a file is refused."""
+    folders = {file.parent: os.path.realpath(file.parent) for file in files}
+    first: dict[str, int] = {}
+    for position, file in enumerate(files):
+        alone = os.path.join(folders[file.parent], file.name)
+        real = os.path.realpath(file) if file in links else alone
+        other = first.setdefault(real, position)
+        if labels[other] != labels[position]:
+            raise DataError(f"{file}: it is the same file as {files[other]}, want it in one class")
+    kept = sorted(first.values())
+    if len(kept) < len(files):
+        _LOG.warning(
+            "%s: left out %d links to images that are there already",
+            printable(str(directory)),
+            len(files) - len(kept),
+        )
+    return [files[position] for position in kept], [labels[position] for position in kept]
 
 
 def _source(
@@ -136,6 +183,7 @@ def _source(
             for start in range(0, len(rows), at_once):
                 files = [split.files[row] for row in rows[start : start + at_once]]
                 yield _decoded(decoder, pool, workers, files, size, shape)
+        decoder.tell_damaged(name)
 
     return Source(
         name=name,
@@ -167,8 +215,6 @@ def _decoded(
 
     def decode(position: int) -> None:
         file = files[position]
-        if not file.is_file():
-            raise DataError(f"{file}: got a folder, want an image")
         pixels = decoder.decode_resized(file, size, str(file))
         height, width = pixels.shape[:2]
         if (height, width) != shape[1:]:
@@ -179,5 +225,6 @@ def _decoded(
         images[position] = pixels.transpose(2, 0, 1)
 
     # Shorter runs than in one part a thread: files differ in how long they take.
-    in_threads(pool, len(files), decode, 4 * workers)
+    with decoder.quiet():
+        in_threads(pool, len(files), decode, 4 * workers)
     return images

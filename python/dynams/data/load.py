@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 
-from dynams.checks import at_least, one_of
+from dynams.checks import one_of, whole
+from dynams.data.cache import ask_for_room
 from dynams.data.cifar import cifar10
 from dynams.data.digits import digits
 from dynams.data.errors import DataError
 from dynams.data.folder import image_folder
 from dynams.data.images import ImageData, ImageSet
+from dynams.data.memory import HostMemory
+from dynams.data.parquet import Columns
+from dynams.data.places import expanded, what_is
 from dynams.data.source import Rows, Source, Sources
 from dynams.data.statistics import Moments
 from dynams.data.storage import Place, Storage, choose_place, store
@@ -28,6 +34,8 @@ def load_data(
     limit: int | None = None,
     seed: int | None = None,
     image_size: int | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
     storage: Storage = "auto",
     device: torch.device | str = "cpu",
     cache_dir: Path | str | None = None,
@@ -48,6 +56,8 @@ def load_data(
             second of every class, and so on); a number: ``limit`` images drawn at random by it.
         image_size: side in pixels that images of a folder are brought to (shorter side resized,
             centre cut out); None: they must all have one size.
+        image_column: column of parquet files that holds the images; None: img or image.
+        label_column: column of parquet files that holds the labels; None: label.
         storage: where the images are kept: "device", "host", "disk" (a file mapped into memory), or
             "auto": the first of these that has room.
         device: the training device.
@@ -62,28 +72,109 @@ def load_data(
         DataError: data are missing, damaged or mislabelled.
         ImportError: a package that reads this kind of data is not installed.
     """
-    at_least("limit", limit, 1)
-    at_least("image_size", image_size, 1)
+    return find_data(
+        name,
+        path,
+        limit=limit,
+        seed=seed,
+        image_size=image_size,
+        image_column=image_column,
+        label_column=label_column,
+        storage=storage,
+        device=device,
+        cache_dir=cache_dir,
+    ).load()
+
+
+@dataclass(frozen=True)
+class FoundData:
+    """A data set that was found and checked but not yet decoded.
+
+    Attributes:
+        sources: both splits.
+        rows: that are used of them.
+        place: where the images will be kept.
+        device: the training device.
+        cache_dir: directory of decoded files; None: none, or beside the data.
+    """
+
+    sources: Sources
+    rows: tuple[Rows, Rows]
+    place: Place
+    device: torch.device
+    cache_dir: Path | None
+
+    @property
+    def keeps_files(self) -> bool:
+        """Whether decoded images are kept in files, which processes on one host share."""
+        wanted = self.place == "disk" or self.cache_dir is not None
+        return wanted and bool(self.sources.train.files)
+
+    def load(self) -> ImageData:
+        """Decode it.
+
+        Raises:
+            DataError: an image is damaged, or there is no room for the decoded ones.
+        """
+        splits = tuple(zip((self.sources.train, self.sources.test), self.rows, strict=True))
+        if self.keeps_files:
+            ask_for_room(splits, self.cache_dir)
+        (train, moments), (test, _) = (self._load(source, rows) for source, rows in splits)
+        mean, std = moments.mean(), moments.std()
+        return ImageData(train, test, mean, std, self.sources.augmentation)
+
+    def _load(self, source: Source, rows: Rows) -> tuple[ImageSet, Moments]:
+        images, moments = store(source, rows, self.place, self.device, self.cache_dir)
+        labels = torch.from_numpy(source.labels[rows]).to(images.device)
+        return ImageSet(images, labels, source.classes, source.name), moments
+
+
+def find_data(
+    name: DataName = "digits",
+    path: Path | str | None = None,
+    *,
+    limit: int | None = None,
+    seed: int | None = None,
+    image_size: int | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    storage: Storage = "auto",
+    device: torch.device | str = "cpu",
+    cache_dir: Path | str | None = None,
+    host: HostMemory = HostMemory(),  # noqa: B008 (frozen)
+) -> FoundData:
+    """Find and check a data set, and choose where its images will be kept.
+
+    Arguments and errors are those of `load_data`; ``host`` tells how much memory is free.
+    """
+    limit = None if limit is None else whole("limit", limit, 1)
+    image_size = None if image_size is None else whole("image_size", image_size, 1)
     device = torch.device(device)
-    cache = None if cache_dir is None else Path(cache_dir).expanduser()
-    found = _find(name, None if path is None else Path(path).expanduser(), image_size)
-    picked = (found.train.first(limit, seed), found.test.first(None, None))
-    size = sum(
-        len(rows) * math.prod(source.shape)
-        for source, rows in zip((found.train, found.test), picked, strict=True)
+    sources = _find(
+        name,
+        None if path is None else expanded(path),
+        image_size,
+        Columns(image_column, label_column),
     )
-    place = choose_place(storage, size, device)
-    train, moments = _load(found.train, picked[0], place, device, cache)
-    test, _ = _load(found.test, picked[1], place, device, cache)
-    return ImageData(train, test, moments.mean(), moments.std(), found.augmentation)
+    rows = (sources.train.first(limit, seed), sources.test.first(None, None))
+    size = sum(
+        len(picked) * math.prod(source.shape)
+        for source, picked in zip((sources.train, sources.test), rows, strict=True)
+    )
+    place = choose_place(storage, size, device, host)
+    return FoundData(
+        sources, rows, place, device, None if cache_dir is None else expanded(cache_dir)
+    )
 
 
-def _find(name: DataName, path: Path | None, image_size: int | None) -> Sources:
+def _find(name: DataName, path: Path | None, image_size: int | None, columns: Columns) -> Sources:
     one_of("name", name, get_args(DataName))
     if image_size is not None and name != "folder":
         raise ValueError(
             f"image_size: got {image_size}, want None for {name}, whose images have one size"
         )
+    if name != "cifar10":
+        columns.refuse(f"{name}, which has no columns")
     if name == "digits":
         if path is not None:
             raise ValueError(
@@ -92,14 +183,10 @@ def _find(name: DataName, path: Path | None, image_size: int | None) -> Sources:
         return digits()
     if path is None:
         raise ValueError(f"path: got None, want the directory that holds the data of {name}")
-    if not path.exists():
-        raise DataError(f"{path}: no such directory; looked for the data of {name}")
-    return cifar10(path) if name == "cifar10" else image_folder(path, image_size)
-
-
-def _load(
-    source: Source, rows: Rows, place: Place, device: torch.device, cache_dir: Path | None
-) -> tuple[ImageSet, Moments]:
-    images, moments = store(source, rows, place, device, cache_dir)
-    labels = torch.from_numpy(source.labels[rows]).to(images.device)
-    return ImageSet(images, labels, source.classes, source.name), moments
+    if not os.path.isdir(path):
+        if not os.path.lexists(path):
+            raise DataError(f"{path}: no such directory; looked for the data of {name}")
+        raise DataError(
+            f"{path}: got {what_is(path)}, want the directory that holds the data of {name}"
+        )
+    return cifar10(path, columns) if name == "cifar10" else image_folder(path, image_size)

@@ -102,8 +102,8 @@ def _constants(
     """Scale 1 / (255 std) and shift -mean / std, each (1, C, *size)."""
     if not all(value > 0 for value in std):
         raise ValueError(f"std: got {std}, want positive values")
-    means = torch.tensor(mean, dtype=torch.float64)
-    stds = torch.tensor(std, dtype=torch.float64)
+    means = torch.tensor(mean, dtype=torch.float64, device="cpu")
+    stds = torch.tensor(std, dtype=torch.float64, device="cpu")
     shape = (1, len(mean), *size)
     scale, shift = (
         constant.to(dtype)

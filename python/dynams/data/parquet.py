@@ -1,14 +1,15 @@
-"""CIFAR-10 from parquet files as the Hugging Face hub has them.
+"""Images and labels from parquet files as the Hugging Face hub has them (`parquet_files` says which files).
 
-Files named `train-00000-of-00001.parquet` and `test-...`, with the columns `img` (encoded image and
-its path) and `label`.
+A column holds encoded images and their paths (`img` or `image`, if none is named), another labels (`label`).
 """
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,58 @@ from dynams.data.decode import Decoder
 from dynams.data.errors import DataError, needed
 from dynams.data.source import Bytes, Rows, Source, check_labels, decoding_threads, in_threads
 
-_SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)$")
+_IMAGE_COLUMNS = ("img", "image")
+_LABEL_COLUMNS = ("label",)
 _ROWS_AT_ONCE = 4096
 # Decoding a small image is too short for many threads: they would wait for one another.
 _MOST_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns to read; None: the only one that has a usual name.
+
+    Attributes:
+        image: of encoded images.
+        label: of labels.
+    """
+
+    image: str | None = None
+    label: str | None = None
+
+    def refuse(self, what: str) -> None:
+        """Refuse named columns with data that have none.
+
+        Raises:
+            ValueError: a column is named.
+        """
+        for name, column in (("image_column", self.image), ("label_column", self.label)):
+            if column is not None:
+                raise ValueError(f"{name}: got {column!r}, want None for {what}")
+
+    def among(self, names: Sequence[str], file: Path) -> tuple[str, str]:
+        """Choose the columns of images and of labels among those that a file has.
+
+        Raises:
+            DataError: one is missing, or several might be meant.
+        """
+        return (
+            _chosen("image_column", self.image, _IMAGE_COLUMNS, names, file),
+            _chosen("label_column", self.label, _LABEL_COLUMNS, names, file),
+        )
+
+
+def _chosen(
+    option: str, wanted: str | None, usual: Sequence[str], names: Sequence[str], file: Path
+) -> str:
+    known = usual if wanted is None else (wanted,)
+    there = [name for name in known if name in names]
+    if len(there) == 1 and names.count(there[0]) == 1:
+        return there[0]
+    say = f"got {', '.join(names) or 'none'}; data.{option} NAME says which to read"
+    if there:
+        raise DataError(f"{file}: columns {' and '.join(there)} might both be meant: {say}")
+    raise DataError(f"{file}: column {' or '.join(known)} is missing: {say}")
 
 
 def parquet_split(
@@ -30,8 +79,9 @@ def parquet_split(
     root: Path,
     classes: tuple[str, ...],
     shape: tuple[int, int, int],
+    columns: Columns,
 ) -> Source:
-    """Find and check one split in its parquet files.
+    """Check one split in its parquet files.
 
     Args:
         name: of the split, for messages.
@@ -39,16 +89,18 @@ def parquet_split(
         root: directory that ``files`` are told relative to.
         classes: name of every class.
         shape: (3, H, W) that every image must have.
+        columns: to read.
 
     Raises:
         ImportError: pyarrow is not installed.
-        DataError: a file is no parquet file, lacks a column, is one of several that are not all
-            there, or has a label outside the classes; chunks: an image cannot be decoded or has
-            another size. Names the file and the row.
+        DataError: a file is no parquet file, lacks a column, or has a label outside the classes; chunks:
+            an image cannot be decoded or has another size. Names the file and the row.
     """
-    _check_shards(files)
     reader = needed("pyarrow.parquet", "pyarrow")
-    labels = [_labels(reader, file, len(classes)) for file in files]
+    # What the first file has, the others must have too.
+    image, label = columns.among(_column_names(reader, files[0]), files[0])
+    read = Columns(image, label)
+    labels = [_labels(reader, file, len(classes), read) for file in files]
     starts = np.cumsum([0, *(len(part) for part in labels)])
 
     def chunks(rows: Rows) -> Iterator[Bytes]:
@@ -57,8 +109,9 @@ def parquet_split(
         with ThreadPoolExecutor(workers) as pool:
             for file, start, stop in zip(files, starts, starts[1:], strict=False):
                 wanted = rows[(rows >= start) & (rows < stop)] - start
-                for numbers, blobs in _encoded(reader, file, wanted):
+                for numbers, blobs in _encoded(reader, file, wanted, image):
                     yield _decoded(decoder, pool, workers, file, numbers, blobs, shape)
+        decoder.tell_damaged(name)
 
     return Source(
         name=name,
@@ -68,33 +121,40 @@ def parquet_split(
         chunks=chunks,
         files=tuple(files),
         root=root,
+        column=image,
     )
 
 
-def _check_shards(files: Sequence[Path]) -> None:
-    shards = [match for match in (_SHARD.match(file.stem) for file in files) if match]
-    for match in shards:
-        prefix, total = match[1], int(match[3])
-        there = {int(other[2]) for other in shards if other[1] == prefix}
-        missing = sorted(set(range(total)) - there)
-        if missing:
-            raise DataError(
-                f"{files[0].parent}: {prefix} is split into {total} files and number {missing[0]} "
-                "is missing"
-            )
+@contextmanager
+def _opened(reader: Any, file: Path) -> Iterator[Any]:
+    """Open a parquet file; pyarrow takes names as text that is UTF-8, or as bytes."""
+    with (
+        needed("pyarrow", "pyarrow").OSFile(os.fsencode(file)) as source,
+        reader.ParquetFile(source) as opened,
+    ):
+        yield opened
 
 
-def _labels(reader: Any, file: Path, classes: int) -> Rows:
+def _column_names(reader: Any, file: Path) -> list[str]:
     try:
-        with reader.ParquetFile(file) as opened:
-            _check_columns(opened.schema_arrow, file)
-            column = opened.read(columns=["label"]).column("label")
+        with _opened(reader, file) as opened:
+            return list(opened.schema_arrow.names)
+    except Exception as error:
+        raise _unreadable(file, error) from error
+
+
+def _labels(reader: Any, file: Path, classes: int, columns: Columns) -> Rows:
+    try:
+        with _opened(reader, file) as opened:
+            image, label = columns.among(opened.schema_arrow.names, file)
+            _check_images(opened.schema_arrow.field(image).type, image, file)
+            column = opened.read(columns=[label]).column(label)
     except DataError:
         raise
     except Exception as error:
         raise _unreadable(file, error) from error
     if not str(column.type).startswith(("int", "uint")):
-        raise DataError(f"{file}: got column label of type {column.type}, want whole numbers")
+        raise DataError(f"{file}: got column {label} of type {column.type}, want whole numbers")
     if not len(column):
         raise DataError(f"{file}: it has no rows")
     if column.null_count:
@@ -105,30 +165,25 @@ def _labels(reader: Any, file: Path, classes: int) -> Rows:
     return labels
 
 
-def _check_columns(schema: Any, file: Path) -> None:
-    for column in ("img", "label"):
-        if column not in schema.names:
-            raise DataError(
-                f"{file}: column {column} is missing: got {', '.join(schema.names) or 'none'}, "
-                "want img and label"
-            )
-    kind = schema.field("img").type
+def _check_images(kind: Any, column: str, file: Path) -> None:
     fields = {kind.field(i).name: str(kind.field(i).type) for i in range(kind.num_fields)}
     if "binary" not in fields.get("bytes", ""):
-        raise DataError(f"{file}: got column img of type {kind}, want struct<bytes, path>")
+        raise DataError(f"{file}: got column {column} of type {kind}, want struct<bytes, path>")
 
 
-def _encoded(reader: Any, file: Path, wanted: Rows) -> Iterator[tuple[Rows, list[bytes | None]]]:
+def _encoded(
+    reader: Any, file: Path, wanted: Rows, column: str
+) -> Iterator[tuple[Rows, list[bytes | None]]]:
     """Read the rows ``wanted``, some at a time: their numbers and their encoded images."""
     start = 0
     try:
-        with reader.ParquetFile(file) as opened:
-            for batch in opened.iter_batches(batch_size=_ROWS_AT_ONCE, columns=["img.bytes"]):
+        with _opened(reader, file) as opened:
+            for batch in opened.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[f"{column}.bytes"]):
                 stop = start + batch.num_rows
                 numbers = wanted[(wanted >= start) & (wanted < stop)]
                 if len(numbers):
-                    column = batch.column("img").field("bytes").take(_indices(numbers - start))
-                    yield numbers, column.to_pylist()
+                    blobs = batch.column(column).field("bytes").take(_indices(numbers - start))
+                    yield numbers, blobs.to_pylist()
                 start = stop
     except DataError:
         raise
@@ -159,7 +214,8 @@ def _decoded(
         pixels = decoder.decode_exact(blob, *shape[1:], where)
         images[position] = pixels.transpose(2, 0, 1)
 
-    in_threads(pool, len(blobs), decode, workers)
+    with decoder.quiet():
+        in_threads(pool, len(blobs), decode, workers)
     return images
 
 

@@ -38,6 +38,7 @@ class Source:
             a time, in that order, each chunk writable and its own. Raises DataError.
         files: what the images are decoded from; empty where nothing is read from disk.
         root: directory that ``files`` are told relative to.
+        column: that images are read from; None where nothing has columns.
         order: rows in the order in which a part of the split should be taken; None: as they come.
     """
 
@@ -48,6 +49,7 @@ class Source:
     chunks: Callable[[Rows], Iterator[Bytes]]
     files: tuple[Path, ...] = ()
     root: Path | None = None
+    column: str | None = None
     order: Rows | None = field(default=None)
 
     def __len__(self) -> int:

@@ -28,7 +28,7 @@ class Moments:
     def of(cls, channels: int, chunks: Iterable[NDArray[np.uint8]]) -> Moments:
         """Add up the pixels of all images in ``chunks``, each (n, channels, H, W)."""
         pixels = 0
-        counts = torch.zeros(channels, 256, dtype=torch.int64)
+        counts = torch.zeros(channels, 256, dtype=torch.int64, device="cpu")
         for images in chunks:
             pixels += images.shape[0] * images.shape[2] * images.shape[3]
             for channel in range(channels):

@@ -7,16 +7,17 @@ fastest place that leaves room for training is taken.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dynams.data.cache import mapped
-from dynams.data.memory import free_on_device, free_on_host
+from dynams.data.errors import DataError
+from dynams.data.memory import HostMemory, free_on_device
 from dynams.data.source import CHUNK_BYTES, Bytes, Rows, Source
 from dynams.data.statistics import Moments
 
@@ -28,7 +29,12 @@ _SHARE = 2
 _SMALL = 1 << 30
 
 
-def choose_place(storage: Storage, size: int, device: torch.device) -> Place:
+def choose_place(
+    storage: Storage,
+    size: int,
+    device: torch.device,
+    host: HostMemory = HostMemory(),  # noqa: B008 (frozen)
+) -> Place:
     """Where ``size`` bytes of images should be kept for training on ``device``.
 
     Automatically: on the device if they take at most half of its free memory, else in host memory
@@ -44,16 +50,16 @@ def choose_place(storage: Storage, size: int, device: torch.device) -> Place:
         return "disk"
     on_host = device.type == "cpu" or storage == "host"
     if storage != "auto":
-        free = free_on_host() if on_host else free_on_device(device)
+        free = host.free() if on_host else free_on_device(device)
         if free is not None and size > free:
             raise ValueError(
                 f"storage: got {storage!r} for {size / 2**30:.1f} GiB of images, want 'auto' or 'disk': "
-                f"{free / 2**30:.1f} GiB are free"
+                f"{free / 2**30:.1f} GiB are free; data.storage disk keeps them in a file"
             )
         return "host" if on_host else "device"
     if not on_host and _fits(size, free_on_device(device)):
         return "device"
-    return "host" if _fits(size, free_on_host()) else "disk"
+    return "host" if _fits(size, host.free()) else "disk"
 
 
 def store(
@@ -74,18 +80,17 @@ def store(
         room, and the moments of their pixels.
 
     Raises:
-        DataError: an image is damaged or missing.
+        DataError: an image is damaged or missing, or there is no room.
     """
-    images: Tensor
     if place == "disk":
         file, moments = mapped(source, rows, cache_dir)
         return torch.from_numpy(file), moments
     shape = (len(rows), *source.shape)
     if place == "device":
-        images = torch.empty(shape, dtype=torch.uint8, device=device)
+        images = _room(shape, device)
     else:
-        pin = device.type == "cuda" and _may_be_pinned(int(np.prod(shape)))
-        images = torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
+        pin = device.type == "cuda" and _may_be_pinned(math.prod(shape))
+        images = _room(shape, torch.device("cpu"), pin)
     if cache_dir is not None and source.files:
         file, moments = mapped(source, rows, cache_dir)
         for _ in _copied(_slices(file), images):
@@ -94,13 +99,23 @@ def store(
     return images, Moments.of(source.shape[0], _copied(source.chunks(rows), images))
 
 
+def _room(shape: tuple[int, ...], device: torch.device, pin: bool = False) -> Tensor:
+    try:
+        return torch.empty(shape, dtype=torch.uint8, device=device, pin_memory=pin)
+    except (RuntimeError, MemoryError) as error:
+        raise DataError(
+            f"storage: {math.prod(shape) / 2**30:.1f} GiB of images do not fit in the memory of {device}; "
+            f"data.storage disk keeps them in a file ({str(error).splitlines()[0]})"
+        ) from error
+
+
 def _fits(size: int, free: int | None) -> bool:
     return size <= (_SMALL if free is None else free // _SHARE)
 
 
 def _may_be_pinned(size: int) -> bool:
     """Page-locked memory is handed out in powers of two and cannot be swapped: half must stay."""
-    return _fits(1 << (size - 1).bit_length(), free_on_host())
+    return _fits(1 << (size - 1).bit_length(), HostMemory().free())
 
 
 def _slices(images: Bytes) -> Iterator[Bytes]:

@@ -41,6 +41,12 @@ class DataConfig:
     image_size: int | None = setting(
         None, "side in pixels that images of a folder are brought to", least=1
     )
+    image_column: str | None = setting(
+        None, "column of parquet files that holds the images; unset: img or image"
+    )
+    label_column: str | None = setting(
+        None, "column of parquet files that holds the labels; unset: label"
+    )
     storage: Literal["auto", "device", "host", "disk"] = setting(
         "auto",
         "where the decoded images are kept: device (fastest), host, disk (a file mapped into "

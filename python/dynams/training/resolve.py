@@ -5,12 +5,16 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 from lightning_fabric import Fabric
 
 from dynams.checks import one_of
-from dynams.data import ImageData, load_data
+from dynams.data import ImageData
+from dynams.data.load import find_data
+from dynams.data.memory import HostMemory
+from dynams.data.storage import Place
 from dynams.models import MODEL_NAMES, build_model
 from dynams.selection.methods.interface import BatchStrategy, Strategy
 from dynams.selection.methods.registry import build_strategy, strategy_options
@@ -33,6 +37,8 @@ ROW_SCORES: frozenset[str] = frozenset(
 # Settings that have no place inside a batch, where `with_switches` does nothing.
 _SWITCHES = ("class_balance", "exploration", "unbiased", "noise_guard")
 _IRREDUCIBLE = "irreducible_loss"
+# Where images may be kept, the fastest first.
+_PLACES: tuple[Place, ...] = get_args(Place)
 
 
 @dataclass(frozen=True)
@@ -168,24 +174,39 @@ def build_network(
     )
 
 
-def load_images(config: DataConfig, fabric: Fabric) -> ImageData:
+def load_images(config: DataConfig, fabric: Fabric, host: HostMemory = HostMemory()) -> ImageData:  # noqa: B008
     """Load the images that ``config`` names, in every process.
+
+    All processes keep them in the same kind of place: the slowest that any of them has to take. Where decoded
+    images are kept on disk, one process of a host makes the file and the others find it.
+
+    Args:
+        config: names the images.
+        fabric: device and processes.
+        host: tells how much memory is free.
 
     Raises:
         ValueError, FileNotFoundError: they cannot be had as configured.
     """
-    # With decoded images kept on disk, one process makes the file and the others find it.
-    shared = config.cache is not None or config.storage == "disk"
-    with fabric.rank_zero_first(local=True) if shared else nullcontext():
-        return load_data(
-            config.name,
-            config.path,
-            limit=config.limit,
-            image_size=config.image_size,
-            storage=config.storage,
-            device=fabric.device,
-            cache_dir=config.cache,
-        )
+    found = find_data(
+        config.name,
+        config.path,
+        limit=config.limit,
+        image_size=config.image_size,
+        image_column=config.image_column,
+        label_column=config.label_column,
+        storage=config.storage,
+        device=fabric.device,
+        cache_dir=config.cache,
+        host=host,
+    )
+    if fabric.world_size > 1:
+        # What is free is asked by each process for itself, at its own moment.
+        mine = torch.tensor(_PLACES.index(found.place), device=fabric.device)
+        slowest = int(torch.as_tensor(fabric.all_gather(mine)).max())
+        found = replace(found, place=_PLACES[slowest])
+    with fabric.rank_zero_first(local=True) if found.keeps_files else nullcontext():
+        return found.load()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,17 @@ from dynams.training.loading import Reader, SampleBatches, read_samples, suited_
 from dynams.training.resolve import Resolved, load_images
 
 # What a Dataset of the user's own decides by itself.
-_NOT_FOR_DATASETS = ("path", "limit", "image_size", "cache", "crop_padding", "crop_size", "flip")
+_NOT_FOR_DATASETS = (
+    "path",
+    "limit",
+    "image_size",
+    "image_column",
+    "label_column",
+    "cache",
+    "crop_padding",
+    "crop_size",
+    "flip",
+)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,14 +59,43 @@ def test_no_known_layout_says_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "data.parquet").write_bytes(b"PAR1")
     expected = (
         r"none of the known files found; looked for CIFAR-10 as train-\*\.parquet .*"
-        r"data_batch_1\.bin .*cifar-10-batches-py"
+        r"data_batch_1\.bin .*cifar-10-batches-py\); found parquet files of other names: data\.parquet"
     )
     with pytest.raises(DataError, match=expected):
         load_data("cifar10", tmp_path)
-    with pytest.raises(DataError, match=r"readme\.txt: no such directory"):
+    with pytest.raises(DataError, match=r"readme\.txt: got a file, want the directory"):
         load_data("cifar10", tmp_path / "readme.txt")
     with pytest.raises(DataError, match=r"train: no such directory; looked for train/<class>"):
         load_data("folder", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10", "folder"])
+def test_another_default_device_and_numpy_numbers_change_nothing(
+    tmp_path: Path, files: Any, cifar: Any, name: Any
+) -> None:
+    path = {"cifar10": tmp_path, "folder": tmp_path}.get(name)
+    if name == "cifar10":
+        cifar.write_parquet(tmp_path)
+    if name == "folder":
+        files.write_folder(tmp_path)
+    size = 8 if name == "folder" else None
+    for storage in ("host", "disk"):
+        expected = load_data(name, path, limit=6, image_size=size, storage=storage)
+        torch.set_default_device("meta")
+        try:
+            data = load_data(
+                name,
+                path,
+                limit=np.int64(6),  # type: ignore[arg-type]
+                image_size=None if size is None else np.int32(size),  # type: ignore[arg-type]
+                storage=storage,
+                cache_dir=tmp_path / "caches",
+            )
+        finally:
+            torch.set_default_device(None)
+        assert torch.equal(data.train.images, expected.train.images)
+        assert torch.equal(data.test.labels, expected.test.labels)
+        assert (data.mean, data.std) == (expected.mean, expected.std)
 
 
 def run_without(modules: str, code: str) -> subprocess.CompletedProcess[str]:

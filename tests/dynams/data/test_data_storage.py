@@ -15,7 +15,7 @@ import torch
 from dynams.data import DataError, ImageData, load_data
 from dynams.data import cache as cache_module
 from dynams.data import storage as storage_module
-from dynams.data.memory import free_on_host
+from dynams.data.memory import HostMemory
 from dynams.data.storage import choose_place
 
 GIB = 1 << 30
@@ -23,11 +23,19 @@ CUDA = torch.device("cuda")
 CPU = torch.device("cpu")
 
 
+Free = Callable[[int | None, int | None], HostMemory]
+
+
 @pytest.fixture
-def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None, int | None], None]:
-    def set_free(on_device: int | None, on_host: int | None) -> None:
+def free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Free:
+    """Set what is free on the device, and give a host with what is free there; None: it does not tell."""
+
+    def set_free(on_device: int | None, on_host: int | None) -> HostMemory:
         monkeypatch.setattr(storage_module, "free_on_device", lambda device: on_device)
-        monkeypatch.setattr(storage_module, "free_on_host", lambda: on_host)
+        (tmp_path / "proc").mkdir(exist_ok=True)
+        told = "" if on_host is None else f"MemAvailable: {on_host // 1024} kB"
+        (tmp_path / "proc/meminfo").write_text(told)
+        return HostMemory(tmp_path, processes=1)
 
     return set_free
 
@@ -55,46 +63,33 @@ def assert_equal(first: ImageData, second: ImageData) -> None:
     ],
 )
 def test_the_fastest_place_that_leaves_half_is_taken(
-    free: Callable[[int | None, int | None], None],
+    free: Free,
     size: int,
     on_device: int | None,
     on_host: int | None,
     device: torch.device,
     place: str,
 ) -> None:
-    free(on_device, on_host)
-    assert choose_place("auto", size, device) == place
+    assert choose_place("auto", size, device, free(on_device, on_host)) == place
 
 
-def test_an_explicit_place_is_kept_or_refused(
-    free: Callable[[int | None, int | None], None],
-) -> None:
-    free(8 * GIB, 4 * GIB)
-    assert choose_place("device", 8 * GIB, CUDA) == "device"
-    assert choose_place("host", 4 * GIB, CUDA) == "host"
-    assert choose_place("device", 4 * GIB, CPU) == "host"
-    assert choose_place("disk", 1 << 60, CUDA) == "disk"
+def test_an_explicit_place_is_kept_or_refused(free: Free) -> None:
+    host = free(8 * GIB, 4 * GIB)
+    assert choose_place("device", 8 * GIB, CUDA, host) == "device"
+    assert choose_place("host", 4 * GIB, CUDA, host) == "host"
+    assert choose_place("device", 4 * GIB, CPU, host) == "host"
+    assert choose_place("disk", 1 << 60, CUDA, host) == "disk"
     with pytest.raises(
         ValueError, match=r"storage: got 'device' for 9\.0 GiB .*, want .*: 8\.0 GiB are free"
     ):
-        choose_place("device", 9 * GIB, CUDA)
+        choose_place("device", 9 * GIB, CUDA, host)
     with pytest.raises(
-        ValueError, match=r"storage: got 'host' for 5\.0 GiB .*, want .*: 4\.0 GiB are free"
+        ValueError,
+        match=r"storage: got 'host' for 5\.0 GiB .*: 4\.0 GiB are free; data\.storage disk",
     ):
-        choose_place("host", 5 * GIB, CUDA)
+        choose_place("host", 5 * GIB, CUDA, host)
     with pytest.raises(ValueError, match=r"storage: got 'tape', want one of auto, device, host"):
-        choose_place("tape", 1, CPU)  # type: ignore[arg-type]
-
-
-def test_processes_on_one_host_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    alone = free_on_host()
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    shared = free_on_host()
-    if alone is None or shared is None:
-        pytest.skip("this system does not tell its memory")
-    assert 0 < shared < alone / 4
+        choose_place("tape", 1, CPU, host)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["digits", "cifar10", "folder"])
@@ -307,11 +302,11 @@ def test_a_place_that_cannot_be_written_or_is_full_is_named(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DataError, match=r"file/caches: .* cannot be kept there.*another cache_dir"):
+    with pytest.raises(DataError, match=r"file/caches: .* cannot be kept there: .*data\.cache DIR"):
         load_data("folder", folder, storage="disk", cache_dir=tmp_path / "file" / "caches")
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
-    with pytest.raises(DataError, match=r"do not fit, 0\.0 GiB are free; give another cache_dir"):
+    with pytest.raises(DataError, match=r"do not fit, 0\.0 GiB are free; .*data\.cache DIR"):
         load_data("folder", folder, storage="disk")
 
 
