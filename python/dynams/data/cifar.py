@@ -41,6 +41,7 @@ _BATCHES = {
     "train": tuple(f"data_batch_{number}" for number in range(1, 6)),
     "test": ("test_batch",),
 }
+_BATCH_NAMES = frozenset(name for names in _BATCHES.values() for name in names)
 _WANTED = (
     "CIFAR-10 as train-*.parquet and test-*.parquet, as train/0000.parquet and test/0000.parquet, as "
     "data_batch_1.bin to data_batch_5.bin and test_batch.bin (cifar-10-batches-bin), or as data_batch_1 "
@@ -75,7 +76,7 @@ def cifar10(path: Path, columns: Columns = Columns()) -> Sources:  # noqa: B008 
 
 def _find(path: Path) -> dict[str, list[Path]]:
     """Find the files of each split, in order, all of one copy."""
-    below = files_below(path)
+    below = files_below(path, lambda file: is_parquet(file) or _is_batch(file))
     try:
         return _found(path, below)
     except DataError as error:
@@ -84,12 +85,15 @@ def _find(path: Path) -> dict[str, list[Path]]:
         raise DataError(f"{error}; could not look into {', '.join(below.unreadable)}") from error
 
 
+def _is_batch(file: Path) -> bool:
+    return file.stem in _BATCH_NAMES and file.suffix in ("", ".bin")
+
+
 def _found(path: Path, below: FilesBelow) -> dict[str, list[Path]]:
     tables = [file for file in below.files if is_parquet(file)]
-    names = {name for split in _BATCHES.values() for name in split}
     batches: dict[str, Path] = {}
     for file in below.files:
-        if file.stem in names and file.suffix in ("", ".bin"):
+        if _is_batch(file):
             if file.stem in batches:
                 raise DataError(
                     f"{path}: found CIFAR-10 twice, {batches[file.stem]} and {file}; name the "
@@ -107,7 +111,7 @@ def _found(path: Path, below: FilesBelow) -> dict[str, list[Path]]:
     if not batches:
         others = f"; found parquet files of other names: {listing(path, tables)}" if tables else ""
         raise DataError(f"{path}: none of the known files found; looked for {_WANTED}{others}")
-    for name in sorted(names):
+    for name in sorted(_BATCH_NAMES):
         if name not in batches:
             suffix = next(iter(batches.values())).suffix
             raise DataError(f"{path}: {name}{suffix} is missing; looked for {_WANTED}")

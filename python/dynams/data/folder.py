@@ -14,7 +14,7 @@ import numpy as np
 from dynams.data.augmentation import Augmentation
 from dynams.data.decode import Decoder
 from dynams.data.errors import DataError, printable
-from dynams.data.places import cannot_be_read, what_is
+from dynams.data.places import cannot_be_read, want_directory, what_is
 from dynams.data.source import (
     CHUNK_BYTES,
     Bytes,
@@ -68,14 +68,10 @@ def image_folder(path: Path, image_size: int | None) -> Sources:
         path / _TEST_NAMES[0],
     )
     for directory in (train_directory, test_directory):
-        if not os.path.isdir(directory):
-            came = "no such directory"
-            if os.path.lexists(directory):
-                came = f"got {what_is(directory)}, want a directory"
-            raise DataError(
-                f"{directory}: {came}; looked for train/<class>/<image> and "
-                f"val/<class>/<image> or test/<class>/<image> in {path}"
-            )
+        want_directory(
+            directory,
+            f"train/<class>/<image> and val/<class>/<image> or test/<class>/<image> in {path}",
+        )
     train, test = _list(train_directory), _list(test_directory)
     if train.classes != test.classes:
         for name in sorted({*train.classes} ^ {*test.classes}):
@@ -131,7 +127,8 @@ def _list(directory: Path) -> _Split:
         files += [folder / entry.name for entry in images]
         labels += [label] * len(images)
     if hidden:
-        _LOG.warning("%s: left out %d hidden files (named .something)", directory, hidden)
+        where = printable(str(directory))
+        _LOG.warning("%s: left out %d hidden files (named .something)", where, hidden)
     if links or any(folder.is_symlink() for folder in folders):
         files, labels = _each_once(directory, files, labels, links)
     return _Split(

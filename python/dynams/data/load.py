@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,12 +13,11 @@ from dynams.checks import one_of, whole
 from dynams.data.cache import ask_for_room
 from dynams.data.cifar import cifar10
 from dynams.data.digits import digits
-from dynams.data.errors import DataError
 from dynams.data.folder import image_folder
 from dynams.data.images import ImageData, ImageSet
 from dynams.data.memory import HostMemory
 from dynams.data.parquet import Columns
-from dynams.data.places import expanded, what_is
+from dynams.data.places import expanded, want_directory
 from dynams.data.source import Rows, Source, Sources
 from dynams.data.statistics import Moments
 from dynams.data.storage import Place, Storage, choose_place, store
@@ -183,10 +181,5 @@ def _find(name: DataName, path: Path | None, image_size: int | None, columns: Co
         return digits()
     if path is None:
         raise ValueError(f"path: got None, want the directory that holds the data of {name}")
-    if not os.path.isdir(path):
-        if not os.path.lexists(path):
-            raise DataError(f"{path}: no such directory; looked for the data of {name}")
-        raise DataError(
-            f"{path}: got {what_is(path)}, want the directory that holds the data of {name}"
-        )
+    want_directory(path, f"the data of {name}")
     return cifar10(path, columns) if name == "cifar10" else image_folder(path, image_size)

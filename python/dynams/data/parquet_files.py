@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dynams.data.errors import DataError
+from dynams.data.errors import DataError, printable
 
 # What accuracy is measured on: the first of these that is there.
 _TEST_NAMES = ("test", "validation", "valid", "val")
@@ -80,7 +80,10 @@ def parquet_splits(root: Path, files: Iterable[Path]) -> dict[str, list[Path]]:
             raise DataError(f"{root}: {name}-*.parquet is missing; found {listed}")
     for name in there:
         if name not in ("train", test):
-            _LOG.warning("%s: left out the %s images: accuracy is measured on %s", root, name, test)
+            where = printable(str(root))
+            _LOG.warning(
+                "%s: left out the %s images: accuracy is measured on %s", where, name, test
+            )
     return {"train": _one(root, "train", splits["train"]), "test": _one(root, test, splits[test])}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,8 @@ _KINDS = (
     (stat.S_ISBLK, "a device"),
 )
 
+_NOTHING = "nothing"
+
 
 def expanded(path: str | os.PathLike[str]) -> Path:
     """Return a path with the home directory for a leading ``~``; other names that begin so stay."""
@@ -28,15 +31,13 @@ def what_is(path: Path) -> str:
     """Say what lies at ``path``, such as "a pipe" or "a link to nowhere.png, which is not there"."""
     try:
         kind = _kind(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        kind = _NOTHING
     except OSError as error:
         kind = (error.strerror or str(error)).lower()
     if not os.path.islink(path):
         return kind
-    target = os.readlink(path)
-    if os.path.lexists(path) and not os.path.exists(path):
-        gone = {"no such file or directory": "which is not there"}
-        return f"a link to {target}, {gone.get(kind, kind)}"
-    return f"a link to {target}, {kind}"
+    return f"a link to {os.readlink(path)}, {'which is not there' if kind == _NOTHING else kind}"
 
 
 def _kind(mode: int) -> str:
@@ -53,6 +54,18 @@ def want_file(path: Path, wanted: str = "a file") -> None:
         raise DataError(f"{path}: got {what_is(path)}, want {wanted}")
 
 
+def want_directory(path: Path, looked_for: str) -> None:
+    """Refuse what is no directory.
+
+    Raises:
+        DataError: naming the path, what it is and what was looked for in it.
+    """
+    if not os.path.isdir(path):
+        kind = what_is(path)
+        came = "no such directory" if kind == _NOTHING else f"got {kind}, want a directory"
+        raise DataError(f"{path}: {came}; looked for {looked_for}")
+
+
 def cannot_be_read(path: Path | str, error: OSError) -> DataError:
     """Make the error for a file or folder that the system does not let read."""
     return DataError(f"{path}: cannot be read: {error.strerror or error}")
@@ -63,7 +76,7 @@ class FilesBelow:
     """What a search found.
 
     Attributes:
-        files: everything that is no folder, sorted; pipes and broken links too.
+        files: those that were wanted, sorted; pipes and broken links of such names too.
         unreadable: folders that could not be looked into, and why.
     """
 
@@ -71,10 +84,14 @@ class FilesBelow:
     unreadable: list[str]
 
 
-def files_below(root: Path) -> FilesBelow:
-    """Find the files anywhere below ``root``, also behind links, each once and under its own name if it has one there.
+def files_below(root: Path, wanted: Callable[[Path], bool]) -> FilesBelow:
+    """Find files anywhere below ``root``, also behind links, each once.
 
     A link to a folder that ``root`` lies in is not followed: it leads out of the data.
+
+    Args:
+        root: a directory.
+        wanted: tells files by their names. Under a wanted name, a link to a file of any name counts.
     """
     inside = os.path.join(os.path.realpath(root), "")
     found = FilesBelow([], [])
@@ -96,11 +113,13 @@ def files_below(root: Path) -> FilesBelow:
             continue
         for entry in entries:
             path = folder / entry.name
-            if entry.is_symlink():
-                (linked_folders if os.path.isdir(path) else linked_files).append(path)
-            elif entry.is_dir(follow_symlinks=False):
+            if entry.is_dir(follow_symlinks=False):
                 folders.append(path)
-            else:
+            elif entry.is_symlink() and os.path.isdir(path):
+                linked_folders.append(path)
+            elif entry.is_symlink() and wanted(path):
+                linked_files.append(path)
+            elif wanted(path):
                 seen.add(os.path.join(real, entry.name))
                 found.files.append(path)
     for path in linked_files:

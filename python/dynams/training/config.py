@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dynams.checks import of_type, one_of, unknown
+from dynams.checks import of_type, one_of, unknown, whole
 from dynams.selection.methods.registry import STRATEGIES
 from dynams.training.settings import check, section, section_of, setting
 
@@ -86,6 +86,9 @@ class DataConfig:
     flip: bool | None = setting(None, "mirror half the images; unset: what suits the data set")
 
     def __post_init__(self) -> None:
+        for name in ("limit", "image_size"):
+            if getattr(self, name) is not None:  # NumPy's whole numbers too.
+                object.__setattr__(self, name, whole(f"data.{name}", getattr(self, name)))
         check("data", self)
         if self.crop == "random-resized" and self.crop_padding is not None:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from dynams.checks import one_of
 from dynams.data import ImageData
 from dynams.data.load import find_data
 from dynams.data.memory import HostMemory
+from dynams.data.places import expanded, what_is
 from dynams.data.storage import Place
 from dynams.models import MODEL_NAMES, build_model
 from dynams.selection.methods.interface import BatchStrategy, Strategy
@@ -138,8 +140,8 @@ def check_early(
             raise ValueError(
                 f"data.path: got None, want the directory that holds {config.data.name}"
             )
-        if not Path(path).is_dir():
-            raise ValueError(f"data.path: no directory {path}")
+        if not os.path.isdir(path):
+            raise ValueError(f"data.path: no directory {path}, there is {what_is(Path(path))}")
     return selector
 
 

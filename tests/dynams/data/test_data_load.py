@@ -63,7 +63,9 @@ def test_no_known_layout_says_what_was_looked_for(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match=expected):
         load_data("cifar10", tmp_path)
-    with pytest.raises(DataError, match=r"readme\.txt: got a file, want the directory"):
+    with pytest.raises(
+        DataError, match=r"readme\.txt: got a file, want a directory; looked for the data of"
+    ):
         load_data("cifar10", tmp_path / "readme.txt")
     with pytest.raises(DataError, match=r"train: no such directory; looked for train/<class>"):
         load_data("folder", tmp_path)

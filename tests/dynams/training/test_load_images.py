@@ -24,7 +24,7 @@ from dynams.training.changed_settings import changed_settings
 from dynams.training.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from dynams.training.config import DataConfig, TrainConfig
 from dynams.training.loop import train
-from dynams.training.resolve import load_images
+from dynams.training.resolve import check_early, load_images
 from dynams.training.samples import given_data
 
 
@@ -116,6 +116,16 @@ def test_columns_reach_the_reader_and_are_refused_with_datasets(tmp_path: Path) 
     for name in ("image_column", "label_column"):
         with pytest.raises(ValueError, match=rf"data\.{name}: got 'x' with Datasets of your own"):
             given_data((data, data), DataConfig(**{name: "x"}))
+
+
+def test_a_path_that_is_no_directory_is_called_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    (tmp_path / "file").write_text("")
+    link = f"a link to {tmp_path}/gone, which is not there"
+    for name, kind in (("link", link), ("file", "a file"), ("absent", "nothing")):
+        config = TrainConfig(data=DataConfig(name="cifar10", path=str(tmp_path / name)))
+        with pytest.raises(ValueError, match=f"data.path: no directory .*{name}, there is {kind}"):
+            check_early(config)
 
 
 def test_a_run_from_before_columns_could_be_named_is_resumed(tmp_path: Path) -> None:
