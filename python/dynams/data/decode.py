@@ -3,13 +3,12 @@
 Small images of one known size (`decode_exact`, CIFAR's) go straight to Pillow's JPEG decoder: of the
 80 us that opening one the usual way takes, half is spent on reading its headers in Python. Images of any size
 (`decode_resized`, folders') are brought to the wanted size at their shorter side and cut at the centre. All
-are turned upright and made RGB. Damaged metadata do not matter, but for a warning that counts them.
+are turned upright and made RGB. Damaged metadata do not matter, but are noted.
 """
 
 from __future__ import annotations
 
 import io
-import logging
 import threading
 import warnings
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynams.data.errors import DataError, needed, printable
+from dynams.data.errors import DataError, needed
 from dynams.data.image_parts import jpeg_size, without_metadata
 from dynams.data.places import cannot_be_read, want_file
 
@@ -35,21 +34,23 @@ _TURNS = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-_LOG = logging.getLogger(__name__)
 
 
 class Decoder:
     """Decodes with Pillow, which is imported when the first decoder is made.
 
     One decoder may be used by several threads at once.
+
+    Args:
+        damaged: gets the place of every image whose metadata are damaged, as the caller calls it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, damaged: list[str]) -> None:
         self._image: Any = needed("PIL.Image", "Pillow")
         # Formats are registered before threads start.
         self._image.init()
         self._here = threading.local()
-        self._damaged: list[str] = []
+        self._damaged = damaged
 
     def decode_exact(self, data: bytes, height: int, width: int, where: str) -> NDArray[np.uint8]:
         """Decode a JPEG or PNG of exactly (height, width) to (height, width, 3) RGB bytes.
@@ -101,16 +102,6 @@ class Decoder:
 
             warnings.showwarning = note
             yield
-
-    def tell_damaged(self, name: str) -> None:
-        """Warn of the images whose metadata were damaged, counting them; ``name`` is what was decoded."""
-        if self._damaged:
-            _LOG.warning(
-                "%s: images with damaged metadata (EXIF, text or profile), whose pixels are read: %d, such as %s",
-                printable(name),
-                len(self._damaged),
-                printable(min(self._damaged)),
-            )
 
     def _complaints(self) -> int:
         return getattr(self._here, "complaints", 0)

@@ -81,7 +81,7 @@ def image_folder(path: Path, image_size: int | None) -> Sources:
             )
     if len(train.classes) < 2:
         raise DataError(f"{train_directory}: got one class, want at least 2 folders")
-    decoder = Decoder()
+    decoder = Decoder([])
     if image_size is None:
         with decoder.quiet():
             first = decoder.decode_resized(train.files[0], None, str(train.files[0]))
@@ -172,15 +172,16 @@ def _each_once(
 def _source(
     name: str, split: _Split, root: Path, size: int | None, shape: tuple[int, int, int]
 ) -> Source:
+    damaged: list[str] = []
+
     def chunks(rows: Rows) -> Iterator[Bytes]:
-        decoder = Decoder()
+        decoder = Decoder(damaged)
         workers = decoding_threads(_MOST_THREADS)
         at_once = max(1, CHUNK_BYTES // (shape[0] * shape[1] * shape[2]))
         with ThreadPoolExecutor(workers) as pool:
             for start in range(0, len(rows), at_once):
                 files = [split.files[row] for row in rows[start : start + at_once]]
                 yield _decoded(decoder, pool, workers, files, size, shape)
-        decoder.tell_damaged(name)
 
     return Source(
         name=name,
@@ -190,6 +191,7 @@ def _source(
         chunks=chunks,
         files=split.files,
         root=root,
+        damaged=damaged,
         order=_round_robin(split.labels),
     )
 

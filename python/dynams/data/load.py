@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from dynams.checks import one_of, whole
 from dynams.data.cache import ask_for_room
 from dynams.data.cifar import cifar10
 from dynams.data.digits import digits
+from dynams.data.errors import printable
 from dynams.data.folder import image_folder
 from dynams.data.images import ImageData, ImageSet
 from dynams.data.memory import HostMemory
@@ -22,6 +24,7 @@ from dynams.data.source import Rows, Source, Sources
 from dynams.data.statistics import Moments
 from dynams.data.storage import Place, Storage, choose_place, store
 
+_LOG = logging.getLogger(__name__)
 DataName = Literal["digits", "cifar10", "folder"]
 
 
@@ -118,6 +121,13 @@ class FoundData:
         if self.keeps_files:
             ask_for_room(splits, self.cache_dir)
         (train, moments), (test, _) = (self._load(source, rows) for source, rows in splits)
+        damaged = [where for source, _ in splits for where in source.damaged]
+        if damaged:
+            _LOG.warning(
+                "images with damaged metadata (EXIF, text or profile), whose pixels are read: %d, such as %s",
+                len(damaged),
+                printable(min(damaged)),
+            )
         mean, std = moments.mean(), moments.std()
         return ImageData(train, test, mean, std, self.sources.augmentation)
 

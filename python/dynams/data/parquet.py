@@ -103,15 +103,16 @@ def parquet_split(
     labels = [_labels(reader, file, len(classes), read) for file in files]
     starts = np.cumsum([0, *(len(part) for part in labels)])
 
+    damaged: list[str] = []
+
     def chunks(rows: Rows) -> Iterator[Bytes]:
-        decoder = Decoder()
+        decoder = Decoder(damaged)
         workers = decoding_threads(_MOST_THREADS)
         with ThreadPoolExecutor(workers) as pool:
             for file, start, stop in zip(files, starts, starts[1:], strict=False):
                 wanted = rows[(rows >= start) & (rows < stop)] - start
                 for numbers, blobs in _encoded(reader, file, wanted, image):
                     yield _decoded(decoder, pool, workers, file, numbers, blobs, shape)
-        decoder.tell_damaged(name)
 
     return Source(
         name=name,
@@ -122,6 +123,7 @@ def parquet_split(
         files=tuple(files),
         root=root,
         column=image,
+        damaged=damaged,
     )
 
 

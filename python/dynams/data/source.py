@@ -39,6 +39,7 @@ class Source:
         files: what the images are decoded from; empty where nothing is read from disk.
         root: directory that ``files`` are told relative to.
         column: that images are read from; None where nothing has columns.
+        damaged: where metadata were found damaged in decoding, image by image, in any order.
         order: rows in the order in which a part of the split should be taken; None: as they come.
     """
 
@@ -50,6 +51,7 @@ class Source:
     files: tuple[Path, ...] = ()
     root: Path | None = None
     column: str | None = None
+    damaged: list[str] = field(default_factory=list)
     order: Rows | None = field(default=None)
 
     def __len__(self) -> int:

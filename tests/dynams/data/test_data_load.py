@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dynams.data import Augmentation, DataError, ImageData, ImageSet, load_data
+from dynams.data import Augmentation, DataError, ImageData, ImageSet, augment, load_data, normalise
 
 
 def image_set(count: int = 6, device: str = "cpu", **changes: Any) -> ImageSet:
@@ -93,11 +93,16 @@ def test_another_default_device_and_numpy_numbers_change_nothing(
                 storage=storage,
                 cache_dir=tmp_path / "caches",
             )
+            batch, generator = data.train.images[:2], torch.Generator("cpu")
+            varied = augment(batch, Augmentation(np.int64(1), True), generator)  # type: ignore[arg-type]
+            values = normalise(varied, data.mean, (0.123, *data.std[1:]))
         finally:
             torch.set_default_device(None)
         assert torch.equal(data.train.images, expected.train.images)
         assert torch.equal(data.test.labels, expected.test.labels)
         assert (data.mean, data.std) == (expected.mean, expected.std)
+        assert values.shape == batch.shape
+        assert values.device.type == "cpu"
 
 
 def run_without(modules: str, code: str) -> subprocess.CompletedProcess[str]:

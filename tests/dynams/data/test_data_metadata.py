@@ -101,6 +101,7 @@ DAMAGED: dict[str, tuple[bytes, bool]] = {
     "png, cut short": (png(chunk(b"tEXt", b"Title\0" + b"x" * 400), at_end=True)[:-80], False),
     "png, odd": (png(chunk(b"eXIf", ODD)), True),
     "webp, odd": (webp(ODD), True),
+    "webp, cut short": (webp(tiff([TURNED, TURNED]))[:-8], True),
 }
 
 
@@ -111,6 +112,7 @@ def test_damaged_metadata_are_no_damaged_image(
     files.write_folder(tmp_path, size=(16, 16), count=1)
     data, readable = DAMAGED[case]
     (tmp_path / "train/ant/1").write_bytes(data)
+    (tmp_path / "val/ant/1").write_bytes(data)
     with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
         warnings.simplefilter("error")
         got = load_data("folder", tmp_path, image_size=16).train.images[1].permute(1, 2, 0)
@@ -118,7 +120,7 @@ def test_damaged_metadata_are_no_damaged_image(
     assert np.abs(got.numpy().astype(int) - wanted).max() <= 6
     (told,) = caplog.messages
     assert "images with damaged metadata" in told
-    assert "read: 1, such as" in told
+    assert "read: 2, such as" in told
     assert "train/ant/1" in told
 
 
@@ -173,7 +175,7 @@ def test_damaged_pixels_stay_damaged_without_the_metadata(tmp_path: Path, form: 
     for keep in (len(whole) // 3, len(whole) * 2 // 3):
         file = tmp_path / f"{keep}"
         file.write_bytes(whole[:keep])
-        decoder = Decoder()
+        decoder = Decoder([])
         if form == "WEBP" and keep > len(encoded("WEBP")):
             continue  # Only the block of metadata is cut.
         with pytest.raises(DataError, match=f"{keep}: cannot be decoded as an image"):
