@@ -35,6 +35,11 @@ _TURNS = {
     8: "ROTATE_90",
 }
 
+# Where Pillow looks for it besides, and in the tags of TIFF files.
+_OTHERS = frozenset({"Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
+# What is done with warnings is one setting for the whole process.
+_WARNINGS = threading.Lock()
+
 
 class Decoder:
     """Decodes with Pillow, which is imported when the first decoder is made.
@@ -90,7 +95,7 @@ class Decoder:
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """Note Pillow's complaints about metadata, in every thread, where it would print each."""
-        with warnings.catch_warnings():
+        with _WARNINGS, warnings.catch_warnings():
             warnings.filterwarnings("always", category=UserWarning, module=r"PIL\.")
             show = warnings.showwarning
 
@@ -171,7 +176,7 @@ class Decoder:
         except Exception:
             sound = False
         try:
-            if orientation is None:  # Other places, such as XMP.
+            if orientation is None and (image.format == "TIFF" or _OTHERS & image.info.keys()):
                 orientation = image.getexif().get(_ORIENTATION)
         except Exception:
             sound = False

@@ -43,6 +43,11 @@ def test_links_are_followed_and_each_file_counts_once(tmp_path: Path) -> None:
     assert names(root / "again") == ["a"]
 
 
+def test_a_folder_that_cannot_be_looked_into_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert files_below(tmp_path / "file", bool).unreadable == [f"{tmp_path}/file (Not a directory)"]
+
+
 def test_cifar_is_found_behind_links_and_not_twice(tmp_path: Path, cifar: Any) -> None:
     expected = load_data("cifar10", cifar.write_parquet(tmp_path / "disk")).train
     (tmp_path / "data").mkdir()
