@@ -89,7 +89,7 @@ def ask_for_room(splits: Iterable[tuple[Source, Rows]], directory: Path | None) 
     needed: dict[Path, int] = {}
     for source, rows in splits:
         file = _file(source, rows, directory)
-        if not file.exists():
+        if not os.path.exists(file):
             size = len(rows) * math.prod(source.shape)
             needed[file.parent] = needed.get(file.parent, 0) + size
     for folder, size in needed.items():
@@ -124,7 +124,9 @@ def _name(source: Source, rows: Rows) -> str:
 
 def _key(source: Source, rows: Rows) -> str:
     root = source.root or Path()
-    what = [_FOOTER.decode(), source.name, source.shape, source.column]
+    what: list[object] = [_FOOTER.decode(), source.name, source.shape]
+    if source.column is not None:
+        what.append(source.column)
     key = hashlib.sha256(json.dumps(what).encode())
     for file in source.files:
         status = file.stat()

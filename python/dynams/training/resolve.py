@@ -176,7 +176,7 @@ def build_network(
     )
 
 
-def load_images(config: DataConfig, fabric: Fabric, host: HostMemory = HostMemory()) -> ImageData:  # noqa: B008
+def load_images(config: DataConfig, fabric: Fabric, host: HostMemory | None = None) -> ImageData:
     """Load the images that ``config`` names, in every process.
 
     All processes keep them in the same kind of place: the slowest that any of them has to take. Where decoded
@@ -185,11 +185,13 @@ def load_images(config: DataConfig, fabric: Fabric, host: HostMemory = HostMemor
     Args:
         config: names the images.
         fabric: device and processes.
-        host: tells how much memory is free.
+        host: tells how much memory is free; None: that of this host, shared with the other processes on it.
 
     Raises:
         ValueError, FileNotFoundError: they cannot be had as configured.
     """
+    if host is None:
+        host = HostMemory(processes=getattr(fabric.strategy, "num_processes", 1))
     found = find_data(
         config.name,
         config.path,

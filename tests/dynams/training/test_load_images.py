@@ -111,7 +111,7 @@ def test_what_falls_to_disk_in_one_process_is_decoded_once_for_all(
 def test_columns_reach_the_reader_and_are_refused_with_datasets(tmp_path: Path) -> None:
     config = DataConfig(name="folder", path=str(tmp_path), image_column="picture")
     with pytest.raises(ValueError, match=r"image_column: got 'picture', want None for folder"):
-        load_images(config, Ranks(None).fabric(0))
+        load_images(config, Ranks(None).fabric(0), HostMemory())
     data = torch.utils.data.TensorDataset(torch.zeros(4, 1, 2, 2), torch.arange(4))
     for name in ("image_column", "label_column"):
         with pytest.raises(ValueError, match=rf"data\.{name}: got 'x' with Datasets of your own"):
