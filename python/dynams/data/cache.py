@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from dynams.data.errors import DataError
+from dynams.data.memory import told
 from dynams.data.source import Bytes, Rows, Source
 from dynams.data.statistics import Moments
 from dynams.data.unfinished import removed_unfinished, unfinished
@@ -102,8 +103,8 @@ def ask_for_room(splits: Iterable[tuple[Source, Rows]], directory: Path | None) 
             raise _unwritable(folder, error) from error
         if free < size:
             raise DataError(
-                f"{folder}: {size / 2**30:.1f} GiB of decoded images do not fit, "
-                f"{free / 2**30:.1f} GiB are free; {_ELSEWHERE}"
+                f"{folder}: {told(size)} of decoded images do not fit, "
+                f"{told(free)} are free; {_ELSEWHERE}"
             )
 
 
@@ -214,7 +215,7 @@ def _map(file: Path | BinaryIO, shape: tuple[int, ...]) -> Bytes:
         return np.memmap(target, dtype=np.uint8, mode="c", shape=shape)
     except OSError as error:
         raise DataError(
-            f"{getattr(file, 'name', file)}: {math.prod(shape) / 2**30:.1f} GiB cannot be mapped into memory: "
+            f"{getattr(file, 'name', file)}: {told(math.prod(shape))} cannot be mapped into memory: "
             f"{error.strerror or error}; raise the limit on address space (ulimit -v), or use fewer images "
             "(data.limit)"
         ) from error

@@ -44,12 +44,13 @@ def load_data(
     """Read, check and decode a data set.
 
     Everything that is used is decoded before this returns: a damaged, mislabelled or missing file
-    is told here and not in the middle of training. Nothing is skipped.
+    is told here and not in the middle of training. Nothing is skipped. Links are followed, and a file
+    counts once. Damaged metadata are no damaged image: a warning counts them.
 
     Args:
         name: "digits" (8 x 8 grey digits that come with scikit-learn: no path), "cifar10" (the
             hub's parquet files, cifar-10-batches-bin or cifar-10-batches-py anywhere below
-            ``path``, told apart by what they hold) or "folder" (``path``/train/<class>/<image> and
+            ``path``, told apart by what they hold; one complete set of each split) or "folder" (``path``/train/<class>/<image> and
             ``path``/val/<class>/<image> or ``path``/test/<class>/<image>).
         path: directory that holds the data.
         limit: use this many training images (all, if there are fewer); the test images stay.

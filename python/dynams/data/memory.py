@@ -73,16 +73,16 @@ class HostMemory:
 
     def _left(self, group: PurePosixPath, version: int) -> int | None:
         limits, used, reclaimed = _FILES[version]
-        told = [
+        known = [
             line for name in limits for line in self._lines(str(group / name)) if line.isdigit()
         ]
         taken = self._lines(str(group / used))
-        if not told or not taken or not taken[0].isdigit():
+        if not known or not taken or not taken[0].isdigit():
             return None
         entries = dict(
             line.split() for line in self._lines(str(group / "memory.stat")) if line.count(" ") == 1
         )
-        return min(map(int, told)) - int(taken[0]) + int(entries.get(reclaimed, 0))
+        return min(map(int, known)) - int(taken[0]) + int(entries.get(reclaimed, 0))
 
     def _process_limits(self) -> Iterator[int]:
         taken = self._sizes("proc/self/status")
@@ -106,6 +106,11 @@ class HostMemory:
             return (self.root / file).read_text(errors="replace").splitlines()
         except OSError:
             return []
+
+
+def told(size: int) -> str:
+    """Write a number of bytes as messages do."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def free_on_device(device: torch.device) -> int | None:

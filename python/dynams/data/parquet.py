@@ -222,4 +222,6 @@ def _decoded(
 
 
 def _unreadable(file: Path, error: Exception) -> DataError:
+    if isinstance(error, OSError) and error.errno is not None:
+        return DataError(f"{file}: cannot be read: {os.strerror(error.errno)}")
     return DataError(f"{file}: cannot be read as parquet: {error}")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dynams.data.cache import mapped
 from dynams.data.errors import DataError
-from dynams.data.memory import HostMemory, free_on_device
+from dynams.data.memory import HostMemory, free_on_device, told
 from dynams.data.source import CHUNK_BYTES, Bytes, Rows, Source
 from dynams.data.statistics import Moments
 
@@ -53,8 +53,8 @@ def choose_place(
         free = host.free() if on_host else free_on_device(device)
         if free is not None and size > free:
             raise ValueError(
-                f"storage: got {storage!r} for {size / 2**30:.1f} GiB of images, want 'auto' or 'disk': "
-                f"{free / 2**30:.1f} GiB are free; data.storage disk keeps them in a file"
+                f"storage: got {storage!r} for {told(size)} of images, want 'auto' or 'disk': "
+                f"{told(free)} are free; data.storage disk keeps them in a file"
             )
         return "host" if on_host else "device"
     if not on_host and _fits(size, free_on_device(device)):
@@ -104,7 +104,7 @@ def _room(shape: tuple[int, ...], device: torch.device, pin: bool = False) -> Te
         return torch.empty(shape, dtype=torch.uint8, device=device, pin_memory=pin)
     except (RuntimeError, MemoryError) as error:
         raise DataError(
-            f"storage: {math.prod(shape) / 2**30:.1f} GiB of images do not fit in the memory of {device}; "
+            f"storage: {told(math.prod(shape))} of images do not fit in the memory of {device}; "
             f"data.storage disk keeps them in a file ({str(error).splitlines()[0]})"
         ) from error
 
