@@ -112,8 +112,11 @@ class FoundData:
         wanted = self.place == "disk" or self.cache_dir is not None
         return wanted and bool(self.sources.train.files)
 
-    def load(self) -> ImageData:
+    def load(self, *, tell: bool = True) -> ImageData:
         """Decode it.
+
+        Args:
+            tell: warn of damaged metadata; of several processes that decode the same, one should.
 
         Raises:
             DataError: an image is damaged, or there is no room for the decoded ones.
@@ -123,7 +126,7 @@ class FoundData:
             ask_for_room(splits, self.cache_dir)
         (train, moments), (test, _) = (self._load(source, rows) for source, rows in splits)
         damaged = [where for source, _ in splits for where in source.damaged]
-        if damaged:
+        if damaged and tell:
             _LOG.warning(
                 "images with damaged metadata (EXIF, text or profile), whose pixels are read: %d, such as %s",
                 len(damaged),

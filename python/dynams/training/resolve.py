@@ -210,7 +210,7 @@ def load_images(config: DataConfig, fabric: Fabric, host: HostMemory | None = No
         slowest = int(torch.as_tensor(fabric.all_gather(mine)).max())
         found = replace(found, place=_PLACES[slowest])
     with fabric.rank_zero_first(local=True) if found.keeps_files else nullcontext():
-        return found.load()
+        return found.load(tell=fabric.global_rank == 0)
 
 
 @dataclass(frozen=True)

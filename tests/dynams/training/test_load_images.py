@@ -43,6 +43,7 @@ class Ranks:
         class Fabric:
             device = torch.device("cpu")
             world_size = 2
+            global_rank = rank
 
             def all_gather(self, value: torch.Tensor) -> torch.Tensor:
                 ranks.told[rank] = value
@@ -81,9 +82,11 @@ def host(root: Path, free: int) -> HostMemory:
 
 @pytest.mark.parametrize("short", [None, 0, 1])
 def test_what_falls_to_disk_in_one_process_is_decoded_once_for_all(
-    tmp_path: Path, short: int | None
+    tmp_path: Path, short: int | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     images = write_images(tmp_path / "data")
+    whole = images[0].read_bytes()
+    images[0].write_bytes(whole[:33] + b"\0\0\0\1tEXtx0000" + whole[33:])  # Its check sum is wrong.
 
     def damage() -> None:
         """Leave nothing to decode to who comes later, and the cache as fresh as it was."""
@@ -104,6 +107,7 @@ def test_what_falls_to_disk_in_one_process_is_decoded_once_for_all(
                 for rank in range(2)
             ]
         ]
+    assert ["damaged metadata" in message for message in caplog.messages] == [True]
     assert [data.train.images[:, 0, 0, 0].tolist() for data in loaded] == [[0, 1]] * 2
     assert (tmp_path / "data" / DIRECTORY).exists() == (short is not None)
 
