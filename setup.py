@@ -12,11 +12,14 @@ Environment:
                         The last one's PTX is kept too, for GPUs to come.
     DYNAMS_CUTLASS      a checkout of CUTLASS, or a folder of its headers, for the kernels of compute capability 9.0; default: the
                         package nvidia-cutlass, which the build backend asks for where they are compiled; "off": without them.
-    CXX, CXXFLAGS, NVCCFLAGS    the compiler and extra flags; MAX_JOBS: parallel compilations.
+    CXX, CXXFLAGS, NVCCFLAGS    the compiler and extra flags, of which none undoes what the kernels promise: the package's own come
+                        behind CXXFLAGS, and stand for NVCCFLAGS' of the same name; MAX_JOBS: parallel compilations.
+A variable that is empty counts as not set.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
@@ -31,25 +34,24 @@ from typing import ClassVar
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent.absolute()
+PACKAGE = ROOT / "dynams_kernels"
 # The build backend has it on the path, `python setup.py` has not.
 sys.path.insert(0, str(ROOT / "build_backend"))
+import build_outputs  # noqa: E402
+import build_settings  # noqa: E402
 import cuda_requirements  # noqa: E402
 
 # Objects and their logs, kept from one build to the next.
 WORK = ROOT / "build" / f"native-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
 
 COMMON_FLAGS = (
-    "-std=c++17",
-    "-O3",
+    *build_settings.EXACT_FLAGS,
     "-g0",
     "-fPIC",
     "-fvisibility=hidden",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    # One rounding an operation wherever the source says so: fused operations are written out.
-    "-ffp-contract=off",
     "-Wall",
     "-Wextra",
     "-Wno-unknown-pragmas",
@@ -65,8 +67,9 @@ ISA_SOURCES = (
     "csrc/cpu/row_scores.cpp",
     "csrc/cpu/select.cpp",
 )
+CPU_BINDINGS = "csrc/cpu/bindings.cpp"
 BASE_SOURCES = (
-    "csrc/cpu/bindings.cpp",
+    CPU_BINDINGS,
     "csrc/cpu/dispatch.cpp",
     "csrc/cpu/grouped.cpp",
     "csrc/cpu/merge_states.cpp",
@@ -105,7 +108,7 @@ HOPPER_FLAGS = (
 NVCC_FLAGS = (
     "-std=c++17",
     "-O3",
-    "-Xcompiler=-fPIC,-fvisibility=hidden,-g0,-Wall,-Wno-psabi",
+    "-Xcompiler=-fPIC,-fvisibility=hidden,-g0,-fno-fast-math,-Wall,-Wno-psabi",
     "-Xptxas=-v",
     "-Xfatbin=-compress-all",
     "--threads=1",
@@ -159,32 +162,49 @@ def system_headers(name: str, version: str, folder: str | Path) -> list[str]:
 
 
 def python_headers() -> list[str]:
-    import pybind11
+    try:
+        import pybind11
+    except ImportError:
+        raise RuntimeError("pybind11 is not installed") from None
 
     pybind = system_headers("pybind11", pybind11.__version__, pybind11.get_include())
     return [*pybind, f"-I{sysconfig.get_paths()['include']}"]
 
 
+def interface(name: str) -> str:
+    """The flag that tells a module which stub it was compiled for: Python code with another one does not load it."""
+    stub = PACKAGE / f"{name}.pyi"
+    return f'-DDYNAMS_INTERFACE="{hashlib.sha256(stub.read_bytes()).hexdigest()[:16]}"'
+
+
+def command(words: list[str]) -> str:
+    """Words as a shell and ninja read them."""
+    return shlex.join(words).replace("$", "$$")
+
+
 def cpu_recipe() -> Recipe:
     """The CPU kernels, compiled for each instruction set of this architecture; the best is chosen at run time."""
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
-    if shutil.which(compiler[0]) is None:
-        raise RuntimeError(f"no C++ compiler: {compiler[0]!r} is not on the PATH")
-    flags = [*COMMON_FLAGS, *python_headers(), *shlex.split(os.environ.get("CXXFLAGS", ""))]
+    compiler = build_settings.cxx()
+    flags = [*build_settings.flags("CXXFLAGS"), *COMMON_FLAGS, *python_headers()]
     on_mac = sys.platform == "darwin"
     link = (
         ["-undefined", "dynamic_lookup"] if on_mac else ["-pthread", "-ldl", "-Wl,-O1,--strip-all"]
     )
     isa_flags: dict[str, list[str]] = {"baseline": []}
     if platform.machine().lower() in ("x86_64", "amd64"):
+        flags += build_settings.BASELINE_X86_FLAGS
         isa_flags.update(X86_ISA_FLAGS)
-    compilations = [Compilation(source) for source in BASE_SOURCES]
+    compilations = [
+        Compilation(source, (interface("_cpu"),) if source == CPU_BINDINGS else ())
+        for source in BASE_SOURCES
+    ]
     for isa, more in isa_flags.items():
         define = f"-DDYNAMS_ISA={isa}"
         compilations += [Compilation(source, (*more, define), f"_{isa}") for source in ISA_SOURCES]
+    linked = command(["-shared", *build_settings.LINK_FLAGS, *link])
     return Recipe(
-        compile=f"{shlex.join([*compiler, *flags])} -MMD -MF $out.d $more -c $in -o $out",
-        link=f"{shlex.join(compiler)} $in -o $out {shlex.join(['-shared', *link])}",
+        compile=f"{command([*compiler, *flags])} -MMD -MF $out.d $more -c $in -o $out",
+        link=f"{command(compiler)} $in -o $out {linked}",
         compilations=compilations,
     )
 
@@ -199,16 +219,17 @@ def cuda_recipe() -> Recipe:
     targets.append(f"-gencode=arch=compute_{names[-1]},code=compute_{names[-1]}")
     built = " ".join([*(f"sm_{name}" for name in names), f"compute_{names[-1]}"])
     hopper = hopper_compilations(names)
-    flags = [*NVCC_FLAGS, *python_headers()]
-    if os.environ.get("CXX"):
-        flags.append(f"-ccbin={shlex.split(os.environ['CXX'])[0]}")
-    flags += shlex.split(os.environ.get("NVCCFLAGS", ""))
-    command = f"{shlex.join([nvcc, *flags])} -MMD -MF $out.d $more -c $in -o $out"
-    defines = (f'-DDYNAMS_CUDA_ARCHITECTURES="{built}"', hopper.define)
+    host = build_settings.host_compiler()
+    given, left_out = build_settings.nvcc_flags()
+    if left_out:
+        report(f"NVCCFLAGS: {' '.join(left_out)}: left out, the kernels' own stand for them")
+    flags = [*([] if host is None else [f"-ccbin={host}"]), *given, *NVCC_FLAGS, *python_headers()]
+    compile_one = f"{command([nvcc, *flags])} -MMD -MF $out.d $more -c $in -o $out"
+    defines = (f'-DDYNAMS_CUDA_ARCHITECTURES="{built}"', hopper.define, interface("_cuda"))
     return Recipe(
-        compile=f"{command} > $out.log 2>&1 || (cat $out.log >&2; exit 1)",
+        compile=f"{compile_one} > $out.log 2>&1 || (cat $out.log >&2; exit 1)",
         # The targets again: without them the link adds a program of its own for nvcc's oldest architecture.
-        link=f"{shlex.join([nvcc, *targets])} -shared -cudart=static $in -o $out -Xlinker=-O1,--strip-all,--exclude-libs,ALL",
+        link=f"{command([nvcc, *targets])} -shared -cudart=static $in -o $out -Xlinker=-O1,--strip-all,--exclude-libs,ALL",
         compilations=[
             # First what takes longest, lest one core be left with it.
             *hopper.compilations,
@@ -238,6 +259,16 @@ def hopper_compilations(architectures: list[str]) -> Hopper:
     version = ".".join(map(str, cuda_requirements.cutlass_version(headers)))
     flags = (HOPPER_TARGET, *HOPPER_FLAGS, *system_headers("cutlass", version, headers))
     return Hopper([Compilation(source, flags) for source in HOPPER_SOURCES], "-DDYNAMS_HOPPER=1")
+
+
+def is_source(folder: Path) -> bool:
+    """Whether a folder that is to be built into is that of the source itself, where nothing is removed."""
+    return folder.resolve() == PACKAGE.resolve()
+
+
+def say_removed(paths: list[Path]) -> None:
+    for path in paths:
+        print(f"removed {path}, of an earlier build", file=sys.stderr)
 
 
 def report(text: str) -> None:
@@ -276,22 +307,40 @@ class BuildNative(build_ext):
     def run(self) -> None:
         for extension in list(self.extensions):
             module = self.modules[extension.name]
-            mode = cuda_requirements.switch(module.switch)
+            mode = build_settings.switch(module.switch)
+            # Also where this one is built: ninja would keep any file that is young enough.
+            self.remove_earlier(extension)
             try:
                 if mode == "off":
                     raise RuntimeError(f"{module.switch}=off")
                 self.compile_and_link(extension, module)
-            except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
+            except (RuntimeError, ValueError, OSError, subprocess.SubprocessError) as error:
                 if mode == "required":
-                    raise
+                    raise SystemExit(f"{module.switch}=required: {error}") from error
                 # An extension that failed must leave the list, or an editable install looks for its file.
                 self.extensions.remove(extension)
+                self.remove_earlier(extension)
                 report(
                     f"{module.name} was not built: {error}\nThe package works without it, more slowly, through "
                     f"{module.without}. {module.switch}=required makes this an error."
                 )
+                if self.inplace:
+                    self.tell_earlier(extension)
         if self.inplace:
             self.copy_extensions_to_source()
+
+    def remove_earlier(self, extension: Extension) -> None:
+        """See that no module of an earlier build is packaged."""
+        folder = Path(self.build_lib).absolute() / PACKAGE.name
+        if not is_source(folder):
+            say_removed(build_outputs.remove_modules(folder, extension.name.rpartition(".")[2]))
+
+    def tell_earlier(self, extension: Extension) -> None:
+        """Tell of a module of an earlier build that stays beside the source."""
+        for path in build_outputs.importable(PACKAGE, extension.name.rpartition(".")[2]):
+            report(
+                f"{path}, of an earlier build, stays and is imported where it fits the Python code. Delete it to be without."
+            )
 
     def compile_and_link(self, extension: Extension, module: NativeModule) -> None:
         target = Path(self.get_ext_fullpath(extension.name) if not self.inplace else "")
@@ -325,10 +374,26 @@ class BuildNative(build_ext):
         text = "\n".join(lines) + "\n"
         if not build_file.exists() or build_file.read_text() != text:
             build_file.write_text(text)
-        command = [*ninja_command(), "-C", str(work)]
-        if os.environ.get("MAX_JOBS"):
-            command += ["-j", os.environ["MAX_JOBS"]]
-        subprocess.run(command, check=True)
+        try:
+            jobs = build_settings.jobs()
+        except build_settings.SettingError as error:
+            report(f"{error}: not heeded")
+            jobs = None
+        ninja = [*ninja_command(), "-C", str(work), *([] if jobs is None else ["-j", str(jobs)])]
+        subprocess.run(ninja, check=True, env=build_settings.compiler_environment())
+
+
+class BuildPython(build_py):
+    """Copies the Python code, and leaves nothing beside it that only an earlier build had."""
+
+    def run(self) -> None:
+        super().run()
+        folder = Path(self.build_lib).absolute()
+        if self.editable_mode or is_source(folder / PACKAGE.name):
+            return
+        modules = tuple(module.name.rpartition(".")[2] for module in MODULES)
+        for package in ("dynams", PACKAGE.name):
+            say_removed(build_outputs.remove_others(folder / package, self.get_outputs(), modules))
 
 
 setup(
@@ -336,5 +401,5 @@ setup(
     + find_packages("python", include=["dynams", "dynams.*"]),
     package_dir={"dynams": "python/dynams"},
     ext_modules=[Extension(module.name, sources=[]) for module in MODULES],
-    cmdclass={"build_ext": BuildNative},
+    cmdclass={"build_ext": BuildNative, "build_py": BuildPython},
 )

@@ -11,6 +11,8 @@ COMPARE_PRESETS = ("ablations-cpu", "cifar10-cpu", "cifar10", "digits")
 NEEDED_IN_SDIST = (
     "setup.py",
     "build_backend/dynams_backend.py",
+    "build_backend/build_outputs.py",
+    "build_backend/build_settings.py",
     "build_backend/cuda_requirements.py",
     "pyproject.toml",
     "constraints.txt",

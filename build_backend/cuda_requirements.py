@@ -6,11 +6,12 @@ setup.py and the build backend both decide by it. It imports the standard librar
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+
+import build_settings
 
 # Only its headers are used, and only while compiling.
 CUTLASS_PACKAGE = "nvidia-cutlass==4.2.0.0"
@@ -24,17 +25,9 @@ class WithoutHopperError(Exception):
     """Why the Hopper kernels are left out of the CUDA module."""
 
 
-def switch(name: str) -> str:
-    """The value of DYNAMS_BUILD_CPU or DYNAMS_BUILD_CUDA."""
-    mode = os.environ.get(name, "auto")
-    if mode not in ("auto", "required", "off"):
-        raise SystemExit(f"{name}: got {mode!r}, want auto, required or off")
-    return mode
-
-
 def find_nvcc() -> str | None:
     """The CUDA compiler that the build takes."""
-    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    homes = [home for name in ("CUDA_HOME", "CUDA_PATH") if (home := build_settings.setting(name))]
     candidates = [str(Path(home) / "bin" / "nvcc") for home in homes]
     found = (shutil.which(path) for path in [*candidates, "nvcc", USUAL_NVCC])
     return next((path for path in found if path is not None), None)
@@ -44,11 +37,12 @@ def cuda_architectures(nvcc: str) -> list[str]:
     """The wanted architectures that this nvcc can compile for, ascending; RuntimeError where it cannot for one that was asked for."""
     listed = subprocess.run([nvcc, "--list-gpu-arch"], check=True, capture_output=True, text=True)
     known = set(re.findall(r"compute_(\d+)", listed.stdout))
-    asked = re.findall(r"\d+", os.environ.get("DYNAMS_CUDA_ARCHITECTURES", "").replace(".", ""))
+    asked = build_settings.cuda_architectures()
     usable = [name for name in asked or CUDA_ARCHITECTURES if name in known]
     if not usable or (asked and len(usable) < len(asked)):
         raise RuntimeError(
-            f"DYNAMS_CUDA_ARCHITECTURES: want some of {sorted(known, key=int)} ({nvcc}), got {asked}"
+            f"DYNAMS_CUDA_ARCHITECTURES: got {' '.join(asked) or 'none'}, want some of "
+            f"{' '.join(sorted(known, key=int))}, which {nvcc} knows"
         )
     return sorted(usable, key=int)
 
@@ -56,7 +50,11 @@ def cuda_architectures(nvcc: str) -> list[str]:
 def build_requirements() -> list[str]:
     """What building a wheel needs beside what pyproject.toml names: CUTLASS's package, where its headers are compiled from there."""
     nvcc = find_nvcc()
-    if switch("DYNAMS_BUILD_CUDA") == "off" or nvcc is None or os.environ.get("DYNAMS_CUTLASS"):
+    if (
+        build_settings.switch("DYNAMS_BUILD_CUDA") == "off"
+        or nvcc is None
+        or build_settings.setting("DYNAMS_CUTLASS")
+    ):
         return []
     try:
         architectures = cuda_architectures(nvcc)
@@ -69,7 +67,7 @@ def cutlass_headers(architectures: list[str]) -> Path:
     """The folder of CUTLASS's headers; WithoutHopperError where there is nothing to compile, or nothing to compile it with."""
     if HOPPER not in architectures:
         raise WithoutHopperError(f"not compiled for {HOPPER}, only for {' '.join(architectures)}")
-    named = os.environ.get("DYNAMS_CUTLASS", "")
+    named = build_settings.setting("DYNAMS_CUTLASS")
     if named == "off":
         raise WithoutHopperError("DYNAMS_CUTLASS=off")
     if named:

@@ -3,6 +3,7 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from dynams_kernels._backends.registry import describe as backends
+from dynams_kernels._backends.registry import tell_fallback
 from dynams_kernels._kinds import MarginKind, Order, ScoreKind
 from dynams_kernels.distances import class_distances
 from dynams_kernels.linear import linear_margin, linear_scores
@@ -32,4 +33,5 @@ __all__ = [
     "scores",
     "smallest_k",
     "smallest_k_grouped",
+    "tell_fallback",
 ]

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 
+INTERFACE: str
 ROW_STATE_BYTES: int
 
 def supported_isas() -> list[str]: ...

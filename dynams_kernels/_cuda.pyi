@@ -2,6 +2,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+INTERFACE: str
 ARCHITECTURES: list[str]
 CUDA_VERSION: str
 # Why the module lacks the linear head's kernel; empty where it has it.

@@ -25,7 +25,14 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 MANIFEST = "manifest.json"
 # What the modules are made of.
-SOURCES = ("csrc", "setup.py", "build_backend/cuda_requirements.py")
+SOURCES = (
+    "csrc",
+    "setup.py",
+    "build_backend/build_settings.py",
+    "build_backend/cuda_requirements.py",
+    "dynams_kernels/_cpu.pyi",
+    "dynams_kernels/_cuda.pyi",
+)
 PACKAGES = {"dynams_kernels": "dynams_kernels", "dynams": "python/dynams"}
 
 

@@ -203,6 +203,8 @@ void write_marked_values(int isa, uintptr_t values, int32_t dtype, int64_t count
 PYBIND11_MODULE(_cpu, module) {
   using namespace dynams;
   module.doc() = "CPU kernels on raw pointers; see dynams_kernels for the functions to call.";
+  // Which stub it was compiled for: Python code with another one does not load it.
+  module.attr("INTERFACE") = DYNAMS_INTERFACE;
   module.attr("ROW_STATE_BYTES") = sizeof(RowState);
   module.def("supported_isas", &supported_isas, "Instruction sets this CPU can run, best first.");
   module.def("team_kind", &team_kind, "What a call's threads are: \"openmp\" (torch's own) or \"std::thread\".");

@@ -224,6 +224,8 @@ void launch_smallest_k(uintptr_t values, int32_t dtype, int64_t count, int64_t k
 PYBIND11_MODULE(_cuda, module) {
   using namespace dynams;
   module.doc() = "CUDA kernels on raw pointers; see dynams_kernels for the functions to call.";
+  // Which stub it was compiled for: Python code with another one does not load it.
+  module.attr("INTERFACE") = DYNAMS_INTERFACE;
   module.attr("ARCHITECTURES") = architectures();
   module.attr("CUDA_VERSION") = version_text(CUDART_VERSION);
   module.attr("HOPPER") = kWithoutHopper;

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dynams_kernels._backends import eager
+from dynams_kernels._backends.fallback import Fallback, how_to_build
 from dynams_kernels._backends.linear_choice import HOPPER_TILES, Candidate, choose
 from dynams_kernels._backends.native_cuda import NativeCuda
 from dynams_kernels._device import multiprocessors, on_device
@@ -86,21 +87,29 @@ class Gpu:
         module: the compiled CUDA module, or None.
         load_triton: imports Triton and gives its backend, or None where it is not installed.
         choice: auto | native | triton | eager; native and triton raise RuntimeError at the first call where they cannot serve.
+        why_no_module: why there is no module.
     """
 
     def __init__(
-        self, module: ModuleType | None, load_triton: Callable[[], Triton] | None, choice: str
+        self,
+        module: ModuleType | None,
+        load_triton: Callable[[], Triton] | None,
+        choice: str,
+        why_no_module: str = "not built",
     ) -> None:
         self._module = module
+        self._why_no_module = why_no_module
         self._load_triton = load_triton
         self._choice = choice
         self._served: dict[int, Served] = {}  # by device index; what a device can run never changes
+        self._used: dict[int, Served] = {}  # the same, of devices that were computed on
+        self._fallbacks: dict[int, Fallback | None] = {}
         self._chosen: dict[tuple[Any, ...], Candidate] = {}  # by layout of a linear head
 
     def why_not_native(self, device: int) -> str:
         """Why the compiled kernels cannot run on a device; empty where they can."""
         if self._module is None:
-            return "not built"
+            return self._why_no_module
         with on_device(device):
             reason: str = self._module.why_unusable(device)
         return reason
@@ -122,8 +131,32 @@ class Gpu:
             return f"compute capability {capability[0]}.{capability[1]}, want 8.0 or higher"
         return ""
 
+    def fallback(self, device: int) -> Fallback | None:
+        """What is to be told where other kernels than the compiled ones serve a device; None: nothing is."""
+        if device not in self._fallbacks:
+            self._fallbacks[device] = self._resolve_fallback(device)
+        return self._fallbacks[device]
+
+    def _resolve_fallback(self, device: int) -> Fallback | None:
+        served = self.serves(device)
+        if served.native is not None:
+            return None
+        other = "Triton stands" if served.triton else "plain torch stands"
+        if self._choice in ("eager", "triton"):
+            return Fallback(
+                f"{other} for the compiled CUDA kernels: DYNAMS_KERNELS_BACKEND={self._choice}",
+                asked_for=True,
+            )
+        advice = "" if served.triton else f" {self.why_not_triton(device)}."
+        if self._module is None:
+            advice += " " + how_to_build("DYNAMS_BUILD_CUDA", "nvcc 12.8 or newer")
+        return Fallback(
+            f"no compiled CUDA kernels on cuda:{device}: {self.why_not_native(device)}. {other[0].upper()}{other[1:]} for them"
+            f"{'' if served.triton else ', many times slower'}.{advice}"
+        )
+
     def serves(self, device: int) -> Served:
-        """Who serves the tensors of a device: found out at the first call, with a warning where a kernel stays unused."""
+        """Who serves the tensors of a device: found out at the first question."""
         if device not in self._served:
             self._served[device] = self._resolve(device)
         return self._served[device]
@@ -137,9 +170,7 @@ class Gpu:
             raise RuntimeError(
                 f"DYNAMS_KERNELS_BACKEND=native, but the CUDA kernels cannot run: {why_not}"
             )
-        if self._module is not None and why_not:
-            warnings.warn(f"the compiled CUDA kernels are not used: {why_not}", stacklevel=2)
-        elif self._module is not None and self._choice != "triton":
+        if self._module is not None and not why_not and self._choice != "triton":
             native = NativeCuda(self._module)
         why_not = self.why_not_triton(device)
         if why_not and self._choice == "triton":
@@ -155,7 +186,15 @@ class Gpu:
 
     def _of(self, tensor: Tensor) -> Served:
         device = tensor.get_device()
-        return self._served.get(device) or self.serves(device)
+        return self._used.get(device) or self._use(device)
+
+    def _use(self, device: int) -> Served:
+        served = self.serves(device)
+        fallback = self.fallback(device)
+        if fallback is not None:
+            fallback.tell()
+        self._used[device] = served
+        return served
 
     def row_scores(
         self, logits: Tensor, labels: Tensor | None, class_distances: Tensor | None, kinds: int

@@ -12,15 +12,16 @@ import importlib.metadata
 import importlib.util
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from dynams_kernels._backends import eager
+from dynams_kernels._backends import eager, native_modules
+from dynams_kernels._backends.fallback import Fallback, how_to_build
 from dynams_kernels._backends.gpu import Gpu
 from dynams_kernels._checks import check_label_range
 
@@ -95,48 +96,36 @@ class Status:
 
 
 def _from_environment(variable: str, choices: tuple[str, ...]) -> str | None:
-    choice = os.environ.get(variable)
+    choice = os.environ.get(variable) or None
     if choice is not None and choice not in choices:
         raise ValueError(f"{variable}: got {choice!r}, want one of {', '.join(choices)}")
     return choice
 
 
 _choice = _from_environment("DYNAMS_KERNELS_BACKEND", _BACKEND_CHOICES) or "auto"
+_ASKED_FOR = f"DYNAMS_KERNELS_BACKEND={_choice}"
 
 
 def _load_native_cpu() -> tuple[NativeCpu | None, Status]:
     isa = _from_environment("DYNAMS_KERNELS_ISA", _ISA_CHOICES)
-    try:
-        module: ModuleType = importlib.import_module("dynams_kernels._cpu")
-    except ImportError as error:
+    found = native_modules.load("_cpu")
+    if found.module is None:
         if _choice == "native":
             raise ImportError(
-                "DYNAMS_KERNELS_BACKEND=native, but the compiled CPU module cannot be imported: "
-                f"{error}"
-            ) from error
-        return None, Status(compiled=False, usable=False, why_not=_not_built(error))
+                f"DYNAMS_KERNELS_BACKEND=native, but the compiled CPU module: {found.why_not}"
+            )
+        return None, Status(compiled=found.present, usable=False, why_not=found.why_not)
     from dynams_kernels._backends.native_cpu import NativeCpu
 
-    backend = NativeCpu(module, isa)
+    backend = NativeCpu(found.module, isa)
     details = {
         "isa": backend.isa,
-        "isas": list(module.supported_isas()),
-        "threads": module.team_kind(),
+        "isas": list(found.module.supported_isas()),
+        "threads": found.module.team_kind(),
     }
     if _choice == "eager":
-        return None, Status(True, False, "DYNAMS_KERNELS_BACKEND=eager", details)
+        return None, Status(True, False, _ASKED_FOR, details)
     return backend, Status(True, True, None, details)
-
-
-def _not_built(error: ImportError) -> str:
-    return f"{error}: not built, or the package is imported from a source tree"
-
-
-def _load_native_cuda() -> tuple[ModuleType | None, str | None]:
-    try:
-        return importlib.import_module("dynams_kernels._cuda"), None
-    except ImportError as error:
-        return None, _not_built(error)
 
 
 def _find_triton() -> tuple[str | None, str | None]:
@@ -161,20 +150,78 @@ def _load_triton() -> Triton:
 
 
 _native_cpu, _native_cpu_status = _load_native_cpu()
-_cuda_module, _why_no_cuda_module = _load_native_cuda()
+_cuda = native_modules.load("_cuda")
 _triton_version, _why_no_triton = _find_triton()
+
+
+class _Telling:
+    """Plain torch, which tells at its first call what it stands for."""
+
+    def __init__(self, fallback: Fallback) -> None:
+        self._fallback = fallback
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        primitive: Callable[..., Any] = getattr(eager, name)
+
+        @wraps(primitive)
+        def telling(*arguments: Any, **named: Any) -> Any:
+            self._fallback.tell()
+            return primitive(*arguments, **named)
+
+        return telling
+
+
+def _cpu_fallback() -> Fallback | None:
+    if _native_cpu is not None:
+        return None
+    if _choice == "eager":
+        return Fallback(f"plain torch stands for the compiled CPU kernels: {_ASKED_FOR}", True)
+    return Fallback(
+        f"no compiled CPU kernels: {_native_cpu_status.why_not}. Plain torch stands for them, several times slower. "
+        + how_to_build("DYNAMS_BUILD_CPU", "a C++ compiler")
+    )
+
+
+_fallback_of_cpu = _cpu_fallback()
 
 
 def _cpu_backend() -> tuple[str, Backend]:
     # Interpreted, Triton's kernels run on the CPU: that is how they are tested where there is no GPU.
     if _choice == "triton" and _why_no_triton is None and os.environ.get("TRITON_INTERPRET") == "1":
         return "triton", _load_triton()
-    return ("eager", eager) if _native_cpu is None else ("native_cpu", _native_cpu)
+    if _native_cpu is not None:
+        return "native_cpu", _native_cpu
+    assert _fallback_of_cpu is not None
+    return "eager", eager if _choice == "eager" else cast(Backend, _Telling(_fallback_of_cpu))
 
 
 # The backends that serve tensors on the CPU and on CUDA devices; every other device is served by `eager`.
 _cpu_name, cpu = _cpu_backend()
-gpu = Gpu(_cuda_module, None if _why_no_triton else _load_triton, _choice)
+gpu = Gpu(
+    _cuda.module, None if _why_no_triton else _load_triton, _choice, _cuda.why_not or "not built"
+)
+
+
+def tell_fallback(
+    device: torch.device | str = "cpu", tell: Callable[[str], object] | None = None
+) -> None:
+    """Tell, once a process, where a device is served by something slower than the compiled kernels: why, and what to type.
+
+    The first call of a kernel does it by itself, with a RuntimeWarning in one process of a machine. Nothing is told of
+    devices that the compiled kernels serve, or have never served.
+
+    Args:
+        device: the device.
+        tell: takes the line, which begins with "warning: " unless DYNAMS_KERNELS_BACKEND asks for the slower kernels; None: the
+            RuntimeWarning, of which that is not worth one.
+    """
+    device = torch.device(device)
+    fallback = _fallback_of_cpu if device.type == "cpu" else None
+    if device.type == "cuda" and torch.cuda.is_available():
+        index = torch.cuda.current_device() if device.index is None else device.index
+        fallback = gpu.fallback(index)
+    if fallback is not None:
+        fallback.tell(tell)
 
 
 def serving(tensor: Tensor) -> Backend:
@@ -198,9 +245,9 @@ def check_labels(labels: Tensor, classes: int, ignored: int) -> None:
         _native_cpu.check_labels(labels, classes, ignored)
 
 
-def _gpu_status(compiled: bool, why_absent: str | None, why_not: str, details: Any) -> Status:
-    if not compiled:
-        return Status(False, False, why_absent, details)
+def _gpu_status(found: native_modules.Found, why_not: str, details: Any) -> Status:
+    if found.why_not is not None:
+        return Status(found.present, False, found.why_not, details)
     if not torch.cuda.is_available():
         return Status(True, False, "torch finds no CUDA device", details)
     return Status(True, why_not == "", why_not or None, details)
@@ -211,23 +258,21 @@ def describe() -> dict[str, dict[str, Any]]:
     with_gpu = torch.cuda.is_available()
     device = torch.cuda.current_device() if with_gpu else 0
     cuda_details = None
-    if _cuda_module is not None:
+    if _cuda.module is not None:
         cuda_details = {
-            "architectures": list(_cuda_module.ARCHITECTURES),
-            "cuda": _cuda_module.CUDA_VERSION,
-            "linear_scores": _cuda_module.HOPPER or "for compute capability 9.0",
+            "architectures": list(_cuda.module.ARCHITECTURES),
+            "cuda": _cuda.module.CUDA_VERSION,
+            "linear_scores": _cuda.module.HOPPER or "for compute capability 9.0",
         }
         if with_gpu and not gpu.why_not_native(device):
             cuda_details["linear_scores"] = gpu.why_not_native_linear(device) or "usable"
     native_cuda = _gpu_status(
-        _cuda_module is not None,
-        _why_no_cuda_module,
+        _cuda,
         gpu.why_not_native(device) if with_gpu else "",
         cuda_details,
     )
     triton = _gpu_status(
-        _why_no_triton is None,
-        _why_no_triton,
+        native_modules.Found(None, _why_no_triton is None, _why_no_triton),
         gpu.why_not_triton(device) if with_gpu else "",
         {"version": _triton_version},
     )

@@ -38,7 +38,11 @@ def run(argv: Sequence[str]) -> int:
         config, as_json = parse(argv)
     except SystemExit as done:  # --help and --print_config
         return int(done.code or 0)
+    import dynams_kernels as dk
     from dynams.bench.timing import measure
+    from dynams.training.devices import resolve_device
+
+    dk.tell_fallback(resolve_device(config.device, "device", mps=False), tell)
 
     say = tell if sys.stderr.isatty() else lambda text: None
     measured = measure(config, say)

@@ -70,9 +70,11 @@ def run(argv: Sequence[str]) -> int:
     except SystemExit as done:  # --help
         return int(done.code or 0)
     _quieten()
+    import dynams_kernels as dk
     from dynams.compare.page import write_comparison
     from dynams.compare.runner import Queue
     from dynams.compare.store import Folder, merge
+    from dynams.training.devices import resolve_device
 
     folder = Folder(request.out)
     queue = Queue(request.plan, folder, recompute=request.recompute, say=tell)
@@ -95,6 +97,8 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(f"--report: no finished cells of this plan in {request.out}")
     elif not request.only_report:
         limit = request.limit_seconds
+        accelerator = request.plan.base.get("run.accelerator", "auto")
+        dk.tell_fallback(resolve_device(accelerator), tell)
         # Importing what trains took a part of it.
         going_on = queue.run(None if limit is None else limit - (time.monotonic() - started))
     tell(queue.status())

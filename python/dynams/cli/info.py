@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dynams.checks import unknown
-from dynams.cli.errors import OK, PlainParser, UsageError
+from dynams.cli.errors import OK, PlainParser, UsageError, tell
 
 
 def run(argv: Sequence[str]) -> int:
@@ -22,6 +22,7 @@ def run(argv: Sequence[str]) -> int:
     except SystemExit as done:  # --help
         return int(done.code or 0)
     found = gather()
+    _tell_fallbacks()
     text = json.dumps(found, indent=2) if options["json"] else as_text(found)
     sys.stdout.write(text + "\n")
     return OK
@@ -37,6 +38,15 @@ def gather() -> dict[str, Any]:
         "devices": _devices(),
         "kernels": dk.backends(),
     }
+
+
+def _tell_fallbacks() -> None:
+    import torch
+
+    import dynams_kernels as dk
+
+    for device in ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]:
+        dk.tell_fallback(device, tell)
 
 
 def as_text(found: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from types import TracebackType
 
 import torch
 
+import dynams_kernels as dk
 from dynams.report import EpochRecord, Summary
 from dynams.report.files import StorageError, remove_leftovers
 from dynams.report.html import write_report
@@ -65,6 +66,9 @@ class Journal:
             self._tell_changes(self._log)
         self._open.enter_context(self.progress)
         self.progress.note(_headline(self._run, self.run_dir), wrap=True)
+        if self._first:
+            shown = self._run.config.run.progress
+            dk.tell_fallback(self._run.fabric.device, self.progress.note if shown else None)
         return self
 
     def __exit__(
