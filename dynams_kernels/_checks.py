@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from dynams_kernels._numbers import as_fraction, as_index
 
 FLOAT_DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float64})
 _STRIDED = torch.strided
@@ -76,11 +79,12 @@ _IGNORED_CLASS = -(1 << 63)
 
 def resolve_ignored(labels: Tensor, ignore_index: object, classes: int) -> tuple[Tensor, int]:
     """Labels whose ignored ones are outside [0, C), so that kernels need not know them, and the label that means so."""
-    if type(ignore_index) is not int:
+    ignored = as_index(ignore_index)
+    if ignored is None:
         raise TypeError(f"ignore_index: got {type(ignore_index).__name__}, want an int")
-    if not 0 <= ignore_index < classes:
-        return labels, ignore_index
-    return labels.masked_fill(labels == ignore_index, _IGNORED_CLASS), _IGNORED_CLASS
+    if not 0 <= ignored < classes:
+        return labels, ignored
+    return labels.masked_fill(labels == ignored, _IGNORED_CLASS), _IGNORED_CLASS
 
 
 def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
@@ -118,19 +122,21 @@ def resolve_width(width: object, columns: int) -> int:
     """
     if width is None:
         return columns
-    if isinstance(width, bool) or not isinstance(width, (int, float, torch.SymInt)):
+    fraction = as_fraction(width)
+    if fraction is not None:
+        if not 0.0 < fraction <= 1.0:
+            raise ValueError(
+                f"width: got {fraction}, want a float in (0, 1] or an int in [1, {columns}]"
+            )
+        return max(1, math.floor(fraction * columns + 0.5))
+    number: Any = width if isinstance(width, torch.SymInt) else as_index(width)
+    if number is None:
         raise TypeError(
             f"width: got {type(width).__name__}, want an int in [1, {columns}] or a float in (0, 1]"
         )
-    if isinstance(width, float):
-        if not 0.0 < width <= 1.0:
-            raise ValueError(
-                f"width: got {width}, want a float in (0, 1] or an int in [1, {columns}]"
-            )
-        return max(1, math.floor(width * columns + 0.5))
-    if not 1 <= width <= columns:
-        raise ValueError(f"width: got {width}, want an int in [1, {columns}] or a float in (0, 1]")
-    return width  # type: ignore[return-value]
+    if not 1 <= number <= columns:
+        raise ValueError(f"width: got {number}, want an int in [1, {columns}] or a float in (0, 1]")
+    return number  # type: ignore[no-any-return]
 
 
 def resolve_widths(width: object, columns: int) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,33 +10,21 @@ import torch
 from torch import Tensor
 
 from dynams_kernels._checks import check_device
-
-_INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
-
-
-def _as_index(number: Any) -> int | None:
-    """The int that a number stands for; None for what is none, among it bools and tensors that are not 0-dimensional."""
-    if isinstance(number, bool):
-        return None
-    if isinstance(number, Tensor) and (
-        number.dim() != 0 or number.dtype not in _INTEGERS or not number.is_cpu
-    ):
-        return None
-    try:
-        return operator.index(number)
-    except TypeError:
-        return None
+from dynams_kernels._numbers import INTEGERS, as_fraction, as_index
 
 
 def check_k(k: object, size: int) -> int:
     """How many to select: an int in [0, N], or the fraction of N in (0, 1] that max(1, floor(k N + 0.5)) are."""
     number: Any = k
     if type(k) is not int and (isinstance(k, bool) or not isinstance(k, (int, torch.SymInt))):
-        if isinstance(k, float):
-            if not 0.0 < k <= 1.0:
-                raise ValueError(f"k: got {k}, want an int in [0, {size}] or a float in (0, 1]")
-            return max(1, math.floor(k * size + 0.5)) if size else 0
-        number = _as_index(k)
+        fraction = as_fraction(k)
+        if fraction is not None:
+            if not 0.0 < fraction <= 1.0:
+                raise ValueError(
+                    f"k: got {fraction}, want an int in [0, {size}] or a float in (0, 1]"
+                )
+            return max(1, math.floor(fraction * size + 0.5)) if size else 0
+        number = as_index(k)
         if number is None:
             raise TypeError(
                 f"k: got {type(k).__name__}, want an int in [0, {size}] or a float in (0, 1]"
@@ -133,12 +120,13 @@ def check_quotas(k: object) -> tuple[Tensor | None, float, int]:
     Whether a group has so many is checked where groups are counted.
     """
     wanted = "a 1-D sequence or tensor of ints, or a float in (0, 1]"
-    if isinstance(k, float):
-        if not 0.0 < k <= 1.0:
-            raise ValueError(f"k: got {k}, want {wanted}")
-        return None, k, -1
+    fraction = as_fraction(k)
+    if fraction is not None:
+        if not 0.0 < fraction <= 1.0:
+            raise ValueError(f"k: got {fraction}, want {wanted}")
+        return None, fraction, -1
     if isinstance(k, Tensor):
-        if k.dtype not in _INTEGERS:
+        if k.dtype not in INTEGERS:
             raise TypeError(f"k: got dtype {k.dtype}, want {wanted}")
         if k.dim() != 1:
             raise ValueError(f"k: got shape {tuple(k.shape)}, want (G,), one int a group")
@@ -149,13 +137,13 @@ def check_quotas(k: object) -> tuple[Tensor | None, float, int]:
         raise TypeError(f"k: got {type(k).__name__}, want {wanted}")
     quotas = []
     for group, one in enumerate(k):
-        quota = one if type(one) is int else _as_index(one)
+        quota = one if type(one) is int else as_index(one)
         if quota is None:
             raise TypeError(f"k: got {type(one).__name__} for group {group}, want an int")
         if quota < 0:
             raise ValueError(f"k: got {quota} for group {group}, want an int >= 0")
         quotas.append(quota)
-    return torch.tensor(quotas, dtype=torch.int64), 0.0, sum(quotas)
+    return torch.tensor(quotas, dtype=torch.int64, device="cpu"), 0.0, sum(quotas)
 
 
 def check_group_range(groups: Tensor, group_count: int | None) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dynams_kernels import _checks
+from dynams_kernels._numbers import as_index
 from dynams_kernels.selection import SmallestK, smallest_k
 
 
@@ -27,16 +28,17 @@ class MarginSelector:
     _MINUS_INFINITY = torch.finfo(torch.float32).min
 
     def __init__(self, num_samples: int, device: torch.device | str = "cpu") -> None:
-        if isinstance(num_samples, bool) or not isinstance(num_samples, int):
+        count = as_index(num_samples)
+        if count is None:
             raise TypeError(f"num_samples: got {type(num_samples).__name__}, want an int >= 0")
-        if num_samples < 0:
-            raise ValueError(f"num_samples: got {num_samples}, want an int >= 0")
-        self._num_samples = num_samples
+        if count < 0:
+            raise ValueError(f"num_samples: got {count}, want an int >= 0")
+        self._num_samples = count
         # One place more than samples takes what is not to be stored, where choosing would synchronise with a GPU.
         # An inference tensor could not be updated outside inference mode.
         with torch.inference_mode(False):
             self._margins = torch.full(
-                (num_samples + 1,), self._NEVER, dtype=torch.float32, device=device
+                (count + 1,), self._NEVER, dtype=torch.float32, device=device
             )
         # On the CPU it is known, at a look at each update; a GPU would have to be waited for.
         self._may_hold_minus_infinity = self._margins.device.type != "cpu"

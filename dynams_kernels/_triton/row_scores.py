@@ -212,7 +212,7 @@ def _shipped_one(
     type_name: str, rows: int, classes: int, kinds: int, what: str
 ) -> Iterator[Shipped]:
     dtype, wide = _TYPES[type_name]
-    size = torch.empty(0, dtype=dtype).element_size()
+    size = torch.empty(0, dtype=dtype, device="cpu").element_size()
     config = configuration(size, rows, classes, kinds)
     vector = _vector(size, classes)
     name = f"row_scores {type_name} {classes} classes, {what}"

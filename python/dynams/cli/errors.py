@@ -9,6 +9,7 @@ import traceback
 from contextlib import suppress
 from typing import NoReturn
 
+from dynams.packages import not_installed
 from dynams.report.files import StorageError
 from dynams.training.launched import rank_here
 
@@ -61,7 +62,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{error.strerror}: {error.filename}"
     if isinstance(error, ModuleNotFoundError) and error.name:
-        text = f"{error.name} is not installed: pip install 'dynams-kernels[train]'"
+        text = not_installed(error.name)
     if isinstance(error, KeyError) or not text:
         text = f"{type(error).__name__} {text}".strip()
     return text

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from dynams.packages import not_installed
+
 
 class DataError(ValueError):
     """Data are missing, damaged or mislabelled.
@@ -34,8 +36,4 @@ def needed(module: str, package: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != module.partition(".")[0]:
             raise
-        raise ImportError(
-            f"{package} is not installed; the trainer's extras bring it: "
-            "pip install dynams-kernels[train]",
-            name=error.name,
-        ) from error
+        raise ImportError(not_installed(module, package), name=error.name) from error

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dynams.packages import not_installed
+
 
 @contextmanager
 def needs(package: str) -> Iterator[None]:
@@ -23,8 +25,4 @@ def needs(package: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != package:
             raise
-        raise ImportError(
-            f"{package} is not installed; the trainer's extras bring it: "
-            "pip install dynams-kernels[train]",
-            name=package,
-        ) from error
+        raise ImportError(not_installed(package), name=package) from error

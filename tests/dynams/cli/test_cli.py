@@ -355,8 +355,8 @@ def test_an_error_is_one_line_whatever_it_is():
     assert one_line(ValueError("a\n  b")) == "a b"
     assert one_line(KeyError("key")) == "KeyError 'key'"
     assert one_line(RuntimeError()) == "RuntimeError"
-    missing = ModuleNotFoundError("No module named 'rich'", name="rich")
-    assert one_line(missing) == "rich is not installed: pip install 'dynams-kernels[train]'"
+    missing = ModuleNotFoundError("No module named 'rich.table'", name="rich.table")
+    assert one_line(missing) == "rich lacks rich.table: pip install --upgrade rich"
     assert one_line(OSError(2, "No such file", "x.yaml")) == "No such file: x.yaml"
     with pytest.raises(UsageError):
         parse(["--nonsense"])

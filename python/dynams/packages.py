@@ -1,0 +1,45 @@
+"""The packages that only the trainer needs, and what to type where one is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+
+# What is imported -> what is installed: the extra `train` of pyproject.toml.
+TRAINERS = {
+    "PIL": "pillow",
+    "jsonargparse": "jsonargparse[signatures]",
+    "lightning_fabric": "lightning-fabric",
+    "matplotlib": "matplotlib",
+    "pyarrow": "pyarrow",
+    "rich": "rich",
+    "sklearn": "scikit-learn",
+    "tensorboard": "tensorboard",
+    "yaml": "pyyaml",
+}
+
+
+def not_installed(module: str, name: str | None = None) -> str:
+    """Tell that a module is missing and how to have it, with all others of the trainer's that are missing.
+
+    The package itself is on no index, so that its extras are no name to type.
+
+    Args:
+        module: what could not be imported.
+        name: what its package is called in the message; None: as it is installed.
+    """
+    top = module.partition(".")[0]
+    package = TRAINERS.get(top)
+    if package is None:  # whose package nobody here knows
+        return f"the module {module} is not installed"
+    if _found(top) and module != top:
+        return f"{package} lacks {module}: pip install --upgrade {shlex.quote(package)}"
+    missing = [package, *(TRAINERS[each] for each in TRAINERS if each != top and not _found(each))]
+    return f"{name or package} is not installed: pip install {shlex.join(missing)}"
+
+
+def _found(module: str) -> bool:
+    if module in sys.modules:
+        return sys.modules[module] is not None
+    return importlib.util.find_spec(module) is not None

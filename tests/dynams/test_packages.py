@@ -1,0 +1,44 @@
+"""What is said to type where a package is missing: the package is on no index, so its own name is none."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynams.packages import TRAINERS, not_installed
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+
+
+def test_the_packages_are_those_of_the_extra() -> None:
+    extra = re.search(r"^train = \[(.*?)^\]", PYPROJECT.read_text(), re.MULTILINE | re.DOTALL)
+    assert extra is not None
+    named = re.findall(r'"([\w\-\[\]]+)>=', extra[1])
+    assert sorted(named) == sorted(TRAINERS.values())
+
+
+def test_all_that_is_missing_is_typed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in TRAINERS:
+        monkeypatch.setitem(sys.modules, module, sys)
+    for module in ("pyarrow", "PIL"):
+        monkeypatch.setitem(sys.modules, module, None)
+    told = not_installed("pyarrow.parquet")
+    assert told == "pyarrow is not installed: pip install pyarrow pillow"
+    assert not_installed("PIL", "Pillow").startswith("Pillow is not installed: pip install pillow ")
+
+
+def test_what_a_shell_would_expand_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    assert "pip install 'jsonargparse[signatures]'" in not_installed("jsonargparse")
+
+
+def test_an_installed_package_without_a_part_is_to_be_newer() -> None:
+    told = not_installed("rich.nowhere")
+    assert told == "rich lacks rich.nowhere: pip install --upgrade rich"
+
+
+def test_nobody_is_sent_to_a_package_that_is_not_known() -> None:
+    assert "pip" not in not_installed("their_own_module")
