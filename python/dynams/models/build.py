@@ -69,7 +69,7 @@ def build_model(
         in_channels: channels of the images.
         base_channels: channels of the first stage, in place of the name's own.
         zero_init_residual: start every block as the identity (last batch-norm scale 0).
-        generator: draws the initial weights; torch's global generator when None.
+        generator: draws the initial weights; on its own device; torch's global generator when None.
 
     Raises:
         ValueError: an unknown `name` or `stem` (the message lists the known ones), sizes too small,
@@ -80,5 +80,5 @@ def build_model(
     )
     resnet = ResNet(architecture, zero_init_residual=zero_init_residual, generator=generator)
     # Small, for speed; other sizes are as good.
-    example = torch.zeros(2, architecture.in_channels, 8, 8)
+    example = resnet.head.weight.new_zeros(2, architecture.in_channels, 8, 8)
     return convert(resnet, widths, example=example)

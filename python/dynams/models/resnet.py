@@ -118,7 +118,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.architecture = architecture
-        device = torch.empty(0).device
+        device = torch.empty(0).device if generator is None else generator.device
         # torch's layers would draw weights of their own, from the global generator.
         with torch.device("meta"):
             self._make_layers()

@@ -57,7 +57,7 @@ class KeptScores:
         """A copy of the margins (N,) float32; -inf where never scored, or where none are kept."""
         if self.margin is not None:
             return self._selectors[self.margin].margins
-        return torch.full((self.num_samples,), -torch.inf, device=self.device)
+        return torch.full((self.num_samples,), -torch.inf, dtype=torch.float32, device=self.device)
 
     def updated(self, given: Signals | Pairs) -> tuple[KeptScores, Signals]:
         """Take what `score` gave: signals of all samples, or pairs of indices and scores.

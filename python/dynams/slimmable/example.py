@@ -52,7 +52,7 @@ def others_like(example: Tensor) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
 
 
 def _candidates(model: nn.Module) -> Iterator[Tensor]:
-    parameter = next(iter(model.parameters()), torch.empty(0))
+    parameter = next(iter(model.parameters()), torch.empty(0, device="cpu"))
     kind, device = parameter.dtype, parameter.device
     inputs = getattr(model, "dummy_inputs", None)
     if isinstance(inputs, Mapping) and isinstance(
@@ -83,8 +83,10 @@ def _candidates(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _images(shape: tuple[int, ...], kind: torch.dtype, device: torch.device) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(shape, generator=generator).to(device, kind)
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.rand(shape, generator=generator, device="cpu", dtype=torch.float32).to(
+        device, kind
+    )
 
 
 def _like(example: Tensor, shape: list[int]) -> Tensor:

@@ -36,6 +36,17 @@ def cpu_threads(config: RunConfig, pixels: int) -> Iterator[None]:
 
 
 @contextmanager
+def single_precision() -> Iterator[None]:
+    """Make parameters in float32, whatever torch's default is; a run's precision is `run.precision`."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
 def tuned_convolutions() -> Iterator[None]:
     """Let cuDNN time its algorithms: an epoch has two batch sizes at most."""
     cudnn = torch.backends.cudnn

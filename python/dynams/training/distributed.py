@@ -163,7 +163,9 @@ class Agreement:
         """As a call, but always compared. All must come here together."""
         if self._fabric.world_size == 1:
             return self._wanted()
-        wish = torch.tensor([float(self._wanted())], device=self._fabric.device)
+        wish = torch.tensor(
+            [float(self._wanted())], dtype=torch.float32, device=self._fabric.device
+        )
         total = self._fabric.all_reduce(wish, reduce_op="sum")
         assert isinstance(total, Tensor)
         self._agreed = self._agreed or bool(total.item() > 0)

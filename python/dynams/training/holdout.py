@@ -42,10 +42,10 @@ def hold_out(
     """
     labels = data.train.labels.cpu()
     random = generator("cpu", seed, purpose="hold-out")
-    held = torch.zeros(len(labels), dtype=torch.bool)
+    held = torch.zeros(len(labels), dtype=torch.bool, device="cpu")
     for label in range(data.num_classes):
         members = (labels == label).nonzero().flatten()
-        drawn = torch.randperm(len(members), generator=random)
+        drawn = torch.randperm(len(members), generator=random, device="cpu")
         held[members[drawn[: int(fraction * len(members) + 0.5)]]] = True
     out, kept = held.nonzero().flatten(), (~held).nonzero().flatten()
     if not len(out) or not len(kept):

@@ -66,7 +66,7 @@ def irreducible_losses(
             draws = generator(
                 "cpu", config.run.seed, purpose="order of the holdout model", epoch=epoch
             )
-            order = torch.randperm(len(held), generator=draws)
+            order = torch.randperm(len(held), generator=draws, device="cpu")
             batches = held.epoch(
                 order, bounds, epoch=epoch, purpose="augmentation of the holdout model"
             )

@@ -97,7 +97,7 @@ class Reader:
             pin_memory=pin,
             persistent_workers=workers > 0,
             worker_init_fn=_ignore_signals,
-            generator=torch.Generator(),  # else every pass would draw from the process' own
+            generator=torch.Generator("cpu"),  # else every pass would draw from the process' own
         )
         self._turn = 0
 
@@ -115,7 +115,11 @@ class Reader:
             raise RuntimeError("Reader: it is closed")
         self._turn = mine = self._turn + 1
         self._requests.wanted = requests
-        for batch in self._loader:
+        with torch.device(
+            "cpu"
+        ):  # the loader draws a seed on the default device, by a generator of the CPU
+            batches = iter(self._loader)
+        for batch in batches:
             if isinstance(batch, _Failure):
                 raise batch.error from batch.cause
             yield tuple(batch)
@@ -159,7 +163,7 @@ def read_samples(data: DatasetData, reader: Reader) -> SampleData:
             classes=classes,
             name=name,
             plain="scored" if name == "train" and data.scored is not None else name,
-            rows=torch.arange(len(labels[name])),
+            rows=torch.arange(len(labels[name]), device="cpu"),
             item=reader.item(name),
         )
         for name in labels
@@ -245,7 +249,7 @@ class SampleBatches:
 
     def plain(self, start: int, stop: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the samples [start, stop) in order, not varied, ``batch_size`` at a time."""
-        return self.picked(torch.arange(start, stop), batch_size)
+        return self.picked(torch.arange(start, stop, device="cpu"), batch_size)
 
     def picked(self, indices: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the samples ``indices`` (n,) int64 in that order, not varied."""
@@ -339,8 +343,8 @@ class _Reading(Dataset[Any]):
                 if wanted:
                     images.append(image)
         # In a worker this stacks into shared memory. Only what is on the CPU can be pinned.
-        stacked = default_collate(images).cpu() if images else torch.empty(0)
-        return stacked, torch.tensor(labels, dtype=torch.int64)
+        stacked = default_collate(images).cpu() if images else torch.empty(0, device="cpu")
+        return stacked, torch.tensor(labels, dtype=torch.int64, device="cpu")
 
 
 def _item(dataset: Items, name: str, row: int) -> Any:
@@ -379,7 +383,7 @@ def _labels(name: str, dataset: Items, reader: Reader) -> Tensor:
     )
     wanted = (
         Request(name, _UNVARIED, 0, rows.tolist(), images=False)
-        for rows in torch.split(torch.arange(count), _AT_ONCE)
+        for rows in torch.split(torch.arange(count, device="cpu"), _AT_ONCE)
     )
     return torch.cat([labels for _, labels in reader.read(wanted)])
 

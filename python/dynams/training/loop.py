@@ -79,6 +79,8 @@ class _Earlier(NamedTuple):
         return self.path == checkpoint_path(self.run_dir)
 
 
+@torch.inference_mode(False)  # both may be otherwise around the call, and neither may here
+@torch.enable_grad()
 def train(
     config: TrainConfig,
     data: ImageData | DatasetData | tuple[Items, Items] | None = None,

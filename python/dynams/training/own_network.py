@@ -273,7 +273,7 @@ def _check_example(model: nn.Module, images: Tensor, classes: int) -> str | None
             "for each class of the data"
         )
     if bool((logits >= 0).all()) and torch.allclose(
-        logits.sum(1).float(), torch.ones(len(logits), device=logits.device)
+        logits.sum(1).float(), torch.ones(len(logits), dtype=torch.float32, device=logits.device)
     ):
         _LOG.warning(
             "model: got outputs that sum to 1 (%s), want logits: the loss takes the softmax",

@@ -73,7 +73,9 @@ def _quantiles(values: Tensor) -> list[float]:
     if not len(values):
         return []
     ordered = values.sort().values
-    places = torch.linspace(0, len(values) - 1, _QUANTILES, dtype=torch.float64)
+    places = torch.linspace(
+        0, len(values) - 1, _QUANTILES, dtype=torch.float64, device=values.device
+    )
     below = places.floor().long()
     above = places.ceil().long()
     return torch.lerp(ordered[below], ordered[above], places - below).tolist()

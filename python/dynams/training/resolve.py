@@ -24,6 +24,7 @@ from dynams.selection.methods.uniform import Full
 from dynams.selection.signals import GIVEN_SCORES, TENSORS, VALIDATION, VISIT_SCORES
 from dynams.selection.switches import with_switches
 from dynams.selection.timetable import Timetable
+from dynams.training.computing import single_precision
 from dynams.training.config import DataConfig, SelectionConfig, TrainConfig
 from dynams.training.devices import World, resolve_device, resolve_world
 from dynams.training.network import Network
@@ -165,15 +166,16 @@ def build_network(
     Raises:
         ValueError: it cannot be had as configured.
     """
-    return build_model(
-        config.model.name,
-        classes,
-        widths=widths,
-        stem=config.model.stem,
-        in_channels=channels,
-        base_channels=config.model.base_channels,
-        generator=generator("cpu", config.run.seed, purpose=purpose),
-    )
+    with single_precision():
+        return build_model(
+            config.model.name,
+            classes,
+            widths=widths,
+            stem=config.model.stem,
+            in_channels=channels,
+            base_channels=config.model.base_channels,
+            generator=generator("cpu", config.run.seed, purpose=purpose),
+        )
 
 
 def load_images(config: DataConfig, fabric: Fabric, host: HostMemory | None = None) -> ImageData:

@@ -167,7 +167,7 @@ class _Reader:
         if self._weight is not None:
             columns["features"] = (self._weight.shape[1],)
         return {
-            name: torch.empty((count, *columns.get(name, ())), device=device)
+            name: torch.empty((count, *columns.get(name, ())), dtype=torch.float32, device=device)
             for name in sorted(self._names)
         }
 

@@ -153,7 +153,7 @@ def _prepare_proxy(run: TrainingRun) -> None:
     )
     size = config.selection.batch_size or 256
     count = min(len(candidates), config.proxy.batches * size)
-    drawn = torch.randperm(len(candidates), generator=random)[:count]
+    drawn = torch.randperm(len(candidates), generator=random, device="cpu")[:count]
     with run.clock.measure("scoring", count):
         average_buffers(run.fabric, as_module(run.network))
         reestimate_norms(

@@ -60,12 +60,12 @@ class Sums:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
-        self._losses.copy_(torch.tensor(state["losses"], dtype=self._losses.dtype))
+        self._losses.copy_(torch.tensor(state["losses"], dtype=self._losses.dtype, device="cpu"))
         self.samples = state["samples"]
         self.proxy_samples = state["proxy_samples"]
 
     def _totals(self, fabric: Fabric | None) -> list[float]:
-        counts = torch.tensor([self.samples, self.proxy_samples])
+        counts = torch.tensor([self.samples, self.proxy_samples], device="cpu")
         totals = torch.cat([self._losses, counts.to(self._losses)])
         if fabric is not None and fabric.world_size > 1:
             totals = fabric.all_reduce(totals, reduce_op="sum")  # type: ignore[assignment]

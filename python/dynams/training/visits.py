@@ -33,7 +33,7 @@ class Visits:
     ) -> None:
         names = sorted(names)
         self._scores = {
-            name: torch.full((num_samples,), torch.inf, device=device)
+            name: torch.full((num_samples,), torch.inf, dtype=torch.float32, device=device)
             for name in names
             if name != FORGETTING
         }

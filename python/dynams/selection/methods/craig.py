@@ -64,7 +64,7 @@ def craig_subset(
     at_least("part_size", part_size, 1)
     parts = class_parts(labels, part_size, generator)
     quotas = proportional_quotas([part.shape[0] for part in parts], size)
-    chosen, clusters = [labels.new_empty(0)], [torch.empty(0, dtype=torch.int64)]
+    chosen, clusters = [labels.new_empty(0)], [torch.empty(0, dtype=torch.int64, device="cpu")]
     for part, quota in zip(parts, quotas, strict=True):
         if quota:
             apart = distances(features[part], residuals[part]).numpy()

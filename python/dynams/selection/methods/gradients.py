@@ -29,7 +29,7 @@ def gram(features: Tensor, residuals: Tensor) -> Tensor:
         residuals: (n, C).
     """
     count = features.shape[0]
-    result = torch.empty((count, count), dtype=torch.float64)
+    result = torch.empty((count, count), dtype=torch.float64, device="cpu")
     for rows, products in _blocks(features, residuals):
         result[rows] = products.to("cpu", torch.float64)
     return (result + result.T) / 2
@@ -43,7 +43,7 @@ def distances(features: Tensor, residuals: Tensor) -> Tensor:
         residuals: (n, C).
     """
     count = features.shape[0]
-    result = torch.empty((count, count), dtype=torch.float32)
+    result = torch.empty((count, count), dtype=torch.float32, device="cpu")
     wide = wide_dtype(features.device)
     squares = finite(residuals).square().sum(1) * (finite(features).square().sum(1) + 1)
     for rows, products in _blocks(features, residuals):

@@ -68,7 +68,7 @@ def gradmatch_subset(
     _check(ridge, part_size=part_size)
     parts = class_parts(labels, part_size, generator)
     quotas = proportional_quotas([part.shape[0] for part in parts], size)
-    weights = torch.zeros(count, dtype=torch.float64)
+    weights = torch.zeros(count, dtype=torch.float64, device="cpu")
     for part, quota in zip(parts, quotas, strict=True):
         if quota:
             matched = _match(gram(features[part], residuals[part]), quota, ridge)
@@ -109,7 +109,7 @@ def gradmatch_batches(
     atoms = group_gram(features[order], residuals[order], batch_size)
     # All but the last batch are whole, so no more fit than this.
     matched = _match(atoms, size // batch_size, ridge)
-    weights = torch.zeros(count, dtype=torch.float64)
+    weights = torch.zeros(count, dtype=torch.float64, device="cpu")
     weights[order.cpu()] = matched.repeat_interleave(batch_size)[:count]
     return _chosen(_fill(weights, size, generator), features.device)
 
@@ -182,7 +182,7 @@ class BatchGradMatch:
 
 def _match(atoms: Tensor, count: int, ridge: float) -> Tensor:
     """Weights (n,) of at most `count` atoms that match the sum of all; 0 where not chosen."""
-    weights = torch.zeros(atoms.shape[0], dtype=torch.float64)
+    weights = torch.zeros(atoms.shape[0], dtype=torch.float64, device="cpu")
     scale = float(atoms.diagonal().mean()) if atoms.shape[0] else 0.0
     if count == 0 or scale <= 0.0:
         return weights
