@@ -126,7 +126,8 @@ def importance_batch(
         return mask, weights
     counts = draw_counts(probability, size, generator)
     mask = counts > 0
-    return mask, (counts / probability * (mask.sum() / (size * count))).to(torch.float32)
+    kept = mask.sum().to(torch.float32)  # else the quotient is of the default dtype
+    return mask, (counts / probability * (kept / (size * count))).to(torch.float32)
 
 
 def batch_increment(probability: Tensor) -> Tensor:
