@@ -6,7 +6,8 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
-from numbers import Real
+from numbers import Integral, Real
+from typing import Any
 
 # How a file or a command line calls what is of a type.
 TYPE_WORDS: dict[type, str] = {
@@ -51,6 +52,12 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "scheduler": (),
     "wd": ("weightdecay",),
 }
+
+
+def plain(value: Any) -> Any:
+    """Return what a NumPy number, or an array or a tensor of one, holds, as Python has it; anything else as it is."""
+    scalar = getattr(value, "shape", None) == () and hasattr(value, "item")
+    return value.item() if scalar else value
 
 
 def did_you_mean(word: object, known: Iterable[object]) -> str:
@@ -153,6 +160,7 @@ def one_of(name: str, value: object, known: Iterable[object]) -> None:
 
 def of_type(name: str, value: object, kind: type) -> None:
     """Refuse what is not of one of the types of `TYPE_WORDS`; a whole number is a number, too."""
+    value = plain(value)
     kinds: tuple[type, ...] = {float: (float, int), dict: (Mapping,)}.get(kind, (kind,))
     if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
         raise TypeError(f"{name}: got {value!r}, want {TYPE_WORDS[kind]}")
@@ -160,8 +168,10 @@ def of_type(name: str, value: object, kind: type) -> None:
 
 def whole(name: str, value: object, least: int | None = None, most: int | None = None) -> int:
     """Return a whole number of any kind, NumPy's or torch's too, as an int from ``least`` to ``most``."""
+    value = plain(value)
     try:
-        if isinstance(value, bool):
+        # An array or a tensor of one dimension is none, though it may hold one number.
+        if isinstance(value, bool) or hasattr(value, "shape"):
             raise TypeError
         count = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -175,18 +185,16 @@ def whole(name: str, value: object, least: int | None = None, most: int | None =
 
 def number(name: str, value: object, bounds: str) -> float:
     """Return a real number of any kind, NumPy's too, as a float in ``bounds``; see `interval`."""
-    if isinstance(value, Real) and not isinstance(value, bool):
-        value = float(value)
     interval(name, value, bounds)  # type: ignore[arg-type]
-    assert isinstance(value, float)
-    return value
+    return float(value)  # type: ignore[arg-type]
 
 
 def at_least(name: str, value: int | None, smallest: int) -> None:
     """Refuse what is neither None nor a whole number of at least ``smallest``."""
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int):
+    value = plain(value)
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}: got {value!r}, want a whole number")
     if value < smallest:
         raise ValueError(f"{name}: got {value}, want at least {smallest}")
@@ -204,7 +212,8 @@ def fraction(name: str, value: float) -> None:
 
 def interval(name: str, value: float, bounds: str) -> None:
     """Refuse what is no number in ``bounds``, written as in "(0, 1]"; NaN lies in none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    value = plain(value)
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: got {value!r}, want a number in {bounds}")
     low, high = (float(bound) for bound in bounds[1:-1].split(","))
     above = value >= low if bounds[0] == "[" else value > low

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from dynams.checks import at_least, interval, number, whole
+from dynams.checks import number, whole
 from dynams.selection.schedule import BudgetCurve, Schedule
 
 Phase = Literal["warm-up", "selected", "tail"]
@@ -51,10 +51,10 @@ class Timetable:
     tail: float = 0.0
 
     def __post_init__(self) -> None:
-        at_least("epochs", self.epochs, 1)
-        at_least("refresh_every", self.refresh_every, 1)
-        at_least("warmup_epochs", self.warmup_epochs, 0)
-        interval("tail", self.tail, "[0, 1)")
+        for name, least in (("epochs", 1), ("refresh_every", 1), ("warmup_epochs", 0)):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, whole(name, value, least))
+        object.__setattr__(self, "tail", number("tail", self.tail, "[0, 1)"))
         schedule = self.schedule
         steady = isinstance(schedule, BudgetCurve) and schedule.start == schedule.end
         if self.epochs is None and (self.tail or not steady):

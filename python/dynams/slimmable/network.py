@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from dynams.checks import plain
 from dynams.slimmable.base import (
     Blueprint,
     Forward,
@@ -51,6 +52,7 @@ class SlimmableNetwork(ProgrammedNetwork):
         Raises:
             ValueError: `width` is unknown; the message lists the known ones.
         """
+        width = check_width(width, self.widths)
         program = self._forwards((width,))[0].logits
         ((tensors, _),) = self._taken([program], (width,), head=True)
         known = dict(zip(program.tensors, tensors, strict=True))
@@ -67,7 +69,7 @@ class SlimmableNetwork(ProgrammedNetwork):
         Raises:
             ValueError: `width` is unknown; the message lists the known ones.
         """
-        widths = (1.0 if width is None else width,)
+        widths = (check_width(1.0 if width is None else width, self.widths),)
         program = self._forwards(widths)[0].features
         self._check(images)
         (taken,) = self._taken([program], widths)
@@ -88,8 +90,9 @@ class SlimmableNetwork(ProgrammedNetwork):
             ValueError: a width is unknown (the message lists the known ones), or the sequence is
                 empty.
         """
-        if width is None or isinstance(width, (int, float)):
-            return self._logits(images, (1.0 if width is None else width,))[0]
+        width = 1.0 if width is None else plain(width)
+        if isinstance(width, (int, float)):
+            return self._logits(images, (width,))[0]
         if not len(width):
             raise ValueError("width: got an empty sequence, want at least one width")
         return self._logits(images, tuple(width))
@@ -122,6 +125,7 @@ class SlimmableNetwork(ProgrammedNetwork):
 
     def _logits(self, images: Tensor, widths: tuple[float, ...]) -> tuple[Tensor, ...]:
         self._check(images)
+        widths = tuple(check_width(width, self.widths) for width in widths)
         forwards = self._forwards(widths)
         # All weights before the head first: a slim part and the whole share one gradient.
         features = self._taken([each.features for each in forwards], widths)
@@ -139,9 +143,7 @@ class SlimmableNetwork(ProgrammedNetwork):
 
     def _forwards(self, widths: tuple[float, ...]) -> list[Forward]:
         forwards = self._blueprint.forwards
-        return [
-            forwards[check_width(width, self.widths), self.network.training] for width in widths
-        ]
+        return [forwards[width, self.network.training] for width in widths]
 
     def _taken(
         self, programs: Sequence[Program], widths: tuple[float, ...], *, head: bool = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +46,8 @@ class SwitchableBatchNorm(nn.ModuleDict):
         """
         name = self._names.get(width)
         if name is None:
-            check_width(width, self._names)
-        return self._modules[cast(str, name)]
+            name = self._names[check_width(width, self._names)]
+        return self._modules[name]
 
     def forward(self, input: Tensor, width: float = 1.0) -> Tensor:
         """Normalise (B, C_w, ...) by the statistics of `width`.

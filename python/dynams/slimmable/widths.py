@@ -6,7 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from dynams.checks import number, one_of, whole
+from dynams.checks import number, one_of, plain, whole
+
+# Widths nearer to each other than this are the same.
+_SAME = 1e-6
 
 
 def slim_channels(channels: int, width: float) -> int:
@@ -25,8 +28,13 @@ def check_widths(widths: Sequence[float]) -> tuple[float, ...]:
 
     Raises:
         ValueError: `widths` is empty, not strictly ascending, outside (0, 1], or does not end in 1.
+        TypeError: one is no number.
     """
-    checked = tuple(float(width) for width in widths)
+    given = [plain(width) for width in widths]
+    for width in given:
+        if isinstance(width, bool) or not isinstance(width, (int, float)):
+            raise TypeError(f"widths: got {width!r} among them, want fractions in (0, 1]")
+    checked = tuple(map(float, given))
     ascending = all(low < high for low, high in pairwise(checked))
     if not checked or not ascending or not checked[0] > 0.0 or checked[-1] != 1.0:
         raise ValueError(
@@ -41,5 +49,10 @@ def check_width(width: float, widths: Iterable[float]) -> float:
     Raises:
         ValueError: it is not; the message lists those that are known.
     """
-    one_of("width", width, widths)
+    known, value = tuple(widths), plain(width)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        for each in known:
+            if abs(each - value) < _SAME:  # NumPy's float32 of 0.6 is another number
+                return each
+    one_of("width", value, known)
     return width

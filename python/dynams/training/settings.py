@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from dynams.checks import TYPE_WORDS, number, of_type, one_of, unknown, whole
+from dynams.checks import TYPE_WORDS, number, of_type, one_of, plain, unknown, whole
 from dynams.paths import told_path
 from dynams.training.moved_settings import brought_up_to_date, refuse_moved
 
@@ -72,7 +72,7 @@ def check(name: str, values: object) -> None:
     """
     kind: Any = type(values)
     for each in declared(kind, name):
-        value = _fitting(each, getattr(values, each.key))
+        value = _fitting(each, _plain(getattr(values, each.key)))
         object.__setattr__(values, each.key, value)
 
 
@@ -125,6 +125,12 @@ class Declared:
         """What it takes, in words."""
         words = f"one of {', '.join(self.choices)}" if self.choices else TYPE_WORDS[self.kind]
         return f"{words} or null" if self.optional else words
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return plain(value)
 
 
 @functools.cache

@@ -61,7 +61,7 @@ def craig_subset(
     """
     check_rows(labels.shape[0], features=features, residuals=residuals)
     size = whole("size", size, 0, labels.shape[0])
-    at_least("part_size", part_size, 1)
+    part_size = whole("part_size", part_size, 1)
     parts = class_parts(labels, part_size, generator)
     quotas = proportional_quotas([part.shape[0] for part in parts], size)
     chosen, clusters = [labels.new_empty(0)], [torch.empty(0, dtype=torch.int64, device="cpu")]

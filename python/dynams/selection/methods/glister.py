@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from dynams.checks import at_least, positive, whole
+from dynams.checks import at_least, plain, positive, whole
 from dynams.selection.methods.gradients import check_rows, finite
 from dynams.selection.methods.interface import Selection
 from dynams.selection.methods.ranked import largest
@@ -64,6 +64,7 @@ def glister_subset(
     check_rows(count, features=features, residuals=residuals)
     check_rows(held_labels.shape[0], held_features=held_features, held_residuals=held_residuals)
     size = whole("size", size, 0, count)
+    step, rounds = plain(step), plain(rounds)
     _check(step, rounds)
     inputs, held_inputs, residuals = _inputs(features), _inputs(held_features), finite(residuals)
     held_probabilities = finite(held_residuals)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from dynams.checks import at_least, positive, whole
+from dynams.checks import at_least, plain, positive, whole
 from dynams.selection.draws import random_order
 from dynams.selection.methods.gradients import check_rows, gram, group_gram
 from dynams.selection.methods.interface import Selection
@@ -65,6 +65,7 @@ def gradmatch_subset(
     count = labels.shape[0]
     check_rows(count, features=features, residuals=residuals)
     size = whole("size", size, 0, count)
+    ridge, part_size = plain(ridge), plain(part_size)
     _check(ridge, part_size=part_size)
     parts = class_parts(labels, part_size, generator)
     quotas = proportional_quotas([part.shape[0] for part in parts], size)
@@ -104,6 +105,7 @@ def gradmatch_batches(
     count = features.shape[0]
     check_rows(count, features=features, residuals=residuals)
     size = whole("size", size, 0, count)
+    ridge, batch_size = plain(ridge), plain(batch_size)
     _check(ridge, batch_size=batch_size)
     order = random_order(count, generator, features.device)
     atoms = group_gram(features[order], residuals[order], batch_size)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from dynams.checks import interval
+from dynams.checks import interval, number
 from dynams.selection.draws import random_numbers
 from dynams.selection.methods.interface import Selection
 from dynams.selection.precision import wide_dtype
@@ -44,7 +44,7 @@ def infobatch_subset(
     Raises:
         ValueError: `ratio` is out of range.
     """
-    interval("ratio", ratio, "[0, 1)")
+    ratio = number("ratio", ratio, "[0, 1)")
     losses = losses.to(wide_dtype(losses.device))
     known = losses.isfinite()
     mean = torch.where(known, losses, 0.0).sum() / known.sum()

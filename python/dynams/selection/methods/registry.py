@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dynams.checks import of_type, one_of
+from dynams.checks import of_type, one_of, plain
 
 if TYPE_CHECKING:
     from dynams.selection.methods.interface import BatchStrategy, Strategy
@@ -83,6 +83,7 @@ def build_strategy(name: str, **options: Any) -> Strategy | BatchStrategy:
     """
     one_of("strategy", name, STRATEGIES)
     known = inspect.signature(STRATEGIES[name]).parameters
+    options = {option: plain(value) for option, value in options.items()}
     for option, value in options.items():
         one_of(name, option, known)
         # Every option has a default of its type.

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
-from dynams.checks import at_least, interval
+from dynams.checks import at_least, interval, plain
 from dynams.selection.draws import random_numbers
 from dynams.selection.methods.interface import BatchSelection
 from dynams.selection.precision import wide_dtype
@@ -50,6 +50,7 @@ def selective_backprop_mask(
     Raises:
         ValueError: `beta` or `history` is out of range.
     """
+    beta, history = plain(beta), plain(history)
     _check(beta, history)
     losses = losses.detach().float()
     losses = torch.where(losses.isnan(), torch.inf, losses)
@@ -81,8 +82,8 @@ class SelectiveBackprop:
 
     def __init__(self, beta: float = 1.0, history: int = 1024) -> None:
         _check(beta, history)
-        self.beta = beta
-        self.history = history
+        self.beta = plain(beta)
+        self.history = plain(history)
         self._recent: Tensor | None = None
 
     def keep(self, batch: Signals, *, progress: float, generator: Generator) -> BatchSelection:
