@@ -1,4 +1,4 @@
-"""Numbers as callers have them: Python's, NumPy's, and tensors of one number on the CPU, whose reading waits for nothing."""
+"""Numbers as callers have them: Python's, NumPy's, and ints in tensors on the CPU, whose reading waits for nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def as_index(number: Any) -> int | None:
     """The int that a number stands for; None for what is none, among it bools and tensors that are not 0-dimensional."""
     if isinstance(number, bool):
         return None
-    if isinstance(number, Tensor) and not (number.dtype in INTEGERS and _is_one(number)):
+    if isinstance(number, Tensor) and (
+        number.dim() != 0 or number.dtype not in INTEGERS or not number.is_cpu
+    ):
         return None
     try:
         return operator.index(number)
@@ -36,13 +38,7 @@ def as_index(number: Any) -> int | None:
 
 
 def as_fraction(number: Any) -> float | None:
-    """The float that a number stands for; None for ints, bools and what is no number."""
-    if isinstance(number, Tensor):
-        return float(number) if number.is_floating_point() and _is_one(number) else None
+    """The float that Python's or NumPy's floating-point number is; None for anything else."""
     if isinstance(number, Real) and not hasattr(number, "__index__"):
         return float(number)
     return None
-
-
-def _is_one(number: Tensor) -> bool:
-    return number.dim() == 0 and number.is_cpu

@@ -66,6 +66,7 @@ SIGNATURES: dict[str, list[tuple[str, Any, Any]]] = {
     ],
     "class_distances": [("weight", PLAIN, REQUIRED), ("width", NAMED, None)],
     "backends": [],
+    "tell_fallback": [("device", PLAIN, "cpu"), ("tell", PLAIN, None)],
 }
 
 

@@ -102,7 +102,7 @@ def check_model(model: object) -> None:
 
     Raises:
         TypeError: it is no `nn.Module`.
-        ValueError: it spreads a network over devices, or has no values.
+        ValueError: it spreads a network over devices, has no values, or none that can be trained.
     """
     if not isinstance(model, nn.Module):
         came = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
@@ -114,6 +114,10 @@ def check_model(model: object) -> None:
     if any(each.is_meta for each in _state(model)):
         raise ValueError(
             "model: got parameters or buffers on the meta device, want them with values: to_empty gives them room"
+        )
+    if any(each.is_inference() for each in _state(model)):
+        raise ValueError(
+            "model: got parameters or buffers made in torch.inference_mode, want it made outside: they cannot be trained"
         )
 
 
