@@ -265,6 +265,6 @@ def test_numbers_may_be_numpys_or_torchs() -> None:
     assert type(sampler.budget_at(3)) is float
     schedule = linear(np.float32(1.0), np.float32(0.5))
     assert repr(schedule) == "linear(start=1.0, end=0.5)"
-    for budget in (True, np.bool_(True), torch.tensor(0.5), 0.5j):
+    for budget in (True, np.bool_(True), torch.tensor(True), torch.tensor([0.5]), 0.5j):
         with pytest.raises(TypeError, match=r"budget: got .*, want a number in \(0, 1\]"):
             SubsetSampler(N, budget=budget)
