@@ -40,5 +40,10 @@ def test_an_installed_package_without_a_part_is_to_be_newer() -> None:
     assert told == "rich lacks rich.nowhere: pip install --upgrade rich"
 
 
+def test_no_message_sends_to_the_package_itself() -> None:
+    for path in (PYPROJECT.parent / "python").rglob("*.py"):
+        assert "install dynams" not in path.read_text(encoding="utf-8"), path
+
+
 def test_nobody_is_sent_to_a_package_that_is_not_known() -> None:
     assert "pip" not in not_installed("their_own_module")
