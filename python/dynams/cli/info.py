@@ -45,7 +45,7 @@ def _tell_fallbacks() -> None:
 
     import dynams_kernels as dk
 
-    for device in ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]:
+    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
         dk.tell_fallback(device, tell)
 
 

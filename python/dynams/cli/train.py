@@ -36,11 +36,15 @@ def run(argv: Sequence[str]) -> int:
         sys.stdout.write(config_text(config))
         return OK
     _quieten()
+    import dynams_kernels as dk
     from dynams.report.console import make_console
+    from dynams.training.devices import resolve_device
     from dynams.training.errors import ReportError
     from dynams.training.loop import train
 
     make_console()  # the table at the end needs it: what is missing is told now
+    if rank_here() == 0:
+        dk.tell_fallback(resolve_device(config.run.accelerator), tell)
     unreported: ReportError | None = None
     try:
         summary = train(config, resume=request.resume)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,39 +22,42 @@ def missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_fallback_of_cpu", Fallback(TEXT))
 
 
-def short_run(folder: Path) -> list[str]:
-    settings = {
-        "--optim.epochs": "2",
-        "--data.limit": "60",
-        "--run.dir": str(folder),
-        "--run.report": "false",
-        "--run.tensorboard": "false",
-        "--run.accelerator": "cpu",
+def settings(folder: Path, *, progress: bool) -> dict[str, Any]:
+    """A run of a second."""
+    run = {"dir": str(folder), "accelerator": "cpu", "report": False, "tensorboard": False}
+    return {
+        "data": {"limit": 60},
+        "optim": {"epochs": 1},
+        "run": {**run, "progress": progress},
     }
-    return ["train", *(word for pair in settings.items() for word in pair)]
+
+
+def typed(folder: Path) -> list[str]:
+    """The same as it is typed."""
+    sections = settings(folder, progress=False).items()
+    return [
+        f"--{name}.{key}={value}" for name, section in sections for key, value in section.items()
+    ]
 
 
 def test_the_first_run_says_so_and_no_later_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(short_run(tmp_path)) == 0
-    assert capsys.readouterr().err.splitlines().count(f"warning: {TEXT}") == 1
-    assert main(short_run(tmp_path)) == 0
+    assert main(["train", *typed(tmp_path)]) == 0
+    assert capsys.readouterr().err.splitlines().count(f"dynams: warning: {TEXT}") == 1
+    assert main(["train", *typed(tmp_path)]) == 0
     assert "kernels" not in capsys.readouterr().err
 
 
+def test_a_run_from_python_says_so_beside_what_it_shows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(TrainConfig.from_dict(settings(tmp_path, progress=True)))
+    assert capsys.readouterr().err.splitlines().count(f"warning: {TEXT}") == 1
+
+
 def test_a_run_from_python_without_a_display_warns(tmp_path: Path) -> None:
-    config = TrainConfig.from_dict(
-        {
-            "data": {"limit": 60},
-            "optim": {"epochs": 1},
-            "run": {
-                **dict.fromkeys(("report", "tensorboard", "progress"), False),
-                "dir": str(tmp_path),
-                "accelerator": "cpu",
-            },
-        }
-    )
+    config = TrainConfig.from_dict(settings(tmp_path, progress=False))
     with pytest.warns(RuntimeWarning, match="^no compiled CPU kernels"):
         train(config)
     with warnings.catch_warnings():

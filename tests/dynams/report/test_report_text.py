@@ -171,7 +171,7 @@ def test_a_missing_package_is_named_with_its_remedy(summary_record, monkeypatch)
         return real(name, *rest, **named)
 
     monkeypatch.setattr(builtins, "__import__", without_rich)
-    with pytest.raises(ImportError, match="^rich is not installed: pip install rich"):
+    with pytest.raises(ImportError, match=r"^rich is not installed: pip install rich"):
         summary_table(summary_record(1))
 
 
