@@ -19,27 +19,19 @@ from dynams.training.checkpoint import checkpoint_path
 
 
 @contextmanager
-def default_device() -> Iterator[None]:
-    torch.set_default_device("meta")
-    try:
-        yield
-    finally:
-        torch.set_default_device(None)
-
-
-@contextmanager
-def default_dtype() -> Iterator[None]:
+def defaults() -> Iterator[None]:
     before = torch.get_default_dtype()
+    torch.set_default_device("meta")
     torch.set_default_dtype(torch.float64)
     try:
         yield
     finally:
+        torch.set_default_device(None)
         torch.set_default_dtype(before)
 
 
 SETTINGS: dict[str, Callable[[], Any]] = {
-    "default device": default_device,
-    "default dtype": default_dtype,
+    "defaults": defaults,
     "no gradients": torch.no_grad,
     "inference mode": torch.inference_mode,
 }
