@@ -122,14 +122,16 @@ def resolve_width(width: object, columns: int) -> int:
     """
     if width is None:
         return columns
-    fraction = as_fraction(width)
-    if fraction is not None:
-        if not 0.0 < fraction <= 1.0:
-            raise ValueError(
-                f"width: got {fraction}, want a float in (0, 1] or an int in [1, {columns}]"
-            )
-        return max(1, math.floor(fraction * columns + 0.5))
-    number: Any = width if isinstance(width, torch.SymInt) else as_index(width)
+    number: Any = width
+    if isinstance(width, bool) or not isinstance(width, (int, torch.SymInt)):
+        fraction = as_fraction(width)
+        if fraction is not None:
+            if not 0.0 < fraction <= 1.0:
+                raise ValueError(
+                    f"width: got {fraction}, want a float in (0, 1] or an int in [1, {columns}]"
+                )
+            return max(1, math.floor(fraction * columns + 0.5))
+        number = as_index(width)
     if number is None:
         raise TypeError(
             f"width: got {type(width).__name__}, want an int in [1, {columns}] or a float in (0, 1]"

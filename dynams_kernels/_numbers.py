@@ -39,6 +39,9 @@ def as_index(number: Any) -> int | None:
 
 def as_fraction(number: Any) -> float | None:
     """The float that Python's or NumPy's floating-point number is; None for anything else."""
+    # A compiler asks no more of a float than that it is one.
+    if isinstance(number, float):
+        return number
     if isinstance(number, Real) and not hasattr(number, "__index__"):
         return float(number)
     return None

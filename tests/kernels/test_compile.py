@@ -132,6 +132,21 @@ def test_k_may_follow_from_the_batch(device: str) -> None:
             assert oracle.same_bits(left, right)
 
 
+@pytest.mark.parametrize("widths", [(2, 3, 4), (0.25, 0.5, 0.75)])
+def test_widths_and_counts_that_change_make_no_graph_break(
+    widths: tuple[float, ...], device: str
+) -> None:
+    features, weight = torch.rand(20, 8, device=device), torch.rand(6, 8, device=device)
+
+    def selected(width: float) -> Tensor:
+        margins = dk.linear_margin(features, weight, width=width)
+        return dk.smallest_k(margins, width).indices
+
+    compiled = torch.compile(selected, fullgraph=True, backend="eager")
+    for width in widths:  # from the second on the number is a symbol
+        assert torch.equal(compiled(width), selected(width))
+
+
 def test_a_fraction_of_every_group_has_a_size_of_its_own(device: str) -> None:
     def thirds(x: Tensor, y: Tensor) -> Tensor:
         chosen: Tensor = x[dk.smallest_k_grouped(x[:, 0], y, 0.3).indices]

@@ -90,7 +90,8 @@ class SlimmableNetwork(ProgrammedNetwork):
             ValueError: a width is unknown (the message lists the known ones), or the sequence is
                 empty.
         """
-        width = 1.0 if width is None else plain(width)
+        if not isinstance(width, (int, float)):
+            width = 1.0 if width is None else plain(width)
         if isinstance(width, (int, float)):
             return self._logits(images, (width,))[0]
         if not len(width):

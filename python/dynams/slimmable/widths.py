@@ -49,7 +49,9 @@ def check_width(width: float, widths: Iterable[float]) -> float:
     Raises:
         ValueError: it is not; the message lists those that are known.
     """
-    known, value = tuple(widths), plain(width)
+    known = tuple(widths)
+    # A compiler asks no more of a float than that it is one.
+    value = width if isinstance(width, (int, float)) else plain(width)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         for each in known:
             if abs(each - value) < _SAME:  # NumPy's float32 of 0.6 is another number
