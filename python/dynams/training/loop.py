@@ -131,9 +131,7 @@ def train(
     check_needs(config.run, run_dir)
     with joined(resolved.world, resolved.device) as companions:
         # In a frame of its own: what belongs to the process group goes before it.
-        return _trained(
-            resolved, companions, given, model, earlier, interrupt, started, on_refresh
-        )
+        return _trained(resolved, companions, given, model, earlier, interrupt, started, on_refresh)
 
 
 def _trained(

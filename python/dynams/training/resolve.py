@@ -15,7 +15,7 @@ from dynams.checks import one_of
 from dynams.data import ImageData
 from dynams.data.load import find_data
 from dynams.data.memory import HostMemory
-from dynams.data.places import expanded, what_is
+from dynams.data.places import what_is
 from dynams.data.storage import Place
 from dynams.models import MODEL_NAMES, build_model
 from dynams.selection.methods.interface import BatchStrategy, Strategy
