@@ -59,7 +59,7 @@ def strategy(bench: Bench, name: str) -> Found:
 def resumed(bench: Bench) -> Found:
     """Runs stopped within an epoch, within a scoring pass and at an epoch's end, against one that was not."""
     from dynams.training import load_checkpoint, train
-    from dynams.training.checkpoint import checkpoint_path
+    from dynams.training.rundir import checkpoint_path
     from gpu.watched import Watch
 
     data, config = made_up(60, 8, 3, bench.device), bench.config(SMALL)

@@ -13,7 +13,7 @@ import torch
 import proxy
 from dynams.compare import Cell, CellKey, Folder
 from dynams.training import TrainConfig, load_checkpoint, train
-from dynams.training.checkpoint import checkpoint_path
+from dynams.training.rundir import checkpoint_path
 
 HERE = {"cpu": "one", "threads": 1, "torch": "2.13", "device": "cpu"}
 

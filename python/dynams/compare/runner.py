@@ -305,9 +305,9 @@ class Queue:
     def _train(
         self, key: CellKey, config: TrainConfig, data: ImageData, begun: Begun, stop: Deadline
     ) -> Summary:
-        from dynams.training.checkpoint import BEST, checkpoint_path
         from dynams.training.errors import ResumeError
         from dynams.training.loop import train
+        from dynams.training.rundir import BEST, checkpoint_path
 
         try:
             return train(config, data, resume=begun.run_dir, interrupt=stop)
@@ -327,7 +327,8 @@ class Queue:
         failure: str | None,
     ) -> Cell:
         from dynams.report.runlog import read_run
-        from dynams.training.checkpoint import checkpoint_path, load_checkpoint
+        from dynams.training.checkpoint import load_checkpoint
+        from dynams.training.rundir import checkpoint_path
 
         run_dir = self.folder.run_dir(key)
         samples: Mapping[str, int] = {}

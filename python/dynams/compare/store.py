@@ -159,7 +159,7 @@ class Folder:
 
     def run_dir(self, key: CellKey) -> Path | None:
         """Find the newest run of a cell under way that has a checkpoint."""
-        from dynams.training.checkpoint import checkpoint_path
+        from dynams.training.rundir import checkpoint_path
 
         folder = self.work_dir(key)
         runs = [path for path in folder.glob("*/") if checkpoint_path(path).is_file()]

@@ -19,10 +19,11 @@ from dynams.data.folder import image_folder
 from dynams.data.images import ImageData, ImageSet
 from dynams.data.memory import HostMemory
 from dynams.data.parquet import Columns
-from dynams.data.places import expanded, want_directory
+from dynams.data.places import want_directory
 from dynams.data.source import Rows, Source, Sources
 from dynams.data.statistics import Moments
 from dynams.data.storage import Place, Storage, choose_place, store
+from dynams.paths import told_path
 
 _LOG = logging.getLogger(__name__)
 DataName = Literal["digits", "cifar10", "folder"]
@@ -164,7 +165,7 @@ def find_data(
     device = torch.device(device)
     sources = _find(
         name,
-        None if path is None else expanded(path),
+        None if path is None else told_path(path),
         image_size,
         Columns(image_column, label_column),
     )
@@ -175,7 +176,7 @@ def find_data(
     )
     place = choose_place(storage, size, device, host)
     return FoundData(
-        sources, rows, place, device, None if cache_dir is None else expanded(cache_dir)
+        sources, rows, place, device, None if cache_dir is None else told_path(cache_dir)
     )
 
 

@@ -22,11 +22,6 @@ _KINDS = (
 _NOTHING = "nothing"
 
 
-def expanded(path: str | os.PathLike[str]) -> Path:
-    """Return a path with the home directory for a leading ``~``; other names that begin so stay."""
-    return Path(os.path.expanduser(path))
-
-
 def what_is(path: Path) -> str:
     """Say what lies at ``path``, such as "a pipe" or "a link to nowhere.png, which is not there"."""
     try:

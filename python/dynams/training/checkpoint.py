@@ -12,7 +12,6 @@ damage, not forgery. Format 2 had no seal: torch's own checks are all that such 
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import struct
 import zlib
@@ -24,12 +23,10 @@ import torch
 
 from dynams.report.files import remove_leftovers, replacing, storing
 from dynams.training.errors import ResumeError
+from dynams.training.rundir import BEST, CHECKPOINTS, LAST, checkpoint_path, resume_command
 
 FORMAT = 3
 UNSEALED = 2
-CHECKPOINTS = "checkpoints"
-LAST = "last.pt"
-BEST = "best.pt"
 
 _SEAL = struct.Struct("<16sQII")  # name, length, CRC-32 of what lies before, CRC-32 of the seal
 _NAME = b"\ndynams: sealed\n"
@@ -81,37 +78,6 @@ class Checkpoint:
     given: dict[str, Any] = field(default_factory=dict)
     batch_strategy: dict[str, Any] = field(default_factory=dict)
     format: int = field(default=FORMAT)
-
-
-def checkpoint_path(run_dir: str | Path, name: str = LAST) -> Path:
-    """Path of a run's checkpoint, `LAST` or `BEST`."""
-    return Path(run_dir) / CHECKPOINTS / name
-
-
-def run_and_checkpoint(resume: str | Path) -> tuple[Path, Path]:
-    """Find the run to resume and the checkpoint to resume it from.
-
-    Args:
-        resume: a run's directory, whose last checkpoint is meant, or a checkpoint in one.
-
-    Raises:
-        ResumeError: a file is no checkpoint in the directory of a run.
-    """
-    path = Path(resume)
-    if path.is_dir() or path.suffix != ".pt":
-        return path, checkpoint_path(path)
-    if path.parent.name != CHECKPOINTS and path.resolve().parent.name == CHECKPOINTS:
-        path = path.resolve()  # typed inside its folder, or a link
-    if path.parent.name != CHECKPOINTS:
-        raise ResumeError(
-            f"resume: got {resume}, want the directory of a run, or a checkpoint in its {CHECKPOINTS}/"
-        )
-    return path.parent.parent, path
-
-
-def resume_command(path: str | Path) -> str:
-    """The command that goes on with a run, from its directory or from one of its checkpoints."""
-    return f"dynams train --resume {shlex.quote(str(path))}"
 
 
 def save_checkpoint(run_dir: str | Path, checkpoint: Checkpoint, *, best: bool = False) -> Path:

@@ -8,13 +8,17 @@ under a minute on two CPU cores. Nothing here imports torch.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dynams.checks import of_type, one_of, unknown, whole
+from dynams.checks import of_type, one_of, unknown
 from dynams.selection.methods.registry import STRATEGIES
 from dynams.training.settings import check, section, section_of, setting
+
+# In bytes: the time and a number are added, and most file systems take 255.
+_LONGEST_NAME = 220
 
 
 @section
@@ -86,9 +90,6 @@ class DataConfig:
     flip: bool | None = setting(None, "mirror half the images; unset: what suits the data set")
 
     def __post_init__(self) -> None:
-        for name in ("limit", "image_size"):
-            if getattr(self, name) is not None:  # NumPy's whole numbers too.
-                object.__setattr__(self, name, whole(f"data.{name}", getattr(self, name)))
         check("data", self)
         if self.crop == "random-resized" and self.crop_padding is not None:
             raise ValueError(
@@ -347,8 +348,12 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check("run", self)
-        if self.name is not None and (not self.name.strip() or set(self.name) & set("/\\\0")):
+        if self.name is None:
+            return
+        if not self.name.strip() or set(self.name) & set("/\\\0"):
             raise ValueError(f"run.name: got {self.name!r}, want a name without slashes")
+        if len(os.fsencode(self.name)) > _LONGEST_NAME:
+            raise ValueError(f"run.name: got {self.name!r}, want at most {_LONGEST_NAME} bytes")
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from dynams.report.html import write_report
 from dynams.report.progress import TrainingProgress
 from dynams.report.runlog import RunLog
 from dynams.selection import Refresh
-from dynams.training.checkpoint import checkpoint_path, remove_unfinished, resume_command
+from dynams.training.checkpoint import remove_unfinished
 from dynams.training.environment import environment
 from dynams.training.errors import ReportError
 from dynams.training.records import refresh_record, sample_pictures
 from dynams.training.run import TrainingRun
-from dynams.training.rundir import make_run_dir, write_config
+from dynams.training.rundir import checkpoint_path, make_run_dir, resume_command, write_config
 
 _LOG = logging.getLogger(__name__)
 

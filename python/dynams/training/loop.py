@@ -25,13 +25,7 @@ from dynams.report import EpochRecord, Summary
 from dynams.selection import Signals
 from dynams.selection.methods.interface import BatchSelection
 from dynams.training.batches import share, step_bounds
-from dynams.training.checkpoint import (
-    Checkpoint,
-    checkpoint_path,
-    load_checkpoint,
-    run_and_checkpoint,
-    save_checkpoint,
-)
+from dynams.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from dynams.training.computing import cpu_threads, tuned_convolutions
 from dynams.training.config import TrainConfig
 from dynams.training.distributed import Agreement, average_buffers, build_fabric
@@ -54,6 +48,7 @@ from dynams.training.run import (
     check_config,
     restore,
 )
+from dynams.training.rundir import checkpoint_path, run_and_checkpoint
 from dynams.training.samples import given_data
 from dynams.training.signals import choose_of_batch, collect_signals
 from dynams.training.step import StepOutput

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dynams.report.optional import needs
-from dynams.training.checkpoint import CHECKPOINTS, checkpoint_path
 from dynams.training.config import RunConfig
+from dynams.training.rundir import CHECKPOINTS, checkpoint_path
 from dynams.training.step_sizes import check_planned_steps
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _check_writable(name: str, folder: Path) -> None:
 
 def _existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that there is."""
-    return next((each for each in (folder, *folder.parents) if each.exists()), Path())
+    return next((each for each in (folder, *folder.parents) if os.path.lexists(each)), Path())
 
 
 def _free(folder: Path) -> int | None:

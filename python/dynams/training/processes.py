@@ -10,7 +10,6 @@ import atexit
 import functools
 import gc
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -25,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from dynams.training.checkpoint import checkpoint_path
 from dynams.training.devices import World
 from dynams.training.errors import LostProcessError
 from dynams.training.launched import Launched, own_mark
+from dynams.training.rundir import checkpoint_path, resume_command
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -121,7 +120,7 @@ class Companions:
         """The command that resumes."""
         if self.run_dir is None or not checkpoint_path(self.run_dir).exists():
             return "nothing was saved yet"
-        return f"resume with: dynams train --resume {shlex.quote(str(self.run_dir))}"
+        return f"resume with: {resume_command(self.run_dir)}"
 
     def leave(self, *, failed: bool) -> None:
         """Dissolve the process group that `joined` made."""

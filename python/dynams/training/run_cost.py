@@ -22,11 +22,12 @@ from dynams.selection.schedule import constant
 from dynams.selection.signals import TENSORS, VALIDATION
 from dynams.selection.timetable import Timetable
 from dynams.training.changed_settings import changed_settings
-from dynams.training.checkpoint import checkpoint_path, load_checkpoint
+from dynams.training.checkpoint import load_checkpoint
 from dynams.training.config import TrainConfig
 from dynams.training.devices import resolve_device
 from dynams.training.environment import environment
 from dynams.training.resolve import Selector, build_selector
+from dynams.training.rundir import checkpoint_path
 from dynams.training.timetable import timetable_of
 
 # Settings that may differ between the run that was measured and the one that is planned: they decide how much

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from dynams.paths import shell_word
+from dynams.paths import shell_word, told_path
 from dynams.report.files import replace_file
 from dynams.training.config import TrainConfig
 from dynams.training.errors import ResumeError
@@ -26,7 +26,9 @@ from dynams.training.options import (
 from dynams.yaml_file import read_yaml
 
 CONFIG_NAME = "config.yaml"
-_LONGEST_NAME = 220  # bytes; the time and a number are added, and most file systems take 255
+CHECKPOINTS = "checkpoints"
+LAST = "last.pt"
+BEST = "best.pt"
 
 
 def make_run_dir(config: TrainConfig, data: str) -> Path:
@@ -56,35 +58,6 @@ def make_run_dir(config: TrainConfig, data: str) -> Path:
             f"run.dir: cannot make a directory in {parent}: {error.strerror}"
         ) from error
     raise ValueError(f"run.dir: {parent} holds too many runs named {stem}")
-
-
-def check_run_dir(config: TrainConfig, resume: Path | None = None) -> None:
-    """Refuse early where nothing can be written: once the data are loaded, minutes may have passed.
-
-    Args:
-        config: the whole run.
-        resume: the directory of a run that goes on.
-
-    Raises:
-        ValueError: a new directory cannot be made, or the earlier one cannot be written.
-    """
-    if resume is not None:
-        if resume.is_dir() and not os.access(resume, os.W_OK | os.X_OK):
-            raise ResumeError(f"resume: {resume} cannot be written")
-        return
-    name = config.run.name or ""
-    if len(os.fsencode(name)) > _LONGEST_NAME:
-        raise ValueError(f"run.name: got {name!r}, want at most {_LONGEST_NAME} bytes")
-    there = os.path.abspath(config.run.dir)
-    while not os.path.lexists(there):
-        there = os.path.dirname(there)
-    reason = None
-    if not os.path.isdir(there):
-        reason = f"{there} is not a directory"
-    elif not os.access(there, os.W_OK | os.X_OK):
-        reason = f"{there} cannot be written"
-    if reason is not None:
-        raise ValueError(f"run.dir: cannot make a directory in {config.run.dir}: {reason}")
 
 
 def write_config(run_dir: Path, config: TrainConfig) -> None:
@@ -130,8 +103,55 @@ def read_config(run_dir: str | Path) -> Options:
     return options
 
 
-def resume_command(run_dir: str | Path) -> str:
-    """The command that resumes a run, to be typed where this process was started, in the way it was."""
+def config_path(run_dir: str | Path) -> Path:
+    """Find the configuration file of an existing run, named by its directory or a checkpoint in it.
+
+    Raises:
+        ResumeError: there is no run in ``run_dir``.
+    """
+    run_dir, _ = run_and_checkpoint(run_dir)
+    path = run_dir / CONFIG_NAME
+    if run_dir.is_file():
+        raise ResumeError(f"resume: got the file {run_dir}, want the directory of a run")
+    if not run_dir.is_dir():
+        raise ResumeError(f"resume: no directory {run_dir}")
+    if not path.is_file():
+        raise ResumeError(f"resume: no run in {run_dir}, it has no {CONFIG_NAME}")
+    return path
+
+
+def checkpoint_path(run_dir: str | Path, name: str = LAST) -> Path:
+    """Path of a run's checkpoint, `LAST` or `BEST`."""
+    return Path(run_dir) / CHECKPOINTS / name
+
+
+def run_and_checkpoint(resume: str | Path) -> tuple[Path, Path]:
+    """Find the run to resume and the checkpoint to resume it from.
+
+    Args:
+        resume: a run's directory, whose last checkpoint is meant, or a checkpoint in one.
+
+    Raises:
+        ResumeError: a file is no checkpoint in the directory of a run.
+    """
+    path = told_path(resume)
+    if path.is_dir() or path.suffix != ".pt":
+        return path, checkpoint_path(path)
+    if path.parent.name != CHECKPOINTS and path.resolve().parent.name == CHECKPOINTS:
+        path = path.resolve()  # typed inside its folder, or a link
+    if path.parent.name != CHECKPOINTS:
+        raise ResumeError(
+            f"resume: got {resume}, want the directory of a run, or a checkpoint in its {CHECKPOINTS}/"
+        )
+    return path.parent.parent, path
+
+
+def resume_command(resume: str | Path) -> str:
+    """The command that resumes a run, to be typed where this process was started, in the way it was.
+
+    Args:
+        resume: the run's directory, or one of its checkpoints.
+    """
     size = os.environ.get("LOCAL_WORLD_SIZE", "1")
     if "TORCHELASTIC_RUN_ID" in os.environ:
         program = f"torchrun --nproc-per-node={size} -m dynams.cli"
@@ -141,24 +161,4 @@ def resume_command(run_dir: str | Path) -> str:
         program = "dynams"
     else:
         program = f"{shell_word(sys.executable)} -m dynams.cli"
-    return f"{program} train --resume {shell_word(run_dir)}"
-
-
-def config_path(run_dir: str | Path) -> Path:
-    """Find the configuration file of an existing run, named by its directory or a checkpoint in it.
-
-    Raises:
-        ResumeError: there is no run in ``run_dir``.
-    """
-    if Path(run_dir).suffix == ".pt":
-        from dynams.training.checkpoint import run_and_checkpoint
-
-        run_dir, _ = run_and_checkpoint(run_dir)
-    path = Path(run_dir) / CONFIG_NAME
-    if Path(run_dir).is_file():
-        raise ResumeError(f"resume: got the file {run_dir}, want the directory of a run")
-    if not Path(run_dir).is_dir():
-        raise ResumeError(f"resume: no directory {run_dir}")
-    if not path.is_file():
-        raise ResumeError(f"resume: no run in {run_dir}, it has no {CONFIG_NAME}")
-    return path
+    return f"{program} train --resume {shell_word(resume)}"

@@ -22,10 +22,11 @@ from dynams.data import load_data
 from dynams.models import build_model
 from dynams.report.files import StorageError
 from dynams.training.batches import ImageBatches
-from dynams.training.checkpoint import BEST, checkpoint_path, load_checkpoint
+from dynams.training.checkpoint import load_checkpoint
 from dynams.training.errors import ResumeError
 from dynams.training.evaluation import evaluate
 from dynams.training.loop import train
+from dynams.training.rundir import BEST, checkpoint_path
 
 SMALL = [
     "--data.limit=241",

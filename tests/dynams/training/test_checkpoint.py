@@ -15,15 +15,13 @@ import torch
 from dynams.report.files import StorageError, replacing
 from dynams.training import checkpoint as checkpoint_module
 from dynams.training.checkpoint import (
-    BEST,
     Checkpoint,
-    checkpoint_path,
     load_checkpoint,
     remove_unfinished,
-    run_and_checkpoint,
     save_checkpoint,
 )
 from dynams.training.errors import ResumeError
+from dynams.training.rundir import BEST, checkpoint_path, resume_command, run_and_checkpoint
 from file_limits import files_of_at_most
 
 
@@ -154,7 +152,7 @@ def test_damage_is_told_with_the_command_that_goes_on_from_the_other_one(tmp_pat
     last = save_checkpoint(tmp_path, make(1), best=True)
     best = checkpoint_path(tmp_path, BEST)
     last.write_bytes(last.read_bytes()[:-1])
-    command = f"best.pt is whole, from epoch 2 on: dynams train --resume {best}"
+    command = f"best.pt is whole, from epoch 2 on: {resume_command(best)}"
     with pytest.raises(ResumeError, match=f"^damaged: .*{re.escape(command)}$"):
         load_checkpoint(last)
     assert load_checkpoint(best).epoch == 1

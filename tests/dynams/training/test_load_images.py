@@ -21,10 +21,11 @@ from training_runs import StopAt, made_up_data, small_config
 from dynams.data.cache import DIRECTORY
 from dynams.data.memory import HostMemory
 from dynams.training.changed_settings import changed_settings
-from dynams.training.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
+from dynams.training.checkpoint import load_checkpoint, save_checkpoint
 from dynams.training.config import DataConfig, TrainConfig
 from dynams.training.loop import train
 from dynams.training.resolve import check_early, load_images
+from dynams.training.rundir import checkpoint_path
 from dynams.training.samples import given_data
 
 

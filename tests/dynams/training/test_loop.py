@@ -14,11 +14,12 @@ from training_runs import StopAt, equal, log_lines, made_up_data, made_up_images
 
 from dynams.cost import PURPOSES
 from dynams.report.runlog import read_run
-from dynams.training.checkpoint import BEST, checkpoint_path, load_checkpoint, save_checkpoint
+from dynams.training.checkpoint import load_checkpoint, save_checkpoint
 from dynams.training.config import TrainConfig
 from dynams.training.errors import NonFiniteLossError, ReportError
 from dynams.training.interrupt import Interrupt
 from dynams.training.loop import train
+from dynams.training.rundir import BEST, checkpoint_path, resume_command
 
 DATA = made_up_data()
 
@@ -240,7 +241,7 @@ def test_a_report_that_cannot_be_written_takes_nothing_with_it(tmp_path):
     summary = told.value.summary
     assert (summary.completed, summary.failure) == (True, None)
     assert read_run(summary.run_dir).summary == summary
-    assert f"dynams train --resume {summary.run_dir}" in str(told.value)
+    assert f"{resume_command(summary.run_dir)}" in str(told.value)
     (Path(summary.run_dir) / "report.html").rmdir()
     assert train(config, DATA, resume=summary.run_dir).completed
     assert (Path(summary.run_dir) / "report.html").is_file()

@@ -20,9 +20,10 @@ from training_runs import StopAt, equal, log_lines, made_up_data, small_config
 from dynams.data import DatasetData, normalise
 from dynams.models import build_model
 from dynams.slimmable import convert
-from dynams.training.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
+from dynams.training.checkpoint import Checkpoint, load_checkpoint
 from dynams.training.errors import ResumeError
 from dynams.training.loop import train
+from dynams.training.rundir import checkpoint_path, resume_command
 
 DATA = made_up_data()
 PLAIN = {"augment": False}
@@ -365,7 +366,7 @@ def test_two_processes_train_an_own_network_as_one_and_a_lost_one_is_named(tmp_p
         strict=True,
     ):
         (run_dir,) = (tmp_path / folder).iterdir()
-        resume = f"resume with: dynams train --resume {run_dir}"
+        resume = f"resume with: {resume_command(run_dir)}"
         assert line == f"LostProcessError: process 1 {how}; {resume}"
 
 

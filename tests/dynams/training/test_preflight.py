@@ -12,9 +12,9 @@ import pytest
 from training_runs import made_up_data, small_config
 
 from dynams.training import preflight
-from dynams.training.checkpoint import checkpoint_path
 from dynams.training.loop import train
 from dynams.training.run import TrainingRun
+from dynams.training.rundir import checkpoint_path
 
 DATA = made_up_data()
 
@@ -29,7 +29,7 @@ DATA = made_up_data()
 )
 def test_a_missing_package_is_told_before_the_run(tmp_path, monkeypatch, module, setting):
     monkeypatch.setitem(sys.modules, module, None)
-    package = module.partition(".")[0]
+    package = {"PIL.Image": "pillow"}.get(module, module.partition(".")[0])
     said = rf"^run\.{setting}: {package} is not installed.*, or run without: --run\.{setting} false"
     with pytest.raises(ImportError, match=said):
         train(small_config(tmp_path, run={setting: True}), DATA)
@@ -51,11 +51,13 @@ def test_a_package_that_does_not_work_is_told_before_the_run(tmp_path, monkeypat
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_the_run(tmp_path, monkeypatch):
-    file = tmp_path / "file"
+    file, gone = tmp_path / "file", tmp_path / "gone"
     file.write_text("")
-    said = rf"^run\.dir: got {file}/runs, want a directory: {file} is none$"
-    with pytest.raises(ValueError, match=said):
-        train(small_config(file / "runs"), DATA)
+    gone.symlink_to("nowhere")
+    for place in (file, gone):
+        said = rf"^run\.dir: got {place}/runs, want a directory: {place} is none$"
+        with pytest.raises(ValueError, match=said):
+            train(small_config(place / "runs"), DATA)
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(ValueError, match=rf"^run\.dir: cannot write in {tmp_path}: Permission"):
         train(small_config(tmp_path / "runs"), DATA)

@@ -23,6 +23,7 @@ from dynams.training.errors import LostProcessError
 from dynams.training.launched import Launched
 from dynams.training.processes import Companions, joined, told_environment
 from dynams.training.resolve import resolve
+from dynams.training.rundir import resume_command
 
 CPU = torch.device("cpu")
 CLOSED = RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:4")
@@ -56,7 +57,7 @@ def test_one_that_says_nothing_more_is_gone_and_the_first_that_is_left_tells_it(
     saved.parent.mkdir(parents=True)
     saved.touch()
     lost = told(first, dist.DistBackendError("NCCL error"))
-    assert str(lost) == f"process 1 is gone; resume with: dynams train --resume '{first.run_dir}'"
+    assert str(lost) == f"process 1 is gone; resume with: {resume_command(first.run_dir)}"
     assert lost.speaks
     assert not told(third, CLOSED).speaks  # it has heard the first by now
 

@@ -14,9 +14,10 @@ from dynams.report.runlog import read_run
 from dynams.slimmable import SlimmableNetwork, convert
 from dynams.slimmable.norms import SwitchableBatchNorm
 from dynams.training.batches import ImageBatches
-from dynams.training.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
+from dynams.training.checkpoint import Checkpoint, load_checkpoint
 from dynams.training.loop import train
 from dynams.training.proxy_norms import reestimate_norms
+from dynams.training.rundir import checkpoint_path
 
 DATA = made_up_data()
 FABRIC = Fabric(accelerator="cpu")

@@ -12,12 +12,13 @@ import yaml
 from training_runs import StopAt, equal, log_lines, made_up_data, made_up_images, small_config
 
 from dynams.training.changed_settings import changes_of_the_rest
-from dynams.training.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
+from dynams.training.checkpoint import Checkpoint, load_checkpoint
 from dynams.training.config import TrainConfig
 from dynams.training.errors import ResumeError
 from dynams.training.loop import train
 from dynams.training.optim import learning_rate
 from dynams.training.run import check_config
+from dynams.training.rundir import checkpoint_path
 from dynams.training.timetable import timetable_of
 
 DATA = made_up_data()

@@ -13,7 +13,6 @@ from dynams.training.config import DataConfig, RunConfig, SelectionConfig, Train
 from dynams.training.errors import ResumeError
 from dynams.training.options import build
 from dynams.training.rundir import (
-    check_run_dir,
     make_run_dir,
     read_config,
     resume_command,
@@ -90,22 +89,6 @@ def test_a_damaged_configuration_is_told_with_its_file(tmp_path):
         read_config("nowhere")
     with pytest.raises(ResumeError, match=r"resume: got the file config\.yaml, want the directory"):
         read_config("config.yaml")
-
-
-def test_a_directory_that_cannot_be_made_is_refused_before(tmp_path, monkeypatch):
-    check_run_dir(TrainConfig(run=RunConfig(dir="a/b/c")))
-    (tmp_path / "file").touch()
-    (tmp_path / "gone").symlink_to("nowhere")
-    for told in ("file", "file/runs", "gone/runs"):
-        with pytest.raises(
-            ValueError, match=f"run.dir: cannot make a directory in {told}: .*not a"
-        ):
-            check_run_dir(TrainConfig(run=RunConfig(dir=told)))
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
-    with pytest.raises(ValueError, match=r"run\.dir: cannot make a directory in runs: .* written"):
-        check_run_dir(TrainConfig())
-    with pytest.raises(ResumeError, match=r"resume: .* cannot be written"):
-        check_run_dir(TrainConfig(), tmp_path)
 
 
 def test_the_command_that_resumes_is_one_that_can_be_typed(monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,10 +14,11 @@ from training_runs import equal, log_lines, made_up_data, small_config
 
 from dynams.report.files import StorageError
 from dynams.report.runlog import read_run
-from dynams.training.checkpoint import BEST, checkpoint_path, load_checkpoint
+from dynams.training.checkpoint import load_checkpoint
 from dynams.training.errors import ResumeError
 from dynams.training.interrupt import Interrupt
 from dynams.training.loop import train
+from dynams.training.rundir import BEST, checkpoint_path, resume_command
 from file_limits import files_of_at_most
 
 DATA = made_up_data()
@@ -68,7 +70,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_after_it(tmp_path, reference, r
     file = "log.jsonl" if room == "none" else "checkpoints/last.pt"
     assert str(told.value) == (
         f"{run_dir}/{file}: cannot be written: File too large; raise the limit on the size of files "
-        f"(ulimit -f) or write to another disk, then go on with: dynams train --resume {run_dir}"
+        f"(ulimit -f) or write to another disk, then go on with: {resume_command(run_dir)}"
     )
     assert list(run_dir.rglob("*.tmp")) == []
     summary = read_run(run_dir).summary
@@ -110,7 +112,7 @@ def test_from_the_best_checkpoint_a_run_ends_as_it_did(tmp_path, reference):
     with (run_dir / "log.jsonl").open("ab") as log:
         log.write(b'{"record": "epo')  # a killed run's
     config = small_config(tmp_path)
-    with pytest.raises(ResumeError, match=f"^damaged: .*: dynams train --resume {best}$"):
+    with pytest.raises(ResumeError, match=f"^damaged: .*: {re.escape(resume_command(best))}$"):
         train(config, DATA, resume=run_dir)
     summary = train(config, DATA, resume=best)
     assert (summary.completed, summary.run_dir) == (True, str(run_dir))

@@ -11,8 +11,9 @@ from training_runs import StopAt, equal, log_lines, made_up_data, small_config
 
 from dynams.report.runlog import read_run
 from dynams.selection import STRATEGIES
-from dynams.training.checkpoint import Checkpoint, checkpoint_path, load_checkpoint
+from dynams.training.checkpoint import Checkpoint, load_checkpoint
 from dynams.training.loop import train
+from dynams.training.rundir import checkpoint_path
 
 DATA = made_up_data(train=60, test=12)
 HELD = {"data": {"holdout": 0.2}, "selection": {"holdout_epochs": 1}}

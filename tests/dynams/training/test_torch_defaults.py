@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from dynams.selection import SubsetSampler
 from dynams.training import load_checkpoint, train
-from dynams.training.checkpoint import checkpoint_path
+from dynams.training.rundir import checkpoint_path
 
 
 @contextmanager
