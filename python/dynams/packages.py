@@ -9,7 +9,6 @@ import sys
 # What is imported -> what is installed: the extra `train` of pyproject.toml.
 TRAINERS = {
     "PIL": "pillow",
-    "jsonargparse": "jsonargparse[signatures]",
     "lightning_fabric": "lightning-fabric",
     "matplotlib": "matplotlib",
     "pyarrow": "pyarrow",

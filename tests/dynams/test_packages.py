@@ -30,11 +30,6 @@ def test_all_that_is_missing_is_typed_at_once(monkeypatch: pytest.MonkeyPatch) -
     assert not_installed("PIL", "Pillow").startswith("Pillow is not installed: pip install pillow ")
 
 
-def test_what_a_shell_would_expand_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "jsonargparse", None)
-    assert "pip install 'jsonargparse[signatures]'" in not_installed("jsonargparse")
-
-
 def test_an_installed_package_without_a_part_is_to_be_newer() -> None:
     told = not_installed("rich.nowhere")
     assert told == "rich lacks rich.nowhere: pip install --upgrade rich"

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dynams.checks import unknown
 from dynams.cli.errors import OK, PlainParser, UsageError, tell
+from dynams.suggestions import unknown
 
 
 def run(argv: Sequence[str]) -> int:

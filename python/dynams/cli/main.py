@@ -10,8 +10,9 @@ import sys
 from collections.abc import Sequence
 
 import dynams
-from dynams.checks import one_of, unknown
+from dynams.checks import one_of
 from dynams.cli.errors import INTERRUPTED, OK, UsageError, tell, tell_error
+from dynams.suggestions import unknown
 from dynams.training.launched import rank_here
 
 _COMMANDS = {

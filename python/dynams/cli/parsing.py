@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dynams.checks import TYPE_WORDS, did_you_mean, unknown
+from dynams.checks import TYPE_WORDS
 from dynams.cli.errors import PlainParser, UsageError
 from dynams.paths import told_path
+from dynams.suggestions import unknown
 from dynams.training.moved_settings import refuse_moved
 from dynams.training.options import Options, read_options, text_names
 from dynams.training.settings import Declared, read
@@ -88,7 +89,7 @@ class OptionParser(PlainParser):
         name, _, value = word.partition("=")
         refuse_moved(name.removeprefix("--"), value or "".join(after[:1]))
         inner = [each for each in self.names if each.startswith(f"{name}.")]
-        if inner and not did_you_mean(name, self.names):
+        if inner:
             raise UsageError(f"{name}: got no setting, want one of it, such as {inner[0]}")
         kind = "option" if word.startswith("-") else "argument"
         raise UsageError(unknown(kind, name, self.names))

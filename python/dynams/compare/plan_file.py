@@ -15,9 +15,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from dynams.checks import at_least, did_you_mean, fraction, of_type, one_of, positive, unknown
+from dynams.checks import at_least, fraction, of_type, one_of, positive
 from dynams.compare.plan import Match, Plan, PlanError, Recipe, has_budget, names_budget
 from dynams.paths import told_path
+from dynams.suggestions import did_you_mean, unknown
 from dynams.training.changed_settings import MAY_CHANGE_ON_RESUME
 from dynams.training.config import TrainConfig
 from dynams.training.options import Options, build, read_options, text_names, train_options

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynams.packages import not_installed
 from dynams.report.codec import to_plain
 from dynams.report.files import StorageError
 from dynams.report.records import EpochRecord, RefreshRecord
@@ -53,9 +54,7 @@ class Events:
                 self._write(purge_from, session_log=SessionLog(status=SessionLog.START))
         except ImportError:
             warnings.warn(
-                "TensorBoard events are not written: the tensorboard package is not installed "
-                "(pip install dynams-kernels[train])",
-                stacklevel=4,
+                f"TensorBoard events are not written: {not_installed('tensorboard')}", stacklevel=4
             )
         except Exception as error:  # packages that do not fit each other fail in many ways
             self._end(error)

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dynams.checks import of_type, one_of, unknown
+from dynams.checks import of_type, one_of
 from dynams.selection.methods.registry import STRATEGIES
+from dynams.suggestions import unknown
 from dynams.training.settings import check, section, section_of, setting
 
 # In bytes: the time and a number are added, and most file systems take 255.

@@ -10,7 +10,8 @@ import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from dynams.checks import of_type, unknown
+from dynams.checks import of_type
+from dynams.suggestions import unknown
 from dynams.training.config import TrainConfig
 from dynams.training.moved_settings import refuse_moved
 from dynams.training.settings import Declared, declared, read

@@ -15,8 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from dynams.checks import TYPE_WORDS, number, of_type, one_of, plain, unknown, whole
+from dynams.checks import TYPE_WORDS, number, of_type, one_of, plain, whole
 from dynams.paths import told_path
+from dynams.suggestions import unknown
 from dynams.training.moved_settings import brought_up_to_date, refuse_moved
 
 _Section = TypeVar("_Section")

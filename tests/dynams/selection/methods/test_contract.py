@@ -251,9 +251,9 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 def test_an_unknown_option_lists_the_known_ones() -> None:
     with pytest.raises(
         ValueError,
-        match=r"^infobatch: got 'rate', want one of ratio, delta .did you mean ratio",
+        match=r"^infobatch: got 'rato', want one of ratio, delta .did you mean ratio",
     ):
-        build_strategy("infobatch", rate=0.3)
+        build_strategy("infobatch", rato=0.3)
     with pytest.raises(ValueError, match=r"^full: got 'rate', want none"):
         build_strategy("full", rate=0.3)
 
