@@ -20,7 +20,7 @@ from dynams.report.runlog import RunLog
 from dynams.selection import Refresh
 from dynams.training.checkpoint import remove_unfinished
 from dynams.training.environment import environment
-from dynams.training.errors import ReportError
+from dynams.training.errors import LostProcessError, ReportError
 from dynams.training.records import refresh_record, sample_pictures
 from dynams.training.run import TrainingRun
 from dynams.training.rundir import checkpoint_path, make_run_dir, resume_command, write_config
@@ -104,7 +104,7 @@ class Journal:
             raise self._unreported("the end of its log", error, summary) from error
 
     def fail(self, error: Exception, summary: Callable[..., Summary]) -> None:
-        """Tell, in log and report, that an error ended the run.
+        """Tell, in log and report, that an error ended the run; of a lost process in the log, as time is short.
 
         Args:
             error: which one; it is going to be raised. One of storage gets the command that goes on.
@@ -115,7 +115,8 @@ class Journal:
         try:
             end = summary(failure=" ".join(str(error).split()) or type(error).__name__)
             self.end(end)
-            self.report(end)
+            if not isinstance(error, LostProcessError):
+                self.report(end)
         except Exception as another:  # it must not take the place of the first
             if not isinstance(error, StorageError):
                 warnings.warn(

@@ -112,6 +112,7 @@ def train(
             as configured.
         ResumeError: ``resume`` cannot be resumed with this configuration.
         NonFiniteLossError: the loss diverged. The last checkpoint, from before, is kept.
+        LostProcessError: another process of the run failed or was killed.
         ImportError: a package is missing that the run will need.
         StorageError: something cannot be written. The last checkpoint, from before, is kept.
         ReportError: the run ended well, but for its report; has the summary.
@@ -164,9 +165,10 @@ def _trained(
             companions.run_dir = journal.run_dir
             loop = _Loop(run, journal, stop, started, on_refresh)
             try:
-                if earlier is not None and not earlier.is_last:
-                    loop.save()  # the log has just forgotten what the last checkpoint knows, if that is whole
-                summary = loop.run_epochs()
+                with companions.losses_told():
+                    if earlier is not None and not earlier.is_last:
+                        loop.save()  # the log has just forgotten what the last checkpoint knows, if that is whole
+                    summary = loop.run_epochs()
             except Exception as error:
                 journal.fail(error, partial(loop.summary, completed=False))
                 raise

@@ -19,6 +19,7 @@ from training_runs import StopAt, equal, log_lines, made_up_data, small_config
 
 from dynams.data import DatasetData, normalise
 from dynams.models import build_model
+from dynams.report.runlog import read_run
 from dynams.slimmable import convert
 from dynams.training.checkpoint import Checkpoint, load_checkpoint
 from dynams.training.errors import ResumeError
@@ -368,6 +369,9 @@ def test_two_processes_train_an_own_network_as_one_and_a_lost_one_is_named(tmp_p
         (run_dir,) = (tmp_path / folder).iterdir()
         resume = f"resume with: {resume_command(run_dir)}"
         assert line == f"LostProcessError: process 1 {how}; {resume}"
+        end = read_run(run_dir).summary
+        assert end is not None
+        assert end.failure == f"process 1 {how}; {resume}"
 
 
 class CastBack(nn.Module):
