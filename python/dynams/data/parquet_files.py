@@ -19,7 +19,7 @@ from dynams.data.errors import DataError, printable
 # What accuracy is measured on: the first of these that is there.
 _TEST_NAMES = ("test", "validation", "valid", "val")
 _SPLITS = ("train", *_TEST_NAMES)
-_SHARD = re.compile(r"(?:(?P<head>.+)-)?(?P<number>\d+)-of-(?P<total>\d+)(?P<hash>-[0-9a-f]{8,})?")
+_SHARD = re.compile(r"(?:(?P<head>.+)-)?(?P<number>\d+)-of-(?P<total>\d+)(?P<hash>-[0-9a-f]{4,})?")
 _NUMBERED = re.compile(r"(?:(?P<head>.+)[-_])?(?P<number>\d+)")
 _WORD = re.compile(rf"(?<![a-z])({'|'.join(_SPLITS)})(?![a-z])", re.IGNORECASE)
 _MOST_LISTED = 8
