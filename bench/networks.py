@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import dynams_kernels as dk
 from dynams import slimmable
-from dynams.report.files import replace_file
+from dynams.files import replace_file
 from dynams.report.text import MISSING, percent
 from dynams.training.environment import package_version
 from network_list import TIMM, Candidate, candidates

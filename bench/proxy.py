@@ -26,8 +26,8 @@ from torch import Tensor
 import dynams_kernels as dk
 from dynams.compare.results import read_cell
 from dynams.data import Augmentation, ImageData, ImageSet
+from dynams.files import replace_file
 from dynams.report.codec import to_plain
-from dynams.report.files import replace_file
 from dynams.report.text import MISSING
 from dynams.selection import Signals
 from dynams.selection.timetable import selection_size

@@ -10,7 +10,7 @@ import dynams
 
 ROOT = Path(dynams.__file__).parent
 # These import no other part.
-BASIC = {"checks", "packages", "paths", "suggestions", "yaml_file", "_lazy"}
+BASIC = {"checks", "files", "packages", "paths", "suggestions", "yaml_file", "_lazy"}
 # What each part may import of the others, beside those.
 BELOW = {
     "cli": {"compare", "bench", "training", "report"},

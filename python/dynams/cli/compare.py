@@ -19,8 +19,8 @@ from dynams.cli.parsing import OptionParser, number_in, path_in, whole_in
 from dynams.cli.train import _quieten
 from dynams.compare.plan import Plan
 from dynams.compare.plan_file import PLAN_NAME, load_plan, presets
+from dynams.files import StorageError
 from dynams.paths import told_path
-from dynams.report.files import StorageError
 
 if TYPE_CHECKING:
     from dynams.compare.runner import Queue

@@ -9,8 +9,8 @@ import traceback
 from contextlib import suppress
 from typing import NoReturn
 
+from dynams.files import StorageError
 from dynams.packages import not_installed
-from dynams.report.files import StorageError
 from dynams.training.launched import rank_here
 
 OK = 0

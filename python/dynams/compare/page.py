@@ -14,9 +14,9 @@ from dynams.compare.groups import Group, group_cells, machines
 from dynams.compare.plan import Plan
 from dynams.compare.results import Cell
 from dynams.compare.tables import Table
+from dynams.files import replace_file
 from dynams.report import markup
 from dynams.report.document import document
-from dynams.report.files import replace_file
 from dynams.report.markup import text
 
 HTML_NAME = "compare.html"

@@ -13,7 +13,7 @@ from dynams.compare.options import digest, essential
 from dynams.compare.plan import Plan
 from dynams.compare.results import Cell, cell_of_run, differences, machine_of
 from dynams.compare.store import Begun, Folder
-from dynams.report.files import StorageError
+from dynams.files import StorageError
 from dynams.training.config import DataConfig, RunConfig, TrainConfig
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from dynams.compare.options import digest, essential
 from dynams.compare.plan import Plan
 from dynams.compare.plan_file import PLAN_NAME
 from dynams.compare.results import Cell, cell_text, machine_of, read_cell
+from dynams.files import remove_leftovers, replace_file, storing
 from dynams.paths import told_path
 from dynams.report.codec import to_plain
-from dynams.report.files import remove_leftovers, replace_file, storing
 from dynams.report.runlog import LOG_NAME
 from dynams.training.config import TrainConfig
 

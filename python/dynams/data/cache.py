@@ -4,7 +4,7 @@ A cache is the bytes of all images, then a line of JSON (the key of what was dec
 moments of the pixels) and a footer with that line's length. It is written under another name, synced
 and renamed, so it is there whole or not at all. One that is cut short, or whose key is not that of
 the files as they are now (names, sizes, times of change) and of the wanted shape, is made anew. What a
-killed run left unfinished is removed (`unfinished`).
+killed run left half written is removed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dynams.data.errors import DataError
 from dynams.data.memory import told
 from dynams.data.source import Bytes, Rows, Source
 from dynams.data.statistics import Moments
-from dynams.data.unfinished import removed_unfinished, unfinished
+from dynams.files import remove_leftovers, replacing
 
 DIRECTORY = ".dynams-cache"
 _FOOTER = b"DYNAMSv1"
@@ -96,7 +96,7 @@ def ask_for_room(splits: Iterable[tuple[Source, Rows]], directory: Path | None) 
     for folder, size in needed.items():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            removed_unfinished(folder, _ENDING)
+            remove_leftovers(folder)
             with tempfile.TemporaryFile(dir=folder):
                 free = shutil.disk_usage(folder).free
         except OSError as error:
@@ -140,7 +140,7 @@ def _key(source: Source, rows: Rows) -> str:
 def _build(file: Path, source: Source, rows: Rows, key: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished(file) as opened:
+        with replacing(file) as opened:
             _reserve(opened, len(rows) * math.prod(source.shape))
             moments = _write_images(opened, source, rows)
             trailer = {"key": key, "shape": [len(rows), *source.shape], **asdict(moments)}

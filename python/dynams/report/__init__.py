@@ -5,8 +5,8 @@ rich, matplotlib and tensorboard are imported only where they are used, so readi
 
 from __future__ import annotations
 
+from dynams.files import StorageError
 from dynams.report.console import make_console, summary_table
-from dynams.report.files import StorageError
 from dynams.report.html import render_report, write_report
 from dynams.report.progress import TrainingProgress
 from dynams.report.records import EpochRecord, RefreshRecord, Run, SamplePictures, Summary

@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynams.files import StorageError
 from dynams.packages import not_installed
 from dynams.report.codec import to_plain
-from dynams.report.files import StorageError
 from dynams.report.records import EpochRecord, RefreshRecord
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dynams.files import replace_file
 from dynams.report import sections, selection_sections
 from dynams.report.document import document
 from dynams.report.facts import failure_of, is_given, setting
-from dynams.report.files import replace_file
 from dynams.report.records import Run, SamplePictures
 from dynams.report.runlog import read_run
 from dynams.report.selecting import Selecting, selecting, training_set_size

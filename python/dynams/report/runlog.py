@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import Any
 
 from dynams.checks import of_type, one_of
+from dynams.files import StorageError, replace_file, storing
 from dynams.report.codec import from_plain, to_plain
 from dynams.report.events import Events
-from dynams.report.files import StorageError, replace_file, storing
 from dynams.report.records import EpochRecord, RefreshRecord, Run, Summary
 
 LOG_NAME = "log.jsonl"

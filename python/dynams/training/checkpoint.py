@@ -21,7 +21,7 @@ from typing import IO, Any, BinaryIO, cast
 
 import torch
 
-from dynams.report.files import remove_leftovers, replacing, storing
+from dynams.files import remove_leftovers, replacing, storing
 from dynams.training.errors import ResumeError
 from dynams.training.rundir import BEST, CHECKPOINTS, LAST, checkpoint_path, resume_command
 

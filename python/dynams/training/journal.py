@@ -12,8 +12,8 @@ from types import TracebackType
 import torch
 
 import dynams_kernels as dk
+from dynams.files import StorageError, remove_leftovers
 from dynams.report import EpochRecord, Summary
-from dynams.report.files import StorageError, remove_leftovers
 from dynams.report.html import write_report
 from dynams.report.progress import TrainingProgress
 from dynams.report.runlog import RunLog

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from dynams.files import replace_file
 from dynams.paths import shell_word, told_path
-from dynams.report.files import replace_file
 from dynams.training.config import TrainConfig
 from dynams.training.errors import ResumeError
 from dynams.training.moved_settings import brought_up_to_date

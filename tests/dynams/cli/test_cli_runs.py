@@ -19,8 +19,8 @@ from lightning_fabric import Fabric
 from dynams.cli import main
 from dynams.cli.options import parse
 from dynams.data import load_data
+from dynams.files import StorageError
 from dynams.models import build_model
-from dynams.report.files import StorageError
 from dynams.training.batches import ImageBatches
 from dynams.training.checkpoint import load_checkpoint
 from dynams.training.errors import ResumeError

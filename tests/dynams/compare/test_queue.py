@@ -15,7 +15,7 @@ from dynams.compare.clock import Deadline, expected, usable
 from dynams.compare.results import Cell, machine_of
 from dynams.compare.runner import Entry, Queue
 from dynams.compare.store import Folder
-from dynams.report.files import StorageError
+from dynams.files import StorageError
 from dynams.training.config import TrainConfig
 from file_limits import files_of_at_most
 

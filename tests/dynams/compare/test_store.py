@@ -12,6 +12,7 @@ from dynams.compare.cells import CellKey, cell_keys
 from dynams.compare.results import cell_text, read_cell
 from dynams.compare.runner import DifferingCellsError, Queue
 from dynams.compare.store import Folder, merge
+from dynams.files import aside
 
 from .conftest import a_cell
 
@@ -62,7 +63,7 @@ def test_a_damaged_cell_is_refused_by_name(tmp_path, plan, damage, said):
 def test_a_torn_file_is_refused_and_a_left_over_one_ignored(tmp_path, plan):
     folder = Folder(tmp_path)
     folder.save(a_cell(FULL, plan=plan))
-    left = tmp_path / "cells" / "margin_b0.5_s0.json.123.tmp"
+    left = aside(tmp_path / "cells" / "margin_b0.5_s0.json")
     left.write_text('{"form')
     assert list(folder.cells()) == [FULL]
     with folder.alone():

@@ -17,7 +17,7 @@ from dynams.data import DataError, load_data
 from dynams.data.cache import DIRECTORY
 from dynams.data.source import Bytes, Rows, Source
 from dynams.data.storage import store
-from dynams.data.unfinished import unfinished
+from dynams.files import aside
 
 try:
     import resource
@@ -39,9 +39,7 @@ def caches(folder: Path) -> list[Path]:
 
 def leftover(folder: Path) -> Path:
     """What a killed run of this version leaves beside the caches in ``folder``."""
-    with unfinished(folder / "data-train.images"):
-        (part,) = folder.glob("*.part")
-    (folder / "data-train.images").unlink()
+    part = aside(folder / "data-train.images")
     part.write_bytes(b"half")
     return part
 

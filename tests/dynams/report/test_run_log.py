@@ -14,8 +14,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dynams.files import StorageError, storing
 from dynams.report import EpochRecord, RefreshRecord, Run, RunLog, Summary, read_run
-from dynams.report.files import StorageError, storing
 from file_limits import files_of_at_most
 
 

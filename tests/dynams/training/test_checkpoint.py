@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import pickle
 import re
 from contextlib import ExitStack
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dynams.report.files import StorageError, replacing
+from dynams.files import StorageError, aside, replacing
 from dynams.training import checkpoint as checkpoint_module
 from dynams.training.checkpoint import (
     Checkpoint,
@@ -67,9 +66,8 @@ def test_a_failure_keeps_the_checkpoint_of_before_and_leaves_no_litter(
         if moment == "while writing":
             stack.enter_context(files_of_at_most(1000))
         else:
-            target = path.with_name(f"last.pt.{os.getpid()}.tmp")
             patch = stack.enter_context(monkeypatch.context())
-            patch.setattr(Path, "replace", lambda *_: target.rename(tmp_path / "no" / "such"))
+            patch.setattr(Path, "replace", lambda part, _: part.rename(tmp_path / "no" / "such"))
         with pytest.raises(
             StorageError, match=r"checkpoints/last\.pt: cannot be written: "
         ) as told:
@@ -82,7 +80,7 @@ def test_a_failure_keeps_the_checkpoint_of_before_and_leaves_no_litter(
 
 def test_what_killed_processes_left_is_removed_and_what_live_ones_write_is_not(tmp_path):
     folder = save_checkpoint(tmp_path, make(), best=True).parent
-    (folder / "last.pt.4242.tmp").write_bytes(b"half of it")
+    aside(folder / "last.pt").write_bytes(b"half of it")
     (folder / ".best.pt.abcdefgh").mkdir()
     (folder / ".best.pt.abcdefgh" / "best.pt").write_bytes(b"half of one of format 2")
     (folder / "notes.tmp").write_text("not ours")

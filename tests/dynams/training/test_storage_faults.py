@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from training_runs import equal, log_lines, made_up_data, small_config
 
-from dynams.report.files import StorageError
+from dynams.files import StorageError, aside
 from dynams.report.runlog import read_run
 from dynams.training.checkpoint import load_checkpoint
 from dynams.training.errors import ResumeError
@@ -107,8 +107,8 @@ def test_from_the_best_checkpoint_a_run_ends_as_it_did(tmp_path, reference):
     shutil.copytree(reference, run_dir)
     last, best = checkpoint_path(run_dir), checkpoint_path(run_dir, BEST)
     last.write_bytes(last.read_bytes()[:1000])
-    (last.parent / "last.pt.4242.tmp").write_bytes(b"of a killed run")
-    (run_dir / "report.html.4242.tmp").write_bytes(b"of a killed run")
+    aside(last).write_bytes(b"of a killed run")
+    aside(run_dir / "report.html").write_bytes(b"of a killed run")
     with (run_dir / "log.jsonl").open("ab") as log:
         log.write(b'{"record": "epo')  # a killed run's
     config = small_config(tmp_path)

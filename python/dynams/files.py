@@ -1,7 +1,7 @@
 """Files that are there whole or not at all, and errors of storage that say what to do.
 
-A file is written aside, under `NAME.PID.tmp` and a lock, flushed to the disk and renamed. What a
-killed process leaves of that has no lock any more: it is told from what a live one is writing.
+A file is written aside, under `NAME.HOST.HEX.tmp` and a lock, flushed to the disk and renamed. The lock
+ends with its process, however that ends: so a leftover is told from what a live process is writing.
 """
 
 from __future__ import annotations
@@ -9,11 +9,21 @@ from __future__ import annotations
 import errno
 import os
 import re
-import sys
+import socket
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # no POSIX system: nothing is locked there, but an open file cannot be removed
+    fcntl = None  # type: ignore[assignment]
+
+# Locks of another machine on a shared file system may not show here; one that writes does so more often than this.
+_ABANDONED_SECONDS = 24 * 3600
 
 _REMEDIES = {
     errno.ENOSPC: "make space on that disk",
@@ -82,18 +92,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         StorageError: it cannot be written, as told by any OSError of the block too.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with storing(path):
+        temporary, file = _made(path)
         try:
-            with temporary.open("wb") as file:
-                _lock(file.fileno())
+            with file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
                 # Under the lock: without it whoever cleans up may take it for left over.
-                if os.name != "nt":
+                if fcntl is not None:
                     temporary.replace(path)
-            if os.name == "nt":
+            if fcntl is None:
                 temporary.replace(path)
         except BaseException:
             with suppress(OSError):
@@ -113,11 +122,61 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left half written in ``folder``; live ones keep what is theirs."""
+    """Remove what killed processes left half written in ``folder``; live ones keep what is theirs.
+
+    What another machine was writing goes only once it was left alone for a day.
+    """
     for left in folder.glob("*.tmp"):
-        if re.fullmatch(r".+\.\d+\.tmp", left.name) and not _is_locked(left):
-            with suppress(OSError):
+        named = re.fullmatch(r".+\.([A-Za-z0-9-]+)\.[0-9a-f]{32}\.tmp", left.name)
+        with suppress(OSError):
+            if named is not None and _is_abandoned(left, ours=named[1] == _host()):
                 left.unlink()
+
+
+def aside(path: Path) -> Path:
+    """A new name that ``path`` may be written under."""
+    return path.with_name(f"{path.name}.{_host()}.{uuid.uuid4().hex}.tmp")
+
+
+def _made(path: Path) -> tuple[Path, BinaryIO]:
+    """Open a new file and lock it."""
+    while True:
+        temporary = aside(path)
+        file = temporary.open("xb")
+        if _lock(file):
+            # Another process may have taken it for a leftover before it was locked.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(temporary), os.fstat(file.fileno())):
+                    return temporary, file
+        file.close()
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Lock a file unless another process has; where nothing can be locked it passes for locked."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+    return True
+
+
+def _is_abandoned(path: Path, *, ours: bool) -> bool:
+    if fcntl is None:
+        return True
+    # Locks over a network want files open for writing.
+    with path.open("r+b") as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return ours or time.time() - os.fstat(file.fileno()).st_mtime > _ABANDONED_SECONDS
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) or "host"
 
 
 def _flush_folder(folder: Path) -> None:
@@ -132,25 +191,3 @@ def _flush_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-def _lock(descriptor: int) -> None:
-    if sys.platform != "win32":
-        import fcntl
-
-        with suppress(OSError):  # where there are no locks, nothing is taken for left over either
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether a live process writes the file; True where that cannot be known."""
-    if sys.platform == "win32":
-        return False  # an open file cannot be removed there
-    import fcntl
-
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    return False

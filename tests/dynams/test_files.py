@@ -1,4 +1,4 @@
-"""Files that are being written, and what killed runs left of them."""
+"""Files that are being written, and what killed processes left of them."""
 
 from __future__ import annotations
 
@@ -8,39 +8,42 @@ from pathlib import Path
 
 import pytest
 
-from dynams.data.unfinished import removed_unfinished, unfinished
+from dynams.files import aside, remove_leftovers, replacing
 
 WEEK = 7 * 24 * 3600
 
 
 def test_what_is_being_written_stays_and_what_was_left_so_goes(tmp_path: Path) -> None:
-    file = tmp_path / "train.images"
-    with unfinished(file) as opened:
+    file = tmp_path / "last.pt"
+    with replacing(file) as opened:
         opened.write(b"half")
         (part,) = tmp_path.iterdir()
         os.utime(part, (time.time() - WEEK,) * 2)
-        assert removed_unfinished(tmp_path, ".images") == []
+        remove_leftovers(tmp_path)
+        assert part.exists()
     file.unlink()
-    part.write_bytes(b"half")  # A killed process leaves it without its lock.
-    assert removed_unfinished(tmp_path, ".other") == []
-    assert removed_unfinished(tmp_path, ".images") == [part]
+    part.write_bytes(b"half")  # a killed process leaves it without its lock
+    remove_leftovers(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_of_another_machine_only_what_is_long_abandoned_goes(tmp_path: Path) -> None:
-    fresh, old = (tmp_path / f"a.images.elsewhere.{each}.part" for each in "12")
-    before = tmp_path / "a.images.0123.part"  # As an earlier version named it.
-    others = [tmp_path / "a.images", tmp_path / "notes.part"]
-    for path in (fresh, old, before, *others):
+    fresh, old = (tmp_path / f"a.images.elsewhere.{each * 32}.tmp" for each in "12")
+    others = [tmp_path / "a.images", tmp_path / "notes.tmp"]
+    for path in (fresh, old, *others):
         path.write_text("")
-    for path in (old, before, *others):
+    for path in (old, *others):
         os.utime(path, (time.time() - WEEK,) * 2)
-    assert sorted(removed_unfinished(tmp_path, ".images")) == [before, old]
+    remove_leftovers(tmp_path)
     assert sorted(tmp_path.iterdir()) == [others[0], fresh, others[1]]
+    own = aside(tmp_path / "a.images")
+    own.write_text("")
+    remove_leftovers(tmp_path)
+    assert not own.exists()
 
 
 def interrupted(file: Path, error: BaseException) -> None:
-    with unfinished(file) as opened:
+    with replacing(file) as opened:
         opened.write(b"half")
         raise error
 
@@ -51,7 +54,7 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
         with pytest.raises(type(error)):
             interrupted(file, error)
         assert not list(tmp_path.iterdir())
-    with unfinished(file) as opened:
+    with replacing(file) as opened:
         opened.write(b"whole")
         assert not file.exists()
     assert file.read_bytes() == b"whole"
