@@ -110,7 +110,10 @@ class HostMemory:
 
 def told(size: int) -> str:
     """Write a number of bytes as messages do."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+    for power, unit in ((30, "GiB"), (20, "MiB")):
+        if size >= 2**power:
+            return f"{size / 2**power:.1f} {unit}"
+    return f"{size / 2**10:.1f} KiB"
 
 
 def free_on_device(device: torch.device) -> int | None:

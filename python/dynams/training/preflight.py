@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dynams.data.memory import told
 from dynams.report.optional import needs
 from dynams.training.config import RunConfig
 from dynams.training.rundir import CHECKPOINTS, checkpoint_path
@@ -92,7 +93,7 @@ def check_space(run: TrainingRun, run_dir: Path | None) -> None:
     limit = _largest_file()
     if limit is not None and each > limit:
         raise ValueError(
-            f"{name}: got a limit of {_size(limit)} for files (ulimit -f), want at least {_size(each)} "
+            f"{name}: got a limit of {told(limit)} for files (ulimit -f), want at least {told(each)} "
             "for a checkpoint"
         )
     free = _free(_existing(folder))
@@ -103,13 +104,13 @@ def check_space(run: TrainingRun, run_dir: Path | None) -> None:
     surely, at_most = (1, 2) if going_on else (_SURELY, _AT_MOST)
     if free < surely * each:
         raise ValueError(
-            f"{name}: got {_size(free)} of free space in {folder}, want at least {_size(surely * each)} for "
-            f"checkpoints of {_size(each)} each"
+            f"{name}: got {told(free)} of free space in {folder}, want at least {told(surely * each)} for "
+            f"checkpoints of {told(each)} each"
         )
     if free < at_most * each:
         warnings.warn(
-            f"{name}: {_size(free)} of free space in {folder} may not be enough: checkpoints of "
-            f"{_size(each)} each take up to {_size(at_most * each)}",
+            f"{name}: {told(free)} of free space in {folder} may not be enough: checkpoints of "
+            f"{told(each)} each take up to {told(at_most * each)}",
             stacklevel=4,
         )
 
@@ -141,8 +142,8 @@ def _import(setting: str, package: str, otherwise: str = "") -> None:
         with needs(package):
             importlib.import_module(_USED[package])
     except Exception as error:  # a package that does not fit another may fail with anything
-        told = str(error) if isinstance(error, ImportError) else f"{package}: {error!r}"
-        raise ImportError(f"{setting}: {told}{otherwise}", name=package) from error
+        why = str(error) if isinstance(error, ImportError) else f"{package}: {error!r}"
+        raise ImportError(f"{setting}: {why}{otherwise}", name=package) from error
 
 
 def _check_writable(name: str, folder: Path) -> None:
@@ -179,10 +180,3 @@ def _largest_file() -> int | None:
         return None
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     return None if limit == resource.RLIM_INFINITY else limit
-
-
-def _size(count: float) -> str:
-    for unit, name in ((1e9, "GB"), (1e6, "MB")):
-        if count >= unit:
-            return f"{count / unit:.1f} {name}"
-    return f"{count / 1e3:.1f} KB"

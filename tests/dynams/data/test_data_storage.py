@@ -306,7 +306,7 @@ def test_a_place_that_cannot_be_written_or_is_full_is_named(
         load_data("folder", folder, storage="disk", cache_dir=tmp_path / "file" / "caches")
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
-    with pytest.raises(DataError, match=r"do not fit, 0\.0 MiB are free; .*data\.cache DIR"):
+    with pytest.raises(DataError, match=r"do not fit, 0\.0 KiB are free; .*data\.cache DIR"):
         load_data("folder", folder, storage="disk")
 
 

@@ -84,7 +84,7 @@ def test_space_is_asked_for_by_what_checkpoints_take(tmp_path, monkeypatch):
     other = small_config(tmp_path / "others", optim={"epochs": 2})
     leave(2 * estimate - 1)
     with pytest.raises(
-        ValueError, match=r"^run\.dir: got .* KB of free space in .*others, want at"
+        ValueError, match=r"^run\.dir: got .* KiB of free space in .*others, want at"
     ):
         train(other, DATA)
     assert not (tmp_path / "others").exists()
