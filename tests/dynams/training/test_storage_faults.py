@@ -97,7 +97,10 @@ def test_a_folder_of_checkpoints_that_goes_is_made_again(tmp_path, reference):
 
 
 def test_a_checkpoint_that_cannot_fit_is_refused_before_anything_is_made(tmp_path):
-    with files_of_at_most(10), pytest.raises(ValueError, match=r"got a limit of 0\.0 KiB for files"):
+    with (
+        files_of_at_most(10),
+        pytest.raises(ValueError, match=r"got a limit of 0\.0 KiB for files"),
+    ):
         train(small_config(tmp_path), DATA)
     assert list(tmp_path.iterdir()) == []
 
