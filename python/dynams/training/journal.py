@@ -12,6 +12,7 @@ from types import TracebackType
 import torch
 
 import dynams_kernels as dk
+from dynams.data.errors import printable
 from dynams.files import StorageError, remove_leftovers
 from dynams.report import EpochRecord, Summary
 from dynams.report.html import write_report
@@ -133,7 +134,7 @@ class Journal:
         if run.position.epoch == run.config.optim.epochs:
             _LOG.warning(
                 "%s: all %d epochs are done; more of them: --optim.epochs",
-                self.run_dir,
+                printable(str(self.run_dir)),
                 run.position.epoch,
             )
 
