@@ -54,7 +54,9 @@ def check_linear(
     bias: Tensor | None = None,
     width: int | float | None = None,
     kind: str = "gap",
+    alike: Tensor | None = None,
 ) -> Tensor:
+    """Compare with float64; of features that are `alike`, torch's own error counts too: on few rows it may be small by luck."""
     labels = labels_for(features.new_empty(len(features), len(weight))).to(features.device)
     more: dict[str, Any] = {"labels": labels} if kind == "label" else {}
     got: Tensor = dk.linear_margin(features, weight, bias, width=width, kind=kind, **more)
@@ -81,7 +83,16 @@ def check_linear(
     both = np.isfinite(want)
     assert (np.isnan(oracle.array(got)) == np.isnan(want)).all()
     assert (oracle.array(got)[~both & ~np.isnan(want)] == want[~both & ~np.isnan(want)]).all()
-    error, allowed = oracle.worst(got, want), 1.25 * oracle.worst(torchs, want) + slack
+    error, torchs_error = oracle.worst(got, want), oracle.worst(torchs, want)
+    if alike is not None:
+        more_labels = labels_for(alike.new_empty(len(alike), len(weight))).to(alike.device)
+        y = more_labels if kind == "label" else None
+        others = torch_margin(alike[:, :w].contiguous(), weight[:, :w].contiguous(), bias, kind, y)
+        torchs_error = max(
+            torchs_error,
+            oracle.worst(others, reference(alike, weight, bias, width, kind, y)),
+        )
+    allowed = 1.25 * torchs_error + slack
     assert error <= allowed, f"error {error:.3g}, torch's own (with slack) {allowed:.3g}"
     return got
 
@@ -113,7 +124,8 @@ def test_error_is_no_larger_than_torchs_own(
         t.to(device) for t in random_head(rows, size, classes, dtype, seed=seed)
     )
     width = None if not slim else max(1, int(size * fraction))
-    check_linear(features, weight, bias if biased else None, width, kind)
+    alike = random_head(64, size, classes, dtype, seed=1000)[0].to(device)
+    check_linear(features, weight, bias if biased else None, width, kind, alike)
 
 
 @pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)
