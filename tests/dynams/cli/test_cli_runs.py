@@ -27,6 +27,7 @@ from dynams.training.errors import ResumeError
 from dynams.training.evaluation import evaluate
 from dynams.training.loop import train
 from dynams.training.rundir import BEST, checkpoint_path
+from foreground import heed_interrupts
 
 SMALL = [
     "--data.limit=241",
@@ -50,6 +51,7 @@ def start(folder: Path, *argv: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
 
 

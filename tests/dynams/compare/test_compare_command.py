@@ -16,6 +16,7 @@ import yaml
 from dynams.cli import main
 from dynams.cli.compare import make_parser, parse
 from dynams.compare.plan_file import presets
+from foreground import heed_interrupts
 
 from .conftest import VALUES, changed
 
@@ -152,6 +153,7 @@ def test_sigint_stops_cleanly_and_the_same_command_goes_on(capsys, file, tmp_pat
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     assert process.stderr is not None
     for line in process.stderr:
