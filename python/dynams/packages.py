@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 # What is imported -> what is installed: the extra `train` of pyproject.toml.
 TRAINERS = {
@@ -17,6 +21,33 @@ TRAINERS = {
     "tensorboard": "tensorboard",
     "yaml": "pyyaml",
 }
+
+
+@contextmanager
+def needs(module: str, name: str | None = None) -> Iterator[None]:
+    """Import ``module``, or what belongs to it, inside this block.
+
+    Args:
+        module: what only training needs.
+        name: what its package is called in the message; None: as it is installed.
+
+    Raises:
+        ImportError: it is missing; the message says how to install it. Other missing modules are reported as
+            they are.
+    """
+    top = module.partition(".")[0]
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != top:
+            raise
+        raise ImportError(not_installed(module, name), name=top) from error
+
+
+def needed(module: str, name: str | None = None) -> Any:
+    """Return ``module``, imported as by `needs`."""
+    with needs(module, name):
+        return importlib.import_module(module)
 
 
 def not_installed(module: str, name: str | None = None) -> str:

@@ -370,8 +370,8 @@ class Queue:
     def _images(self, config: TrainConfig) -> tuple[ImageData, dict[str, Any]]:
         """Load the images once for all cells that use the same, and their fingerprint."""
         from dynams.compare.environment import device_of
-        from dynams.data import load_data
         from dynams.training.batches import fingerprint
+        from dynams.training.resolve import find_images
 
         wanted, device = config.data, device_of(config.run)
         # Of what only shows in training, nothing is loaded differently.
@@ -380,17 +380,7 @@ class Queue:
         source = (dataclasses.replace(wanted, **same), str(device))
         if self._data is None or self._data[0] != source:
             self._data = None  # the old images go before the new ones come
-            images = load_data(
-                wanted.name,
-                wanted.path,
-                limit=wanted.limit,
-                image_size=wanted.image_size,
-                image_column=wanted.image_column,
-                label_column=wanted.label_column,
-                storage=wanted.storage,
-                device=device,
-                cache_dir=wanted.cache,
-            )
+            images = find_images(wanted, device).load()
             named, print_ = _data_named(essential(config)), fingerprint(images)
             for cell in self.cells.values():
                 if cell.data and _data_named(cell.options) == named and cell.data != print_:

@@ -131,8 +131,8 @@ def _key(source: Source, rows: Rows) -> str:
     key = hashlib.sha256(json.dumps(what).encode())
     for file in source.files:
         status = file.stat()
-        told = [os.path.relpath(file, root), status.st_size, status.st_mtime_ns]
-        key.update(json.dumps(told).encode())
+        known = [os.path.relpath(file, root), status.st_size, status.st_mtime_ns]
+        key.update(json.dumps(known).encode())
     key.update(rows.tobytes())
     return key.hexdigest()
 

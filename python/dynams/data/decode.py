@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynams.data.errors import DataError, needed
+from dynams.data.errors import DataError
 from dynams.data.image_parts import jpeg_size, without_metadata
 from dynams.data.places import cannot_be_read, want_file
+from dynams.packages import needed
 
 _ORIENTATION = 0x0112
 # How to turn a picture upright: the names of Pillow's transpositions, by orientation.

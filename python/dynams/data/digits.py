@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from dynams.data.augmentation import Augmentation
-from dynams.data.errors import DataError, needed
+from dynams.data.errors import DataError
 from dynams.data.source import Bytes, Rows, Source, Sources
+from dynams.packages import needed
 
 _SHADES = 16
 _EVERY = 5

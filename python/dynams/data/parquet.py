@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from dynams.data.decode import Decoder
-from dynams.data.errors import DataError, needed
+from dynams.data.errors import DataError
 from dynams.data.source import Bytes, Rows, Source, check_labels, decoding_threads, in_threads
+from dynams.packages import needed
 
 _IMAGE_COLUMNS = ("img", "image")
 _LABEL_COLUMNS = ("label",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dynams.report.optional import needs
+from dynams.packages import needs
 from dynams.report.records import Summary
 from dynams.report.text import (
     MISSING,
@@ -59,8 +59,8 @@ def summary_table(summary: Summary, encoding: str = "utf-8") -> Text:
         table.append(encodable(plain(value), encoding), style)
 
     add(f"{_title(summary)}\n", "italic")
-    if failure := getattr(summary, "failure", None):
-        add(f"{filled(failure.split(), _WIDTH, ' ')}\n")
+    if summary.failure:
+        add(f"{filled(summary.failure.split(), _WIDTH, ' ')}\n")
     for what, value, share in rows:
         add(f"{what:<{names}}  ", "dim" if share else "")
         add(f"{value:>{values}}", "" if share else "bold")
@@ -71,7 +71,7 @@ def summary_table(summary: Summary, encoding: str = "utf-8") -> Text:
 
 def _title(summary: Summary) -> str:
     state = "finished" if summary.completed else "interrupted"
-    if getattr(summary, "failure", None):
+    if summary.failure:
         state = "failed"
     return f"Run {state} after {summary.epochs} {'epoch' if summary.epochs == 1 else 'epochs'}"
 

@@ -22,7 +22,7 @@ def setting(config: Mapping[str, Any], path: str) -> Any:
 
 def failure_of(run: Run) -> str:
     """The error that ended the run, as its log tells it; "" if none did."""
-    return getattr(run.summary, "failure", None) or ""
+    return "" if run.summary is None else run.summary.failure or ""
 
 
 def is_given(run: Run, what: str) -> bool:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from dynams.report.optional import needs
+from dynams.packages import needs
 
 if TYPE_CHECKING:
     from torch import Tensor

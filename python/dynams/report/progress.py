@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from dynams.packages import needs
 from dynams.report.console import make_console
-from dynams.report.optional import needs
 from dynams.report.records import EpochRecord
 from dynams.report.text import (
     clock,

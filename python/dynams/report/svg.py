@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from dynams.report.optional import needs
+from dynams.packages import needs
 from dynams.report.style import COLOURS
 
 if TYPE_CHECKING:

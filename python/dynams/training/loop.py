@@ -151,7 +151,6 @@ def _trained(
         pixels = config.optim.batch_size * math.prod(shape[1:] if len(shape) == 3 else shape)
         stack.enter_context(cpu_threads(config.run, pixels))
         stop = interrupt or stack.enter_context(Interrupt())
-        stack.enter_context(companions.losses_told())
         changes: list[str] = []
         if earlier is not None:
             changes = restore(run, earlier.checkpoint)

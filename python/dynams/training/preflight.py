@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dynams.data.memory import told
-from dynams.report.optional import needs
+from dynams.packages import needs
 from dynams.training.config import RunConfig
 from dynams.training.rundir import CHECKPOINTS, checkpoint_path
 from dynams.training.step_sizes import check_planned_steps

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 
 from dynams.checks import one_of
 from dynams.data import ImageData
-from dynams.data.load import find_data
+from dynams.data.load import FoundData, find_data
 from dynams.data.memory import HostMemory
 from dynams.data.places import what_is
 from dynams.data.storage import Place
@@ -178,6 +178,26 @@ def build_network(
         )
 
 
+def find_images(
+    config: DataConfig,
+    device: torch.device,
+    host: HostMemory = HostMemory(),  # noqa: B008 (frozen)
+) -> FoundData:
+    """Find and check the images that ``config`` names; arguments as in `load_images`."""
+    return find_data(
+        config.name,
+        config.path,
+        limit=config.limit,
+        image_size=config.image_size,
+        image_column=config.image_column,
+        label_column=config.label_column,
+        storage=config.storage,
+        device=device,
+        cache_dir=config.cache,
+        host=host,
+    )
+
+
 def load_images(config: DataConfig, fabric: Fabric, host: HostMemory | None = None) -> ImageData:
     """Load the images that ``config`` names, in every process.
 
@@ -194,18 +214,7 @@ def load_images(config: DataConfig, fabric: Fabric, host: HostMemory | None = No
     """
     if host is None:
         host = HostMemory(processes=getattr(fabric.strategy, "num_processes", 1))
-    found = find_data(
-        config.name,
-        config.path,
-        limit=config.limit,
-        image_size=config.image_size,
-        image_column=config.image_column,
-        label_column=config.label_column,
-        storage=config.storage,
-        device=fabric.device,
-        cache_dir=config.cache,
-        host=host,
-    )
+    found = find_images(config, fabric.device, host)
     if fabric.world_size > 1:
         # What is free is asked by each process for itself, at its own moment.
         mine = torch.tensor(_PLACES.index(found.place), device=fabric.device)

@@ -61,8 +61,10 @@ def uninterrupted(tmp_path_factory) -> dict[CellKey, Cell]:
 
 def test_a_run_leaves_a_cell_of_every_key_and_nothing_unfinished(tmp_path, plan, monkeypatch):
     loads = []
-    load = dynams.data.load_data
-    monkeypatch.setattr("dynams.data.load_data", lambda *a, **k: loads.append(a) or load(*a, **k))
+    find = dynams.training.resolve.find_images
+    monkeypatch.setattr(
+        "dynams.training.resolve.find_images", lambda *a, **k: loads.append(a) or find(*a, **k)
+    )
     said: list[str] = []
     queue = Queue(plan, Folder(tmp_path), say=said.append)
     assert queue.run()

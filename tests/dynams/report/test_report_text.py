@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynams.packages import needs
 from dynams.report import summary_table
-from dynams.report.optional import needs
 from dynams.report.text import clock, costs, count, duration, number, percent, short_count
 
 SPACE = "\N{NO-BREAK SPACE}"
