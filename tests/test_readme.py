@@ -10,14 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from pages import python_blocks
+
 README = Path(__file__).parent.parent / "README.md"
-
-
-def python_block(heading: str) -> str:
-    section = README.read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    block = re.search(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    assert block is not None, f"README.md: no python block under {heading!r}"
-    return block.group(1)
 
 
 def test_the_loop_trains_on_the_budget_after_the_warm_up() -> None:
@@ -33,7 +28,7 @@ def test_the_loop_trains_on_the_budget_after_the_warm_up() -> None:
         seen.append(len(labels))
 
     names = {"train_set": train_set, "model": model, "epochs": 8, "train_step": train_step}
-    exec(python_block("In your own training loop"), names)
+    exec(python_blocks("README.md", "In your own training loop")[0], names)
     assert sum(seen) == 2 * 300 + 6 * 180
     with torch.no_grad():
         top = model(train_set.tensors[0]).topk(2, dim=1).values.double()
@@ -65,7 +60,7 @@ def test_the_trainer_takes_the_readers_network_and_datasets(
         "model": model,
         "epochs": 3,
     }
-    exec(python_block("Your own network and data in the trainer"), names)
+    exec(python_blocks("README.md", "Your own network and data in the trainer")[0], names)
     assert names["summary"].completed
     assert names["summary"].proxy_width == 0.5
     assert not torch.equal(model[0].weight, before)
@@ -85,7 +80,7 @@ def test_the_kernels_examples_give_what_they_say() -> None:
         "margins": torch.rand(batch),
         "k": k,
     }
-    exec(python_block("The kernels"), names)
+    exec(python_blocks("README.md", "The kernels")[0], names)
 
 
 def test_quick_start_has_two_commands() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dynams._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from dynams.selection.exchange import gather_scores as gather_scores
     from dynams.selection.methods.interface import BatchSelection as BatchSelection
     from dynams.selection.methods.interface import BatchStrategy as BatchStrategy
     from dynams.selection.methods.interface import Selection as Selection
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from dynams.selection.schedule import linear as linear
     from dynams.selection.schedule import power as power
     from dynams.selection.scoring import score_batches as score_batches
+    from dynams.selection.shares import BatchShare as BatchShare
+    from dynams.selection.shares import RankShard as RankShard
+    from dynams.selection.shares import SamplerShare as SamplerShare
     from dynams.selection.signals import Signals as Signals
     from dynams.selection.switches import with_switches as with_switches
     from dynams.selection.timetable import Timetable as Timetable
@@ -37,6 +41,7 @@ else:
     __all__, __getattr__, __dir__ = lazy_names(
         __name__,
         {
+            "exchange": "gather_scores",
             "methods.interface": "BatchSelection BatchStrategy Selection Strategy",
             "methods.registry": "STRATEGIES build_strategy",
             "refresh": "Refresh",
@@ -44,6 +49,7 @@ else:
             "schedule": "BudgetCurve SCHEDULE_KINDS Schedule build_schedule constant cosine "
             "linear power",
             "scoring": "score_batches",
+            "shares": "BatchShare RankShard SamplerShare",
             "signals": "Signals",
             "switches": "with_switches",
             "timetable": "Timetable selection_size",

@@ -16,7 +16,22 @@ from dynams.selection.precision import wide_dtype
 
 def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
     """Permute 0 to size - 1: (size,) int64 on the CPU, a function of the arguments only."""
-    return torch.randperm(size, generator=_generator("order", seed, epoch), device="cpu")
+    return _permutation(size, "order", seed, epoch)
+
+
+def epoch_places(size: int, length: int, seed: int, epoch: int, *, shuffle: bool) -> Tensor:
+    """Walk 0 to size - 1 until `length` places are passed: (length,) int64 on the CPU.
+
+    Every pass begins once all places were passed equally often, and is permuted by itself, the first one as
+    by `epoch_order`; without `shuffle` it is ascending.
+    """
+    if not shuffle:
+        return torch.arange(length, device="cpu") % size
+    passes = range(-(-length // size))
+    walked = [epoch_order(size, seed, epoch)] + [
+        _permutation(size, f"order of pass {number}", seed, epoch) for number in passes[1:]
+    ]
+    return torch.cat(walked)[:length]
 
 
 def selection_generator(seed: int, block: int) -> torch.Generator:
@@ -35,6 +50,10 @@ def random_numbers(count: int, generator: torch.Generator, device: torch.device 
         count, generator=generator, dtype=wide_dtype(generator.device), device=generator.device
     )
     return drawn.to(wide_dtype(device)).to(device)
+
+
+def _permutation(size: int, purpose: str, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(size, generator=_generator(purpose, seed, epoch), device="cpu")
 
 
 def _generator(purpose: str, seed: int, step: int) -> torch.Generator:

@@ -1,16 +1,67 @@
-"""Agreement among the ranks of a training: all hold the same selection, or all are told which of them differs."""
+"""What the ranks of a training tell each other: all agree on a selection, or all are told which of them differs or failed.
+
+Everything is told in rounds to which all ranks come. A rank that failed tells so before it raises, as the others
+would wait for it for ever; and a round says what it is for, so that one that failed before it came to a round of
+scoring, and is at the end of beginning an epoch already, is understood there too.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 Made = TypeVar("Made")
+
+
+class ElsewhereError(RuntimeError):
+    """Ranks came to different rounds, and all know it."""
+
+
+def of_world(group: Any = None) -> int:
+    """Count the ranks of a process group; 1 where there is none."""
+    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+
+
+def told_by_all(purpose: str, make: Callable[[], Made], group: Any = None) -> list[Made]:
+    """Return what `make` gives on every rank, in their order. It must be something to be pickled.
+
+    Raises:
+        RuntimeError: `make` failed on another rank. Where it failed itself, a rank raises what it raised.
+        ElsewhereError: other ranks came to another round; its cause is what `make` raised, if it did.
+    """
+    made: Made | None = None
+    failure: Exception | None = None
+    try:
+        made = make()
+    except ElsewhereError:
+        raise  # no rank is at this round
+    except Exception as error:
+        failure = error
+    told: list[Any] = [None] * of_world(group)
+    message = "" if failure is None else f"{type(failure).__name__}: {failure}"
+    dist.all_gather_object(told, (purpose, message, made), group)
+    failed = [
+        f"rank {rank} could not {theirs}: {message}"
+        for rank, (theirs, message, _) in enumerate(told)
+        if message
+    ]
+    others = [
+        f"rank {rank}: got one that is to {theirs}, want it to {purpose} like this one"
+        for rank, (theirs, _, _) in enumerate(told)
+        if theirs != purpose
+    ]
+    if others:
+        raise ElsewhereError((failed + others)[0]) from failure
+    if failure is not None:
+        raise failure
+    if failed:
+        raise RuntimeError(failed[0])
+    return [made for _, _, made in told]
 
 
 def agreed(
@@ -26,28 +77,21 @@ def agreed(
         ValueError: ranks differ in a fact.
         RuntimeError: `make` failed on another rank. Where it failed itself, a rank raises what it raised.
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if of_world() == 1:
         return make()
-    made: Made | None = None
-    failure: Exception | None = None
-    mine: dict[str, int | str | None] = {}
+    made: list[Made] = []
+
+    def mine() -> dict[str, int | str | None]:
+        made.append(make())
+        return {name: _comparable(fact) for name, fact in facts(made[0]).items()}
+
     try:
-        made = make()
-        mine = {name: _comparable(fact) for name, fact in facts(made).items()}
-    except Exception as error:  # told to the others first: they would wait for this rank for ever
-        failure = error
-    told = [("", mine)] * dist.get_world_size()
-    message = "" if failure is None else f"{type(failure).__name__}: {failure}"
-    dist.all_gather_object(told, (message, mine))
-    if failure is not None:
-        raise failure
-    for rank, (message, _) in enumerate(told):
-        if message:
-            raise RuntimeError(f"rank {rank} could not begin epoch {epoch}: {message}")
-    for name in mine:
-        _check_same(epoch, name, [theirs[name] for _, theirs in told])
-    assert made is not None
-    return made
+        told = told_by_all("begin an epoch", mine)
+    except ElsewhereError as error:
+        raise (error.__cause__ or error) from None
+    for name in told[0]:
+        _check_same(epoch, name, [theirs[name] for theirs in told])
+    return made[0]
 
 
 def _comparable(fact: int | Tensor | None) -> int | str | None:
@@ -62,7 +106,7 @@ def _check_same(epoch: int, name: str, told: list[int | str | None]) -> None:
     if not others:
         return
     ranks = ", ".join(map(str, others))
-    if isinstance(told[0], int):
+    if not any(isinstance(each, str) for each in told):
         came = f"{told[others[0]]} on rank {ranks} and {told[0]} on rank 0"
         wanted = (
             "every rank makes the same sampler, loads the same state and begins the same epochs"

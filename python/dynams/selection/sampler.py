@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
 from dynams.checks import number, whole
-from dynams.selection.draws import epoch_order
+from dynams.selection.draws import epoch_places
 from dynams.selection.kept_scores import KeptScores
 from dynams.selection.methods.interface import Strategy
 from dynams.selection.methods.registry import build_strategy
@@ -25,7 +25,10 @@ from dynams.selection.sampler_checks import (
     strategy_name,
 )
 from dynams.selection.schedule import Schedule, constant
+from dynams.selection.shares import BatchShare, SamplerShare
 from dynams.selection.timetable import Phase, Timetable
+
+Item = TypeVar("Item")
 
 
 class SubsetSampler(Sampler[int]):
@@ -51,8 +54,8 @@ class SubsetSampler(Sampler[int]):
     began: samples may be trained on twice, and none is left out.
 
     With several processes (torch.distributed) each holds the same sampler, begins every epoch, and must be
-    given the same scores: a rank with another selection is an error on all. Sharding the order among ranks
-    is the caller's.
+    given the same scores: a rank with another selection is an error on all. `shard` gives each its share of
+    the order.
 
     Args:
         num_samples: N; indices are 0 to N - 1.
@@ -70,6 +73,9 @@ class SubsetSampler(Sampler[int]):
         dynamic: select again at every refresh; None: as the strategy was published.
         shuffle: permute every epoch; otherwise the order is ascending.
         seed: of permutations and random draws; nothing else decides them but the epoch.
+        epoch_length: samples that every epoch walks, warm-up and tail too, for schedules that plan once; what
+            is selected stays the same. A smaller selection is walked again, each pass in an order of its own;
+            of a larger one each epoch trains on the first so many of its order. None: the selection, once.
         device: where scores and selection live.
 
     Attributes:
@@ -98,6 +104,7 @@ class SubsetSampler(Sampler[int]):
         dynamic: bool | None = None,
         shuffle: bool = True,
         seed: int = 0,
+        epoch_length: int | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
@@ -111,6 +118,7 @@ class SubsetSampler(Sampler[int]):
             whole("refresh_every", refresh_every, 1),
             whole("warmup_epochs", warmup_epochs, 0),
             number("tail", tail, "[0, 1)"),
+            None if epoch_length is None else whole("epoch_length", epoch_length, 1),
         )
         self.num_samples = num_samples
         self.dynamic = self.strategy.dynamic if dynamic is None else check_bool("dynamic", dynamic)
@@ -172,15 +180,58 @@ class SubsetSampler(Sampler[int]):
         """
         return self.timetable.planned_budget(epoch)
 
-    def total_steps(self, batch_size: int, drop_last: bool = False) -> int:
-        """Count the batches of the whole training, for learning-rate schedules; `len` is of one epoch.
+    def total_steps(self, batch_size: int, drop_last: bool = False, world: int = 1) -> int:
+        """Count the steps of the whole training, for learning-rate schedules; `len` is of one epoch.
 
         Where the strategy decides how many samples to keep, or draws some twice, it is the most there can be.
 
+        Args:
+            batch_size: of each rank.
+            drop_last: count full batches only.
+            world: how many ranks walk shares of the order; see `shard`.
+
         Raises:
-            ValueError: the sampler was made without `epochs`, or `batch_size` is not positive.
+            ValueError: the sampler was made without `epochs`, an epoch has fewer samples than ranks, or
+                `batch_size` or `world` is not positive.
         """
-        return self.timetable.total_steps(self.num_samples, batch_size, drop_last=drop_last)
+        return self.timetable.total_steps(
+            self.num_samples, batch_size, drop_last=drop_last, world=world
+        )
+
+    @overload
+    def shard(self, rank: int, world: int) -> SamplerShare: ...
+
+    @overload
+    def shard(
+        self, rank: int, world: int, batch_size: int, drop_last: bool = False
+    ) -> BatchShare: ...
+
+    def shard(
+        self, rank: int, world: int, batch_size: int | None = None, drop_last: bool = False
+    ) -> SamplerShare | BatchShare:
+        """Return one rank's share of every epoch's order, to be walked in place of the sampler.
+
+        Without `batch_size` it is a sampler of samples: all ranks get equally many, and those left over, fewer
+        than ranks, are left out of the epoch. With it, it is a batch sampler,
+        `DataLoader(train_set, batch_sampler=sampler.shard(rank, world, 128))`: all ranks get equally many
+        batches, and every sample of the epoch is in one of them; the last ones have other sizes. Neither
+        fills up, and none is given twice.
+
+        Args:
+            rank: from 0.
+            world: how many ranks there are.
+            batch_size: of each rank.
+            drop_last: only full batches.
+
+        Raises:
+            ValueError: an argument out of range, or `drop_last` without `batch_size`.
+        """
+        check_bool("drop_last", drop_last)
+        if batch_size is not None:
+            return BatchShare(self, rank, world, batch_size, drop_last)
+        if drop_last:
+            raise ValueError("drop_last: got True without batch_size, want both")
+        return SamplerShare(self, rank, world)
 
     def wanted(self, epoch: int) -> frozenset[str]:
         """Return the names of the scores and signals that `begin_epoch(epoch)` asks for; empty: none."""
@@ -243,7 +294,7 @@ class SubsetSampler(Sampler[int]):
         self._counts = True
 
     def order(self) -> Tensor:
-        """Return the current epoch's whole order: (k,) int64 on the sampler's device.
+        """Return the current epoch's whole order: (len,) int64 on the sampler's device.
 
         Raises:
             RuntimeError: no epoch was begun.
@@ -251,7 +302,7 @@ class SubsetSampler(Sampler[int]):
         return self._ordered(self._current.indices)
 
     def order_weights(self) -> Tensor | None:
-        """Return the weights of `order()`'s samples: (k,) float32; None: all 1.
+        """Return the weights of `order()`'s samples: (len,) float32; None: all 1.
 
         Raises:
             RuntimeError: no epoch was begun.
@@ -260,8 +311,8 @@ class SubsetSampler(Sampler[int]):
         return None if weights is None else self._ordered(weights)
 
     def __len__(self) -> int:
-        """Return the size of the selection, also where a resumed epoch has fewer left."""
-        return self._current.indices.shape[0]
+        """Return the size of the selection or `epoch_length`, also where a resumed epoch has fewer left."""
+        return self.timetable.walked(self._current.size)
 
     def __iter__(self) -> Iterator[int]:
         """Walk the epoch's order from its start, or, resumed, from where training was.
@@ -273,18 +324,30 @@ class SubsetSampler(Sampler[int]):
         Raises:
             ValueError: epoch 0 has to be begun, and needs a `score`.
         """
+        return self.walk(Tensor.tolist)
+
+    def walk(self, deal: Callable[[Tensor], Sequence[Item]], least: int = 1) -> Iterator[Item]:
+        """Walk what `deal` makes of the order's rest, as `iter` walks the rest itself: for shares and batches.
+
+        Args:
+            deal: called with what the epoch's order has left (n,) int64; gives what is to be walked.
+            least: the epoch is over where fewer samples than this are left: `deal` makes nothing of them.
+
+        Raises:
+            ValueError: as of `iter`.
+        """
         if self._current.epoch is None:
             self.set_epoch(0)
-        elif self._over():
+        elif self._over(least):
             # Walked to its end it was by somebody, perhaps by workers of an iterator that was thrown away.
             over = "is" if self._counts else "may be"
             warnings.warn(
                 f"epoch {self._current.epoch} {over} over and is iterated again, in the same order: call "
                 "set_epoch(epoch) before every epoch",
-                stacklevel=2,
+                stacklevel=3,
             )
         current = self._current
-        return self._walk(self.order()[current.start :].tolist(), current)
+        return self._walk(deal(self.order()[current.start :]), current)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that an exact resume needs, as copies: tensors, numbers and strings."""
@@ -306,8 +369,8 @@ class SubsetSampler(Sampler[int]):
         decide later epochs only.
 
         Raises:
-            ValueError: it lacks an entry, is of another number of samples, seed, strategy, warm-up, tail
-                or shuffling, or holds what no sampler saves; nothing is changed then.
+            ValueError: it lacks an entry, is of another number of samples, seed, strategy, warm-up, tail,
+                shuffling or length of epochs, or holds what no sampler saves; nothing is changed then.
             TypeError: an entry is of another type.
         """
         check_state(state, self._identity())
@@ -331,7 +394,11 @@ class SubsetSampler(Sampler[int]):
 
     def _begin(self, epoch: int, score: Score | None, *, back: bool) -> Refresh | None:
         epoch = whole("epoch", epoch)
-        order = {"seed": self.seed, "shuffle": self.shuffle}
+        order = {
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "epoch_length": self.timetable.epoch_length,
+        }
         begun, refresh = agreed(
             epoch, lambda: self._begun(epoch, score, back=back), lambda made: made[0].facts | order
         )
@@ -369,12 +436,12 @@ class SubsetSampler(Sampler[int]):
         """Commit: beside counts of the walk, nothing changes anywhere else."""
         self._current, self._trained, self._walked = current, 0, False
 
-    def _over(self) -> bool:
-        return (
-            0 < self._trained == len(self) - self._current.start if self._counts else self._walked
-        )
+    def _over(self, least: int) -> bool:
+        if not self._counts:
+            return self._walked
+        return self._trained > 0 and len(self) - self.consumed < least
 
-    def _identity(self) -> dict[str, int | str | bool]:
+    def _identity(self) -> dict[str, int | str | bool | None]:
         return {
             "num_samples": self.num_samples,
             "seed": self.seed,
@@ -382,6 +449,7 @@ class SubsetSampler(Sampler[int]):
             "shuffle": self.shuffle,
             "warmup_epochs": self.timetable.warmup_epochs,
             "tail_epochs": self.timetable.tail_epochs,
+            "epoch_length": self.timetable.epoch_length,
         }
 
     def _check_begun(self) -> None:
@@ -392,13 +460,13 @@ class SubsetSampler(Sampler[int]):
 
     def _ordered(self, values: Tensor) -> Tensor:
         self._check_begun()
-        if not self.shuffle:
-            return values.clone()
         assert self._current.epoch is not None
-        places = epoch_order(len(self), self.seed, self._current.epoch)
+        places = epoch_places(
+            len(values), len(self), self.seed, self._current.epoch, shuffle=self.shuffle
+        )
         return values[places.to(values.device)]
 
-    def _walk(self, rest: list[int], walked: Current) -> Iterator[int]:
+    def _walk(self, rest: Sequence[Item], walked: Current) -> Iterator[Item]:
         yield from rest[:-1]
         # Before the last one: whoever knows the length asks for no more.
         if self._current is walked:

@@ -84,18 +84,20 @@ def check_state(state: Mapping[str, Any], identity: Mapping[str, object]) -> Non
     if not isinstance(state, Mapping):
         raise TypeError(f"state: got {state!r}, want what state_dict() gives")
     entries = {"epoch", "selected_at", "consumed", "indices", "weights", "scores"}
-    if missing := {*identity, *entries} - set(state):
+    # States from before there was an epoch_length lack it.
+    if missing := {*identity, *entries} - {"epoch_length", *state}:
         raise ValueError(f"state: got no {', '.join(sorted(missing))}, want all entries")
     for name, mine in identity.items():
-        if state[name] != mine:
-            raise ValueError(f"state: got {name}={state[name]!r}, want {mine!r}, this sampler's")
+        if (theirs := state.get(name)) != mine:
+            raise ValueError(f"state: got {name}={theirs!r}, want {mine!r}, this sampler's")
     for name in ("epoch", "selected_at"):
         at_least(f"state: {name}", state[name], 0)
     num_samples = identity["num_samples"]
     assert isinstance(num_samples, int)
     _check_indices("state", state["indices"], num_samples)
     _check_weights("state", state["weights"], state["indices"])
-    size = state["indices"].shape[0]
+    size = identity["epoch_length"] or state["indices"].shape[0]
+    assert isinstance(size, int)
     if not 0 <= whole("state: consumed", state["consumed"]) <= size:
         raise ValueError(f"state: got consumed={state['consumed']}, want it in [0, {size}]")
 

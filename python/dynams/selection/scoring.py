@@ -14,7 +14,10 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sequenti
 import dynams_kernels as dk
 from dynams.checks import one_of
 from dynams.selection.evaluating import evaluating, reached_by
+from dynams.selection.exchange import scored_together
+from dynams.selection.ranks import of_world
 from dynams.selection.sampler_checks import check_int64
+from dynams.selection.shares import RankShard
 
 _LABELLED = frozenset({"label", "loss", "el2n"})
 
@@ -55,6 +58,11 @@ def score_batches(
 
         sampler = SubsetSampler(len(train_set), score=lambda: score_batches(model, scoring_loader))
 
+    A loader whose sampler is a `RankShard` is scored by all ranks together: each scores its part, by the
+    batch-norm statistics of rank 0 for that time, and all get the same scores of all samples, bit for bit, on the
+    CPU. They meet when the first pair is asked for. A DistributedDataParallel does not wait for other ranks
+    meanwhile; another network that does so in its forward (FSDP) needs as many batches on each.
+
     Args:
         model: a network, or a function around one, from inputs to logits (B, C).
         loader: a `DataLoader`, or any iterable of batches. A batch is the inputs, or a tuple that begins with
@@ -76,8 +84,10 @@ def score_batches(
         with the kind of score as its `kind`.
 
     Raises:
-        ValueError: an argument, the loader's order, or what the network gave does not fit; or a network in
-            training mode is called that cannot be found.
+        ValueError: an argument, the loader's order, or what the network gave does not fit; a network in
+            training mode is called that cannot be found; or ranks score together and differ in the loader's
+            samples, the kind or the network.
+        RuntimeError: ranks score together and another one failed.
         TypeError: `model` cannot be called, or the network gave no tensor.
     """
     one_of("kind", kind, get_args(dk.ScoreKind))
@@ -87,12 +97,18 @@ def score_batches(
         raise ValueError(f"width: got {width!r} beside forward, want one of the two")
     _check_arguments(loader, forward, indices, device, autocast)
     total = _checked_order(loader) if indices is None else None
+    shard = _shard(loader)
+    if shard is not None and shard.world not in (1, of_world()):
+        raise ValueError(
+            f"world: got {shard.world}, want {of_world()}, as many ranks as the default process group has"
+        )
     call = _call(model, forward, width)
     networks, compiled = reached_by(model, forward)
     if device is None:
         device = _device_of([model] if isinstance(model, nn.Module) else networks)
 
-    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+    def scored() -> Iterator[tuple[Tensor, Tensor]]:
+        first = 0 if shard is None else shard.part.start
         done = 0
         for batch in loader:
             given, inputs, labels = _parts(batch, indices)
@@ -103,7 +119,7 @@ def score_batches(
                     logits = call(inputs)
                 scores = _scores(logits, inputs, labels, kind, class_distances)
             if given is None:
-                given = torch.arange(done, done + len(scores), device="cpu")
+                given = torch.arange(first + done, first + done + len(scores), device="cpu")
                 done += len(scores)
             elif given.shape != scores.shape:
                 raise ValueError(
@@ -115,7 +131,12 @@ def score_batches(
                 f"loader: got {done} samples, want all {total}, or indices=... that tells which they are"
             )
 
-    return ScoredBatches(kind, pairs())
+    def scored_by_all(of: RankShard) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from scored_together(networks, (of.num_samples, kind), scored)
+
+    if shard is None or shard.world == 1:
+        return ScoredBatches(kind, scored())
+    return ScoredBatches(kind, scored_by_all(shard))
 
 
 def _call(
@@ -159,18 +180,50 @@ def _checked_order(loader: object) -> int | None:
             )
         return None
     batches: Any = loader.batch_sampler
-    drawn_by = loader.sampler if batches is None else getattr(batches, "sampler", None)
-    if type(drawn_by) is not SequentialSampler or type(batches) not in (BatchSampler, type(None)):
+    drawn_by = _drawn_by(loader)
+    if type(drawn_by) not in (SequentialSampler, RankShard) or type(batches) not in (
+        BatchSampler,
+        type(None),
+    ):
         source = drawn_by if type(batches) in (BatchSampler, type(None)) else batches
         raise ValueError(
             f"loader: got samples in the order of a {type(source).__name__}, want shuffle=False, or "
             "indices=... that tells which they are"
         )
-    left = len(drawn_by) % batches.batch_size if batches is not None and batches.drop_last else 0
+    sizes = {len(drawn_by)}
+    if isinstance(drawn_by, RankShard):
+        sizes = _part_sizes(drawn_by, loader)
+    left = (
+        max(size % batches.batch_size for size in sizes)
+        if batches is not None and batches.drop_last
+        else 0
+    )
     if left:
         raise ValueError(f"loader: got drop_last=True, want the last {left} samples too")
     # Without a batch sampler the data set gives batches, of any size.
     return None if batches is None else len(drawn_by)
+
+
+def _drawn_by(loader: DataLoader[Any]) -> Any:
+    batches = loader.batch_sampler
+    return loader.sampler if batches is None else getattr(batches, "sampler", None)
+
+
+def _shard(loader: object) -> RankShard | None:
+    drawn_by = _drawn_by(loader) if isinstance(loader, DataLoader) else None
+    return drawn_by if isinstance(drawn_by, RankShard) else None
+
+
+def _part_sizes(shard: RankShard, loader: DataLoader[Any]) -> set[int]:
+    """How large the ranks' parts of a loader's samples are: what is refused is refused on all ranks."""
+    if loader.batch_sampler is None:
+        raise ValueError("loader: got batch_size=None with a RankShard, want a batch_size")
+    data_set: Any = loader.dataset
+    if hasattr(data_set, "__len__") and len(data_set) != shard.num_samples:
+        raise ValueError(
+            f"num_samples: got {shard.num_samples}, want {len(data_set)}, the samples of the loader's data set"
+        )
+    return {shard.num_samples // shard.world, -(-shard.num_samples // shard.world)}
 
 
 def _parts(

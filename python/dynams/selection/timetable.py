@@ -26,6 +26,23 @@ def selection_size(num_samples: int, budget: float) -> int:
     return max(1, min(num_samples, math.floor(num_samples * budget + 0.5)))
 
 
+def epoch_steps(size: int, batch_size: int, *, world: int = 1, drop_last: bool = False) -> int:
+    """Count the steps of an epoch of `size` samples on `world` ranks, equally many on each.
+
+    What is left after the full batches makes a smaller one, or joins the last where it is fewer than the ranks.
+
+    Raises:
+        ValueError: there are fewer samples than ranks, or `batch_size` or `world` is not positive.
+    """
+    size, world = whole("size", size, 0), whole("world", world, 1)
+    full, left = divmod(size, whole("batch_size", batch_size, 1) * world)
+    if drop_last:
+        return full
+    if 0 < size < world:
+        raise ValueError(f"world: got {world}, want at most {size}, the samples of the epoch")
+    return full + (left >= world)
+
+
 @dataclass(frozen=True)
 class Timetable:
     """When a selection is due and how large it is.
@@ -37,6 +54,7 @@ class Timetable:
         refresh_every: Q, epochs that train on one selection.
         warmup_epochs: first epochs, on all samples.
         tail: fraction of the epochs, at the end, on all samples.
+        epoch_length: samples that every epoch walks, whatever is selected; None: what is selected, once.
 
     Raises:
         ValueError: a value out of range, or a budget that varies, or a tail, without `epochs`.
@@ -49,9 +67,11 @@ class Timetable:
     refresh_every: int = 1
     warmup_epochs: int = 0
     tail: float = 0.0
+    epoch_length: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("refresh_every", 1), ("warmup_epochs", 0)):
+        bounds = {"epochs": 1, "refresh_every": 1, "warmup_epochs": 0, "epoch_length": 1}
+        for name, least in bounds.items():
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, whole(name, value, least))
         object.__setattr__(self, "tail", number("tail", self.tail, "[0, 1)"))
@@ -129,26 +149,34 @@ class Timetable:
         )
 
     def planned_size(self, epoch: int, num_samples: int) -> int:
-        """Count the samples that `epoch` is to train on: where the strategy decides, at most."""
+        """Count the samples to select for `epoch`: where the strategy decides, at most."""
         return selection_size(num_samples, self.planned_budget(epoch))
 
     def planned_sizes(self, num_samples: int) -> list[int]:
-        """Count the samples that each epoch of the training is to train on, at most.
+        """Count the samples that each epoch of the training walks, at most.
 
         Raises:
             ValueError: the number of epochs is not known.
         """
-        return [self.planned_size(epoch, num_samples) for epoch in range(self._length)]
+        return [self.walked(self.planned_size(epoch, num_samples)) for epoch in range(self._length)]
 
-    def total_steps(self, num_samples: int, batch_size: int, *, drop_last: bool = False) -> int:
-        """Count the batches of the whole training, at most.
+    def walked(self, selected: int) -> int:
+        """Count the samples that an epoch with so many selected walks."""
+        return selected if self.epoch_length is None else self.epoch_length
+
+    def total_steps(
+        self, num_samples: int, batch_size: int, *, drop_last: bool = False, world: int = 1
+    ) -> int:
+        """Count the steps of the whole training, at most; see `epoch_steps`.
 
         Raises:
-            ValueError: the number of epochs is not known, or `batch_size` is not positive.
+            ValueError: the number of epochs is not known, an epoch has fewer samples than ranks, or
+                `batch_size` or `world` is not positive.
         """
-        batch_size = whole("batch_size", batch_size, 1)
-        short = 0 if drop_last else batch_size - 1
-        return sum((size + short) // batch_size for size in self.planned_sizes(num_samples))
+        return sum(
+            epoch_steps(size, batch_size, world=world, drop_last=drop_last)
+            for size in self.planned_sizes(num_samples)
+        )
 
     @property
     def _length(self) -> int:

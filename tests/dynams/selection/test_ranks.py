@@ -132,16 +132,16 @@ def test_ranks_at_other_places_are_told_so_and_none_waits_for_another(tmp_path: 
     assert first[1] == second[1] == consumed.format(1, 0)
     back = "ValueError: epoch: got 0, want at least 3, the current one"
     assert first[2].startswith(back)
-    assert second[2].startswith(f"RuntimeError: rank 0 could not begin epoch 0: {back}")
+    assert second[2].startswith(f"RuntimeError: rank 0 could not begin an epoch: {back}")
     assert "selection: got another on rank 1" in first[3]  # rank 0 has begun epoch 3 before
     assert first[3] == second[3]
     assert first[4].startswith("ValueError: weights: got another on rank 1 than on rank 0")
     assert first[4] == second[4]
     refused = "TypeError: score: got list, want a function"
     assert second[5].startswith(refused)
-    assert first[5].startswith(f"RuntimeError: rank 1 could not begin epoch 0: {refused}")
+    assert first[5].startswith(f"RuntimeError: rank 1 could not begin an epoch: {refused}")
     assert second[6] == "ValueError: epoch: got -1, want at least 0"
-    assert first[6] == f"RuntimeError: rank 1 could not begin epoch 0: {second[6]}"
+    assert first[6] == f"RuntimeError: rank 1 could not begin an epoch: {second[6]}"
     assert first[7] == second[7] == "begun"
     for place, name in ((8, "selection"), (9, "seed"), (10, "shuffle"), (11, "selection")):
         assert first[place] == second[place]
@@ -154,7 +154,7 @@ def test_ranks_hold_one_selection_or_all_know_which_differs(tmp_path: Path) -> N
     chosen = str(smallest(margins_of(2), N // 2))
     for rank, lines in enumerate(said):
         other = "ValueError: selection: got another on rank 1 than on rank 0 for epoch 2"
-        failed = "RuntimeError: rank 2 could not begin epoch 2: OSError: disk"
+        failed = "RuntimeError: rank 2 could not begin an epoch: OSError: disk"
         assert lines[:2] == ["begun", "begun"]
         assert lines[2].startswith(other)
         assert lines[3] == (failed if rank != 2 else "OSError: disk")

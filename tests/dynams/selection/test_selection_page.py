@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
 
 from dynams.selection import methods
+from pages import python_blocks
 
-PAGE = Path(__file__).parents[3] / "docs" / "selection.md"
 N, K = 60, 20
 
 
 def block() -> str:
-    section = PAGE.read_text().partition("## Methods in a loop of your own")[2]
-    found = re.search(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    assert found is not None
-    return found.group(1)
+    return python_blocks("docs/selection.md", "Methods in a loop of your own")[0]
 
 
 # Inside a training step logits have a gradient, which no choice and no weight may pass on.
