@@ -27,6 +27,7 @@ from dynams.selection.sampler_checks import (
 from dynams.selection.schedule import Schedule, constant
 from dynams.selection.shares import BatchShare, SamplerShare
 from dynams.selection.timetable import Phase, Timetable
+from dynams.selection.walk import Walk
 
 Item = TypeVar("Item")
 
@@ -136,10 +137,8 @@ class SubsetSampler(Sampler[int]):
         )
         scores = KeptScores(num_samples, self.strategy.needs, everything.device)
         self._current = Current(None, None, everything, None, scores)
-        self._trained = 0
-        self._walked = False
+        self._walk = Walk(self.timetable.walked(num_samples))
         self._warned_of_going_back = False
-        self._counts = False  # whether the loop tells what it trained on
 
     @property
     def indices(self) -> Tensor:
@@ -164,7 +163,7 @@ class SubsetSampler(Sampler[int]):
     @property
     def consumed(self) -> int:
         """Samples of this epoch's order that were trained on, as `advance` was told, before a resume too."""
-        return self._current.start + self._trained
+        return self._walk.consumed
 
     def phase(self, epoch: int) -> Phase:
         """Tell whether `epoch` is of the warm-up, the tail, or trains on a selection."""
@@ -282,16 +281,7 @@ class SubsetSampler(Sampler[int]):
             ValueError: there are none left, or `samples` is negative.
             RuntimeError: no epoch was begun.
         """
-        samples = whole("samples", samples, 0)
-        self._check_begun()
-        left = len(self) - self.consumed
-        if samples > 0 == left:
-            raise ValueError(
-                f"samples: got {samples}, want 0: all {len(self)} of epoch {self.epoch} were trained on; "
-                "call set_epoch(epoch) before every epoch"
-            )
-        self._trained += min(samples, left)
-        self._counts = True
+        self._walk.advance(self._begun_epoch(), samples)
 
     def order(self) -> Tensor:
         """Return the current epoch's whole order: (len,) int64 on the sampler's device.
@@ -312,7 +302,7 @@ class SubsetSampler(Sampler[int]):
 
     def __len__(self) -> int:
         """Return the size of the selection or `epoch_length`, also where a resumed epoch has fewer left."""
-        return self.timetable.walked(self._current.size)
+        return self._walk.length
 
     def __iter__(self) -> Iterator[int]:
         """Walk the epoch's order from its start, or, resumed, from where training was.
@@ -338,16 +328,9 @@ class SubsetSampler(Sampler[int]):
         """
         if self._current.epoch is None:
             self.set_epoch(0)
-        elif self._over(least):
-            # Walked to its end it was by somebody, perhaps by workers of an iterator that was thrown away.
-            over = "is" if self._counts else "may be"
-            warnings.warn(
-                f"epoch {self._current.epoch} {over} over and is iterated again, in the same order: call "
-                "set_epoch(epoch) before every epoch",
-                stacklevel=3,
-            )
-        current = self._current
-        return self._walk(deal(self.order()[current.start :]), current)
+        else:
+            self._walk.check_not_over(self._current.epoch, least, stacklevel=3)
+        return self._walk.through(deal(self.order()[self._walk.start :]))
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that an exact resume needs, as copies: tensors, numbers and strings."""
@@ -386,7 +369,7 @@ class SubsetSampler(Sampler[int]):
                 start=state["consumed"],
             )
         )
-        self._counts = state["consumed"] > 0
+        self._walk.counts = state["consumed"] > 0
 
     @property
     def _device(self) -> torch.device:
@@ -434,12 +417,9 @@ class SubsetSampler(Sampler[int]):
 
     def _become(self, current: Current) -> None:
         """Commit: beside counts of the walk, nothing changes anywhere else."""
-        self._current, self._trained, self._walked = current, 0, False
-
-    def _over(self, least: int) -> bool:
-        if not self._counts:
-            return self._walked
-        return self._trained > 0 and len(self) - self.consumed < least
+        length = self.timetable.walked(current.size)
+        self._current = current
+        self._walk = Walk(length, current.start, counts=self._walk.counts)
 
     def _identity(self) -> dict[str, int | str | bool | None]:
         return {
@@ -452,23 +432,14 @@ class SubsetSampler(Sampler[int]):
             "epoch_length": self.timetable.epoch_length,
         }
 
-    def _check_begun(self) -> None:
+    def _begun_epoch(self) -> int:
         if self._current.epoch is None:
             raise RuntimeError(
                 "epoch: got none yet, want set_epoch(epoch) before the sampler is used"
             )
+        return self._current.epoch
 
     def _ordered(self, values: Tensor) -> Tensor:
-        self._check_begun()
-        assert self._current.epoch is not None
-        places = epoch_places(
-            len(values), len(self), self.seed, self._current.epoch, shuffle=self.shuffle
-        )
+        epoch = self._begun_epoch()
+        places = epoch_places(len(values), len(self), self.seed, epoch, shuffle=self.shuffle)
         return values[places.to(values.device)]
-
-    def _walk(self, rest: Sequence[Item], walked: Current) -> Iterator[Item]:
-        yield from rest[:-1]
-        # Before the last one: whoever knows the length asks for no more.
-        if self._current is walked:
-            self._walked = True
-        yield from rest[-1:]

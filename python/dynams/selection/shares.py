@@ -42,17 +42,7 @@ class Walked(Protocol):
         """Count samples as trained on."""
 
 
-class SamplerShare(Sampler[int]):
-    """One rank's samples of an epoch, as many as every other rank's; made by `SubsetSampler.shard`.
-
-    The last samples of an order that cannot be dealt evenly, fewer than ranks, are left out of this epoch.
-
-    Attributes:
-        sampler: whose order is dealt.
-        rank: from 0.
-        world: how many ranks there are.
-    """
-
+class _Share(Sampler[Item]):
     def __init__(self, sampler: Walked, rank: int, world: int) -> None:
         super().__init__()
         self.sampler = sampler
@@ -62,6 +52,18 @@ class SamplerShare(Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         """Begin `epoch` in the sampler."""
         self.sampler.set_epoch(epoch)
+
+
+class SamplerShare(_Share[int]):
+    """One rank's samples of an epoch, as many as every other rank's; made by `SubsetSampler.shard`.
+
+    The last samples of an order that cannot be dealt evenly, fewer than ranks, are left out of this epoch.
+
+    Attributes:
+        sampler: whose order is dealt.
+        rank: from 0.
+        world: how many ranks there are.
+    """
 
     def __len__(self) -> int:
         """Return how many the current epoch gives this rank, also where a resumed one has fewer left.
@@ -85,7 +87,7 @@ class SamplerShare(Sampler[int]):
         return rest[: each * self.world][self.rank :: self.world].tolist()
 
 
-class BatchShare(Sampler[list[int]]):
+class BatchShare(_Share[list[int]]):
     """One rank's batches of an epoch, as many as every other rank's; made by `SubsetSampler.shard`.
 
     Every sample of the epoch is in one batch of one rank: batches of `batch_size`, then one of what is left,
@@ -103,16 +105,9 @@ class BatchShare(Sampler[list[int]]):
     def __init__(
         self, sampler: Walked, rank: int, world: int, batch_size: int, drop_last: bool = False
     ) -> None:
-        super().__init__()
-        self.sampler = sampler
-        self.world = whole("world", world, 1)
-        self.rank = whole("rank", rank, 0, self.world - 1)
+        super().__init__(sampler, rank, world)
         self.batch_size = whole("batch_size", batch_size, 1)
         self.drop_last = drop_last
-
-    def set_epoch(self, epoch: int) -> None:
-        """Begin `epoch` in the sampler."""
-        self.sampler.set_epoch(epoch)
 
     def advance(self) -> None:
         """Count one step of all ranks in the sampler, with the size that it has: the last one's differs.
@@ -122,8 +117,8 @@ class BatchShare(Sampler[list[int]]):
             RuntimeError: no epoch was begun.
         """
         left = len(self.sampler) - self.sampler.consumed
-        last = 0 < left < self._global + self.world and not self.drop_last
-        self.sampler.advance(left if last else self._global)
+        last = 0 < left < self._step + self.world and not self.drop_last
+        self.sampler.advance(left if last else self._step)
 
     def __len__(self) -> int:
         """Return how many the current epoch gives each rank, also where a resumed one has fewer left.
@@ -131,7 +126,7 @@ class BatchShare(Sampler[list[int]]):
         Raises:
             ValueError: the epoch has fewer samples than ranks.
         """
-        return self._steps(len(self.sampler))
+        return self._count(len(self.sampler))
 
     def __iter__(self) -> Iterator[list[int]]:
         """Walk this rank's batches of the epoch, or, resumed, of what is left of it; as the sampler's own iterators.
@@ -139,30 +134,30 @@ class BatchShare(Sampler[list[int]]):
         Raises:
             ValueError: the epoch has fewer samples than ranks; or as the sampler's.
         """
-        return self.sampler.walk(self._dealt, self._global if self.drop_last else self.world)
+        return self.sampler.walk(self._dealt, self._step if self.drop_last else self.world)
 
     @property
-    def _global(self) -> int:
-        """Samples of a full step on all ranks."""
+    def _step(self) -> int:
+        """Samples of a full step of all ranks."""
         return self.batch_size * self.world
 
-    def _steps(self, size: int) -> int:
-        return epoch_steps(size, self.batch_size, world=self.world, drop_last=self.drop_last)
+    def _count(self, samples: int) -> int:
+        return epoch_steps(samples, self.batch_size, world=self.world, drop_last=self.drop_last)
 
     def _dealt(self, rest: Tensor) -> list[list[int]]:
-        if 0 < len(rest) < self.world and len(rest) < len(self.sampler) and not self.drop_last:
+        if 0 < len(rest) < min(self.world, len(self.sampler)) and not self.drop_last:
             warnings.warn(
-                f"world: got {self.world}, more than the {len(rest)} samples left of the resumed epoch: "
+                f"world: got {self.world}, want at most {len(rest)}, the samples left of the resumed epoch: "
                 "they are left out",
                 stacklevel=4,
             )
             return []
-        steps = self._steps(len(rest))
-        ends = [step * self._global for step in range(1, steps + 1)]
+        samples = rest.tolist()
+        ends = [step * self._step for step in range(1, self._count(len(samples)) + 1)]
         if ends and not self.drop_last:
-            ends[-1] = len(rest)
+            ends[-1] = len(samples)
         return [
-            rest[step * self._global : end][self.rank :: self.world].tolist()
+            samples[step * self._step : end][self.rank :: self.world]
             for step, end in enumerate(ends)
         ]
 
