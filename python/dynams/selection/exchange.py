@@ -43,13 +43,13 @@ def gather_scores(pairs: Iterable[Pair], group: Any = None) -> list[Pair]:
 
 
 def scored_together(
-    networks: list[nn.Module], facts: tuple[Any, ...], score: Callable[[], Iterable[Pair]]
+    networks: list[nn.Module], facts: dict[str, object], score: Callable[[], Iterable[Pair]]
 ) -> list[Pair]:
     """Score this rank's part by the statistics of rank 0's networks, and give all ranks all scores.
 
     Args:
         networks: that `score` calls; as they were afterwards.
-        facts: what is to be the same on all ranks.
+        facts: what is to be the same on all ranks, by name.
         score: makes the pairs of this rank's part.
 
     Raises:
@@ -57,14 +57,14 @@ def scored_together(
         RuntimeError: another rank failed.
     """
     statistics = [buffer for network in networks for buffer in _statistics(network)]
-    shapes = [tuple(each.shape) for each in statistics]
-    begun = told_by_all("begin to score", lambda: (facts, shapes))
-    for rank, theirs in enumerate(begun):
-        if theirs != begun[0]:
-            raise ValueError(
-                f"loader, model: got {theirs} on rank {rank} and {begun[0]} on rank 0, want the same: "
-                "samples, kind of score, shapes of statistics"
-            )
+    facts = {**facts, "shapes of the model's statistics": [list(each.shape) for each in statistics]}
+    begun = told_by_all("begin to score", lambda: facts)
+    for name, first in begun[0].items():
+        for rank, theirs in enumerate(begun):
+            if theirs[name] != first:
+                raise ValueError(
+                    f"{name}: got {theirs[name]} on rank {rank} and {first} on rank 0, want the same on all"
+                )
     with _statistics_of_rank_0(statistics), _without_broadcasts(networks):
         told = told_by_all("score its part of the samples", lambda: _joined(score()))
     return [pair for pair in told if len(pair[0])]

@@ -132,7 +132,7 @@ def score_batches(
             )
 
     def scored_by_all(of: RankShard) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from scored_together(networks, (of.num_samples, kind), scored)
+        yield from scored_together(networks, {"num_samples": of.num_samples, "kind": kind}, scored)
 
     if shard is None or shard.world == 1:
         return ScoredBatches(kind, scored())

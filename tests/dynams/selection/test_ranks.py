@@ -108,6 +108,7 @@ def rank_of_two(rank: int, folder: str) -> None:
         ),  # all samples, in another order
         told(SubsetSampler(N, shuffle=rank == 0), 0, scorer(1)),
         told(SubsetSampler(N), 0, scored_as_trained(rank)),
+        told(SubsetSampler(N, "full", epoch_length=9 if rank == 0 else None), 0, None),
     ]
     Path(folder, str(rank)).write_text("\n".join(said))
     dist.destroy_process_group()
@@ -143,6 +144,8 @@ def test_ranks_at_other_places_are_told_so_and_none_waits_for_another(tmp_path: 
     assert second[6] == "ValueError: epoch: got -1, want at least 0"
     assert first[6] == f"RuntimeError: rank 1 could not begin an epoch: {second[6]}"
     assert first[7] == second[7] == "begun"
+    length = "ValueError: epoch_length: got None on rank 1 and 9 on rank 0 for epoch 0"
+    assert first[12] == second[12] == length + same
     for place, name in ((8, "selection"), (9, "seed"), (10, "shuffle"), (11, "selection")):
         assert first[place] == second[place]
         assert first[place].startswith(f"ValueError: {name}: got "), first[place]
