@@ -59,8 +59,9 @@ def score_batches(
         sampler = SubsetSampler(len(train_set), score=lambda: score_batches(model, scoring_loader))
 
     A loader whose sampler is a `RankShard` is scored by all ranks together: each scores its part, by the
-    batch-norm statistics of rank 0 for that time, and all get the same scores of all samples, bit for bit, on the
-    CPU. They meet when the first pair is asked for. A DistributedDataParallel does not wait for other ranks
+    batch-norm statistics of rank 0 for that time (parameters are taken to be the same everywhere), and all get the
+    same scores of all samples, bit for bit, on the CPU; where batches are cut otherwise than in one process, last
+    bits may differ from its. They meet when the first pair is asked for. A DistributedDataParallel does not wait for other ranks
     meanwhile; another network that does so in its forward (FSDP) needs as many batches on each.
 
     Args:
