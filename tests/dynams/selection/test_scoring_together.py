@@ -1,28 +1,24 @@
-"""Two ranks score together and train on shares: the same bits on both, those of one process, and no rank waits for ever.
+"""Two ranks score together: the same bits on both, those of one process, and no rank waits for ever.
 
 One pair of processes does everything and writes down what came of it; each test looks at a part of that.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from dynams.selection import RankShard, SubsetSampler, gather_scores, linear, score_batches
+from dynams.selection import RankShard, SubsetSampler, gather_scores, score_batches
+from two_ranks import told_by_two
 
 N, FEATURES, CLASSES = 22, 4, 3
-EPOCHS, BATCH = 5, 2
 Pairs = list[tuple[Tensor, Tensor]]
 
 
@@ -189,120 +185,13 @@ def gathered(rank: int) -> dict[str, Any]:
     }
 
 
-def learner() -> nn.Module:
-    generator = torch.Generator().manual_seed(7)
-    model = nn.Sequential(nn.Linear(FEATURES, 8), nn.ReLU(), nn.Linear(8, CLASSES)).double()
-    for parameter in model.parameters():
-        nn.init.uniform_(parameter, -0.5, 0.5, generator=generator)
-    return model
-
-
-class Trained:
-    """A training by the plain loop, or by that of two ranks: what it trained on, and how to go on with it."""
-
-    def __init__(self, rank: int = 0, world: int = 1) -> None:
-        data = samples(48)
-        self.train_set = TensorDataset(torch.arange(48), data.tensors[0].double(), data.tensors[1])
-        self.model = learner()
-        self.forward: nn.Module = self.model if world == 1 else DistributedDataParallel(self.model)
-        plain = TensorDataset(data.tensors[0].double())
-        scoring = (
-            DataLoader(plain, 12)
-            if world == 1
-            else DataLoader(plain, 12, sampler=RankShard(len(plain)))
-        )
-        self.sampler = SubsetSampler(
-            48,
-            budget=linear(1.0, 0.5),
-            epochs=EPOCHS,
-            refresh_every=2,
-            score=lambda: score_batches(self.forward, scoring),
-        )
-        if world == 1:
-            self.loader = DataLoader(self.train_set, 2 * BATCH, sampler=self.sampler)
-            self.advance = lambda: self.sampler.advance(2 * BATCH)
-        else:
-            share = self.sampler.shard(rank, world, BATCH)
-            self.loader = DataLoader(self.train_set, batch_sampler=share)
-            self.advance = share.advance
-        self.trained: list[tuple[int, list[int]]] = []
-
-    def train(self, stop: tuple[int, int] | None = None) -> dict[str, Any]:
-        """All epochs, or until so many steps of an epoch: the state then."""
-        optimizer = torch.optim.SGD(self.model.parameters(), lr=0.3)
-        for epoch in range(self.sampler.epoch or 0, EPOCHS):
-            self.sampler.set_epoch(epoch)
-            for step, (indices, inputs, labels) in enumerate(self.loader):
-                if (epoch, step) == stop:
-                    return self.state()
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(self.forward(inputs), labels).backward()
-                optimizer.step()
-                self.trained.append((epoch, indices.tolist()))
-                self.advance()
-        return self.state()
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "model": {name: each.clone() for name, each in self.model.state_dict().items()},
-            "sampler": self.sampler.state_dict(),
-            "trained": list(self.trained),
-        }
-
-    def load(self, state: dict[str, Any]) -> Trained:
-        self.model.load_state_dict(state["model"])
-        self.sampler.load_state_dict(state["sampler"])
-        self.trained = list(state["trained"])
-        return self
-
-
-STOP = (2, 5)
-
-
-def trained(rank: int, folder: str) -> dict[str, Any]:
-    stopped = Trained(rank, 2).train(STOP)
-    one = torch.load(Path(folder, "one"), weights_only=True)
-    one["trained"] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return {
-            "whole": Trained(rank, 2).train(),
-            "stopped": stopped,
-            "of one": Trained(rank, 2).load(one).train(),
-        }
-
-
-def rank_of_two(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/store",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=30),
-    )
-    told = {
-        "scored": scored(rank),
-        "refused": refused(rank),
-        "gathered": gathered(rank),
-        "trained": trained(rank, folder),
-    }
-    torch.save(told, Path(folder, str(rank)))
-    dist.destroy_process_group()
+def on_rank(rank: int, folder: Path) -> dict[str, Any]:
+    return {"scored": scored(rank), "refused": refused(rank), "gathered": gathered(rank)}
 
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.save(Trained().train(STOP), folder / "one")
-    context = mp.get_context("fork")  # what is imported need not be imported again
-    processes = [context.Process(target=rank_of_two, args=(rank, str(folder))) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
-    return [torch.load(folder / str(rank), weights_only=True) for rank in (0, 1)]
+    return told_by_two(on_rank, tmp_path_factory.mktemp("ranks"))
 
 
 def same(one: Iterable[tuple[Tensor, Tensor]], other: Iterable[tuple[Tensor, Tensor]]) -> bool:
@@ -449,45 +338,3 @@ def test_a_loader_of_parts_that_leaves_samples_out_is_refused() -> None:
         score_batches(model, DataLoader(samples(), 4, sampler=RankShard(N - 1)))
     with pytest.raises(ValueError, match="world: got 2, want 1, as many ranks as the default"):
         score_batches(model, DataLoader(samples(), 4, sampler=RankShard(N, 0, 2)))
-
-
-def together(told: list[dict[str, Any]], name: str) -> list[tuple[int, list[int]]]:
-    """What both ranks trained on, step by step, each step's samples ascending."""
-    steps = zip(*(each["trained"][name]["trained"] for each in told), strict=True)
-    both = []
-    for (epoch, mine), (same_epoch, others) in steps:
-        assert epoch == same_epoch
-        both.append((epoch, sorted(mine + others)))
-    return both
-
-
-def in_steps(trained: list[tuple[int, list[int]]]) -> list[tuple[int, list[int]]]:
-    return [(epoch, sorted(indices)) for epoch, indices in trained]
-
-
-def test_two_ranks_train_on_what_the_plain_loop_does_and_learn_the_same(
-    told: list[dict[str, Any]],
-) -> None:
-    plain = Trained().train()
-    assert together(told, "whole") == in_steps(plain["trained"])
-    sizes = [sum(len(step) for at, step in together(told, "whole") if at == e) for e in range(5)]
-    assert sizes == [48, 48, 36, 36, 24]
-    for each in told:
-        torch.testing.assert_close(each["trained"]["whole"]["model"], plain["model"])
-
-
-def test_a_resume_from_the_middle_of_an_epoch_goes_on_with_other_ranks(
-    told: list[dict[str, Any]],
-) -> None:
-    plain = Trained().train()
-    steps = in_steps(plain["trained"])
-    at = len(together(told, "stopped"))
-    assert 0 < at < len(steps)
-    assert together(told, "stopped") == steps[:at]
-    assert together(told, "of one") == steps[at:]  # begun by one process
-    assert told[0]["trained"]["of one"]["sampler"]["consumed"] == 24
-    alone = Trained().load(told[0]["trained"]["stopped"])  # begun by two, goes on in one
-    alone.trained = []
-    ended = alone.train()
-    assert in_steps(ended["trained"]) == steps[at:]
-    torch.testing.assert_close(ended["model"], plain["model"])
