@@ -13,6 +13,7 @@ from foreign_networks import stir
 from torch import Tensor, nn
 
 import dynams_kernels as dk
+import torchvision_ops
 from dynams import slimmable
 
 WORDS = 31
@@ -20,6 +21,7 @@ WORDS = 31
 
 def library(name: str) -> Any:
     """A library that may be missing, or built for another torch, which it tells by any error."""
+    torchvision_ops.declare()
     try:
         return importlib.import_module(name)
     except Exception as error:
