@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 import torchvision_ops
+from pages import ROOT, python_blocks
 
 torchvision_ops.declare()
 timm = pytest.importorskip("timm")
 
-TOP = Path(__file__).parents[3]
-GUIDE = TOP / "docs" / "guides" / "timm.md"
-EXAMPLE = runpy.run_path(str(TOP / "examples" / "timm_training.py"))
+BLOCKS = python_blocks("docs/guides/timm.md")
+EXAMPLE = runpy.run_path(str(ROOT / "examples" / "timm_training.py"))
 
 
 class Noted(TensorDataset):
@@ -32,10 +31,6 @@ class Noted(TensorDataset):
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         self.read.append(index)
         return super().__getitem__(index)
-
-
-def blocks() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def pictures(channels: int, count: int) -> tuple[Tensor, Tensor]:
@@ -59,7 +54,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_trainer_trains_a_network_of_timm() -> None:
     names: dict[str, Any] = {}
-    exec(blocks()[0], names)
+    exec(BLOCKS[0], names)
     assert names["summary"].completed
     assert names["summary"].proxy_width == 0.5
     assert names["summary"].accuracy > 0.5
@@ -67,7 +62,7 @@ def test_the_trainer_trains_a_network_of_timm() -> None:
 
 def test_the_trainer_trains_a_network_of_torchvision() -> None:
     names = sets(3, 64)
-    exec(blocks()[1], names)
+    exec(BLOCKS[1], names)
     assert names["summary"].completed
     assert names["summary"].proxy_width == 0.5
     assert names["model"].bn1.num_batches_tracked > 0
@@ -77,7 +72,7 @@ def test_timms_loop_trains_on_each_selected_sample_once_and_its_schedule_ends_wi
     None
 ):
     names = sets(1)
-    exec(blocks()[2], names)
+    exec(BLOCKS[2], names)
     read, sampler = names["train_set"].read, names["sampler"]
     # The warm-up's batches are 3 of 64 out of 200, a selection's 1 out of 120; samplers hand out up to a batch more than is used.
     epochs = [read[: 3 * 64], read[3 * 64 : 6 * 64], read[6 * 64 : 7 * 64], read[7 * 64 :]]
@@ -92,7 +87,7 @@ def test_timms_loop_trains_on_each_selected_sample_once_and_its_schedule_ends_wi
 
 def test_half_the_width_of_a_timm_network_scores() -> None:
     names = sets(1)
-    exec(blocks()[3], names)
+    exec(BLOCKS[3], names)
     network, sampler = names["network"].eval(), names["sampler"]
     with torch.no_grad():
         logits = network.plain(0.5)(names["plain_set"].tensors[0]).double()
