@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
@@ -139,6 +140,11 @@ def trainings(folder: str) -> Iterator[tuple[str, Noted]]:
     yield "whole", with_accelerate(Accelerator(cpu=True), BATCH)
     split = DataLoaderConfiguration(split_batches=True)
     yield "split", with_accelerate(Accelerator(cpu=True, dataloader_config=split), 2 * BATCH)
+    carried = GradientAccumulationPlugin(num_steps=GATHERED, sync_with_dataloader=False)
+    yield (
+        "carried",
+        with_accelerate(Accelerator(cpu=True, gradient_accumulation_plugin=carried), BATCH),
+    )
     for name in ("gathered", "resumed"):
         accelerator = Accelerator(cpu=True, gradient_accumulation_steps=GATHERED)
         yield name, with_accelerate(accelerator, BATCH, folder, resume=name == "resumed")

@@ -79,9 +79,8 @@ def prepare_loader(
         rng_types=accelerator.rng_types.copy(),
         non_blocking=accelerator.non_blocking,
     )
-    loader._drop_last = (
-        True  # no samples of the last batch are doubles, to be cut off by gather_for_metrics
-    )
+    # No sample of the last batch is a double, for gather_for_metrics to cut off.
+    loader._drop_last = True
     loader._is_accelerate_prepared = True  # should it be handed to `prepare` too
     return accelerator.prepare_data_loader(loader)
 
@@ -110,14 +109,16 @@ def scheduler_steps(
     """
     world: int = accelerator.num_processes
     gathered: int = accelerator.gradient_accumulation_steps
-    if drop_last and gathered > 1:
+    batch_size = _of_each_rank(accelerator, batch_size)
+    if not accelerator.gradient_state.sync_with_dataloader:  # gathers on into the next epoch
+        steps = sampler.total_steps(batch_size, drop_last, world) // gathered
+    elif drop_last and gathered > 1:
         raise ValueError(
             f"drop_last: got True with gradient_accumulation_steps={gathered}, want False: all ranks have "
             "equally many batches without it"
         )
-    # The optimizer steps at the end of an epoch too, whatever was gathered until then.
-    batch_size = _of_each_rank(accelerator, batch_size) * gathered
-    steps = sampler.total_steps(batch_size, drop_last, world)
+    else:  # steps at the end of an epoch too, whatever was gathered until then
+        steps = sampler.total_steps(batch_size * gathered, drop_last, world)
     once = accelerator.split_batches or not accelerator.step_scheduler_with_optimizer
     return steps if once else steps * world
 

@@ -105,7 +105,7 @@ def test_a_split_batch_is_that_of_all_ranks_together(two: list[dict[str, Any]]) 
         assert rank["split"].steps == rank["whole"].steps
 
 
-@pytest.mark.parametrize("name", ["whole", "split", "gathered"])
+@pytest.mark.parametrize("name", ["whole", "split", "gathered", "carried"])
 def test_a_prepared_schedule_ends_with_the_last_update(
     alone: Trainings, two: list[dict[str, Any]], name: str
 ) -> None:
