@@ -162,8 +162,8 @@ def refused() -> str:
     return "nothing"
 
 
-def rank_of_two(rank: int, folder: str) -> None:
-    """One of two processes: leaves its trainings in the folder."""
+def rank_of_two(rank: int, folder: str, state: str) -> None:
+    """One of two processes: leaves its trainings in the folder, and one that goes on from a single process' state."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -174,6 +174,8 @@ def rank_of_two(rank: int, folder: str) -> None:
         timeout=timedelta(seconds=60),
     )
     noted: dict[str, Any] = {name: vars(each) for name, each in trainings(f"{folder}/state")}
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=GATHERED)
+    noted["moved"] = vars(with_accelerate(accelerator, BATCH, state, resume=True))
     noted["refused"] = refused()
     torch.save(noted, Path(folder) / f"rank{rank}.pt")
     dist.destroy_process_group()

@@ -35,15 +35,23 @@ def own_state() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Trainings:
-    return dict(runs.trainings(str(tmp_path_factory.mktemp("alone") / "state")))
+def state(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where the single process saves its state."""
+    return str(tmp_path_factory.mktemp("alone") / "state")
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def alone(state: str) -> Trainings:
+    return dict(runs.trainings(state))
+
+
+@pytest.fixture(scope="module")
+def two(
+    tmp_path_factory: pytest.TempPathFactory, alone: Trainings, state: str
+) -> list[dict[str, Any]]:
     """What each of two processes noted, and was refused."""
     folder = tmp_path_factory.mktemp("two")
-    mp.spawn(runs.rank_of_two, (str(folder),), nprocs=2)
+    mp.spawn(runs.rank_of_two, (str(folder), state), nprocs=2)
     told = [torch.load(Path(folder) / f"rank{rank}.pt") for rank in range(2)]
     return [
         {
@@ -128,6 +136,16 @@ def test_a_resumed_training_is_the_one_that_was_never_stopped(
         assert rest[epoch]
         check_same(replace(whole, steps=rest), resumed)
         assert resumed.rates == whole.rates[-len(resumed.rates) :]
+
+
+def test_two_processes_share_what_one_left_of_an_epoch(
+    alone: Trainings, two: list[dict[str, Any]]
+) -> None:
+    epoch, updates = runs.STOP
+    left = alone["gathered"].orders[epoch][updates * runs.GATHERED * runs.BATCH :]
+    first, second = (rank["moved"].steps[epoch] for rank in two)
+    walked = [sorted(chain(*batches)) for batches in zip(first, second, strict=True)]
+    assert walked == [sorted(each.tolist()) for each in left.split(2 * runs.BATCH)]
 
 
 def test_a_batch_that_cannot_be_split_is_refused(two: list[dict[str, Any]]) -> None:
