@@ -43,11 +43,12 @@ Row = dict[str, Any]
 # A GPU's setting, one that two cores get through, and one to test with.
 SIZES: dict[str, Row] = {
     "full": {"width": 768, "layers": 6, "length": 1024, "batch": 16, "megabytes": 20.0, "packages": ["torch"], "held out": 96},
-    "small": {"width": 128, "layers": 2, "length": 128, "batch": 8, "megabytes": 6.0, "packages": [], "held out": 128},
+    "small": {"width": 128, "layers": 2, "length": 128, "batch": 8, "megabytes": 6.0, "packages": [], "held out": 64},
     "tiny": {"width": 64, "layers": 1, "length": 32, "batch": 4, "megabytes": 0.3, "packages": [], "held out": 8},
 }  # fmt: skip
 KEEP = 0.6
-SLICES = 4
+TURNS = 4
+EVALUATED = (TURNS // 2 - 1, TURNS - 1)
 
 
 class Bench:
@@ -126,7 +127,7 @@ class Bench:
         evaluation = time.monotonic() - begin
         # Four trainings a seed and a quarter of one, the reference's; copies and the page in between.
         seeds = len(self.options.seeds)
-        apart = (4 * SLICES * seeds + 1) * (evaluation + 0.1)
+        apart = (4 * len(EVALUATED) * seeds + 1) * (evaluation + 0.1)
         seconds = min(self.options.seconds, (self.left() - end - apart) / (4 * seeds + 0.25))
         section["seconds"] = seconds = max(seconds, 0.1)
         self.tell(
@@ -161,7 +162,7 @@ class Bench:
             for name, choose in choices.items()
         }
         before, failed = section["trainings"], {}
-        for turn in range(SLICES):
+        for turn in range(TURNS):
             if self.left() < -5:  # not in the middle of a round: all have had the same time
                 self.tell("  no time was left")
                 break
@@ -169,16 +170,13 @@ class Bench:
             for name in names[turn:] + names[:turn]:
                 training = trainings[name]
                 try:
-                    training.until(seconds * (turn + 1) / SLICES)
-                    found = self.held_out(training.model, held_out)
+                    training.until(seconds * (turn + 1) / TURNS)
+                    if turn in EVALUATED:
+                        self.evaluate(name, training, held_out)
                 except Exception as error:
                     traceback.print_exc()
                     failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
                     trainings.pop(name)
-                    continue
-                told = {"seconds": training.seconds, "steps": training.steps, "loss": found}
-                training.held_out.append(told)
-                self.tell(f"  {name}: {told}")
             section["trainings"] = [
                 *before,
                 *(
@@ -196,6 +194,13 @@ class Bench:
                 *({"choice": name, "seed": seed, "failed": why} for name, why in failed.items()),
             ]
             write(self.page, section)
+
+    def evaluate(self, name: str, training: Training, held_out: text_batches.Batch) -> None:
+        """Where a training stands."""
+        loss = self.held_out(training.model, held_out)
+        told = {"seconds": training.seconds, "steps": training.steps, "loss": loss}
+        training.held_out.append(told)
+        self.tell(f"  {name}: {told}")
 
     def warmed(self, choose: lm.Choice, section: Row, data: text_batches.Batch) -> int | None:
         """Compiles and loads what a training needs; the memory of a step beside what is kept from step to step."""
