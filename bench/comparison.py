@@ -23,7 +23,7 @@ from dynams.compare.statistics import paired, spread
 from dynams.compare.store import merge
 from dynams.compare.tables import Table
 from dynams.report.text import count
-from pages import insert
+from marks import insert
 
 
 def read(folders: Sequence[Path], plan_name: str | Path | None = None) -> tuple[Plan, list[Group]]:

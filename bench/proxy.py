@@ -36,7 +36,7 @@ from dynams.training.distributed import build_fabric
 from dynams.training.environment import environment
 from dynams.training.resolve import resolve
 from dynams.training.run import TrainingRun, build_run
-from pages import insert
+from marks import insert
 
 Row = dict[str, Any]
 

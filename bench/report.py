@@ -20,7 +20,7 @@ import units
 from gpu import headlines as gpu_headlines
 from gpu import page
 from gpu import targets as gpu
-from pages import insert
+from marks import insert
 
 
 def _name(benchmark: dict[str, Any]) -> str:
