@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
-import oracle
 import pytest
 import torch
-from example_files import load
 from torch.nn import functional as F
+
+import oracle
+from example_files import EXAMPLES, load
+from pages import python_blocks
 
 contrastive = load("contrastive")
 
@@ -80,3 +84,30 @@ def test_training_finds_more_pairs_than_chance(capsys):
     found = contrastive.main("--steps 20 --batch 128 --device cpu".split())
     assert found > 4 / 128
     assert f"{found:.1%} found" in capsys.readouterr().out
+
+
+def test_the_guide_trains_on_the_hardest_pairs():
+    torch.manual_seed(0)
+    names = {}
+    score, step = python_blocks("docs/guides/contrastive.md")
+    exec(score, names)
+    images, texts = names["images"], names["texts"]
+    losses = both_ways(images, texts, 0.07, "loss").mean(0)
+    kept = names["hardest"].numpy()
+    assert len(kept) == 307
+    assert losses[kept].min() >= np.delete(losses, kept).max() - 1e-5
+    margins = both_ways(images, texts, 0.07, "label")[0]
+    assert names["found"].item() == pytest.approx((margins > 0).mean())
+    exec(step, names)
+    assert names["loss"].item() == pytest.approx(losses[kept].mean(), rel=1e-5)
+    assert names["some_images"].grad.abs().sum() > 0
+    assert names["some_texts"].grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("page", ["contrastive", "language-models"])
+def test_the_guides_links_lead_to_files(page):
+    path = EXAMPLES.parent / "docs" / "guides" / f"{page}.md"
+    links = re.findall(r"\]\(([^)#]+)", path.read_text(encoding="utf-8"))
+    assert len(links) >= 2
+    for link in links:
+        assert (path.parent / link).is_file(), link
