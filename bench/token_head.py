@@ -55,11 +55,13 @@ class Head:
     def _on_gpu(self) -> bool:
         return self.device.type == "cuda"
 
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
+
     def _milliseconds(self, work: Callable[[], object]) -> float:
         wait(self.device)
         begin = time.perf_counter()
-        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            work()
+        work()
         wait(self.device)
         return (time.perf_counter() - begin) * 1e3
 
@@ -68,13 +70,17 @@ class Head:
         hidden, labels = self.hidden, self.labels
         if kept is not None:
             hidden, labels = hidden.index_select(0, kept), labels.index_select(0, kept)
-        loss(hidden, self.weight, labels).backward()
+        with self._precision():
+            found = loss(hidden, self.weight, labels)
+        found.backward()
 
     @torch.no_grad()
     def _scores(self) -> Tensor:
-        losses = dk.linear_scores(self.hidden, self.weight, ["loss"], labels=self.labels)["loss"]
-        return dk.smallest_k(-losses, self.keep).indices
+        with self._precision():
+            found = dk.linear_scores(self.hidden, self.weight, ["loss"], labels=self.labels)
+        return dk.smallest_k(-found["loss"], self.keep).indices
 
     @torch.no_grad()
     def _product(self) -> Tensor:
-        return F.linear(self.hidden, self.weight)
+        with self._precision():
+            return F.linear(self.hidden, self.weight)

@@ -1,6 +1,6 @@
 """Trains a language model on all, random, hardest and most reducible tokens for equal time, with examples/language_model.py.
 
-python bench/token_selection.py run --out DIR [--vocabularies 32000 128256] [--total SECONDS] [--seeds 0 1] [--small]
+python bench/token_selection.py run --out DIR [--vocabularies 32000 128256] [--total SECONDS] [--seeds 0 1] [--losses torch ...] [--sizes small]
 python bench/token_selection.py show DIR/token-selection.json
 
 A vocabulary's four trainings begin with the same weights, see the same batches in the same order and take turns, a slice of their
@@ -97,11 +97,8 @@ class Bench:
         self.tell(f"V = {vocabulary:,}: {section['text']}")
         rows = self.sizes["batch"] * self.sizes["length"]
         head = Head(rows, self.sizes["width"], vocabulary, self.device, KEEP, self.autocast)
-        losses = {
-            name: loss
-            for name, loss in lm.LOSSES.items()
-            if self.device.type == "cuda" or name in ("torch", "scores")
-        }
+        here = lm.LOSSES if self.device.type == "cuda" else ("torch", "scores")
+        losses = {name: lm.LOSSES[name] for name in self.options.losses or here}
         section["head, ms"], section["head failed"] = head.times(losses)
         del head
         self.tell(f"  head, ms: {section['head, ms']}")
@@ -310,6 +307,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--seconds", type=float, default=10.0, help="of a training, where the total allows"
     )
     measure.add_argument("--seeds", type=int, nargs="+", default=[0])
+    measure.add_argument(
+        "--losses", choices=lm.LOSSES, nargs="+", help="default: those that run here"
+    )
     measure.add_argument("--sizes", choices=SIZES, default="full")
     measure.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     measure.set_defaults(work=run)

@@ -112,7 +112,7 @@ def _sources(megabytes: float, packages: Iterable[str]) -> Iterator[tuple[str, s
         for name in sorted(names, key=lambda name: zlib.crc32(name.as_posix().encode())):
             if left <= 0:
                 break
-            text = (root / name).read_text(errors="replace")
+            text = (root / name).read_text(encoding="utf-8", errors="replace")
             left -= len(text)
             yield f"{root.name}/{name.as_posix()}", text
 
