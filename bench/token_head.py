@@ -44,7 +44,7 @@ class Head:
         for name, work in works.items():
             try:
                 found[name] = min(
-                    self._milliseconds(work) for _ in range(8 if self._on_gpu() else 3)
+                    self._milliseconds(work) for _ in range(8 if self._on_gpu() else 2)
                 )
             except Exception as error:
                 traceback.print_exc()
