@@ -240,15 +240,21 @@ def options_of(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def train(
-    options: argparse.Namespace, model: nn.Module, data: Batch, choose: Choice
+    options: argparse.Namespace,
+    model: nn.Module,
+    data: Batch,
+    choose: Choice,
+    steps: int | None = None,
 ) -> tuple[int, float]:
-    """Trains as the options say; the steps taken, and the loss of the tokens kept at the last one."""
+    """Trains as the options say, or so many steps; the steps taken, and the loss of the tokens kept at the last one."""
     optimiser = torch.optim.AdamW(model.parameters(), options.rate, betas=(0.9, 0.95))
     autocast = torch.bfloat16 if options.bf16 else None
     source = batches(data, options.batch, options.seed, options.device)
-    steps = 100 if options.steps is None and options.seconds is None else options.steps
+    end = (options.steps, options.seconds) if steps is None else (steps, None)
+    if end == (None, None):
+        end = (100, None)
     taken, loss = 0, torch.tensor(math.nan)
-    for step in until(steps, options.seconds):
+    for step in until(*end):
         loss = training_step(model, optimiser, next(source), choose, LOSSES[options.loss], autocast)
         taken = step + 1
     return taken, loss.item()

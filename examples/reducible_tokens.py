@@ -68,10 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     )
     autocast = torch.bfloat16 if options.bf16 else None
 
-    shortly = argparse.Namespace(
-        **vars(options) | {"steps": options.reference_steps, "seconds": None}
-    )
-    train(shortly, reference, other, all_tokens)
+    train(options, reference, other, all_tokens, options.reference_steps)
     aimed = held_out_loss(reference, held_out, options.batch, autocast)
     choose = most_reducible_tokens(reference, options.keep, options.quota)
     steps, loss = train(options, model, data, choose)
