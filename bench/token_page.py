@@ -77,10 +77,10 @@ def _of(section: Row, choice: str) -> list[Row]:
 
 def _trainings(section: Row) -> list[str]:
     lines = [
-        f"{section['seconds']:.1f} s a training, {len({cell['seed'] for cell in section['trainings']})} seed(s), head's loss by {LOSSES[section['loss']]}, the fastest here (below).",
+        f"{section['seconds']:.1f} s a training (to the end of a step), {len({cell['seed'] for cell in section['trainings']})} seed(s), head's loss by {LOSSES[section['loss']]}, the fastest here (below).",
         "",
-        "| tokens | steps | tokens read/s | held-out loss | less than all's | by seed | a step's memory |",
-        "|---|--:|--:|--:|--:|---|--:|",
+        "| tokens | steps | seconds | tokens read/s | held-out loss | less than all's | by seed | a step's memory |",
+        "|---|--:|--:|--:|--:|--:|---|--:|",
     ]
     of_all = {cell["seed"]: cell["held-out"][-1]["loss"] for cell in _of(section, "all")}
     for choice in CHOICES:
@@ -91,7 +91,7 @@ def _trainings(section: Row) -> list[str]:
             rate = statistics.mean(cell["tokens read"] / cell["seconds"] for cell in cells)
             memory = section["step's memory, bytes"][choice]
             lines.append(
-                f"| {choice} | {statistics.mean(cell['steps'] for cell in cells):.0f} | {rate:,.0f} | {statistics.mean(losses.values()):.3f} | "
+                f"| {choice} | {statistics.mean(cell['steps'] for cell in cells):.0f} | {statistics.mean(cell['seconds'] for cell in cells):.1f} | {rate:,.0f} | {statistics.mean(losses.values()):.3f} | "
                 f"{statistics.mean(less) if less else float('nan'):+.3f} | {', '.join(f'{loss:.3f}' for loss in losses.values())} | "
                 f"{'' if memory is None else f'{memory / 1e9:.1f} GB'} |"
             )

@@ -55,7 +55,7 @@ def test_the_page_compares_each_choice_with_all_tokens_of_its_seed(report):
     page = token_page.page(report)
     table = page[page.index("| tokens | steps") : page.index("Milliseconds of a step")]
     cells = {
-        line.split(" | ")[0][2:]: line.split(" | ")[3:6] for line in table.splitlines()[2:] if line
+        line.split(" | ")[0][2:]: line.split(" | ")[4:7] for line in table.splitlines()[2:] if line
     }
     assert cells["all"] == ["4.500", "+0.000", "4.000, 5.000"]
     assert cells["random"] == ["4.875", "-0.375", "4.500, 5.250"]
