@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
@@ -26,6 +30,17 @@ from dynams.selection import SubsetSampler, linear, score_batches
 N, EPOCHS, BATCH = 41, 5, 4
 VARYING = {"budget": linear(0.9, 0.4), "warmup_epochs": 1, "tail": 0.2}  # every kind of epoch
 SIZES = [41, 37, 27, 16, 41]
+
+
+@pytest.fixture(autouse=True)
+def own_state() -> Iterator[None]:
+    """Trainer's settings are the process's: none of them is left to other tests."""
+    before = dict(os.environ)
+    yield
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    os.environ.clear()
+    os.environ |= before
 
 
 def samples(kind: str, count: int = N, index: bool = False) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
-from transformers import TrainerCallback, default_data_collator  # noqa: E402
+from transformers import TrainerCallback, TrainingArguments, default_data_collator  # noqa: E402
 
 from huggingface_runs import (  # noqa: E402
     BATCH,
@@ -23,12 +23,15 @@ from huggingface_runs import (  # noqa: E402
     joined,
     network,
     of_updates,
+    own_state,
     plain_loop,
     rate_at_end,
     same_weights,
     samples,
     trainer,
 )
+
+__all__ = ["own_state"]  # a fixture
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])
@@ -211,9 +214,14 @@ class Stream(torch.utils.data.IterableDataset[Any]):
         return iter(samples("text"))
 
 
+BY_LENGTH: dict[str, Any] = (
+    {"train_sampling_strategy": "group_by_length"}
+    if hasattr(TrainingArguments, "train_sampling_strategy")
+    else {"group_by_length": True}  # before version 5
+)
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "stream": ({"train_dataset": Stream(), "max_steps": 3}, "train_dataset: got Stream, want one"),
-    "by length": ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy: got"),
+    "by length": (BY_LENGTH, f"{next(iter(BY_LENGTH))}: got "),
     "split": ({"accelerator_config": {"split_batches": True}}, "accelerator_config.split_batches"),
     "dispatched": (
         {"accelerator_config": {"dispatch_batches": True}},
