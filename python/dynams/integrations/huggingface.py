@@ -7,6 +7,7 @@ the sampler alone knows where epochs begin and end, and what of them was trained
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -88,7 +89,9 @@ class MarginSelection(_Trainer):
         callbacks: Sequence[Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, callbacks=[_Bookkeeping(self), *(callbacks or ())], **kwargs)
+        # Not itself, or a circle would keep the trainer, and the worker processes of its loader, for a while.
+        trainer = weakref.proxy(self)
+        super().__init__(*args, callbacks=[_Bookkeeping(trainer), *(callbacks or ())], **kwargs)
         _check(self)
         self.scoring_dataset = self.train_dataset if scoring_dataset is None else scoring_dataset
         if len(self.scoring_dataset) != len(self.train_dataset):
@@ -100,7 +103,7 @@ class MarginSelection(_Trainer):
         defaults = {
             "seed": asked.seed if data_seed is None else data_seed,
             "epochs": _epochs(asked) if asked.max_steps <= 0 else None,
-            "score": self.score_samples,
+            "score": lambda: trainer.score_samples(),
         }
         self.sampler = SubsetSampler(len(self.train_dataset), **{**defaults, **selection})
         strategy = self.sampler.strategy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,9 @@ def test_a_plain_loop_trains_on_the_same_batches_to_the_same_weights(
     assert run.state.global_step == run.state.max_steps == len(expected)
     assert rate_at_end(run) == 0.0
     assert run.args.max_steps == -1  # the user's own again
+    gone = weakref.ref(run)
+    del run  # with its workers, as any Trainer
+    assert gone() is None
 
 
 @pytest.mark.parametrize("steps", [3, 9])
