@@ -145,16 +145,22 @@ class MarginSelection(_Trainer):
         """Count the updates of the whole training: what `max_steps` asks for, or all of `num_train_epochs`.
 
         Raises:
-            ValueError: there are fewer than `max_steps`, the epochs are others than the selection's, or their
-                lengths are not known before.
+            ValueError: there are fewer than `max_steps`, the epochs are others than the selection's, or one of
+                them has no update.
         """
         asked, sampler = self.args, self.sampler
         epochs = sampler.timetable.epochs
         if asked.max_steps <= 0 and epochs != _epochs(asked):
             raise ValueError(f"epochs: got {epochs}, want {_epochs(asked)}, the num_train_epochs")
+        size, parts = self._dealt
+        least = size * parts if asked.dataloader_drop_last else parts
+        if (shortest := self._shortest_epoch()) < least:
+            raise ValueError(
+                f"selection: got {shortest} samples in an epoch, want at least {least}, those of an update "
+                f"of {parts} micro-batches"
+            )
         if epochs is None:
             return int(asked.max_steps)
-        size, parts = self._dealt
         steps = sampler.total_steps(size, asked.dataloader_drop_last, world=parts)
         if asked.max_steps > steps:
             raise ValueError(
@@ -203,6 +209,12 @@ class MarginSelection(_Trainer):
         """Most samples of a micro-batch, and micro-batches of an update over all processes."""
         asked = self.args
         return asked.train_batch_size, asked.world_size * asked.gradient_accumulation_steps
+
+    def _shortest_epoch(self) -> int:
+        times, count = self.sampler.timetable, self.sampler.num_samples
+        if times.epochs is not None:
+            return min(times.planned_sizes(count))
+        return times.walked(times.planned_size(times.warmup_epochs, count))
 
     def _load(self, folder: Path) -> None:
         file = folder / _FILE

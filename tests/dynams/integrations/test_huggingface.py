@@ -233,6 +233,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "batch size": ({"auto_find_batch_size": True}, "auto_find_batch_size: got True, want False"),
     "part of an epoch": ({"num_train_epochs": 1.5}, "num_train_epochs: got 1.5, want a whole"),
+    "accumulated": (
+        {"gradient_accumulation_steps": 17},
+        "selection: got 16 samples in an epoch, want at least 17, those of an update of 17",
+    ),
+    "dropped": (
+        {"gradient_accumulation_steps": 5, "dataloader_drop_last": True},
+        "selection: got 16 samples in an epoch, want at least 20",
+    ),
     "epochs": ({"selection": {"epochs": 3}}, "epochs: got 3, want 5, the num_train_epochs"),
     "another set": ({"scoring_dataset": [1, 2]}, "scoring_dataset: got 2 samples, want the 41"),
     "features": ({"selection": {"strategy": "craig"}}, "strategy: got one that needs features"),

@@ -27,6 +27,7 @@ from huggingface_runs import (
 )
 
 RANKS = 2
+EVEN = {"count": 40}  # one left over joins an update, and weighs less than on one process
 Told = dict[str, dict[str, Any]]
 
 
@@ -78,6 +79,7 @@ def rank_of_two(rank: int, folder: str) -> None:
     train("whole", "still text", **even, save_strategy="steps", save_steps=7)
     for step in (14, 21):  # the middle and the end of an epoch
         train(f"from {step}", "still text", f"{folder}/whole/checkpoint-{step}", **even)
+    train("from one", "still text", f"{folder}/one/checkpoint-14", **even)
     counted = Counted(samples("image"))
     train("image", "image", **halves, scoring_dataset=counted)
     told["image"]["reads"] = counted.reads
@@ -91,6 +93,8 @@ def rank_of_two(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[Told]:
     folder = tmp_path_factory.mktemp("ranks")
+    alone = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, **EVEN}
+    trainer(folder / "one", "still text", **alone, save_strategy="steps", save_steps=14).train()
     context = mp.get_context("fork")  # what is imported need not be imported again
     processes = [
         context.Process(target=rank_of_two, args=(rank, str(folder))) for rank in range(RANKS)
@@ -115,7 +119,7 @@ def updates(told: list[Told], name: str, micro_batches: int = 1) -> list[list[in
 
 def test_two_processes_train_on_the_updates_of_a_plain_loop(told: list[Told]) -> None:
     found = updates(told, "whole")
-    expected, _ = plain_loop("still text", count=40)
+    expected, _ = plain_loop("still text", **EVEN)
     assert found == [sorted(batch) for batch in expected]
     for first, second in zip(*(each["whole"]["weights"] for each in told), strict=True):
         assert torch.equal(first, second)
@@ -136,6 +140,10 @@ def test_both_resume_with_the_very_next_samples(step: int, told: list[Told]) -> 
             each[f"from {step}"]["weights"], each["whole"]["weights"], strict=True
         ):
             assert torch.equal(resumed, whole)
+
+
+def test_two_go_on_where_one_that_accumulated_was(told: list[Told]) -> None:
+    assert updates(told, "from one") == updates(told, "whole")[14:]
 
 
 @pytest.mark.parametrize(("name", "parts"), [("image", 1), ("accumulated", 2)])
