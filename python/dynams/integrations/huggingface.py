@@ -25,22 +25,7 @@ with needs("transformers"):
     from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 if TYPE_CHECKING:
-
-    class _Trainer:  # what is used of it, the same in all its versions
-        args: Any
-        model: Any
-        accelerator: Any
-        train_dataset: Any
-        label_names: list[str]
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
-
-        def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any: ...
-
-        def get_train_dataloader(self) -> DataLoader[Any]: ...
-
-        def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]: ...
-
+    from typing import Any as _Trainer  # it comes behind, and its types differ between its versions
 else:
     _Trainer = object
 
@@ -52,7 +37,7 @@ _TAKEN_OVER = (
 ).split()
 
 
-class MarginSelection(_Trainer):
+class MarginSelection(_Trainer):  # type: ignore[misc]
     """A Trainer that trains each epoch on a selection of `train_dataset`.
 
         class SelectiveTrainer(MarginSelection, Trainer):
@@ -90,7 +75,7 @@ class MarginSelection(_Trainer):
         **kwargs: Any,
     ) -> None:
         # Not itself, or a circle would keep the trainer, and the worker processes of its loader, for a while.
-        trainer = weakref.proxy(self)
+        trainer: Any = weakref.proxy(self)
         super().__init__(*args, callbacks=[_Bookkeeping(trainer), *(callbacks or ())], **kwargs)
         _check(self)
         self.scoring_dataset = self.train_dataset if scoring_dataset is None else scoring_dataset
