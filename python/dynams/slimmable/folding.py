@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -26,11 +26,37 @@ _FUSE: dict[Any, Any] = {
 }
 
 
-def folded(program: Program, network: nn.Module) -> Program:
+class Fold(NamedTuple):
+    """A layer that a batch-norm was folded into.
+
+    Attributes:
+        weight: path of its weight.
+        bias: path of its bias.
+        had_bias: whether it had one before.
+        norm: path of the norm.
+        fuse: makes the new weight and bias.
+    """
+
+    weight: str
+    bias: str
+    had_bias: bool
+    norm: str
+    fuse: Any
+
+    def apply(self, weight: Tensor, bias: Tensor | None, norm: Any) -> tuple[Tensor, Tensor]:
+        """Make the weight and bias of both in one."""
+        fused: tuple[Tensor, Tensor] = self.fuse(
+            weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        return fused
+
+
+def folded(program: Program, network: nn.Module) -> tuple[Program, list[Fold]]:
     """Fold what can be: weights and biases of ``network`` are changed, and the program no longer calls the norms.
 
     What a class derived of a batch-norm does besides, such as an activation, stays.
     """
+    folds: list[Fold] = []
     graph = fx.Graph()
     graph.output(graph.graph_copy(program.graph.graph, {}))
     placeholders = [each for each in graph.nodes if each.op == "placeholder"][1:]
@@ -59,9 +85,6 @@ def folded(program: Program, network: nn.Module) -> Program:
         rest = _rest(norm, cast(Tensor, values[0]).dim() - 2)
         if rest is None:
             continue
-        new_weight, new_bias = fuse(
-            *values, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-        )
         if bias is None:
             with graph.inserting_after(list(tensors)[-1]):
                 bias = graph.placeholder(f"{weight.name}_bias")
@@ -70,9 +93,12 @@ def folded(program: Program, network: nn.Module) -> Program:
                 layer.args = (*layer.args[:2], bias, *layer.args[3:])
             else:
                 layer.kwargs = {**layer.kwargs, "bias": bias}
-        for each, value in ((weight, new_weight), (bias, new_bias)):
+        fold = Fold(tensors[weight], tensors[bias], values[1] is not None, path, fuse)
+        folds.append(fold)
+        new_values = fold.apply(cast(Tensor, values[0]), values[1], norm)
+        for each, value in zip((weight, bias), new_values, strict=True):
             owner, name = owner_of(network, tensors[each])
-            owner._parameters[name] = value
+            owner._parameters[name] = cast(nn.Parameter, value)
         with graph.inserting_before(node):
             output = _inlined(graph, layer, rest)
         node.replace_all_uses_with(output)
@@ -82,9 +108,8 @@ def folded(program: Program, network: nn.Module) -> Program:
             graph.erase_node(placeholder)
     left = [path for node, path in modules.items() if node in graph.nodes]
     graph.lint()
-    return Program(
-        fx.GraphModule(nn.Module(), graph, "Folded"), tuple(tensors.values()), tuple(left)
-    )
+    made = fx.GraphModule(nn.Module(), graph, "Folded")
+    return Program(made, tuple(tensors.values()), tuple(left)), folds
 
 
 def _argument(node: fx.Node, position: int, name: str) -> Any:

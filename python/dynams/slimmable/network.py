@@ -18,10 +18,21 @@ from dynams.slimmable.base import (
     flat,
 )
 from dynams.slimmable.norms import SwitchableBatchNorm
+from dynams.slimmable.places import value_at
 from dynams.slimmable.plain import PlainNetwork, plain_at
 from dynams.slimmable.program import Program
 from dynams.slimmable.weights import Slices
 from dynams.slimmable.widths import check_width
+
+
+class Moulds(dict[Any, Any]):
+    """What a network keeps to be frozen with, see `dynams.slimmable.moulds`; its copies begin without."""
+
+    def __deepcopy__(self, memo: object) -> Moulds:
+        return Moulds()
+
+    def __reduce__(self) -> Any:
+        return Moulds, ()
 
 
 class SlimmableNetwork(ProgrammedNetwork):
@@ -33,6 +44,7 @@ class SlimmableNetwork(ProgrammedNetwork):
     Attributes:
         widths: ascending, the last one 1.0.
         network: the user's module, with batch-norms for every width in the place of its own.
+        moulds: kept by whoever freezes it.
     """
 
     def __init__(
@@ -44,6 +56,7 @@ class SlimmableNetwork(ProgrammedNetwork):
     ) -> None:
         super().__init__(network, constants, blueprint)
         self.widths = widths
+        self.moulds = Moulds()
         self._logits_hooks: OrderedDict[int, Callable[[float, Tensor], None]] = OrderedDict()
 
     def head_at(self, width: float) -> Head:
@@ -112,6 +125,15 @@ class SlimmableNetwork(ProgrammedNetwork):
         plain = plain_at(self.network, self.constants, self._blueprint, width)
         plain.training = self.training
         return plain
+
+    @property
+    def changes_itself(self) -> bool:
+        """Whether the forward changes parameters or buffers, those of norms aside."""
+        return bool(self._blueprint.changes)
+
+    def part(self, path: str, width: float) -> Tensor:
+        """Return what a width uses of a parameter or buffer; a copy where that is not all of it."""
+        return self._blueprint.slices[path].part(value_at(self, path), width)
 
     def register_logits_hook(self, hook: Callable[[float, Tensor], None]) -> RemovableHandle:
         """Call ``hook(width, logits)`` with the logits of each width as they come."""

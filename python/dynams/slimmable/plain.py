@@ -16,7 +16,7 @@ from dynams.slimmable.base import (
     flat,
 )
 from dynams.slimmable.casting import layer_weights
-from dynams.slimmable.folding import folded
+from dynams.slimmable.folding import Fold, folded
 from dynams.slimmable.fusing import fused
 from dynams.slimmable.norms import SwitchableBatchNorm
 from dynams.slimmable.places import owner_of, value_at
@@ -43,11 +43,14 @@ class PlainNetwork(ProgrammedNetwork):
         forward = self._forward()
         return self._run(forward.logits, self._run(forward.features, images))
 
-    def fold_batch_norms(self) -> None:
+    def fold_batch_norms(self) -> list[Fold]:
         """Fold every batch-norm that follows a convolution or linear layer into it, for eval mode.
 
         Outputs stay the same up to rounding. A batch-norm without running statistics, and one whose
         input is used elsewhere too, stay.
+
+        Returns:
+            What was folded into what.
 
         Raises:
             ValueError: the network is in training mode.
@@ -55,10 +58,11 @@ class PlainNetwork(ProgrammedNetwork):
         if self.training:
             raise ValueError("fold_batch_norms: got a network in training mode, want eval mode")
         forward = self._forward()
-        features = folded(forward.features, self)
+        features, folds = folded(forward.features, self)
         self._blueprint = replace(
             self._blueprint, forwards={(1.0, False): Forward(features, forward.logits)}
         )
+        return folds
 
     def cast_layers(self, dtype: torch.dtype) -> None:
         """Cast the weights of layers before the classifier, once, as autocast does at every call."""
@@ -83,6 +87,11 @@ class PlainNetwork(ProgrammedNetwork):
                 (1.0, self.network.training): forward._replace(features=fused(forward.features)),
             },
         )
+
+    @property
+    def programs(self) -> Forward:
+        """What runs in the present mode."""
+        return self._forward()
 
     def _forward(self) -> Forward:
         return self._blueprint.forwards[1.0, self.network.training]

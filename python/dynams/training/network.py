@@ -13,6 +13,8 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from dynams.slimmable import SlimmableNetwork
+from dynams.slimmable.moulds import filled, frozen_copy
 from dynams.training.own_network import OwnNetwork
 
 _Self = TypeVar("_Self")
@@ -42,12 +44,6 @@ class Frozen(Protocol):
 
     def features(self, images: Tensor) -> Tensor:
         """Map images to what the head takes, (B, D)."""
-
-    def fold_batch_norms(self) -> None:
-        """Fold every batch-norm into the layer before it, if it has any."""
-
-    def cast_layers(self, dtype: torch.dtype) -> None:
-        """Cast the weights of layers before the head."""
 
 
 class Network(Protocol):
@@ -107,12 +103,8 @@ def frozen(
     ``autocast``, which is then cast to once, not at every batch: autocast remembers only casts of what
     has gradients. It gives the same bits.
     """
-    plain = network.plain(width).eval().requires_grad_(False)
-    plain.fold_batch_norms()
-    plain.to(memory_format=memory_format)
-    if autocast is not None:
-        plain.cast_layers(autocast)
-    return cast(Frozen, plain)
+    made, _ = frozen_copy(cast(SlimmableNetwork, network), width, memory_format, autocast)
+    return cast(Frozen, made)
 
 
 @contextmanager
@@ -125,12 +117,12 @@ def evaluated(
     """Give a block what evaluates at ``width`` as ``network`` does, and let it compute without gradients.
 
     A user's own network, which nobody but itself knows, evaluates by itself and has its modes back afterwards;
-    of others it is a frozen copy.
+    of others it is a frozen copy, which is made once and filled with the weights anew.
     """
     if isinstance(network, OwnNetwork):
         with network.evaluating():
             yield cast(Frozen, network)
-    else:
-        copy = frozen(network, width, memory_format, autocast)
-        with torch.inference_mode():
-            yield copy
+        return
+    slimmable = cast(SlimmableNetwork, network)
+    with filled(slimmable, width, memory_format, autocast) as copy, torch.inference_mode():
+        yield cast(Frozen, copy)
