@@ -22,6 +22,7 @@ from dynams_kernels._backends.fallback import Fallback, how_to_build
 from dynams_kernels._backends.linear_choice import HOPPER_TILES, Candidate, choose
 from dynams_kernels._backends.native_cuda import NativeCuda
 from dynams_kernels._device import multiprocessors, on_device
+from dynams_kernels._triton.linear_configuration import float32_precision
 
 if TYPE_CHECKING:
     from dynams_kernels._backends.triton import Triton
@@ -260,7 +261,10 @@ class Gpu:
         self, features: Tensor, weight: Tensor, widths: Sequence[int], kinds: int, pairs: bool
     ) -> Candidate:
         """The candidate for these operands. It follows from their layout, the same for every batch of a loader: found once."""
+        # The user's setting of the time, which decides whether tensor cores are used.
+        precision = float32_precision() if features.dtype == torch.float32 else ""
         key = (
+            precision,
             *features.shape,
             *features.stride(),
             *weight.shape,
@@ -278,12 +282,13 @@ class Gpu:
             served = self._of(features)
             candidates = served.linear_candidates(features, weight, widths, kinds, pairs)
             sizes = (features.shape[0], weight.shape[0], widths[-1])
-            chosen = choose(*sizes, kinds, multiprocessors(features), candidates)
-            # Whether Triton can describe float32 depends on a setting that may change.
-            if features.dtype != torch.float32:
-                if len(self._chosen) >= _MOST_LAYOUTS:
-                    self._chosen.clear()
-                self._chosen[key] = chosen
+            # Pairs of classes cost plain torch more than the product.
+            plain = precision == "ieee" and not pairs
+            device = multiprocessors(features)
+            chosen = choose(*sizes, kinds, device, candidates, tensor_cores=not plain)
+            if len(self._chosen) >= _MOST_LAYOUTS:
+                self._chosen.clear()
+            self._chosen[key] = chosen
         return chosen
 
     def smallest_k(self, values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:

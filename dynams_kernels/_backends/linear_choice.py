@@ -35,6 +35,7 @@ _TILE: Mapping[Candidate, tuple[int, int]] = {
     "hopper 128x256": (256, 256),
     "triton descriptors": (128, 128),
     "triton pointers": (128, 128),
+    "eager": (128, 128),
 }
 
 
@@ -106,6 +107,12 @@ _SUMS = (
     HeadClass(0, 0, 65, 0, {"triton descriptors": 1.0, "triton pointers": 1.19}),
     _STREAMED,
 )  # fmt: skip
+# Products without tensor cores: torch's, some rows at a time, are several times as fast as Triton's, and what is stored of
+# logits between is little beside them.
+_PLAIN = (
+    HeadClass(0, 0, 65, 0, {"eager": 1.0}),
+    _STREAMED,
+)
 
 
 def choose(
@@ -115,6 +122,8 @@ def choose(
     kinds: int,
     multiprocessors: int,
     candidates: Collection[Candidate],
+    *,
+    tensor_cores: bool = True,
 ) -> Candidate:
     """The cheapest of the candidates that can serve a head; plain torch where the table names none of them.
 
@@ -125,8 +134,9 @@ def choose(
         kinds: request mask.
         multiprocessors: of the device.
         candidates: those that can serve these operands there.
+        tensor_cores: whether products are theirs; float32 is not, unless torch is told to allow tf32.
     """
-    for heads in _GAP if kinds == BIT["gap"] else _SUMS:
+    for heads in (_GAP if kinds == BIT["gap"] else _SUMS) if tensor_cores else _PLAIN:
         if (
             rows * classes < heads.logits
             or rows < heads.rows

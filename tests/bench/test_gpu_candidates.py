@@ -11,6 +11,7 @@ import torch
 from gpu_processes import BENCH, new_ledger, run_benchmarks
 from test_gpu_outcomes import run
 from test_gpu_report import CEILINGS, FACTS
+from torch import Tensor
 
 from dynams_kernels import _device
 from dynams_kernels._backends import linear_choice, registry
@@ -110,6 +111,10 @@ def test_the_reference_is_float64s_and_allows_torchs_own_error() -> None:
                 want.check(spoilt)
 
 
+def matrix(*shape: int) -> Tensor:
+    return torch.empty(*shape, dtype=torch.bfloat16, device="meta")
+
+
 def test_what_can_serve_and_what_the_table_chooses_are_asked_of_the_gpus_own_backend(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -121,7 +126,7 @@ def test_what_can_serve_and_what_the_table_chooses_are_asked_of_the_gpus_own_bac
         candidates.scores_by("eager", head, ("entropy", "gap"))
     )
     # 1024 columns of a batch of images, where all can serve.
-    wide = (torch.empty(65_536, 1024, device="meta"), torch.empty(1000, 1024, device="meta"))
+    wide = (matrix(65_536, 1024), matrix(1000, 1024))
     monkeypatch.setattr(Served, "linear_candidates", lambda *_: linear_choice.CANDIDATES)
     about = (65_536, 1000, 1024, BIT["gap"], _device.multiprocessors(wide[0]))
     want = linear_choice.choose(*about, linear_choice.CANDIDATES)

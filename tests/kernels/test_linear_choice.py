@@ -90,6 +90,16 @@ def test_heads_that_the_compiled_kernel_is_not_made_for_go_to_triton(
     assert choose(rows, classes, width, GAP, H100, CANDIDATES).startswith("triton")
 
 
+@pytest.mark.parametrize("kinds", [GAP, TRAINING])
+def test_products_without_tensor_cores_are_torchs_unless_classes_are_few(kinds: int) -> None:
+    def chosen(classes: int, *candidates: Candidate) -> Candidate:
+        return choose(4096, classes, 1024, kinds, H100, candidates, tensor_cores=False)
+
+    assert chosen(1000, "triton pointers", "eager") == "eager"
+    assert chosen(10, "triton pointers", "eager") == "triton pointers"
+    assert chosen(10, "eager") == "eager"
+
+
 def test_each_reduction_wants_a_product_that_hides_it() -> None:
     assert choose(65_536, 1000, 512, GAP, H100, CANDIDATES) in HOPPER_TILES
     assert choose(65_536, 1000, 384, GAP, H100, CANDIDATES) in TRITON  # it waits for atomics
@@ -200,7 +210,9 @@ def test_widths_that_the_compiled_kernel_serves_go_to_it_one_by_one(
     operands = (matrix(6, 64), matrix(5, 64), None, None, None, [16, 32, 64], GAP)
     by_width: dict[int, Candidate] = {}
     monkeypatch.setattr(
-        gpu_module, "choose", lambda rows, classes, width, *rest: by_width.get(width, "eager")
+        gpu_module,
+        "choose",
+        lambda rows, classes, width, *rest, tensor_cores: by_width.get(width, "eager"),
     )
     by_width |= {16: "hopper 128x144", 32: "hopper 128x256", 64: "hopper 128x256"}
     gpu, module, triton = gpu_of(True, True)
@@ -240,6 +252,26 @@ def test_a_candidate_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> N
     gpu.linear_scores(*operands, GAP, False, by="triton descriptors")
     gpu.linear_scores(*operands, GAP, False, by="triton pointers")
     assert triton.descriptors == [True, False]
+
+
+def test_float32_goes_by_the_setting_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    precision = torch.get_float32_matmul_precision()
+    features, weight = torch.randn(6, 16), torch.randn(300, 16)
+    asked = ([16], GAP)
+    try:
+        for _ in range(2):
+            for setting, want in (("highest", "eager"), ("high", "triton pointers")):
+                torch.set_float32_matmul_precision(setting)
+                gpu, _, triton = gpu_of(True, True)
+                monkeypatch.setattr(triton, "describable", lambda *operands: False)
+                for _ in range(2):
+                    assert gpu.linear_choice(features, weight, *asked, False) == want
+                # The classes themselves: plain torch sorts for them.
+                assert gpu.linear_choice(features, weight, *asked, True) == "triton pointers"
+        torch.set_float32_matmul_precision("highest")
+        assert gpu.linear_choice(features, weight, *asked, False) == "eager"
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 def test_no_rows_take_no_launch() -> None:
