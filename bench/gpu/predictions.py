@@ -14,7 +14,7 @@ from gpu.entries import Entry, median, of_ceiling, speed_over, time_over
 # When, for which version, and from what.
 MADE = (
     "2026-11-27, version 0.1.0, after five runs (one H200, four H100): as measured; six scores with two turns a block from variants"
-    " timed beside each other; several widths as the times of each; slim forwards reckoned"
+    " timed beside each other; several widths as the times of each; slim forwards reckoned; float32 heads by torch's own product"
 )
 
 # Measures: "copy": share of the copy of the same run, in percent; "us": microseconds; "time of PEER": so many times the peer's
@@ -50,6 +50,7 @@ PREDICTED: Predicted = {
     ),
     "bench_linear_scores[4096x1024-1000]": ((US, 19, 20),),
     "bench_linear_margin_float32[tf32]": ((US, 125, 132), (LINEAR, 1.14, 1.2)),
+    "bench_linear_margin_float32[ieee]": ((US, 715, 740), (LINEAR, 1.02, 1.08)),
     "bench_widths": (("time of a call for each width", 0.99, 1.05),),
     "bench_linear_margin_topk[65536x1024-1000]": ((ALONE, 1.05, 1.1),),
     "bench_linear_margin_topk[8192x4096-128256]": ((ALONE, 1.0, 1.01),),

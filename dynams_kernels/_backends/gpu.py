@@ -283,7 +283,7 @@ class Gpu:
             candidates = served.linear_candidates(features, weight, widths, kinds, pairs)
             sizes = (features.shape[0], weight.shape[0], widths[-1])
             # Pairs of classes cost plain torch more than the product.
-            plain = precision == "ieee" and not pairs
+            plain = precision == "ieee" and not pairs and self._choice != "triton"
             device = multiprocessors(features)
             chosen = choose(*sizes, kinds, device, candidates, tensor_cores=not plain)
             if len(self._chosen) >= _MOST_LAYOUTS:

@@ -270,6 +270,9 @@ def test_float32_goes_by_the_setting_of_the_time(monkeypatch: pytest.MonkeyPatch
                 assert gpu.linear_choice(features, weight, *asked, True) == "triton pointers"
         torch.set_float32_matmul_precision("highest")
         assert gpu.linear_choice(features, weight, *asked, False) == "eager"
+        gpu._choice = "triton"
+        gpu._chosen.clear()
+        assert gpu.linear_choice(features, weight, *asked, False) == "triton pointers"
     finally:
         torch.set_float32_matmul_precision(precision)
 
