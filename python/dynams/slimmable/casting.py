@@ -6,9 +6,12 @@ import torch
 from torch import fx
 from torch.nn import functional
 
+from dynams.slimmable.fusing import conv2d_add_relu, conv2d_relu
 from dynams.slimmable.program import Program
 
-_LAYERS = frozenset({torch.conv1d, torch.conv2d, torch.conv3d, functional.linear})
+_LAYERS = frozenset(
+    {torch.conv1d, torch.conv2d, torch.conv3d, functional.linear, conv2d_relu, conv2d_add_relu}
+)
 
 
 def layer_weights(program: Program) -> list[str]:
@@ -18,9 +21,14 @@ def layer_weights(program: Program) -> list[str]:
     return [
         path
         for node, path in zip(tensors, program.tensors, strict=True)
-        if all(_is_layer(user) and user.args[0] is not node for user in node.users)
+        if all(_is_layer(user) and not _is_input(node, user) for user in node.users)
     ]
 
 
 def _is_layer(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target in _LAYERS
+
+
+def _is_input(node: fx.Node, layer: fx.Node) -> bool:
+    """Whether a layer takes a tensor as its input, or as what it adds to its result."""
+    return node is layer.args[0] or node in layer.args[3:]

@@ -24,7 +24,7 @@ from dynams.slimmable.plain import PlainNetwork
 class Mould:
     """An evaluating network of one width whose weights come and go.
 
-    Its batch-norms are folded and its layers cast. Empty it holds no weights of layers.
+    Its batch-norms are folded, its layers cast and its activations joined to them. Empty it holds no weights of layers.
 
     Args:
         network: the slimmable one.
@@ -133,6 +133,7 @@ def frozen_copy(
     cast(Any, plain).to(memory_format=memory_format)
     if layers is not None:
         plain.cast_layers(layers)
+    plain.fuse_activations()
     return plain, folds
 
 

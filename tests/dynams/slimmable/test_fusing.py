@@ -130,8 +130,38 @@ def test_half_precision_on_a_gpu_goes_to_cudnn(monkeypatch: pytest.MonkeyPatch) 
     RELU(x, weight(16, 8, 3, 3, dtype=torch.float32), b.float(), 1, 1, 1, 1)
     RELU(x.bfloat16(), weight(12, 8, 3, 3), b[:12], 1, 1, 1, 1)
     RELU(x.bfloat16(), weight(16, 4, 3, 3), b, 1, 1, 1, 2)
+    RELU(x[:, :4].bfloat16(), weight(16, 4, 3, 3), b, 1, 1, 1, 1)
     RELU(x.bfloat16(), w.contiguous(), b, 1, 1, 1, 1)
     RELU(x.bfloat16().requires_grad_(), w, b, 1, 1, 1, 1)
     with torch.backends.cudnn.flags(enabled=True, deterministic=True):
         RELU(x.bfloat16(), w, b, 1, 1, 1, 1)
     assert calls == []
+
+    def refused(*args: Any) -> Tensor:
+        calls.append(args)
+        raise RuntimeError("FIND was unable to find an engine to execute this computation")
+
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", refused)
+    want = torch.conv2d(x.bfloat16(), w, b, 1, 1).relu()
+    assert torch.equal(RELU(x.bfloat16(), w, b, 1, 1, 1, 1), want)
+    assert len(calls) == 1
+
+
+class Added(nn.Module):
+    """A parameter is added to a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.scale = nn.Conv2d(3, 8, 3, 1, 1), nn.Parameter(torch.rand(8, 1, 1))
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.conv(x) + self.scale).mean((2, 3)))
+
+
+def test_what_is_added_is_no_weight_of_a_layer() -> None:
+    plain = slimmable.convert(Added().eval()).plain(0.5)
+    plain.fuse_activations()
+    plain.cast_layers(torch.bfloat16)
+    assert plain.network.conv.weight.dtype == torch.bfloat16
+    assert plain.network.scale.dtype == torch.float32
