@@ -13,8 +13,8 @@ from gpu.entries import Entry, median, of_ceiling, speed_over, time_over
 
 # When, for which version, and from what.
 MADE = (
-    "2026-11-27, version 0.1.0, after five runs (one H200, four H100): as measured; six scores with two turns a block from variants"
-    " timed beside each other; several widths as the times of each; slim forwards reckoned; float32 heads by torch's own product"
+    "2026-11-27, version 0.1.0, after six runs (one H200, five H100): as measured; six scores with two turns a block, float32 heads,"
+    " heads of few rows and distances from variants timed beside each other; several widths as the times of each; slim forwards reckoned"
 )
 
 # Measures: "copy": share of the copy of the same run, in percent; "us": microseconds; "time of PEER": so many times the peer's
@@ -42,6 +42,7 @@ PREDICTED: Predicted = {
     "bench_linear_margin[65536x1024-1000]": ((LINEAR, 0.92, 1.08),),
     "bench_linear_margin[65536x1024-10]": ((US, 46, 49),),
     "bench_linear_margin[65536x1024-100]": ((COPY, 83, 88),),
+    "bench_linear_margin[256x2048-1000]": ((US, 9.2, 10.2),),
     "bench_linear_margin[8192x4096-128256]": ((LINEAR, 0.95, 1.02),),
     "bench_linear_scores[8192x4096-128256]": (
         (US, 12_600, 13_500),

@@ -31,6 +31,7 @@ from dynams_kernels._triton.linear_widths_kernel import widths_kernel
 from dynams_kernels._triton.shipped import Shipped
 
 _ARCHITECTURES = (80, 90, 100)
+_MULTIPROCESSORS = 132
 _ELEMENT_SIZE = {"bf16": 2, "fp16": 2, "fp32": 4}
 _POINTERS = {
     "bias": "",
@@ -138,7 +139,9 @@ def _described_heads() -> list[tuple[Head, int]]:
     most = Head(every, 1000, described=True)
     long = Head("gap", 128_256, rows=8192, width=4096, bias=False, split=True, described=True)
     training = replace(long, kinds="gap+loss+entropy")
-    return [*((head, 90) for head in (short, most, long, training)), (short, 100), (most, 100)]
+    few = replace(short, rows=256, width=2048)
+    heads = (short, most, long, training, few)
+    return [*((head, 90) for head in heads), (short, 100), (most, 100)]
 
 
 def shipped() -> list[Shipped]:
@@ -213,7 +216,9 @@ def _linear(head: Head, architecture: int) -> Shipped:
 
 def _described(head: Head, architecture: int) -> Shipped:
     load = burden(head.mask, False, 1)
-    chosen = descriptors_configuration(head.classes, head.width, load, divmod(architecture, 10))
+    chosen = descriptors_configuration(
+        head.rows, head.classes, head.width, load, divmod(architecture, 10), _MULTIPROCESSORS
+    )
     return _shipped(
         f"linear {head}" + _suffix((architecture,)),
         descriptors_kernel,

@@ -64,7 +64,9 @@ class Tiling:
         if given:
             self.chosen = given
         elif described:
-            self.chosen = descriptors_configuration(classes, width, load, capability)
+            self.chosen = descriptors_configuration(
+                rows, classes, width, load, capability, multiprocessors
+            )
         else:
             self.chosen = configuration(
                 rows, classes, width, element_size, precision, load, scattered, capability

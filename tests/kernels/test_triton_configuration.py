@@ -56,12 +56,25 @@ def test_a_tile_fits_the_device(
 @pytest.mark.parametrize("capability", [(9, 0), (10, 0), (10, 3)])
 @pytest.mark.parametrize("load", [Burden.TOP_TWO, Burden.SUMS, Burden.LABEL])
 def test_a_tile_suits_the_copy_engine(load: Burden, capability: tuple[int, int]) -> None:
-    for _, width, classes in SHAPES:
-        chosen = descriptors_configuration(classes, width, load, capability)
+    for rows, width, classes in (*SHAPES, (256, 2048, 1000), (3, 40, 70)):
+        chosen = descriptors_configuration(rows, classes, width, load, capability, 132)
         assert chosen.shared_bytes(2) * chosen.programs <= shared_limit(capability)
         assert chosen.num_stages >= 3
-        assert 16 <= chosen.block_features <= 64
+        assert 16 <= chosen.block_features <= 128
         assert max(chosen.block_rows, chosen.block_classes) <= 256
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(256, 1000), (64, 1000), (256, 100), (64, 4096)])
+def test_a_head_of_few_tiles_is_cut_smaller(rows: int, classes: int) -> None:
+    def dealt(load: Burden, multiprocessors: int) -> int:
+        chosen = descriptors_configuration(rows, classes, 2048, load, (9, 0), multiprocessors)
+        blocks, tiles = -(-rows // chosen.block_rows), -(-classes // chosen.block_classes)
+        return blocks * shares(blocks, tiles, chosen, 2048, 2, multiprocessors).splits
+
+    # A program for each tile; more than the device has multiprocessors would wait for each other.
+    assert dealt(Burden.TOP_TWO, 132) == -(-rows // 64) * -(-classes // 32) <= 132
+    assert dealt(Burden.TOP_TWO, 132) >= 4 * dealt(Burden.TOP_TWO, 1)
+    assert dealt(Burden.SUMS, 132) <= -(-rows // 128) * -(-classes // 128)
 
 
 def test_the_burden_is_that_of_what_a_sweep_keeps() -> None:
