@@ -16,6 +16,7 @@ BELOW = {
     "cli": {"compare", "bench", "training", "report"},
     "compare": {"training", "report", "selection", "data"},
     "bench": {"training"},
+    "integrations": {"selection"},
     "training": {"report", "cost", "selection", "data", "slimmable", "models"},
     "report": {"cost", "selection"},
     "cost": {"selection"},
