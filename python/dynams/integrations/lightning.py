@@ -231,6 +231,11 @@ class SelectionCallback(_Callback):  # type: ignore[misc]
     def begin(self) -> None:
         """Begin the trainer's epoch, if that was not done; before the fit there is none."""
         trainer = self._trainer
+        if trainer is None or self not in trainer.callbacks:
+            raise ValueError(
+                "callbacks: got a trainer without the SelectionCallback of its loader (a learning-rate finder leaves "
+                "it out), want Trainer(callbacks=[selection]), or a plain DataLoader"
+            )
         if not self._running or trainer.current_epoch == self._begun:
             return
         try:

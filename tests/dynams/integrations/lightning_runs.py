@@ -55,14 +55,14 @@ class Network(pl.LightningModule):
         self.layers = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3))
         self.steps: list[Step] = []
         self.validated: list[int] = []
-        self.scored: list[
-            tuple[bool, torch.dtype]
-        ] = []  # training mode and dtype, of inputs of scoring
+        self.checked = 0  # samples that this rank was validated on
+        # Of batches that were scored: training mode, dtype of the logits, samples.
+        self.scored: list[tuple[bool, torch.dtype, int]] = []
 
     def forward(self, features: Tensor) -> Tensor:
         logits: Tensor = self.layers(features)
         if not torch.is_grad_enabled():
-            self.scored.append((self.training, logits.dtype))
+            self.scored.append((self.training, logits.dtype, len(logits)))
         return logits
 
     def training_step(self, batch: list[Tensor], place: int) -> Tensor:
@@ -79,8 +79,10 @@ class Network(pl.LightningModule):
         return nn.functional.cross_entropy(self.layers(features), labels)
 
     def validation_step(self, batch: list[Tensor], place: int) -> None:
-        if place == 0 and not self.trainer.sanity_checking:
-            self.validated.append(self.trainer.current_epoch)
+        if not self.trainer.sanity_checking:
+            self.checked += len(batch[0])
+            if place == 0:
+                self.validated.append(self.trainer.current_epoch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return optimizer_of(self)

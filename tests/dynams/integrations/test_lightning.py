@@ -54,7 +54,7 @@ def test_lightning_trains_on_what_the_loop_trains_on_and_validates_in_every_epoc
         assert {step.batches for step in steps} == {len(steps)}
         assert [step.last for step in steps] == [False] * (len(steps) - 1) + [True]
     assert run.network.training
-    assert not any(training for training, _ in run.network.scored)
+    assert not any(training for training, *_ in run.network.scored)
 
 
 class Everywhere(pl.Callback):  # type: ignore[misc, name-defined]
@@ -192,6 +192,11 @@ def with_a_plain_loader() -> None:
     trainer.fit(Network(), DataLoader(TRAIN, BATCH, sampler=selection.sampler))
 
 
+def without_the_callback() -> None:
+    trainer = pl.Trainer(max_epochs=1, enable_checkpointing=False, **QUIET)
+    trainer.fit(Network(), selecting().loader(TRAIN))
+
+
 def with_a_used_sampler() -> None:
     selection = selecting(**SHORTER)
     fit(selection)
@@ -217,6 +222,10 @@ def with_a_used_sampler() -> None:
             f"dataset: got {N - 1} samples, want {N}",
         ),
         (with_a_plain_loader, "train_dataloaders: got a DataLoader, want what"),
+        (
+            without_the_callback,
+            "callbacks: got a trainer without the SelectionCallback of its loader",
+        ),
         (with_a_used_sampler, "epoch: got 0, want at least 3"),
         (lambda: fit(selecting(strategy="loss")), "score: got gap, want loss"),
         (
@@ -256,7 +265,7 @@ def test_limited_epochs_are_told_and_trained() -> None:
 
 def test_scoring_is_in_the_trainers_precision() -> None:
     run = fit(selecting(**SHORTER), precision="bf16-mixed")
-    assert {dtype for _, dtype in run.network.scored} == {torch.bfloat16}
+    assert {dtype for _, dtype, _ in run.network.scored} == {torch.bfloat16}
     assert fit(selecting(**SHORTER), precision="64-true").network.scored[0][1] == torch.float64
 
 
