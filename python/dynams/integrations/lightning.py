@@ -181,6 +181,8 @@ class SelectionCallback(_Callback):  # type: ignore[misc]
         """Refuse a batch that is another one than Lightning counts."""
         assert self._loader is not None
         trainer.reload_dataloaders_every_n_epochs = self._reload  # the loaders of validation stay
+        if not self._loader.drawn:
+            raise ValueError("training_step: got one of dataloader_iter, want one of batch")
         self.batch = self._loader.drawn.popleft()
         consumed, want = self.sampler.consumed, batch_idx * self._loader.stride
         if consumed != want:

@@ -126,12 +126,18 @@ def test_a_resumed_epoch_is_right_with_workers_that_read_ahead(tmp_path: Path) -
     assert same_weights(resumed.network, whole.network)
 
 
-def test_in_mid_epoch_another_batch_size_is_refused(tmp_path: Path) -> None:
-    fit(selecting(**SHORTER), ModelCheckpoint(tmp_path, **in_steps()))
+def test_another_batch_size_is_refused_in_mid_epoch_and_taken_between_epochs(
+    tmp_path: Path,
+) -> None:
+    fit(selecting(**SHORTER), Everywhere(tmp_path), ModelCheckpoint(tmp_path, **in_steps()))
     with pytest.raises(
         RuntimeError, match="got 16 samples of epoch 1 trained on, want 32 before batch 2"
     ):
         fit(selecting(**SHORTER), checkpoint=tmp_path / "step=9.ckpt", loader={"batch_size": 16})
+    run = fit(
+        selecting(**SHORTER), checkpoint=tmp_path / "epoch-14.ckpt", loader={"batch_size": 16}
+    )
+    assert [len(step.samples) for step in run.network.steps] == [16, 16, 1, 15]
 
 
 def test_a_training_without_selection_goes_on_with_it_from_the_start_of_its_epoch(
@@ -197,6 +203,14 @@ def without_the_callback() -> None:
     trainer.fit(Network(), selecting().loader(TRAIN))
 
 
+def with_steps_of_an_iterator() -> None:
+    class Iterating(Network):
+        def training_step(self, dataloader_iter: Any) -> Any:  # type: ignore[override]
+            return super().training_step(next(dataloader_iter)[0], 0)
+
+    fit(selecting(), network=Iterating())
+
+
 def with_a_used_sampler() -> None:
     selection = selecting(**SHORTER)
     fit(selection)
@@ -222,6 +236,8 @@ def with_a_used_sampler() -> None:
             f"dataset: got {N - 1} samples, want {N}",
         ),
         (with_a_plain_loader, "train_dataloaders: got a DataLoader, want what"),
+        (with_steps_of_an_iterator, "training_step: got one of dataloader_iter"),
+        (lambda: fit(selecting(score=lambda: 3)), "score: got int"),
         (
             without_the_callback,
             "callbacks: got a trainer without the SelectionCallback of its loader",

@@ -11,8 +11,8 @@ import torch.multiprocessing as mp
 
 pytest.importorskip("lightning.pytorch")
 
-from lightning_ranks import RANKS, rank_of_two  # noqa: E402
-from lightning_runs import EPOCHS, SHORTER, N, fit, selecting  # noqa: E402
+from lightning_ranks import RANKS, rank_of_two
+from lightning_runs import EPOCHS, SHORTER, N, fit, selecting
 
 
 @pytest.fixture(scope="module")
