@@ -32,6 +32,8 @@ def prepare_loader(
 ) -> Any:
     """Make and prepare the loader of a sampler's selection, in place of `prepare(DataLoader(dataset, ...))`.
 
+    In a loop::
+
         loader = prepare_loader(accelerator, train_set, sampler, batch_size=128, num_workers=4)
         accelerator.register_for_checkpointing(sampler)
         for epoch in range(sampler.epoch or 0, epochs):

@@ -55,7 +55,7 @@ class MarginSelection(_Trainer):  # type: ignore[misc]
             `num_train_epochs`, `seed` that of the arguments, and `score` is `score_samples`.
         scoring_dataset: the samples of `train_dataset`, in its order, as they are to be scored: without random
             augmentation, say. None: `train_dataset`.
-        *args, callbacks, **kwargs: Trainer's.
+        args, callbacks, kwargs: Trainer's.
 
     Attributes:
         sampler: the `SubsetSampler`.
