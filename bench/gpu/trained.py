@@ -29,7 +29,7 @@ from gpu import ledger, timing
 from gpu.device_guard import DEAD_DEVICE, device_is_dead
 from gpu.training_parts import compiled, digits, free, joint
 from gpu.training_setting import TINY, Bench, NotHereError, Sizes
-from gpu.training_small import SWITCHES, resumed, small, strategy
+from gpu.training_small import SWITCHES, frozen_margins, resumed, small, strategy
 
 FAILED, MISSING, NO_TIME = 3, 5, 124
 # All that training needs beside torch and NumPy.
@@ -44,6 +44,7 @@ def parts(bench: Bench) -> Iterator[tuple[str, Callable[[], Any]]]:
 
     yield "digits", lambda: digits(bench)
     yield "joint proxy, ResNet-18", lambda: joint(bench)
+    yield "frozen margins", lambda: frozen_margins(bench)
     yield "resumed", lambda: resumed(bench)
     for name in STRATEGIES:
         yield f"strategy {name}", lambda name=name: strategy(bench, name)

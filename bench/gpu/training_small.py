@@ -1,4 +1,4 @@
-"""The small runs of bench/gpu.sh (see trained.py): every strategy and switch once, on noise, and runs that are stopped and resumed."""
+"""The small runs of bench/gpu.sh (see trained.py): every strategy and switch once, on noise, runs that are stopped and resumed, and margins."""
 
 from __future__ import annotations
 
@@ -54,6 +54,47 @@ def strategy(bench: Bench, name: str) -> Found:
         np.save(bench.folder / "scores.npy", np.arange(60)[::-1] / 60.0)
         given["selection"]["scores"] = str(bench.folder / "scores.npy")
     return small(bench, bench.device, NEEDS.get(name, {}), given)
+
+
+def frozen_margins(bench: Bench) -> Found:
+    """Margins of a frozen ResNet-18 in bfloat16, against float32's: as off as where its layers run one by one, whatever memory held."""
+    import torch
+
+    import dynams_kernels as dk
+    from dynams.models import build_model
+    from dynams.slimmable.moulds import filled
+    from dynams.training.network import frozen
+
+    device, last = bench.device, torch.channels_last
+    network = build_model("resnet18", 10, base_channels=bench.sizes.channels).to(device)
+    images = torch.randn(bench.sizes.batch, 3, 32, 32, device=device).to(memory_format=last)
+
+    def margins(scorer: Any) -> Any:
+        with torch.autocast(device, torch.bfloat16, enabled=scorer is not exact):
+            features = scorer.features(images)
+        return dk.linear_margin(features.float(), scorer.head.weight, scorer.head.bias)
+
+    with torch.no_grad():
+        for _ in range(4):
+            network(images, width=0.5)
+        network.eval()
+        exact = frozen(network, 0.5)
+        one_by_one = network.plain(0.5)
+        one_by_one.fold_batch_norms()
+        one_by_one.to(memory_format=last)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            want = margins(exact)
+        off = (margins(one_by_one) - want).abs().mean().item()
+        spoilt = [torch.full((size,), torch.nan, device=device) for size in [1 << 22] * 16]
+        del spoilt
+        with filled(network, 0.5, last, torch.bfloat16) as scorer:
+            joined_off = (margins(scorer) - want).abs().mean().item()
+    assert joined_off <= 1.5 * off, f"margins off by {joined_off}, one by one by {off}"
+    return [
+        ("margins in float32", want.mean().item(), ""),
+        ("in bfloat16, layers one by one, off by", off, ""),
+        ("activations joined to convolutions, off by", joined_off, ""),
+    ]
 
 
 def resumed(bench: Bench) -> Found:

@@ -1,8 +1,8 @@
 """The backends of CUDA tensors together: each primitive by the best one that can run on the tensors' device.
 
-Row scores and selection: the compiled CUDA kernels, else Triton, else plain torch. Linear scores: the compiled kernel (on
-Hopper) or one of Triton's, as `linear_choice` has it for the shape, else plain torch with the row scores of the former. Nothing
-here touches the driver before the first call.
+Row scores and selection: the compiled CUDA kernels (`distance` of many classes: Triton's, where both are there), else Triton,
+else plain torch. Linear scores: the compiled kernel (on Hopper) or one of Triton's, as `linear_choice` has it for the shape, else
+plain torch with the row scores of the former. Nothing here touches the driver before the first call.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from gpu.watched import Watch, Window
 
 # All that a run on images of one's own does without.
 SPARED = ("matplotlib", "pandas", "PIL", "pyarrow", "rich", "scipy", "sklearn", "tensorboard")  # fmt: skip
-JOINT, FREE = "joint proxy, ResNet-18", "free scores, ResNet-18"
+JOINT, MARGINS, FREE = "joint proxy, ResNet-18", "frozen margins", "free scores, ResNet-18"
 
 
 def trained(
@@ -52,7 +52,7 @@ def test_it_trains_without_what_only_shows_a_run_and_tells_what_selecting_costs(
     tmp_path: Path,
 ) -> None:
     new_ledger(tmp_path, {"suite": "train", "begin": "strategy full"})
-    parts = ["digits", JOINT, "resumed", "strategy memorisation", "strategy full", FREE]
+    parts = ["digits", JOINT, MARGINS, "resumed", "strategy memorisation", "strategy full", FREE]
     ran = trained(tmp_path, parts, SPARED)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     suite = ledger.read(tmp_path / results.LEDGER).suite("train")
@@ -60,7 +60,7 @@ def test_it_trains_without_what_only_shows_a_run_and_tells_what_selecting_costs(
         "digits": "scikit-learn, which brings the digits, is not installed"
     }
     # What an earlier process began was not begun again.
-    assert list(suite.of("passed")) == [JOINT, "resumed", "strategy memorisation", FREE]
+    assert list(suite.of("passed")) == [JOINT, MARGINS, "resumed", "strategy memorisation", FREE]
     found = {what: value for what, value, _ in suite.found[JOINT]["found"]}
     shares = [
         found[f"share of {name} at Q = 10"]
