@@ -205,9 +205,14 @@ def linear_by_blocks(
     The logsumexp, of the highest bit, is no score of rows.
     """
     batch, classes = features.shape[0], weight.shape[0]
-    scores = empty_scores(features, kinds.bit_count(), len(widths), batch)
     pair_rows = torch.empty((batch if pairs else 0, 2), dtype=torch.int64, device=features.device)
     step = _block_rows(features, classes)
+    if batch <= step and len(widths) == 1 and not pairs and not kinds & _LOGSUMEXP:
+        # A call and a copy less, of what is a few launches.
+        slim = apart(features[:, : widths[0]])
+        logits = torch.nn.functional.linear(slim, weight[:, : widths[0]], bias)
+        return score(logits, labels, class_distances, kinds).unsqueeze(1), pair_rows
+    scores = empty_scores(features, kinds.bit_count(), len(widths), batch)
     for begin in range(0, batch, step):
         block = slice(begin, begin + step)
         block_labels = None if labels is None else labels[block]

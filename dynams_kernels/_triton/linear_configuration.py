@@ -82,7 +82,7 @@ class Configuration:
 
 
 # Of heads so small that tiles of the usual size would leave most multiprocessors without one.
-_FEW_TILES = Configuration(64, 32, 128, 4, 4)
+_FEW_TILES = Configuration(64, 32, 128, 4, 4, programs=2)
 
 
 @dataclass(frozen=True)
@@ -195,14 +195,18 @@ def descriptors_configuration(
 ) -> Configuration:
     """The tile where descriptors load it, of 2-byte elements; arguments as in `configuration`, the burden one of a single width.
 
-    A head of no more small tiles than the device has multiprocessors is cut into those.
+    A head whose small tiles all run at once, two on a multiprocessor, is cut into those.
     """
     if capability == INTERPRETED:
         return Configuration(16, 16, 16, num_warps=4, num_stages=1)
     few = _FEW_TILES
     tiles = -(-rows // few.block_rows) * -(-classes // few.block_classes)
-    if capability[0] == 9 and load == Burden.TOP_TWO and tiles <= multiprocessors:
-        # 256 x 2048 -> 1000 took 9.5 us in 128 of these on an H100, 23.9 in 16 of 128 x 128.
+    if (
+        capability[0] == 9
+        and load in (Burden.TOP_TWO, Burden.SUMS)
+        and tiles <= few.programs * multiprocessors
+    ):
+        # 256 x 2048 -> 1000 took 9.5 us in 128 of these on an H100, 23.9 in 16 of 128 x 128; 512 rows 11.5 and 24.2 us.
         return _fitted(few, width, 2, capability)
     if capability[0] != 9:
         # The sums are in tensor memory; with 4 warps, or 256 classes, too many logits come to a thread at once.

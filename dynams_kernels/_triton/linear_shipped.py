@@ -140,7 +140,7 @@ def _described_heads() -> list[tuple[Head, int]]:
     long = Head("gap", 128_256, rows=8192, width=4096, bias=False, split=True, described=True)
     training = replace(long, kinds="gap+loss+entropy")
     few = replace(short, rows=256, width=2048)
-    heads = (short, most, long, training, few)
+    heads = (short, most, long, training, few, replace(few, kinds=every))
     return [*((head, 90) for head in heads), (short, 100), (most, 100)]
 
 

@@ -64,17 +64,19 @@ def test_a_tile_suits_the_copy_engine(load: Burden, capability: tuple[int, int])
         assert max(chosen.block_rows, chosen.block_classes) <= 256
 
 
-@pytest.mark.parametrize(("rows", "classes"), [(256, 1000), (64, 1000), (256, 100), (64, 4096)])
-def test_a_head_of_few_tiles_is_cut_smaller(rows: int, classes: int) -> None:
-    def dealt(load: Burden, multiprocessors: int) -> int:
+@pytest.mark.parametrize("load", [Burden.TOP_TWO, Burden.SUMS])
+@pytest.mark.parametrize(("rows", "classes"), [(512, 1000), (256, 1000), (256, 100), (64, 8192)])
+def test_a_head_of_few_tiles_is_cut_smaller(rows: int, classes: int, load: Burden) -> None:
+    def programs(load: Burden, multiprocessors: int) -> int:
         chosen = descriptors_configuration(rows, classes, 2048, load, (9, 0), multiprocessors)
         blocks, tiles = -(-rows // chosen.block_rows), -(-classes // chosen.block_classes)
         return blocks * shares(blocks, tiles, chosen, 2048, 2, multiprocessors).splits
 
-    # A program for each tile; more than the device has multiprocessors would wait for each other.
-    assert dealt(Burden.TOP_TWO, 132) == -(-rows // 64) * -(-classes // 32) <= 132
-    assert dealt(Burden.TOP_TWO, 132) >= 4 * dealt(Burden.TOP_TWO, 1)
-    assert dealt(Burden.SUMS, 132) <= -(-rows // 128) * -(-classes // 128)
+    # A program for each tile, all at once.
+    assert programs(load, 132) == -(-rows // 64) * -(-classes // 32) <= 264
+    # Those of more tiles, or that keep more, have the usual ones.
+    assert programs(load, 2) <= -(-rows // 128) * -(-classes // 128)
+    assert programs(Burden.LABEL, 132) <= -(-rows // 128) * -(-classes // 128)
 
 
 def test_the_burden_is_that_of_what_a_sweep_keeps() -> None:
