@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import torch
@@ -167,8 +168,13 @@ def _joined(input: Tensor, weight: Tensor, bias: Tensor, groups: int) -> bool:
         and torch.version.hip is None
         and torch.backends.cudnn.enabled
         and not torch.backends.cudnn.deterministic
-        and torch.cuda.get_device_capability(weight.device) >= _LEAST_CAPABILITY
+        and _has_kernels(weight.device)
     )
+
+
+@cache
+def _has_kernels(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= _LEAST_CAPABILITY
 
 
 def _like_output(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -30,12 +31,15 @@ def fused(network: Any) -> tuple[Any, Callable[[Tensor], Tensor], list[Any]]:
 
 
 def test_a_residual_network_is_one_convolution_after_the_other() -> None:
-    _, _, called = fused(build_model("resnet8", 10, widths=(0.5, 1.0)).eval())
+    plain, before, called = fused(build_model("resnet8", 10, widths=(0.5, 1.0)).eval())
     joined = [each for each in called if each in (RELU, ADD_RELU)]
     # The stem, and the two convolutions of each of three blocks; two shortcuts stay alone.
     assert joined == [RELU, *[RELU, ADD_RELU] * 3]
     assert called.count(torch.conv2d) == 2
     assert not {F.relu, "add_"} & set(called)
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.equal(plain(images), before(images))
+    assert torch.equal(pickle.loads(pickle.dumps(plain))(images), plain(images))
 
 
 def block(forward: Callable[[Any, Tensor], Tensor]) -> nn.Module:
@@ -108,6 +112,7 @@ def test_half_precision_on_a_gpu_goes_to_cudnn(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch, "cudnn_convolution_add_relu", lambda *args: calls.append(args))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.version, "hip", None)
+    fusing._has_kernels.cache_clear()
 
     def weight(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
         made = torch.randn(*shape).to(dtype, memory_format=torch.channels_last)
