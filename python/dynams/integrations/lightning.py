@@ -167,9 +167,8 @@ class SelectionCallback(_Callback):  # type: ignore[misc]
                 f"max_steps: got {trainer.max_steps}, want at most {steps}, those of the sampler's "
                 f"{len(planned)} epochs"
             )
-        if (
-            self._begun is None
-        ):  # measured for estimated_stepping_batches, it was not measured again
+        # A loader that was measured for estimated_stepping_batches was not measured again.
+        if self._begun is None:
             self.begin()
         if trainer.current_epoch != self.sampler.epoch or self.sampler.consumed == 0:
             # A new epoch. Where a checkpoint is of the end of the one before, Lightning may count on from its batches.

@@ -121,7 +121,9 @@ def test_every_checkpoint_resumes_exactly(
 
 def test_a_resumed_epoch_is_right_with_workers_that_read_ahead(tmp_path: Path) -> None:
     whole = fit(selecting(**SHORTER), ModelCheckpoint(tmp_path, **in_steps()), loader=WORKERS)
-    resumed = fit(selecting(**SHORTER), checkpoint=tmp_path / "step=9.ckpt", loader=WORKERS)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "You're resuming from a checkpoint that ended before")
+        resumed = fit(selecting(**SHORTER), checkpoint=tmp_path / "step=9.ckpt", loader=WORKERS)
     assert resumed.network.steps == whole.network.steps[9:]
     assert same_weights(resumed.network, whole.network)
 
@@ -172,12 +174,14 @@ class Scheduled(Network):
         {"max_steps": 10},
         {"max_epochs": -1, "max_steps": 10},
         {"max_epochs": 2},
+        {"plan": LONGER},
     ],
 )
 def test_stepping_batches_are_counted_before_the_training(arguments: dict[str, Any]) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        run = fit(selecting(**SHORTER), network=Scheduled(), **arguments)
+        others = {name: each for name, each in arguments.items() if name != "plan"}
+        run = fit(selecting(**arguments.get("plan", SHORTER)), network=Scheduled(), **others)
     assert run.network.planned == run.trainer.global_step
     told = [str(each.message) for each in caught if "stepping_batches" in str(each.message)]
     wrong = run.network.estimated != run.network.planned
@@ -201,6 +205,15 @@ def with_a_plain_loader() -> None:
 def without_the_callback() -> None:
     trainer = pl.Trainer(max_epochs=1, enable_checkpointing=False, **QUIET)
     trainer.fit(Network(), selecting().loader(TRAIN))
+
+
+def with_a_finder_of_learning_rates() -> None:
+    network, selection = Network(), selecting(**SHORTER)
+    network.lr = 0.1
+    trainer = pl.Trainer(
+        max_epochs=EPOCHS, callbacks=[selection], enable_checkpointing=False, **QUIET
+    )
+    pl.tuner.Tuner(trainer).lr_find(network, selection.loader(TRAIN, BATCH))
 
 
 def with_steps_of_an_iterator() -> None:
@@ -242,6 +255,7 @@ def with_a_used_sampler() -> None:
             without_the_callback,
             "callbacks: got a trainer without the SelectionCallback of its loader",
         ),
+        (with_a_finder_of_learning_rates, "a learning-rate finder leaves it out"),
         (with_a_used_sampler, "epoch: got 0, want at least 3"),
         (lambda: fit(selecting(strategy="loss")), "score: got gap, want loss"),
         (
@@ -251,7 +265,10 @@ def with_a_used_sampler() -> None:
         (lambda: stepping_batches(pl.Trainer(**QUIET)), "trainer: got no SelectionCallback"),
     ],
 )
-def test_wrong_use_is_refused(wrong: Callable[[], object], message: str) -> None:
+def test_wrong_use_is_refused(
+    wrong: Callable[[], object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the finder of learning rates leaves a file
     with pytest.raises((ValueError, TypeError), match=message):
         wrong()
 
@@ -307,7 +324,9 @@ def test_batches_know_their_samples_and_weights() -> None:
 
     sampler = SubsetSampler(N, "importance", epochs=EPOCHS, budget=0.5)
     selection = SelectionCallback(sampler, scoring(), kind="el2n")
-    fit(selection, network=Weighted(), loader=WORKERS)
+    # Workers have read ahead where an epoch ends early.
+    with pytest.warns(UserWarning, match="limit_train_batches: got 2"):
+        fit(selection, network=Weighted(), loader=WORKERS, limit_train_batches=2)
     assert sampler.weights is not None
     known = dict(zip(sampler.indices.tolist(), sampler.weights.tolist(), strict=True))
     for samples_, noted, _ in seen:
@@ -342,10 +361,19 @@ def test_the_trainer_keeps_its_setting_and_the_loader_its_workers() -> None:
     assert selection.loader(TRAIN, BATCH, drop_last=True) is not made[0]
 
 
-def test_workers_are_seeded_by_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_are_begun_as_lightning_or_the_user_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PL_SEED_WORKERS", "1")
-    run = fit(selecting(**SHORTER), max_epochs=1)
-    assert run.selection.loader(TRAIN, BATCH).worker_init_fn is not None
+    seeded, own = selecting(), selecting()
+    fit(seeded, max_epochs=1)
+    assert seeded.loader(TRAIN, BATCH).worker_init_fn is not None
+    options: dict[str, Any] = {"num_workers": 1}
+    own.loader(TRAIN, BATCH, **options).worker_init_fn = lambda worker: tmp_path.joinpath(
+        str(worker)
+    ).touch()
+    fit(own, loader=options, max_epochs=1)
+    assert [each.name for each in tmp_path.iterdir()] == ["0"]
 
 
 def test_trainers_of_the_old_name_take_it() -> None:
