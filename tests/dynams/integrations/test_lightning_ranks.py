@@ -2,37 +2,78 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch.multiprocessing as mp
 
-pytest.importorskip("lightning.pytorch")
+pl = pytest.importorskip("lightning.pytorch")
 
-from lightning_ranks import RANKS, rank_of_two
-from lightning_runs import EPOCHS, SHORTER, N, fit, selecting
+from lightning_runs import (  # noqa: E402
+    BATCH,
+    EPOCHS,
+    SHORTER,
+    N,
+    fit,
+    loop,
+    same_weights,
+    samples,
+    selecting,
+)
+
+from two_ranks import told_by_two  # noqa: E402
+
+ON_RANKS: dict[str, Any] = {"strategy": "ddp", "devices": 2, "loader": {"batch_size": BATCH // 2}}
+
+
+def trained(rank: int, folder: Path) -> dict[str, Any]:
+    """Train in the loop and in Lightning, resume, and fail."""
+    os.environ["LOCAL_RANK"] = str(rank)  # Lightning starts no processes then
+    wanted, network = loop(**SHORTER)
+    saving = pl.callbacks.ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
+    whole = fit(selecting(**SHORTER), saving, **ON_RANKS)
+    workers = {**ON_RANKS["loader"], "num_workers": 2, "persistent_workers": True}
+    resumed = fit(
+        selecting(**SHORTER),
+        checkpoint=folder / "step=9.ckpt",
+        **{**ON_RANKS, "loader": workers},
+    )
+    return {
+        "wanted": samples(wanted),
+        "trained": samples(whole.network.steps),
+        "as the loop": same_weights(network, whole.network),
+        "batches": [step.batches for step in whole.network.steps],
+        "validated": whole.network.validated,
+        "checked": whole.network.checked,
+        "scored": sum(count for *_, count in whole.network.scored),
+        "resumed": samples(resumed.network.steps),
+        "as uninterrupted": same_weights(resumed.network, whole.network),
+        "failed": failed(rank),
+    }
+
+
+def failed(rank: int) -> str:
+    """What a rank is told where rank 1 cannot score."""
+
+    def score() -> Any:
+        raise OSError("disk")
+
+    own = {"score": score} if rank == 1 else {}
+    with pytest.raises((OSError, RuntimeError)) as caught:
+        fit(selecting(**SHORTER, **own), **ON_RANKS)
+    return str(caught.value)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where both ranks have left what they saw, and checkpoints."""
-    place = tmp_path_factory.mktemp("ranks")
-    # Forked, nothing is imported again; where there are GPUs a process that has run backward cannot be forked.
-    context = mp.get_context("spawn" if torch.cuda.is_available() else "fork")
-    processes = [context.Process(target=rank_of_two, args=(rank, place)) for rank in range(RANKS)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
-    return place
+    """Where checkpoints are."""
+    return tmp_path_factory.mktemp("ranks")
 
 
 @pytest.fixture(scope="module")
 def ranks(folder: Path) -> list[dict[str, Any]]:
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+    return told_by_two(trained, folder)
 
 
 def test_ranks_train_on_what_those_of_the_loop_train_on(ranks: list[dict[str, Any]]) -> None:
@@ -56,8 +97,8 @@ def test_each_selected_sample_is_in_one_batch_of_one_rank(ranks: list[dict[str, 
 
 def test_ranks_share_scoring_and_validation(ranks: list[dict[str, Any]]) -> None:
     for rank in ranks:
-        assert rank["scored"] == (EPOCHS - 1) * N // RANKS
-        assert rank["checked"] == EPOCHS * N // RANKS
+        assert rank["scored"] == (EPOCHS - 1) * N // 2
+        assert rank["checked"] == EPOCHS * N // 2
 
 
 def test_ranks_resume_in_mid_epoch_exactly(ranks: list[dict[str, Any]]) -> None:
@@ -67,8 +108,8 @@ def test_ranks_resume_in_mid_epoch_exactly(ranks: list[dict[str, Any]]) -> None:
 
 
 def test_all_ranks_are_told_where_one_cannot_score(ranks: list[dict[str, Any]]) -> None:
-    assert ranks[1]["failed"] == "OSError: disk"
-    assert ranks[0]["failed"].endswith(": rank 1 could not begin an epoch: OSError: disk")
+    assert ranks[0]["failed"] == "rank 1 could not begin an epoch: OSError: disk"
+    assert ranks[1]["failed"] == "disk"
 
 
 def test_in_mid_epoch_another_number_of_ranks_is_refused(
