@@ -1,8 +1,7 @@
 """Selection in Lightning: a callback that begins the epochs, and the loader of what they train on.
 
-Lightning measures a loader once, and what it shards it fills up. Of a loader that is no torch `DataLoader` it asks for
-no more than batches and their number, so the loader here is its own. The callback has it measured for every
-epoch; being iterated for that is what begins the epoch.
+Lightning measures a loader once; the callback has its own, a `SelectionLoader`, measured for every epoch. Being iterated
+for that is what begins the epoch, before anything else of it happens.
 
 `lightning.pytorch` and `pytorch_lightning` are the same code under two names: their trainers take this callback alike.
 """
@@ -11,19 +10,17 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
 
 import dynams_kernels as dk
+from dynams.integrations.lightning_loader import SelectionLoader
 from dynams.packages import needed
 from dynams.selection import SubsetSampler, score_batches
-from dynams.selection.timetable import epoch_steps
 
 
 def _callback_class() -> Any:
@@ -103,9 +100,13 @@ class SelectionCallback(_Callback):  # type: ignore[misc]
         Raises:
             ValueError: `dataset` has another length than the sampler, or an option decides the order.
         """
-        made = SelectionLoader(self, dataset, batch_size, drop_last, options)
+        made = SelectionLoader(
+            self.sampler, self._begin, self._measured, dataset, batch_size, drop_last, options
+        )
         if self._loader is None or not self._loader.same(made):
             self._loader = made
+            if self._trainer is not None:
+                made.open_for(self._trainer.global_rank, self._trainer.world_size)
         return self._loader
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -114,7 +115,7 @@ class SelectionCallback(_Callback):  # type: ignore[misc]
             return
         self._trainer, self._running, self._begun = trainer, False, None
         if self._loader is not None:
-            self._loader.close()
+            self._loader.open_for(trainer.global_rank, trainer.world_size)
         epochs, strategy = self.sampler.timetable.epochs, type(trainer.strategy)
         if epochs is not None and trainer.max_epochs > epochs:
             raise ValueError(
@@ -169,7 +170,7 @@ class SelectionCallback(_Callback):  # type: ignore[misc]
             )
         # A loader that was measured for estimated_stepping_batches was not measured again.
         if self._begun is None:
-            self.begin()
+            self._begin()
         if trainer.current_epoch != self.sampler.epoch or self.sampler.consumed == 0:
             # A new epoch. Where a checkpoint is of the end of the one before, Lightning may count on from its batches.
             trainer.fit_loop.epoch_loop.restarting = False
@@ -229,7 +230,7 @@ class SelectionCallback(_Callback):  # type: ignore[misc]
         """Take up the sampler's state."""
         self.sampler.load_state_dict(state_dict)
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """Begin the trainer's epoch, if that was not done; before the fit there is none."""
         trainer = self._trainer
         if trainer is None or self not in trainer.callbacks:
@@ -247,12 +248,7 @@ class SelectionCallback(_Callback):  # type: ignore[misc]
             raise ValueError(str(error)) from error
         self._begun = trainer.current_epoch
 
-    def ranks(self) -> tuple[int, int]:
-        """Return the rank, and the number of ranks; without a trainer those of a single one."""
-        trainer = self._trainer
-        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-
-    def measured(self) -> int:
+    def _measured(self) -> int:
         """Count the batches of the epoch on each rank; before the fit, those planned for the first one."""
         assert self._loader is not None
         if self._running or self._trainer is None:
@@ -295,108 +291,6 @@ class SelectionCallback(_Callback):  # type: ignore[misc]
             kind=self._kind,
             device=module.device,
         )
-
-
-class SelectionLoader:
-    """Batches of an epoch's selection, this rank's share; made by `SelectionCallback.loader`.
-
-    Attributes:
-        worker_init_fn: of the workers; `seed_everything(..., workers=True)` sets it.
-        drawn: indices of the batches that were drawn and are still to be trained on.
-    """
-
-    def __init__(
-        self,
-        selection: SelectionCallback,
-        dataset: Any,
-        batch_size: int,
-        drop_last: bool,
-        options: Mapping[str, Any],
-    ) -> None:
-        count = selection.sampler.num_samples
-        if len(dataset) != count:
-            raise ValueError(f"dataset: got {len(dataset)} samples, want {count}, the sampler's")
-        for name in ("shuffle", "sampler", "batch_sampler", "in_order"):
-            if name in options:
-                raise ValueError(f"{name}: got {options[name]!r}, want none: the sampler orders")
-        self.worker_init_fn = options.get("worker_init_fn")
-        self.drawn: deque[list[int]] = deque()
-        self._selection = selection
-        self._dataset = dataset
-        self._arguments = (batch_size, drop_last, dict(options))
-        self._opened: DataLoader[Any] | None = None
-
-    def same(self, other: SelectionLoader) -> bool:
-        """Tell whether the other was made of the same."""
-        return self._dataset is other._dataset and self._arguments == other._arguments
-
-    @property
-    def share(self) -> Any:
-        """The batch sampler that deals this rank its batches."""
-        return self._torch_loader().batch_sampler.share  # type: ignore[union-attr]
-
-    @property
-    def stride(self) -> int:
-        """Samples of a batch over all ranks."""
-        return self._arguments[0] * self._selection.ranks()[1]
-
-    def batches_of(self, size: int) -> int:
-        """Count the batches on each rank that an epoch of `size` samples makes."""
-        batch_size, drop_last, _ = self._arguments
-        return epoch_steps(size, batch_size, world=self._selection.ranks()[1], drop_last=drop_last)
-
-    def close(self) -> None:
-        """Stop the workers."""
-        self._opened = None
-
-    def __len__(self) -> int:
-        """Return the batches of the epoch on each rank."""
-        return self._selection.measured()
-
-    def __iter__(self) -> Iterator[Any]:
-        """Begin the epoch where it is due, and walk it from where training stands.
-
-        Lightning does so before it measures, and again for the training: until a batch is asked for nothing is drawn.
-        """
-        self._selection.begin()
-        return self._walk()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing, as the callback has the state; without this Lightning warns that it cannot resume."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up nothing."""
-
-    def _walk(self) -> Iterator[Any]:
-        yield from self._torch_loader()
-
-    def _torch_loader(self) -> DataLoader[Any]:
-        if self._opened is None:  # kept, as its workers may be persistent
-            batch_size, drop_last, options = self._arguments
-            share = self._selection.sampler.shard(*self._selection.ranks(), batch_size, drop_last)
-            options = {**options, "worker_init_fn": self.worker_init_fn}
-            self._opened = DataLoader(
-                self._dataset, batch_sampler=_Drawn(share, self.drawn), **options
-            )
-        return self._opened
-
-
-class _Drawn(Sampler[list[int]]):
-    """Batches that are noted as they are drawn."""
-
-    def __init__(self, share: Any, drawn: deque[list[int]]) -> None:
-        self.share = share
-        self._drawn = drawn
-
-    def __iter__(self) -> Iterator[list[int]]:
-        self._drawn.clear()
-        for batch in self.share:
-            self._drawn.append(batch)
-            yield batch
-
-    def __len__(self) -> int:
-        return len(self.share)
 
 
 def stepping_batches(trainer: Any) -> int | float:
