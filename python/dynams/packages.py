@@ -1,4 +1,4 @@
-"""The packages that only the trainer needs, and what to type where one is missing."""
+"""The packages that only the trainer or an integration needs, and what to type where one is missing."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ TRAINERS = {
     "tensorboard": "tensorboard",
     "yaml": "pyyaml",
 }
+# Of `dynams.integrations`, each for itself.
+FRAMEWORKS = {
+    "accelerate": "accelerate",
+    "lightning": "lightning",
+    "pytorch_lightning": "pytorch-lightning",
+    "transformers": "transformers",
+}
 
 
 @contextmanager
@@ -28,7 +35,7 @@ def needs(module: str, name: str | None = None) -> Iterator[None]:
     """Import ``module``, or what belongs to it, inside this block.
 
     Args:
-        module: what only training needs.
+        module: what only training or an integration needs.
         name: what its package is called in the message; None: as it is installed.
 
     Raises:
@@ -60,12 +67,13 @@ def not_installed(module: str, name: str | None = None) -> str:
         name: what its package is called in the message; None: as it is installed.
     """
     top = module.partition(".")[0]
-    package = TRAINERS.get(top)
+    package = TRAINERS.get(top) or FRAMEWORKS.get(top)
     if package is None:  # whose package nobody here knows
         return f"the module {module} is not installed"
     if _found(top) and module != top:
         return f"{package} lacks {module}: pip install --upgrade {shlex.quote(package)}"
-    missing = [package, *(TRAINERS[each] for each in TRAINERS if each != top and not _found(each))]
+    others = TRAINERS if top in TRAINERS else {}
+    missing = [package, *(others[each] for each in others if each != top and not _found(each))]
     return f"{name or package} is not installed: pip install {shlex.join(missing)}"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dynams.packages import TRAINERS, not_installed
+from dynams.packages import FRAMEWORKS, TRAINERS, not_installed
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
@@ -18,6 +18,16 @@ def test_the_packages_are_those_of_the_extra() -> None:
     assert extra is not None
     named = re.findall(r'"([\w\-\[\]]+)>=', extra[1])
     assert sorted(named) == sorted(TRAINERS.values())
+
+
+def test_a_framework_is_typed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [*TRAINERS, *FRAMEWORKS]:
+        monkeypatch.setitem(sys.modules, module, None)
+    told = not_installed("lightning.pytorch")
+    assert told == "lightning is not installed: pip install lightning"
+    assert (
+        not_installed("transformers") == "transformers is not installed: pip install transformers"
+    )
 
 
 def test_all_that_is_missing_is_typed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
