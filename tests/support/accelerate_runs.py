@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -162,20 +160,17 @@ def refused() -> str:
     return "nothing"
 
 
-def rank_of_two(rank: int, folder: str, state: str) -> None:
-    """One of two processes: leaves its trainings in the folder, and one that goes on from a single process' state."""
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/store",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=60),
-    )
+def told_by_rank(state: str, folder: Path) -> dict[str, Any]:
+    """The trainings of one of two processes, and one that goes on from a single process' state."""
+    forget()
     noted: dict[str, Any] = {name: vars(each) for name, each in trainings(f"{folder}/state")}
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=GATHERED)
     noted["moved"] = vars(with_accelerate(accelerator, BATCH, state, resume=True))
     noted["refused"] = refused()
-    torch.save(noted, Path(folder) / f"rank{rank}.pt")
-    dist.destroy_process_group()
+    return noted
+
+
+def forget() -> None:
+    """Have Accelerate forget its settings, which are the process's."""
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()

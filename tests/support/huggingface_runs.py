@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
@@ -24,6 +23,7 @@ from transformers import (
     get_scheduler,
 )
 
+from accelerate_runs import forget
 from dynams.integrations.huggingface import MarginSelection
 from dynams.selection import SubsetSampler, linear, score_batches
 
@@ -37,8 +37,7 @@ def own_state() -> Iterator[None]:
     """Trainer's settings are the process's: none of them is left to other tests."""
     before = dict(os.environ)
     yield
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
+    forget()
     os.environ.clear()
     os.environ |= before
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -12,10 +13,20 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
-def told_by_two(make: Callable[[int, Path], dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
-    """What `make(rank, folder)` gives on each rank of a group of two: of tensors, numbers, strings and their containers."""
+def told_by_two(
+    make: Callable[[int, Path], dict[str, Any]], folder: Path, *, launched: bool = False
+) -> list[dict[str, Any]]:
+    """What `make(rank, folder)` gives on each rank of a group of two: of tensors, numbers, strings and their containers.
+
+    Args:
+        make: runs in a process of its own for each rank.
+        folder: where they meet and leave what they tell; empty.
+        launched: whether the environment says what a launcher of processes says.
+    """
     context = mp.get_context("fork")
-    processes = [context.Process(target=_rank, args=(make, rank, folder)) for rank in (0, 1)]
+    processes = [
+        context.Process(target=_rank, args=(make, rank, folder, launched)) for rank in (0, 1)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -24,8 +35,17 @@ def told_by_two(make: Callable[[int, Path], dict[str, Any]], folder: Path) -> li
     return [torch.load(folder / f"rank {rank}", weights_only=True) for rank in (0, 1)]
 
 
-def _rank(make: Callable[[int, Path], dict[str, Any]], rank: int, folder: Path) -> None:
+def _rank(
+    make: Callable[[int, Path], dict[str, Any]], rank: int, folder: Path, launched: bool
+) -> None:
     torch.set_num_threads(1)
+    if launched:
+        os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}"}
+        os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        os.environ |= {
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": "0",
+        }  # the file is what they meet at
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/store",

@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor
 
 pytest.importorskip("accelerate")
 
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.state import AcceleratorState, GradientState
 
 import accelerate_runs as runs
 from dynams.integrations.accelerate import prepare_loader, scheduler_steps
 from dynams.selection import SubsetSampler
+from two_ranks import told_by_two
 
 Trainings = dict[str, runs.Noted]
 
@@ -30,8 +28,7 @@ Trainings = dict[str, runs.Noted]
 def own_state() -> Iterator[None]:
     """Accelerate's settings are the process's: none of them is left to other tests."""
     yield
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
+    runs.forget()
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +47,11 @@ def two(
     tmp_path_factory: pytest.TempPathFactory, alone: Trainings, state: str
 ) -> list[dict[str, Any]]:
     """What each of two processes noted, and was refused."""
-    folder = tmp_path_factory.mktemp("two")
-    mp.spawn(runs.rank_of_two, (str(folder), state), nprocs=2)
-    told = [torch.load(Path(folder) / f"rank{rank}.pt") for rank in range(2)]
+    told = told_by_two(
+        lambda _, folder: runs.told_by_rank(state, folder),
+        tmp_path_factory.mktemp("two"),
+        launched=True,
+    )
     return [
         {
             name: runs.Noted(**each) if isinstance(each, dict) else each

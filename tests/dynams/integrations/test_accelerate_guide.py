@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import TensorDataset
 
+from noted_reads import Noted
 from pages import ROOT, python_blocks
 
 pytest.importorskip("accelerate")
 
-from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import set_seed
+
+from accelerate_runs import forget
 
 LOOP, LOADING = python_blocks("docs/guides/accelerate.md")
 PARTS, _, TRAINING = LOOP.partition("\nfor epoch in ")
@@ -30,20 +32,7 @@ def own_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     yield
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-
-
-class Noted(TensorDataset):
-    """Notes which samples are read."""
-
-    def __init__(self, *tensors: Tensor) -> None:
-        super().__init__(*tensors)
-        self.read: list[int] = []
-
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        self.read.append(index)
-        return super().__getitem__(index)
+    forget()
 
 
 def names(save_at: int) -> dict[str, Any]:

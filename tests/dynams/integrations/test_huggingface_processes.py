@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing as mp
-import os
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -25,8 +21,8 @@ from huggingface_runs import (
     samples,
     trainer,
 )
+from two_ranks import told_by_two
 
-RANKS = 2
 EVEN = {"count": 40}  # one left over joins an update, and weighs less than on one process
 Told = dict[str, dict[str, Any]]
 
@@ -52,17 +48,7 @@ def facts(run: Recording) -> dict[str, Any]:
     }
 
 
-def rank_of_two(rank: int, folder: str) -> None:
-    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": RANKS, "LOCAL_WORLD_SIZE": RANKS}
-    os.environ |= {name: str(value) for name, value in environment.items()}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}  # the file is what they meet at
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/store",
-        rank=rank,
-        world_size=RANKS,
-        timeout=timedelta(seconds=60),
-    )
+def told_by_rank(rank: int, folder: Path) -> Told:
     told: Told = {}
 
     def train(name: str, kind: str, resume: str | None = None, **changed: Any) -> Recording:
@@ -86,8 +72,7 @@ def rank_of_two(rank: int, folder: str) -> None:
     train("accumulated", "text", **halves, gradient_accumulation_steps=2)
     half = {"selection": {"budget": 0.5}, "max_steps": 10}
     train("dropped", "text", **halves, **half, dataloader_drop_last=True)
-    torch.save(told, Path(folder, f"{rank}.pt"))
-    dist.destroy_process_group()
+    return told
 
 
 @pytest.fixture(scope="module")
@@ -95,16 +80,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> list[Told]:
     folder = tmp_path_factory.mktemp("ranks")
     alone = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, **EVEN}
     trainer(folder / "one", "still text", **alone, save_strategy="steps", save_steps=14).train()
-    context = mp.get_context("fork")  # what is imported need not be imported again
-    processes = [
-        context.Process(target=rank_of_two, args=(rank, str(folder))) for rank in range(RANKS)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
-    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+    return told_by_two(told_by_rank, folder, launched=True)
 
 
 def updates(told: list[Told], name: str, micro_batches: int = 1) -> list[list[int]]:

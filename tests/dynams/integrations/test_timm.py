@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 import torchvision_ops
+from noted_reads import Noted
 from pages import ROOT, python_blocks
 
 torchvision_ops.declare()
@@ -19,18 +20,6 @@ timm = pytest.importorskip("timm")
 
 BLOCKS = python_blocks("docs/guides/timm.md")
 EXAMPLE = runpy.run_path(str(ROOT / "examples" / "timm_training.py"))
-
-
-class Noted(TensorDataset):
-    """Notes which samples are read."""
-
-    def __init__(self, *tensors: Tensor) -> None:
-        super().__init__(*tensors)
-        self.read: list[int] = []
-
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        self.read.append(index)
-        return super().__getitem__(index)
 
 
 def pictures(channels: int, count: int) -> tuple[Tensor, Tensor]:
