@@ -220,8 +220,10 @@ def test_on_a_gpu_a_slim_width_copies_no_weight(width: Any, dtype: torch.dtype) 
     need_gpu_kernel("linear_scores")
     f, w, _ = gpu_head(4, 65_536, 1024, dtype)
     grown = allocated(lambda: dk.linear_margin(f, w, width=width))
-    # float32 goes through logits of some rows: these four have one.
-    assert grown < 4 * MIB, f"the slim part of the weight has {w.nbytes // 2 // MIB} MiB"
+    # float32 goes through logits of some rows: here those of all four, a MiB for each width.
+    blocks = len(f) * len(w) * 4 * (len(width) if isinstance(width, list) else 1)
+    limit = blocks + MIB // 16 if dtype == torch.float32 else MIB
+    assert grown < limit, f"the slim part of the weight has {w.nbytes // 2 // MIB} MiB"
 
 
 @pytest.mark.gpu
