@@ -39,6 +39,12 @@ def measured(folder: Path = RESULTS) -> frozenset[str]:
     return frozenset(_names(folder))
 
 
+def trained(folder: Path = RESULTS) -> frozenset[str]:
+    """The parts of trainings that went well in some report."""
+    suites = (report["run"]["suites"].get(ledger.TRAINING, {}) for report in reports(folder))
+    return frozenset(part for suite in suites for part in suite.get("passed_by_function", ()))
+
+
 def _names(folder: Path) -> Iterator[str]:
     for report in reports(folder):
         for entry in report["benchmarks"]:

@@ -2,8 +2,8 @@
 
 python bench/gpu/trained.py [--only PART]... [--device cpu] [--tiny]
 
-One part (training_parts.py, training_small.py) after the other, each told to the ledger (suite "train") as it ends, with what was found; what an earlier
-process of the suite began is passed over. A part that fails stops none, and its traceback is printed.
+One part (training_parts.py, training_small.py) after the other, each told to the ledger (suite "train") as it ends, with what was found; what no
+committed report holds comes first, and what an earlier process of the suite began is passed over. A part that fails stops none, and its traceback is printed.
 
 Exit code: 0 where all was right, 3 where a part failed, 5 where a package is missing (told on the last line), 70 where the
 device is beyond use, 124 where no time was left.
@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from gpu import ledger, timing
+from gpu import known, ledger, timing
 from gpu.device_guard import DEAD_DEVICE, device_is_dead
 from gpu.training_parts import compiled, digits, free, joint
 from gpu.training_setting import TINY, Bench, NotHereError, Sizes
@@ -39,7 +39,7 @@ PART_SECONDS = 80.0
 
 
 def parts(bench: Bench) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Every part by its name: what is the likeliest to fail, or matters most, first."""
+    """Every part by its name: what is the likeliest to fail, or matters most, first, where time may end before all is reached."""
     from dynams.selection import STRATEGIES
 
     yield "digits", lambda: digits(bench)
@@ -94,6 +94,8 @@ def main(arguments: list[str]) -> int:
     chosen = [
         (name, work) for name, work in parts(bench) if not options.only or name in options.only
     ]
+    held = known.trained()
+    chosen.sort(key=lambda part: part[0] in held)
     kept = ledger.path()
     begun = set(ledger.read(kept).suite(ledger.suite()).begun) if kept else set()
     ledger.write_of_suite(collected=len(chosen))

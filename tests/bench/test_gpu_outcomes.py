@@ -286,3 +286,4 @@ def test_the_committed_reports_are_read() -> None:
     )
     assert "bench_smallest_k[native-1.28M-normal]" in known.measured(folder)
     assert known.passed("no such suite", folder) == {}
+    assert known.trained(folder) >= {"digits", "joint proxy, ResNet-18", "resumed"}

@@ -15,7 +15,7 @@ import pytest
 import torch
 from gpu_processes import BENCH, environment, new_ledger
 
-from gpu import ledger, results
+from gpu import known, ledger, results
 from gpu import trained as run_parts
 from gpu.watched import Watch, Window
 
@@ -100,6 +100,16 @@ def test_a_part_that_fails_stops_none_and_its_traceback_is_printed(
     suite = ledger.read(tmp_path / results.LEDGER).suite("train")
     assert suite.of("failed")[JOINT].startswith("DataError: ")
     assert list(suite.of("passed")) == [other]
+
+
+def test_what_a_committed_report_holds_comes_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "trained", lambda: frozenset({"strategy memorisation"}))
+    only = ("strategy memorisation", "--only", "images on the host")
+    assert in_this_process(monkeypatch, tmp_path, *only) == 0
+    begun = ledger.read(tmp_path / results.LEDGER).suite("train").begun
+    assert begun == ["images on the host", "strategy memorisation"]
 
 
 def test_past_its_deadline_nothing_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
