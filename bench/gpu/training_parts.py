@@ -14,7 +14,7 @@ from gpu.training_setting import SHOWN, Bench, Found, NotHereError, Sections, Si
 if TYPE_CHECKING:
     from dynams.report import EpochRecord
 
-COMPILE_SECONDS = 40.0
+COMPILE_SECONDS = 65.0
 # Epochs between two selections, for which the share of selecting is told.
 Q = 10
 
