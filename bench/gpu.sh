@@ -21,7 +21,7 @@
 # first   profile        35          Nsight Compute on the selection and the linear kernels              profile.log
 # full    tests          125         tests that need a GPU, those that never passed on one first (110 s) tests.log
 # full    tests-triton   80          those that depend on the backend, with Triton's
-# full    benchmarks     the rest    what targets rest on, then what was never measured, then the rest   benchmarks.log
+# full    benchmarks     the rest    what targets rest on, then what was longest not measured            benchmarks.log
 # full    memcheck       15 to 40    compute-sanitizer on what looked wrong, else on every path          sanitizers.log
 # any     racecheck, initcheck, synccheck    40    the other tools likewise; only by --stage
 # any     train          100         the trainer: every strategy, ResNet-18 on $DYNAMS_CIFAR10 (parquet; noise where it is unset),

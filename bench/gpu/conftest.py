@@ -55,8 +55,8 @@ def targets_only(config: pytest.Config) -> bool:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without a GPU all are skipped. What a target rests on comes first, then what no committed report holds, then the rest; with
-    --targets-only the candidates of a linear head come before the first target that may choose one of them.
+    """Without a GPU all are skipped. What a target rests on comes first, then what was longest not measured, by the committed reports;
+    with --targets-only the candidates of a linear head come before the first target that may choose one of them.
     """
     mine = [item for item in items if HERE in item.path.parents]
     if not torch.cuda.is_available():
@@ -69,8 +69,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     else:
         names = targets.names()
     order = {name: place for place, name in enumerate(names)}
-    held = known.measured()
-    mine.sort(key=lambda item: (order.get(item.name, len(order)), item.name in held))
+    last = known.measured()
+    mine.sort(key=lambda item: (order.get(item.name, len(order)), last.get(item.name, "")))
     items[:] = [item for item in items if HERE not in item.path.parents] + mine
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,21 +33,19 @@ def passed(suite: str, folder: Path = RESULTS) -> dict[str, int]:
     return dict(most)
 
 
-def measured(folder: Path = RESULTS) -> frozenset[str]:
-    """The benchmarks that some report holds."""
-    return frozenset(_names(folder))
+def measured(folder: Path = RESULTS) -> dict[str, str]:
+    """The benchmarks that some report holds, and when the last of them was made."""
+    last: dict[str, str] = {}
+    for report in reports(folder):
+        for entry in report["benchmarks"]:
+            last[entry["name"]] = max(last.get(entry["name"], ""), report["datetime"])
+    return last
 
 
 def trained(folder: Path = RESULTS) -> frozenset[str]:
     """The parts of trainings that went well in some report."""
     suites = (report["run"]["suites"].get(ledger.TRAINING, {}) for report in reports(folder))
     return frozenset(part for suite in suites for part in suite.get("passed_by_function", ()))
-
-
-def _names(folder: Path) -> Iterator[str]:
-    for report in reports(folder):
-        for entry in report["benchmarks"]:
-            yield entry["name"]
 
 
 def unknown_first(ids: list[str], passed_by_function: dict[str, int]) -> list[int]:
