@@ -2,6 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from dynams_kernels import distributed
 from dynams_kernels._backends.registry import describe as backends
 from dynams_kernels._backends.registry import tell_fallback
 from dynams_kernels._kinds import MarginKind, Order, ScoreKind
@@ -25,6 +26,7 @@ __all__ = [
     "SmallestK",
     "backends",
     "class_distances",
+    "distributed",
     "linear_margin",
     "linear_margin_topk",
     "linear_scores",

@@ -1,0 +1,82 @@
+"""Counts of the digits of ordered keys in plain torch: without a read on the host, on any device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_INTEGERS = {
+    torch.float16: (torch.int16, 0x7C00),
+    torch.bfloat16: (torch.int16, 0x7F80),
+    torch.float32: (torch.int32, 0x7F800000),
+    torch.float64: (torch.int64, 0x7FF0000000000000),
+}
+# Counts of one histogram of torch's on a GPU are as wide as what it counts.
+_COUNTED_AT_ONCE = 1 << 30
+
+
+def ordered_keys(values: Tensor) -> Tensor:
+    """Signed integers as wide as the values, in the contract's order: every NaN the same and last, the two zeros the same."""
+    integer, infinity = _INTEGERS[values.dtype]
+    bits = values.detach().resolve_neg().contiguous().view(integer)
+    largest = torch.iinfo(integer).max
+    magnitude = bits & largest
+    # Of negatives the larger magnitude is the smaller number.
+    keys = torch.where(bits < 0, bits ^ largest, bits)
+    keys.masked_fill_(magnitude == 0, 0)
+    return keys.masked_fill_(magnitude > infinity, largest)
+
+
+def count_digits(
+    keys: Tensor, prefix: Tensor | None, shift: int, bits: int, among: Tensor | None = None
+) -> Tensor:
+    """How many keys have each value of the digit of `bits` at `shift`: (2^bits,) int64, in the order of the keys.
+
+    Args:
+        keys: (n,) signed integers.
+        prefix: the keys' bits above the digit, 0-dimensional int64: others do not count. None: the digit is the top one.
+        shift: the digit's distance from the lowest bit.
+        bits: the digit's width.
+        among: (n,) bool, the keys that count; None: all.
+    """
+    bins = 1 << bits
+    digits = keys >> shift
+    if prefix is None:
+        # Two's complement: the first bin is that of the most negative keys.
+        digits = digits.to(torch.int32) + bins // 2
+    else:
+        alike = (keys >> (shift + bits)) == prefix
+        digits = (digits & (bins - 1)).to(torch.int32)
+        among = alike if among is None else alike & among
+    if among is not None:
+        digits = torch.where(among, digits, bins)
+    return _histogram(digits, bins + 1)[:bins]
+
+
+def _histogram(digits: Tensor, bins: int) -> Tensor:
+    counts = torch.zeros(bins, dtype=torch.int64, device=digits.device)
+    if not digits.is_cuda:
+        return counts.scatter_add_(0, digits.long(), counts.new_ones(()).expand(digits.shape))
+    for part in torch.split(digits, _COUNTED_AT_ONCE):
+        counts += torch.histc(part, bins, 0, bins)
+    return counts
+
+
+class DigitCounter:
+    """Counts the digits of a tensor's keys."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._keys = ordered_keys(values)
+
+    @property
+    def width(self) -> int:
+        """Bits of a key."""
+        return 8 * self._keys.element_size()
+
+    def count(self, prefix: Tensor | None, shift: int, bits: int) -> Tensor:
+        """See `count_digits`."""
+        return count_digits(self._keys, prefix, shift, bits)
+
+    def equal_to(self, key: Tensor) -> Tensor:
+        """Which keys are this one: (n,) bool."""
+        return self._keys == key
