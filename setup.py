@@ -70,6 +70,7 @@ ISA_SOURCES = (
 CPU_BINDINGS = "csrc/cpu/bindings.cpp"
 BASE_SOURCES = (
     CPU_BINDINGS,
+    "csrc/cpu/digits.cpp",
     "csrc/cpu/dispatch.cpp",
     "csrc/cpu/grouped.cpp",
     "csrc/cpu/merge_states.cpp",

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../common/integer_call.h"
+#include "digits.h"
 #include "grouped.h"
 #include "handout.h"
 #include "kernels.h"
@@ -157,15 +158,15 @@ void finish_rows(int isa, int32_t dtype, int64_t rows, int64_t classes, uintptr_
   kernels.row_scores(task, 0, rows);
 }
 
-void select_smallest(int isa, uintptr_t values, int32_t dtype, int64_t count, int64_t k, bool by_value,
+void select_smallest(int isa, uintptr_t values, int32_t dtype, int64_t count, int64_t k, bool by_value, uintptr_t last,
                      uintptr_t out_values, uintptr_t out_indices, bool fresh, int threads) {
   if (k < 0 || k > count)
     throw py::value_error("k: got " + std::to_string(k) + ", want 0 <= k <= " + std::to_string(count));
   const Kernels& kernels = kernels_at(isa);
   const DType type = dtype_numbered(dtype);
   const auto select = [&] {
-    smallest_k(kernels, type, pointer<const void>(values), count, k, by_value, pointer<void>(out_values),
-               pointer<int64_t>(out_indices), fresh, threads);
+    smallest_k(kernels, type, pointer<const void>(values), count, k, by_value, pointer<const void>(last),
+               pointer<void>(out_values), pointer<int64_t>(out_indices), fresh, threads);
   };
   if (count < kFewValues) return select();
   const py::gil_scoped_release release;
@@ -197,6 +198,35 @@ void write_marked_values(int isa, uintptr_t values, int32_t dtype, int64_t count
                pointer<void>(out_values), pointer<int64_t>(out_indices), threads);
 }
 
+// The digit of keys in a range as wide as they are, or narrower.
+Digit checked_digit(DType dtype, int64_t low, int shift, int bits) {
+  const int width = static_cast<int>(8 * element_bytes(dtype));
+  if (bits < 1 || bits > kMostDigitBits || shift < 0 || shift + bits > width)
+    throw py::value_error("digit: got " + std::to_string(bits) + " bits at " + std::to_string(shift));
+  return {low, shift, bits};
+}
+
+void count_digits_of(uintptr_t values, int32_t dtype, int64_t count, bool kept, int64_t low, int shift, int bits,
+                     uintptr_t counts, int threads) {
+  const DType type = dtype_numbered(dtype);
+  const Digit digit = checked_digit(type, low, shift, bits);
+  const py::gil_scoped_release release;
+  const auto count_all = kept ? &count_kept_digits : &count_digits;
+  count_all(type, pointer<const void>(values), count, digit, pointer<int64_t>(counts), threads);
+}
+
+void keep_digits_of(int isa, uintptr_t values, int32_t dtype, int64_t count, int64_t low, int shift, int bits,
+                    uintptr_t keys, int64_t kept, uintptr_t counts, int threads) {
+  const Kernels& kernels = kernels_at(isa);
+  const DType type = dtype_numbered(dtype);
+  if (element_bytes(type) == 2) throw py::value_error("dtype: got one of 16 bits, want float32 or float64");
+  const Digit digit = checked_digit(type, low, shift, bits);
+  if (shift + bits == 8 * element_bytes(type)) throw py::value_error("digit: got the top one, whose keys are all");
+  const py::gil_scoped_release release;
+  keep_digits(kernels, type, pointer<const void>(values), count, digit, pointer<void>(keys), kept,
+              pointer<int64_t>(counts), threads);
+}
+
 }  // namespace
 }  // namespace dynams
 
@@ -212,6 +242,7 @@ PYBIND11_MODULE(_cpu, module) {
       integer_call<&label_outside>("label_outside"),      integer_call<&row_scores>("row_scores"),
       integer_call<&finish_rows>("finish_rows"),          integer_call<&call_in_team>("call_in_team"),
       integer_call<&select_smallest>("smallest_k"),       integer_call<&mark_smallest_grouped>("mark_smallest_grouped"),
-      integer_call<&write_marked_values>("write_marked"), {}};
+      integer_call<&write_marked_values>("write_marked"), integer_call<&count_digits_of>("count_digits"),
+      integer_call<&keep_digits_of>("keep_digits"),       {}};
   if (PyModule_AddFunctions(module.ptr(), calls) < 0) throw py::error_already_set();
 }

@@ -110,8 +110,13 @@ class Selector {
         blocks_(static_cast<size_t>((count + kBlock - 1) / kBlock)),
         handout_(static_cast<int64_t>(blocks_.size())) {}
 
-  void run(int threads) {
-    bounds_ = sampled_bounds<Key>(dtype_, values_, count_, k_);
+  void run(const void* last, int threads) {
+    if (last == nullptr) {
+      bounds_ = sampled_bounds<Key>(dtype_, values_, count_, k_);
+    } else {
+      const Key key = key_at<Key>(dtype_, last, 0);
+      bounds_ = {key, key};
+    }
     histograms_.resize(static_cast<size_t>(threads));
     for (std::vector<int64_t>& histogram : histograms_) histogram.resize(size_t(1) << digit_bits_);
     // Room for every key, allocated here because a thread of a team must not throw. Pages never written cost nothing.
@@ -179,7 +184,8 @@ class Selector {
       below += block.below;
     }
     needed_ = k_ - below;
-    again_ = needed_ < 1 || needed_ > in_question;
+    // Bounds that are one key are the threshold, also where no key equal to it is selected.
+    again_ = needed_ < (bounds_.low != bounds_.high) || needed_ > in_question;
     if (again_) bounds_ = {0, static_cast<Key>(~Key(0))};
     shift_ = digit_shift(bounds_, digit_bits_);
     if (again_ || in_question * static_cast<int64_t>(histograms_.size()) > kNarrowedAlone) return;
@@ -273,7 +279,7 @@ class Selector {
   Handout handout_;
   Bounds<Key> bounds_{};
   int shift_ = 0;
-  int64_t needed_ = 0;  // how many of the keys in question are selected, >= 1
+  int64_t needed_ = 0;  // how many of the keys in question are selected
   bool again_ = false, placed_ = false;
   std::vector<std::vector<int64_t>> histograms_;  // one a thread
   std::unique_ptr<Key[]> keys_;
@@ -281,20 +287,20 @@ class Selector {
 
 template <class Key>
 void select_and_order(const Kernels& kernels, DType dtype, const void* values, int64_t count, int64_t k, bool by_value,
-                      const SelectionOutput& out, int threads) {
-  Selector<Key>(kernels, dtype, values, count, k, out).run(threads);
+                      const void* last, const SelectionOutput& out, int threads) {
+  Selector<Key>(kernels, dtype, values, count, k, out).run(last, threads);
   if (by_value) order_by_value<Key>(dtype, values, k, out.values, out.indices);
 }
 
 }  // namespace
 
 void smallest_k(const Kernels& kernels, DType dtype, const void* values, int64_t count, int64_t k, bool by_value,
-                void* out_values, int64_t* out_indices, bool fresh, int threads) {
+                const void* last, void* out_values, int64_t* out_indices, bool fresh, int threads) {
   if (k == 0) return;
   const int team = threads_for(count, kGrain, threads);
   const SelectionOutput out(out_values, out_indices, element_size(dtype), k, fresh);
-  if (dtype == DType::kFloat64) select_and_order<uint64_t>(kernels, dtype, values, count, k, by_value, out, team);
-  else select_and_order<uint32_t>(kernels, dtype, values, count, k, by_value, out, team);
+  if (dtype == DType::kFloat64) select_and_order<uint64_t>(kernels, dtype, values, count, k, by_value, last, out, team);
+  else select_and_order<uint32_t>(kernels, dtype, values, count, k, by_value, last, out, team);
 }
 
 }  // namespace dynams

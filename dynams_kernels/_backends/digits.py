@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,13 @@ def ordered_keys(values: Tensor) -> Tensor:
     keys = torch.where(bits < 0, bits ^ largest, bits)
     keys.masked_fill_(magnitude == 0, 0)
     return keys.masked_fill_(magnitude > infinity, largest)
+
+
+def value_of(key: Tensor, dtype: torch.dtype) -> Tensor:
+    """The value with a key, 0-dimensional; of keys below that of -inf something that is ordered nowhere."""
+    integer, _ = _INTEGERS[dtype]
+    bits = key.to(integer)
+    return torch.where(bits < 0, bits ^ torch.iinfo(integer).max, bits).view(dtype)
 
 
 def count_digits(
@@ -62,21 +71,26 @@ def _histogram(digits: Tensor, bins: int) -> Tensor:
     return counts
 
 
-class DigitCounter:
-    """Counts the digits of a tensor's keys."""
+class PlainDigitCounter:
+    """See `registry.DigitCounter`.
 
-    def __init__(self, values: Tensor) -> None:
+    Args:
+        values: (n,), on any device.
+        smallest: the backend's selection of the k smallest of values, in index order.
+    """
+
+    def __init__(
+        self, values: Tensor, smallest: Callable[[Tensor, int, bool], tuple[Tensor, Tensor]]
+    ) -> None:
+        self._values = values
         self._keys = ordered_keys(values)
-
-    @property
-    def width(self) -> int:
-        """Bits of a key."""
-        return 8 * self._keys.element_size()
+        self._smallest = smallest
+        self.width = 8 * values.element_size()
 
     def count(self, prefix: Tensor | None, shift: int, bits: int) -> Tensor:
-        """See `count_digits`."""
+        """See `registry.DigitCounter`."""
         return count_digits(self._keys, prefix, shift, bits)
 
-    def equal_to(self, key: Tensor) -> Tensor:
-        """Which keys are this one: (n,) bool."""
-        return self._keys == key
+    def smallest(self, k: int, key: Tensor) -> tuple[Tensor, Tensor]:
+        """See `registry.DigitCounter`."""
+        return self._smallest(self._values, k, False)

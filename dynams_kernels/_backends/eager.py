@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from dynams_kernels._backends.digits import PlainDigitCounter
 from dynams_kernels._backends.order import comparable
 from dynams_kernels._backends.products import apart
 from dynams_kernels._kinds import BIT, LABELLED_KINDS, LOGSUMEXP, kinds_of, mask_of
@@ -243,6 +244,11 @@ def smallest_k_into(
     found, indices = smallest_k(values, out_values.shape[0], by_value)
     out_values.copy_(found)
     out_indices.copy_(indices)
+
+
+def digit_counter(values: Tensor) -> PlainDigitCounter:
+    """Counts of the digits of values' keys, as a search over several processes adds them up."""
+    return PlainDigitCounter(values, smallest_k)
 
 
 def smallest_k_grouped(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dynams_kernels._backends import eager
+from dynams_kernels._backends.digits import PlainDigitCounter
 from dynams_kernels._backends.fallback import Fallback, how_to_build
 from dynams_kernels._backends.linear_choice import HOPPER_TILES, Candidate, choose
 from dynams_kernels._backends.native_cuda import NativeCuda
@@ -333,6 +334,10 @@ class Gpu:
     ) -> None:
         """See `registry.Backend`."""
         self._of(values).rows.smallest_k_into(values, by_value, out_values, out_indices)
+
+    def digit_counter(self, values: Tensor) -> PlainDigitCounter:
+        """See `registry.Backend`."""
+        return PlainDigitCounter(values, self.smallest_k)
 
     def smallest_k_grouped(
         self,

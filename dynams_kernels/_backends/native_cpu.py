@@ -15,6 +15,7 @@ from dynams_kernels._backends.native_cpu_linear import (
     multiply,
     product_columns,
 )
+from dynams_kernels._backends.native_digits import NativeDigitCounter
 from dynams_kernels._backends.native_rows import DTYPE_NUMBER, RowKernels
 from dynams_kernels._backends.products import apart
 from dynams_kernels._backends.tile_plan import plan_tiles
@@ -102,16 +103,29 @@ class NativeCpu(RowKernels):
 
     def smallest_k(self, values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:
         """See `registry.Backend`."""
-        out_values = values.new_empty(k)
-        out_indices = _AN_INDEX.new_empty(k)
-        self._select(values, by_value, out_values, out_indices, True)
-        return out_values, out_indices
+        return self._select_anew(values, k, by_value)
 
     def smallest_k_into(
         self, values: Tensor, by_value: bool, out_values: Tensor, out_indices: Tensor
     ) -> None:
         """See `registry.Backend`."""
         self._select(values, by_value, out_values, out_indices, False)
+
+    def digit_counter(self, values: Tensor) -> NativeDigitCounter:
+        """See `registry.Backend`."""
+
+        def smallest(values: Tensor, k: int, last: Tensor) -> tuple[Tensor, Tensor]:
+            return self._select_anew(values, k, False, last)
+
+        return NativeDigitCounter(self._module, self._isa_place, values, smallest)
+
+    def _select_anew(
+        self, values: Tensor, k: int, by_value: bool, last: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        out_values = values.new_empty(k)
+        out_indices = _AN_INDEX.new_empty(k)
+        self._select(values, by_value, out_values, out_indices, True, last)
+        return out_values, out_indices
 
     def _select(
         self,
@@ -120,7 +134,9 @@ class NativeCpu(RowKernels):
         out_values: Tensor,
         out_indices: Tensor,
         fresh: bool,
+        last: Tensor | None = None,
     ) -> None:
+        """Writes the selection. `last`: a value equal to the last selected, where it is known: then it is not searched for."""
         values = values.contiguous()
         self._module.smallest_k(
             self._isa_place,
@@ -129,6 +145,7 @@ class NativeCpu(RowKernels):
             values.shape[0],
             out_values.shape[0],
             by_value,
+            0 if last is None else last.data_ptr(),
             out_values.data_ptr(),
             out_indices.data_ptr(),
             fresh,

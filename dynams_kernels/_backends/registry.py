@@ -33,6 +33,23 @@ _BACKEND_CHOICES = ("auto", "native", "triton", "eager")
 _ISA_CHOICES = ("avx512", "avx2", "baseline")
 
 
+class DigitCounter(Protocol):
+    """Counts the digits of keys of values (n,): signed integers of `width` bits in the order of selection."""
+
+    width: int
+
+    def count(self, prefix: Tensor | None, shift: int, bits: int) -> Tensor:
+        """How many keys have each value of the digit of `bits` at `shift`: (2^bits,) int64, in the order of the keys.
+
+        Others than those whose bits above it are the prefix, 0-dimensional int64, do not count. Called from the top digit (None) down.
+        """
+        ...
+
+    def smallest(self, k: int, key: Tensor) -> tuple[Tensor, Tensor]:
+        """`Backend.smallest_k` in index order, where this key is known: k keys are below it, or with some of those equal to it."""
+        ...
+
+
 class Backend(Protocol):
     """What a backend offers: the primitives, on checked arguments.
 
@@ -64,6 +81,8 @@ class Backend(Protocol):
     def smallest_k_into(
         self, values: Tensor, by_value: bool, out_values: Tensor, out_indices: Tensor
     ) -> None: ...
+
+    def digit_counter(self, values: Tensor) -> DigitCounter: ...
 
     def smallest_k_grouped(
         self,

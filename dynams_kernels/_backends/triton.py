@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from dynams_kernels._backends import eager
+from dynams_kernels._backends.digits import PlainDigitCounter
 from dynams_kernels._backends.order import in_order
 from dynams_kernels._triton import linear, row_scores, smallest_k
 
@@ -72,6 +73,10 @@ class Triton:
         found, indices = self.smallest_k(values, out_values.shape[0], by_value)
         out_values.copy_(found)
         out_indices.copy_(indices)
+
+    def digit_counter(self, values: Tensor) -> PlainDigitCounter:
+        """See `registry.Backend`."""
+        return PlainDigitCounter(values, self.smallest_k)
 
     def smallest_k_grouped(
         self,

@@ -17,24 +17,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dynams_kernels._backends.digits import count_digits
+
 _MOST_BITS = 11
 
 
-class Digit(NamedTuple):
-    """A round's digit: `bits` of a key, `shift` from its lowest bit."""
-
-    shift: int
-    bits: int
-
-
-def digits_of(width: int) -> list[Digit]:
-    """The digits of keys of so many bits, from the top, as even as can be: 8, 8 of 16; 11, 11, 10 of 32."""
+def digits_of(width: int) -> list[tuple[int, int]]:
+    """The digits of keys of so many bits, as (shift, bits), from the top, as even as can be: 8, 8 of 16; 11, 11, 10 of 32."""
     rounds = -(-width // _MOST_BITS)
     digits, left = [], width
     for number in range(rounds, 0, -1):
         bits = -(-left // number)
         left -= bits
-        digits.append(Digit(left, bits))
+        digits.append((left, bits))
     return digits
 
 
@@ -49,7 +44,7 @@ class Found(NamedTuple):
 
 
 def search(
-    count: Callable[[Tensor | None, Digit], Tensor],
+    count: Callable[[Tensor | None, int, int], Tensor],
     sum_: Callable[[Tensor], Tensor],
     rank: Tensor,
     width: int,
@@ -57,8 +52,7 @@ def search(
     """The key of this rank (1 for the smallest) among the keys of all ranks, of which there are at least so many.
 
     Args:
-        count: gives (2^bits,) int64, how many of this rank's keys have each value of a digit, in ascending order of
-            keys, among those whose bits above it are the given prefix; None: among all.
+        count: of this rank's keys, see `registry.DigitCounter.count`.
         sum_: the sum over all ranks, in place.
         rank: 0-dimensional int64.
         width: bits of a key.
@@ -66,21 +60,34 @@ def search(
     prefix: Tensor | None = None
     own_below = torch.zeros_like(rank)
     nothing = torch.zeros_like(rank)
-    for digit in digits_of(width):
-        own = count(prefix, digit)
+    for shift, bits in digits_of(width):
+        own = count(prefix, shift, bits)
         counts = sum_(own.clone())
         chosen = (counts.cumsum(0) < rank).sum()
-        before = torch.arange(1 << digit.bits, device=own.device) < chosen
+        before = torch.arange(1 << bits, device=own.device) < chosen
         rank = rank - torch.where(before, counts, nothing).sum()
         own_below = own_below + torch.where(before, own, nothing).sum()
         # The top digit holds the sign: its first bin is that of the most negative keys.
-        prefix = (
-            chosen - (1 << (digit.bits - 1)) if prefix is None else (prefix << digit.bits) + chosen
-        )
+        prefix = chosen - (1 << (bits - 1)) if prefix is None else (prefix << bits) + chosen
         place = chosen.view(1)
         equal, own_equal = counts.gather(0, place)[0], own.gather(0, place)[0]
     assert prefix is not None
     return Found(prefix, rank, equal, own_below, own_equal)
+
+
+def search_among(
+    keys: Tensor,
+    among: Tensor | None,
+    sum_: Callable[[Tensor], Tensor],
+    rank: Tensor,
+    width: int,
+) -> Found:
+    """`search` among keys in a tensor (n,), of which those count that are `among` (n,); None: all."""
+
+    def count(prefix: Tensor | None, shift: int, bits: int) -> Tensor:
+        return count_digits(keys, prefix, shift, bits, among)
+
+    return search(count, sum_, rank, width)
 
 
 def share_of_ties(found: Found, ties: Tensor, rank: int) -> Tensor:

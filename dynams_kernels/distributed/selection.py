@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from dynams_kernels import _checks
-from dynams_kernels._backends.digits import DigitCounter, count_digits, ordered_keys
+from dynams_kernels._backends import registry
+from dynams_kernels._backends.digits import ordered_keys
 from dynams_kernels._numbers import as_fraction, as_index
 from dynams_kernels._ops import selection as local
 from dynams_kernels._selection_checks import check_k
 from dynams_kernels.distributed.groups import Ranks, agree, ranks_of
-from dynams_kernels.distributed.search import Digit, Found, search, share_of_ties
+from dynams_kernels.distributed.search import Found, search, search_among, share_of_ties
 from dynams_kernels.selection import SmallestK
 
 
@@ -59,18 +60,15 @@ def smallest_k(
             return SmallestK(*local.smallest_k(values, count, False))
         if count == 0:
             return SmallestK(values.new_empty(0), values.new_empty(0, dtype=torch.int64))
-        counter = DigitCounter(values)
+        counter = registry.serving(values).digit_counter(values)
         rank = torch.full((), count, dtype=torch.int64, device=values.device)
-        found = search(
-            lambda prefix, digit: counter.count(prefix, *digit), ranks.sum_, rank, counter.width
-        )
+        found = search(counter.count, ranks.sum_, rank, counter.width)
         if indices is None:
             share = share_of_ties(found, ranks.gather(found.own_equal), ranks.rank)
             winners = int(found.own_below + share)
-            chosen, places = local.smallest_k(values, winners, False)
+            chosen, places = counter.smallest(winners, found.key)
             return SmallestK(chosen, places + sum(sizes[: ranks.rank]))
-        span = _Span.of(told)
-        return _by_index(ranks, values, indices, span, found, counter.equal_to(found.key))
+        return _by_index(ranks, values, indices, _Span.of(told), counter, found)
 
 
 class _Span:
@@ -92,31 +90,53 @@ class _Span:
 
 
 def _by_index(
-    ranks: Ranks, values: Tensor, indices: Tensor, span: _Span, found: Found, tied: Tensor
+    ranks: Ranks,
+    values: Tensor,
+    indices: Tensor,
+    span: _Span,
+    counter: registry.DigitCounter,
+    found: Found,
 ) -> SmallestK:
-    """A rank's winners by given global indices: the search goes on among the indices of the keys equal to the last."""
-    keys = span.keys(indices)
-    among: Tensor | None = tied
-    if tied.is_cpu:  # what is known to the host costs nothing to know
-        keys, among = keys[tied], None
-
-    def count(prefix: Tensor | None, digit: Digit) -> Tensor:
-        return count_digits(keys, prefix, *digit, among=among)
-
-    last = search(count, ranks.sum_, found.taken, span.bits)
+    """A rank's winners by given global indices: the search goes on among those of the values equal to the last."""
+    candidates = found.own_below + found.own_equal
+    if values.is_cpu:
+        # What the host reads for nothing spares work: the candidates come first, and mostly all of them win.
+        chosen, places = counter.smallest(int(candidates), found.key)
+        numbers = indices[places]
+        if int(found.taken) == int(found.equal):
+            return _in_order(chosen, numbers)
+        tied = ordered_keys(chosen) == found.key
+        last = search_among(span.keys(numbers)[tied], None, ranks.sum_, found.taken, span.bits)
+        _check_once(span, *torch.stack([last.key, last.equal]).tolist())
+        wins = ~tied | (span.keys(numbers) <= last.key)
+        return _in_order(chosen[wins], numbers[wins])
+    tied = ordered_keys(values) == found.key
+    last = search_among(span.keys(indices), tied, ranks.sum_, found.taken, span.bits)
     winners = found.own_below + last.own_below + last.own_equal
-    numbers = torch.stack([found.own_below + found.own_equal, winners, last.equal, last.key])
-    candidates, own, repeated, key = numbers.tolist()
-    if repeated > 1:
+    told = torch.stack([candidates, winners, last.key, last.equal]).tolist()
+    _check_once(span, *told[2:])
+    chosen, places = counter.smallest(told[0], found.key)
+    numbers = indices[places]
+    loses = (ordered_keys(chosen) == found.key) & (span.keys(numbers) > last.key)
+    # The losers go last, which tells nobody how many they are.
+    order = torch.sort(loses.to(torch.uint8), stable=True).indices[: told[1]]
+    return _in_order(chosen[order], numbers[order])
+
+
+def _check_once(span: _Span, key: int, times: int) -> None:
+    """The last index selected is one value's: all ranks know how many have it."""
+    if times > 1:
         raise ValueError(
-            f"indices: got {key + span.middle} for {repeated} equal values, want every index once over all ranks"
+            f"indices: got {key + span.middle} for {times} equal values, want every index once over all ranks"
         )
-    chosen, places = local.smallest_k(values, candidates, False)
-    global_indices = indices[places]
-    loses = (ordered_keys(chosen) == found.key) & (span.keys(global_indices) > last.key)
-    order = global_indices.argsort()
-    order = order[loses[order].to(torch.uint8).argsort(stable=True)[:own]]
-    return SmallestK(chosen[order], global_indices[order])
+
+
+def _in_order(values: Tensor, indices: Tensor) -> SmallestK:
+    """By ascending index. On the CPU those in order already stay as they are."""
+    if indices.is_cpu and bool((indices[1:] > indices[:-1]).all()):
+        return SmallestK(values, indices)
+    order = indices.argsort()
+    return SmallestK(values[order], indices[order])
 
 
 def _number(k: object) -> int | float:
