@@ -154,15 +154,17 @@ def resolve_widths(width: object, columns: int) -> list[int]:
 
 
 def check_linear(
-    features: object, weight: object, bias: object, width: object
+    features: object, weight: object, bias: object, width: object, *, sharded: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The slim head: features (..., w), the first w columns of the weight as a view, the bias (C,).
 
-    Of several widths (a list or tuple) w is the largest.
+    Of several widths (a list or tuple) w is the largest. `sharded`: other ranks have classes too, so that there may be any
+    number here.
     """
     weight = check_float("weight", weight, 2, "(C, D)")
     classes, columns = weight.shape
-    check_classes("weight", classes)
+    if not sharded:
+        check_classes("weight", classes)
     if columns < 1:
         raise ValueError(f"weight: got shape {_shape(weight)}, want (C, D) with D >= 1")
     features = check_float("features", features, None, f"(..., {columns})")

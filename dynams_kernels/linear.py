@@ -181,7 +181,7 @@ class _Head:
         self._given_weight: Tensor = weight  # type: ignore[assignment]
         self._leading = slim.shape[:-1]
         self._device = slim.device
-        operands = _autocast(_checks.as_rows(slim), slim_weight, checked_bias)
+        operands = autocast_operands(_checks.as_rows(slim), slim_weight, checked_bias)
         _checks.check_same_dtype(*operands)
         self._features, self._weight, self._bias = operands
         self._labels: Tensor | None = None
@@ -253,7 +253,7 @@ def _autocast_enabled(device_type: str) -> bool:
     return known and torch.is_autocast_enabled(device_type)
 
 
-def _autocast(
+def autocast_operands(
     features: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The operands in the dtype in which `F.linear` would multiply them here."""

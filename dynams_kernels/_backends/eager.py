@@ -14,6 +14,12 @@ from torch import Tensor
 from dynams_kernels._backends.digits import PlainDigitCounter
 from dynams_kernels._backends.order import comparable
 from dynams_kernels._backends.products import apart
+from dynams_kernels._backends.shard_states import (
+    LEAST_EXPONENT,
+    NO_CLASS,
+    SUMMED_KINDS,
+    state_parts,
+)
 from dynams_kernels._kinds import BIT, LABELLED_KINDS, LOGSUMEXP, kinds_of, mask_of
 from dynams_kernels._selection_checks import check_group_range, check_group_sizes
 
@@ -44,7 +50,7 @@ def empty_scores(beside: Tensor, *shape: int) -> Tensor:
     return beside.new_empty(*shape, dtype=torch.float32)
 
 
-def _difference(larger: Tensor, smaller: Tensor) -> Tensor:
+def difference(larger: Tensor, smaller: Tensor) -> Tensor:
     """larger - smaller, 0 where they are equal: two equal infinities have no margin between them."""
     return torch.where(larger == smaller, torch.zeros_like(larger), larger - smaller)
 
@@ -56,7 +62,7 @@ def _largest_of_others(top: Tensor, own: Tensor) -> Tensor:
 
 def _shifted(logits: Tensor, largest: Tensor) -> Tensor:
     """z - max(z), with the maximum itself at 0 even where it is infinite (the limit of the softmax)."""
-    return _difference(logits, largest.unsqueeze(1).expand_as(logits))
+    return difference(logits, largest.unsqueeze(1).expand_as(logits))
 
 
 def shared_softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +75,7 @@ def shared_softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
 def _distance_quotients(logits: Tensor, first: Tensor, class_distances: Tensor) -> Tensor:
     """(z_p - z_c) / ||w_p - w_c|| for every class c, +inf at c = p."""
     own = logits.gather(1, first.unsqueeze(1))
-    numerators = _difference(own.expand_as(logits), logits)
+    numerators = difference(own.expand_as(logits), logits)
     quotients = numerators / class_distances[first].to(logits.dtype)
     # Classes that agree on this sample are at distance 0, also where their weights coincide (0 / 0).
     quotients = torch.where(numerators == 0, torch.zeros_like(quotients), quotients)
@@ -78,14 +84,14 @@ def _distance_quotients(logits: Tensor, first: Tensor, class_distances: Tensor) 
 
 def _first_two(logits: Tensor) -> tuple[Tensor, Tensor]:
     """The indices of the two largest logits of each row, the lowest index first where they are equal."""
-    first = _lowest_index(logits == logits.amax(1, keepdim=True))
+    first = lowest_index(logits == logits.amax(1, keepdim=True))
     others = logits.scatter(1, first.unsqueeze(1), -torch.inf)
     runner_up = others == others.amax(1, keepdim=True)
-    second = _lowest_index(runner_up.scatter(1, first.unsqueeze(1), False))
+    second = lowest_index(runner_up.scatter(1, first.unsqueeze(1), False))
     return first, second
 
 
-def _lowest_index(mask: Tensor) -> Tensor:
+def lowest_index(mask: Tensor) -> Tensor:
     return mask.to(torch.uint8).argmax(1)  # of equal maxima, torch.argmax returns the first
 
 
@@ -101,7 +107,7 @@ def row_scores(
 
     z = logits.to(dtype)
     top = z.topk(2, dim=1).values
-    gap = _difference(top[:, 0], top[:, 1])
+    gap = difference(top[:, 0], top[:, 1])
     missing = torch.isnan(
         top[:, 0]
     )  # torch orders NaN above every number: it is the first of the top two
@@ -113,9 +119,9 @@ def row_scores(
         safe = torch.where(inside, labels, torch.zeros_like(labels))
         own = z.gather(1, safe.unsqueeze(1)).squeeze(1)
         label_missing = missing | ~inside
-        out["label"] = _difference(own, _largest_of_others(top, own))
+        out["label"] = difference(own, _largest_of_others(top, own))
     if class_distances is not None:
-        first = _lowest_index(z == top[:, :1])
+        first = lowest_index(z == top[:, :1])
         out["distance"] = _distance_quotients(z, first, class_distances).amin(1)
     if kinds & _SOFTMAX_KINDS:
         softmax, log_softmax = shared_softmax(z)
@@ -228,6 +234,55 @@ def linear_by_blocks(
         if pairs:
             pair_rows[block] = class_pairs(logits, block_labels, class_distances, kinds)
     return scores, pair_rows
+
+
+def linear_states(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor | None,
+    kinds: int,
+    pairs: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """The states (n, B) of a shard of classes, at least one, see `shard_states`; their two largest (2, B) where asked for."""
+    batch, classes = features.shape[0], weight.shape[0]
+    states = empty_scores(features, len(state_parts(kinds)), batch)
+    numbers = None
+    if pairs:
+        numbers = torch.empty((2, batch), dtype=torch.int64, device=features.device)
+    step = _block_rows(features, classes)
+    for begin in range(0, batch, step):
+        block = slice(begin, begin + step)
+        logits = torch.nn.functional.linear(apart(features[block]), weight, bias)
+        logits = logits.to(states.dtype)
+        own_labels = None if labels is None else labels[block]
+        states[:, block] = _states_of(logits, own_labels, kinds)
+        if numbers is not None:
+            numbers[:, block] = _largest_classes(logits)
+    return states, numbers
+
+
+def _states_of(logits: Tensor, labels: Tensor | None, kinds: int) -> Tensor:
+    classes = logits.shape[1]
+    top = logits.topk(min(2, classes), dim=1)  # NaN is the largest to torch
+    first = top.values[:, 0]
+    none = torch.full_like(first, -torch.inf)
+    state = {"first": first, "second": top.values[:, 1] if classes > 1 else none}
+    if kinds & SUMMED_KINDS:
+        d = _shifted(logits, first).clamp(min=LEAST_EXPONENT)
+        e = d.exp().scatter(1, top.indices[:, :1], 0.0)
+        state |= {"rest": e.sum(1), "squares": e.square().sum(1), "shifted": (e * d).sum(1)}
+    if labels is not None:
+        state["own"] = logits.gather(1, labels.clamp(0, classes - 1).unsqueeze(1)).squeeze(1)
+    return torch.stack([state[part] for part in state_parts(kinds)])
+
+
+def _largest_classes(logits: Tensor) -> Tensor:
+    """The classes (2, rows) of the two largest, the lowest of equals first; of one class the second is none."""
+    if logits.shape[1] > 1:
+        return torch.stack(_first_two(logits))
+    only = torch.zeros(logits.shape[0], dtype=torch.int64, device=logits.device)
+    return torch.stack((only, only + NO_CLASS))
 
 
 def smallest_k(values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]:

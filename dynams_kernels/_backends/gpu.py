@@ -273,6 +273,18 @@ class Gpu:
             return eager.linear_by_blocks(self.row_scores, *operands)
         return served.triton.linear_scores(*operands, descriptors=chosen == "triton descriptors")
 
+    def linear_states(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor | None,
+        kinds: int,
+        pairs: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """See `registry.Backend`."""
+        return eager.linear_states(features, weight, bias, labels, kinds, pairs)
+
     def _are_faster_apart(
         self, features: Tensor, weight: Tensor, widths: Sequence[int], kinds: int, pairs: bool
     ) -> bool:

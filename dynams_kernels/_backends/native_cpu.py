@@ -92,6 +92,34 @@ class NativeCpu(RowKernels):
             self.score_block(tile, rest, labels, class_distances, kinds, scores[:, nth], wanted)
         return scores, wanted
 
+    def linear_states(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor | None,
+        kinds: int,
+        pairs: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """See `registry.Backend`."""
+        (batch, size), classes = features.shape, weight.shape[0]
+        bias = None if bias is None else bias.contiguous()
+        labels = None if labels is None else labels.contiguous()
+        unread = empty_scores(features, kinds.bit_count(), 1, batch)
+        wanted = features.new_empty(batch, 2, dtype=torch.int64) if pairs else None
+        plan = plan_tiles(batch, classes, size, features.element_size(), whole_rows=False)
+        if plan is not None:
+            task = LinearTask(features, weight, bias, labels, None, [size], kinds, unread, wanted)
+            sweep = LinearSweep(self, task, plan, keeps_states=True)
+            sweep.run()
+            return self.shard_states(sweep.states, features, kinds, pairs)
+        states = features.new_empty((batch, self.row_state_bytes), dtype=torch.uint8)
+        logits, rest = multiply(apart(features), weight.T, bias, None, adds=False)
+        self.score_block(
+            logits, rest, labels, None, kinds, unread[:, 0], wanted, states, is_last=False
+        )
+        return self.shard_states(states, features, kinds, pairs)
+
     def check_labels(self, labels: Tensor, classes: int, ignored: int) -> None:
         """See `registry.check_labels`."""
         labels = labels.contiguous()

@@ -70,9 +70,14 @@ def multiply(
 
 
 class LinearSweep:
-    """One call's pieces of work, and the threads that do them."""
+    """One call's pieces of work, and the threads that do them.
 
-    def __init__(self, kernels: RowKernels, task: LinearTask, plan: TilePlan) -> None:
+    `keeps_states`: the classes are a shard of those that are scored; what is known of their rows is left in `states`.
+    """
+
+    def __init__(
+        self, kernels: RowKernels, task: LinearTask, plan: TilePlan, *, keeps_states: bool = False
+    ) -> None:
         self._kernels = kernels
         self._task = task
         self._plan = plan
@@ -81,7 +86,8 @@ class LinearSweep:
         # Threads go through the same classes together: the weight comes from memory once.
         self._todo = deque(itertools.product(range(plan.runs), range(plan.blocks)))
         # What is known of rows after each run of classes. The thread that ends the last run of some rows finishes them.
-        self._states = self._new_states(plan.batch) if plan.runs > 1 else None
+        several = plan.runs > 1 or keeps_states
+        self._states = self._new_states(plan.batch) if several else None
         self._ended = [itertools.count(1) for _ in range(plan.blocks)]
 
     def _classes_of(self, tile: int) -> _Classes:
@@ -94,6 +100,12 @@ class LinearSweep:
     def _new_states(self, rows: int) -> Tensor:
         shape = (self._plan.runs, len(self._columns), rows, self._kernels.row_state_bytes)
         return self._task.features.new_empty(shape, dtype=torch.uint8)
+
+    @property
+    def states(self) -> Tensor:
+        """The states (B, bytes) of the rows at the first width, after `run`, where they are kept."""
+        assert self._states is not None
+        return self._states[0, 0]
 
     def run(self) -> None:
         """Does all the work, in torch's number of threads."""
@@ -109,7 +121,7 @@ class LinearSweep:
             with torch.inference_mode():
                 tile = self._task.features.new_empty(plan.rows * plan.classes)
                 states = None
-                if plan.runs == 1 and plan.tiles > 1:
+                if self._states is None and plan.tiles > 1:
                     states = self._new_states(plan.rows)
                 for run, block in self._pieces():
                     self._score_piece(run, block, tile, states, threads)
@@ -157,11 +169,12 @@ class LinearSweep:
                     states[nth],
                     classes.first,
                     is_first=place == tiles[0],
-                    is_last=classes.last == plan.total and plan.runs == 1,
+                    is_last=classes.last == plan.total and self._states is None,
                     threads=threads,
                 )
         if self._states is None or next(self._ended[block]) < plan.runs:
             return
+        # Of states that are kept this joins the runs; the scores are those of the shard alone, which nobody asked for.
         for nth, of_kinds in enumerate(scores):
             self._kernels.finish_block(
                 self._states[:, nth, begin:end],

@@ -8,6 +8,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from dynams_kernels._backends.eager import empty_scores
+from dynams_kernels._backends.shard_states import NO_CLASS, state_parts
+
 # As csrc/common/kinds.h numbers them.
 DTYPE_NUMBER = {
     torch.float32: 0,
@@ -15,6 +18,9 @@ DTYPE_NUMBER = {
     torch.float16: 2,
     torch.bfloat16: 3,
 }
+
+# Where csrc/cpu/kernels.h has a RowState's last member: after seven doubles and two 64-bit integers.
+_HAS_NAN = 72
 
 
 class RowKernels:
@@ -113,6 +119,29 @@ class RowKernels:
             states.stride(0) // self.row_state_bytes,
             run_classes,
         )
+
+    def shard_states(
+        self, states: Tensor, beside: Tensor, kinds: int, pairs: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The kernels' states (B, bytes) in the form that shards exchange, see `shard_states`: (n, B), and classes (2, B)."""
+        first, second, own, ties, *sums = states.view(torch.float64)[:, :7].unbind(1)
+        # The kernels leave out every class that has the largest, the exchanged sums but one.
+        others = ties - 1
+        part = {
+            "first": first.masked_fill(states[:, _HAS_NAN] != 0, torch.nan),
+            "second": second,
+            "rest": sums[0] + others,
+            "squares": sums[1] + others,
+            "shifted": sums[2],
+            "own": own,
+        }
+        found = empty_scores(beside, len(state_parts(kinds)), len(states))
+        for place, name in enumerate(state_parts(kinds)):
+            found[place] = part[name]
+        if not pairs:
+            return found, None
+        classes = states.view(torch.int64)[:, 7:9].T
+        return found, classes.masked_fill(classes < 0, NO_CLASS)
 
     def call_in_team(self, function: Callable[[], None], threads: int) -> bool:
         """Calls the function in so many of torch's own threads, within which torch's operators run on one.

@@ -76,6 +76,16 @@ class Backend(Protocol):
         pairs: bool,
     ) -> tuple[Tensor, Tensor | None]: ...
 
+    def linear_states(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor | None,
+        kinds: int,
+        pairs: bool,
+    ) -> tuple[Tensor, Tensor | None]: ...
+
     def smallest_k(self, values: Tensor, k: int, by_value: bool) -> tuple[Tensor, Tensor]: ...
 
     def smallest_k_into(

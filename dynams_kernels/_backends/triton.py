@@ -56,6 +56,18 @@ class Triton:
             loads="descriptors" if descriptors else "pointers",
         )
 
+    def linear_states(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor | None,
+        kinds: int,
+        pairs: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """See `registry.Backend`."""
+        return eager.linear_states(features, weight, bias, labels, kinds, pairs)
+
     def describable(
         self, features: Tensor, weight: Tensor, widths: Sequence[int], kinds: int, pairs: bool
     ) -> bool:

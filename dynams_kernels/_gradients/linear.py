@@ -27,7 +27,7 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 _TILE_ELEMENTS = {"cpu": 1 << 21}
 _TILE_ELEMENTS_ELSEWHERE = 1 << 24
 # A tile of fewer rows would make the weight's gradient, read and written by each, the slower part.
-_TILE_ROWS = 4096
+TILE_ROWS = 4096
 _LOSS, _ENTROPY, _LOGSUMEXP = BIT["loss"], BIT["entropy"], BIT[LOGSUMEXP]
 
 
@@ -53,7 +53,7 @@ def linear_score_gradients(
     names = kinds_of(kinds)
     if len(names) == 1 and names[0] in PAIR_KINDS and pairs.shape[0] == grad.shape[1]:
         return _pair_gradients(grad[0], operands, labels, class_distances, pairs, names[0], needed)
-    sums = _Sums(operands, grad.dtype, needed)
+    sums = Sums(operands, grad.dtype, needed)
     if kinds & _LOGSUMEXP:
         _add_tiles(sums, grad, scores, operands, labels, kinds)
         kinds_left = kinds & ~(_LOSS | _ENTROPY | _LOGSUMEXP)
@@ -65,7 +65,7 @@ def linear_score_gradients(
     return sums.as_given()
 
 
-class _Sums:
+class Sums:
     """The gradients as they add up over tiles, in the scores' dtype."""
 
     def __init__(
@@ -75,7 +75,8 @@ class _Sums:
         needed: tuple[bool, bool, bool],
     ) -> None:
         self._operands = operands
-        self._sums = [
+        # Of features, weight and bias; None where not needed.
+        self.totals = [
             torch.zeros_like(operand, dtype=dtype) if wanted and operand is not None else None
             for operand, wanted in zip(self._operands, needed, strict=True)
         ]
@@ -83,7 +84,7 @@ class _Sums:
     def add(self, logits_grad: Tensor, rows: slice, classes: slice) -> None:
         """What a tile's gradient (rows, classes) adds; products are in the operands' dtype, as torch's own backward forms them."""
         features, weight, _ = self._operands
-        of_features, of_weight, of_bias = self._sums
+        of_features, of_weight, of_bias = self.totals
         narrow = logits_grad.to(features.dtype)
         if of_features is not None:
             of_features[rows] += narrow @ weight[classes]
@@ -96,17 +97,18 @@ class _Sums:
         """The gradients in their operands' dtypes."""
         features, weight, bias = (
             None if total is None or operand is None else total.to(operand.dtype)
-            for total, operand in zip(self._sums, self._operands, strict=True)
+            for total, operand in zip(self.totals, self._operands, strict=True)
         )
         return features, weight, bias
 
 
-def _tile_elements(features: Tensor) -> int:
+def tile_elements(features: Tensor) -> int:
+    """How many logits of a head of these features are formed at once."""
     return _TILE_ELEMENTS.get(features.device.type, _TILE_ELEMENTS_ELSEWHERE)
 
 
 def _add_tiles(
-    sums: _Sums,
+    sums: Sums,
     grad: Tensor,
     scores: Tensor,
     operands: Operands,
@@ -124,8 +126,8 @@ def _add_tiles(
     if kinds & _LOSS:
         of_label = of_labelled(grad[row_of("loss", kinds)], labels, classes)
         pull = pull + of_label
-    step = max(1, min(batch, _TILE_ROWS))
-    width = max(1, _tile_elements(features) // step)
+    step = max(1, min(batch, TILE_ROWS))
+    width = max(1, tile_elements(features) // step)
     for begin in range(0, batch, step):
         rows = slice(begin, begin + step)
         block = apart(features[rows])
@@ -142,11 +144,11 @@ def _add_tiles(
                 of_p = of_p - grad[row, rows].unsqueeze(1) * surprise
             logits_grad = of_p * p
             if of_label is not None and labels is not None:
-                logits_grad = _less_at(logits_grad, labels[rows] - first, of_label[rows])
+                logits_grad = less_at(logits_grad, labels[rows] - first, of_label[rows])
             sums.add(logits_grad, rows, columns)
 
 
-def _less_at(tile: Tensor, place: Tensor, amount: Tensor) -> Tensor:
+def less_at(tile: Tensor, place: Tensor, amount: Tensor) -> Tensor:
     """The tile (rows, columns) less an amount a row at one column, where that column is in the tile."""
     inside = (place >= 0) & (place < tile.shape[1])
     taken = torch.where(inside, -amount, torch.zeros_like(amount))
@@ -154,7 +156,7 @@ def _less_at(tile: Tensor, place: Tensor, amount: Tensor) -> Tensor:
 
 
 def _add_whole_rows(
-    sums: _Sums,
+    sums: Sums,
     grad: Tensor,
     operands: Operands,
     labels: Tensor | None,
@@ -162,7 +164,7 @@ def _add_whole_rows(
     kinds: int,
 ) -> None:
     features, weight, bias = operands
-    step = max(1, _tile_elements(features) // weight.shape[0])
+    step = max(1, tile_elements(features) // weight.shape[0])
     for begin in range(0, features.shape[0], step):
         rows = slice(begin, begin + step)
         logits = linear(apart(features[rows]), weight, bias)
