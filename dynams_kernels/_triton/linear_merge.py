@@ -80,8 +80,8 @@ def merge_kernel(
             squares = tl.sum(scale * scale * squares_of, 1)
         if ENTROPY & KINDS:
             shifted = tl.sum(scale * (shifted_of + d * rests), 1)
-        # What the other splits left out is one of the others now.
-        d = exponent(firsts, second[:, None])
+        # What the other splits left out is one of the others now; the first itself may be infinitely far above them.
+        d = tl.where(holds_first, 0.0, exponent(firsts, second[:, None]))
         e = tl.where(holds_first, 0.0, tl.exp2(d))
         rest += tl.sum(e, 1)
         if EL2N & KINDS:

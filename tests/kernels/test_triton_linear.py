@@ -101,6 +101,14 @@ def test_pairs_join_over_splits(splits: int, kind: str) -> None:
     check(*random_head(7, 20, 70), kind, pairs=True, chosen=SMALL, splits=splits)
 
 
+@pytest.mark.parametrize("largest", [0.5, INF])
+def test_a_logit_infinitely_far_above_all_others_in_one_split(largest: float) -> None:
+    features, weight, _ = random_head(3, 8, 40)
+    bias = torch.full((40,), -INF)
+    bias[20] = largest
+    check(features, weight, bias, TRAINING, chosen=SMALL, splits=3)
+
+
 def test_many_row_blocks_in_several_groups() -> None:
     check(*random_head(150, 6, 20), TRAINING)
 
