@@ -282,8 +282,15 @@ class Gpu:
         kinds: int,
         pairs: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """See `registry.Backend`."""
-        return eager.linear_states(features, weight, bias, labels, kinds, pairs)
+        """See `registry.Backend`. By Triton's kernels where `linear_choice` has theirs or the compiled one, which leaves no states."""
+        head = (features, weight, bias, labels, kinds, pairs)
+        about = ([features.shape[1]], kinds, pairs)
+        chosen = self.linear_choice(features, weight, *about)
+        triton = self._of(features).triton
+        if chosen == "eager" or triton is None:
+            return eager.linear_states(*head)
+        described = chosen != "triton pointers" and triton.describable(features, weight, *about)
+        return triton.linear_states(*head, descriptors=described)
 
     def _are_faster_apart(
         self, features: Tensor, weight: Tensor, widths: Sequence[int], kinds: int, pairs: bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from dynams_kernels._backends import eager
@@ -64,9 +65,14 @@ class Triton:
         labels: Tensor | None,
         kinds: int,
         pairs: bool,
+        *,
+        descriptors: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """See `registry.Backend`."""
-        return eager.linear_states(features, weight, bias, labels, kinds, pairs)
+        """See `registry.Backend`, and `linear_scores` for `descriptors`."""
+        head = (features, weight, bias, labels, kinds, pairs)
+        if features.dtype == torch.float64:
+            return eager.linear_states(*head)
+        return linear.linear_states(*head, loads="descriptors" if descriptors else "pointers")
 
     def describable(
         self, features: Tensor, weight: Tensor, widths: Sequence[int], kinds: int, pairs: bool

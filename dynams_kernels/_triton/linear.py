@@ -10,6 +10,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from dynams_kernels import _device
+from dynams_kernels._backends.shard_states import NO_CLASS
 from dynams_kernels._kinds import BIT, KINDS, LABELLED_KINDS, MARGIN_KINDS, mask_of
 from dynams_kernels._tma import lies_in_rows
 from dynams_kernels._triton.launch import Launch
@@ -31,7 +32,7 @@ from dynams_kernels._triton.linear_shipped import shipped
 from dynams_kernels._triton.linear_tiling import tiling
 from dynams_kernels._triton.linear_widths_kernel import widths_kernel
 
-__all__ = ["describable", "linear_scores", "shipped"]
+__all__ = ["describable", "linear_scores", "linear_states", "shipped"]
 
 _DISTANCE = BIT["distance"]
 _LABELLED = mask_of(LABELLED_KINDS)
@@ -102,6 +103,55 @@ def linear_scores(
                 else:
                     call.sweep_widths(kinds, scores[:, begin : begin + len(some)])
     return scores, pair_rows
+
+
+def linear_states(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor | None,
+    kinds: int,
+    pairs: bool,
+    *,
+    loads: Literal["pointers", "descriptors"] = "pointers",
+    chosen: Configuration | None = None,
+    splits: int | None = None,
+    rounds: bool | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """The states (n, B) of a shard of classes, at least one, see `shard_states`; their two largest (2, B) where asked for.
+
+    Of all kinds but `distance`; `pairs` beside any, but by pointers alone. The rest is as of `linear_scores`.
+    """
+    # A label's margin alone would have other states.
+    kinds |= BIT["gap"]
+    batch, size = features.shape
+    states = features.new_empty(_state_floats(kinds), batch, dtype=torch.float32)
+    pair_rows = features.new_empty(batch, 2, dtype=torch.int64) if pairs else None
+    if batch:
+        if not kinds & _LABELLED:
+            labels = None
+        features, weight = features.resolve_neg(), weight.resolve_neg()
+        precision = float32_precision() if features.dtype == torch.float32 else "ieee"
+        if rounds is None:
+            rounds = pays(batch, weight.shape[0], size)
+        rounds = rounds and precision == "tf32"
+        with _device.on_device(features.get_device()):
+            if rounds:
+                weight = rounded_copy(weight)
+            described = loads == "descriptors"
+            load = burden(kinds, pairs, 1)
+            own = (chosen, splits, precision, rounds, load, described)
+            call = _Call(features, weight, bias, labels, (size,), *own)
+            if described:
+                call.sweep_described(kinds, states, is_shard=True)
+            else:
+                call.sweep(kinds, states, pair_rows, is_shard=True)
+    if pair_rows is None:
+        return states, None
+    if weight.shape[0] == 1:
+        # To the kernel the columns past the last class are the next classes, of -inf.
+        pair_rows[:, 1] = NO_CLASS
+    return states, pair_rows.T
 
 
 def describable(
@@ -191,8 +241,13 @@ class _Call:
         pairs: Tensor | None,
         class_distances: Tensor | None = None,
         known: tuple[Tensor, Tensor] | None = None,
+        *,
+        is_shard: bool = False,
     ) -> None:
-        """Writes scores (kinds, ..., rows), and the pairs unless None; `known`: the largest logits and their classes (rows, 2)."""
+        """Writes scores (kinds, ..., rows), and the pairs unless None; `known`: the largest logits and their classes (rows, 2).
+
+        `is_shard`: the states (n, rows) of a shard instead of scores.
+        """
         tiling = self.tiling
         distances = None
         distances_strides: tuple[int, ...] = (0, 0)
@@ -200,15 +255,16 @@ class _Call:
             distances = class_distances.resolve_neg()
             distances_strides = distances.stride()
         rows = scores.shape[-1]
-        state_floats = self._scratch(kinds, scores, rows)
+        state_floats = self._scratch(kinds, scores, rows, is_shard)
         state_classes = None
         if state_floats is not None and pairs is not None:
             state_classes = scores.new_empty(2, tiling.splits, rows, dtype=torch.int32)
-        key = kinds, pairs is None, known is None, distances_strides
+        key = kinds, pairs is None, known is None, distances_strides, is_shard
         launch = tiling.launches.get(key)
         if launch is None:
             numbers, constants = tiling.sweep(kinds, pairs is not None, known is None)
             numbers = *numbers, rows, *distances_strides
+            constants = {**constants, "SPLIT": state_floats is not None}
             launch = tiling.launches[key] = Launch(linear_kernel, tiling.grid, numbers, constants)
         largest, largest_class = known or (None, None)
         launch(
@@ -222,7 +278,7 @@ class _Call:
             state_floats,
             state_classes,
         )
-        self._merge(kinds, state_floats, state_classes, scores, pairs, rows, rows)
+        self._merge(kinds, state_floats, state_classes, scores, pairs, rows, rows, is_shard)
 
     def sweep_widths(self, kinds: int, scores: Tensor) -> None:
         """Writes scores (kinds, widths, rows), of which each kind's are contiguous."""
@@ -239,19 +295,21 @@ class _Call:
         launch(scores.get_device(), *self.operands, scores, state_floats)
         self._merge(kinds, state_floats, None, scores, None, rows, step)
 
-    def sweep_described(self, kinds: int, scores: Tensor) -> None:
-        """Writes scores (kinds, ..., rows)."""
+    def sweep_described(self, kinds: int, scores: Tensor, *, is_shard: bool = False) -> None:
+        """Writes scores (kinds, ..., rows); `is_shard`: the states (n, rows) of a shard instead."""
         tiling = self.tiling
         features, weight, bias, labels = self.operands
         of_features, of_weight = tiling.blocks
         rows = scores.shape[-1]
-        state_floats = self._scratch(kinds, scores, rows)
-        launch = tiling.launches.get(kinds)
+        state_floats = self._scratch(kinds, scores, rows, is_shard)
+        key = kinds, is_shard
+        launch = tiling.launches.get(key)
         if launch is None:
             numbers, constants = tiling.sweep_described(kinds)
             numbers = *numbers, rows
+            constants = {**constants, "SPLIT": state_floats is not None}
             launch = Launch(descriptors_kernel, tiling.grid, numbers, constants)
-            tiling.launches[kinds] = launch
+            tiling.launches[key] = launch
         launch(
             scores.get_device(),
             TensorDescriptor(features, *of_features),
@@ -261,12 +319,16 @@ class _Call:
             scores,
             state_floats,
         )
-        self._merge(kinds, state_floats, None, scores, None, rows, rows)
+        self._merge(kinds, state_floats, None, scores, None, rows, rows, is_shard)
 
-    def _scratch(self, kinds: int, scores: Tensor, rows: int) -> Tensor | None:
-        """Room for the states' floats of all splits, where there are several."""
+    def _scratch(
+        self, kinds: int, scores: Tensor, rows: int, is_shard: bool = False
+    ) -> Tensor | None:
+        """Room for the states' floats of all splits, where there are several, or where states are asked for."""
         splits = self.tiling.splits
-        return scores.new_empty(_state_floats(kinds), splits, rows) if splits > 1 else None
+        if splits == 1 and not is_shard:
+            return None
+        return scores.new_empty(_state_floats(kinds), splits, rows)
 
     def _merge(
         self,
@@ -277,8 +339,9 @@ class _Call:
         pairs: Tensor | None,
         rows: int,
         scores_step: int,
+        is_shard: bool = False,
     ) -> None:
-        """Writes the scores that the states of several splits make; there are none of one split."""
+        """Writes the scores that the states of several splits make, or their joint state; None: nothing is left to do."""
         if state_floats is None:
             return
         _, classes = self.tiling.sizes
@@ -295,6 +358,7 @@ class _Call:
             scores_step,
             KINDS=kinds,
             PAIRS=pairs is not None,
+            IS_SHARD=is_shard,
             BLOCK_ROWS=block_rows,
             BLOCK_SPLITS=block_splits,
             num_warps=MERGE_WARPS,

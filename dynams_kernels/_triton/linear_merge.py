@@ -1,4 +1,5 @@
-"""Joins the states that several programs left of the same rows (`linear_kernel` with SPLIT) and writes scores and class pairs.
+"""Joins the states that several programs left of the same rows (`linear_kernel` with SPLIT) and writes scores and class pairs, or,
+of a shard of the classes, the states of its rows.
 
 A program takes a few rows and all their splits at once, and reduces along the splits: no atomics, so the same bits at every
 run. It reads 8 to 20 bytes a row and split.
@@ -8,7 +9,14 @@ import triton
 import triton.language as tl
 
 from dynams_kernels._triton.linear_kernel import store_finished, store_pairs
-from dynams_kernels._triton.linear_states import LARGEST, RANKED, exponent, load_sums
+from dynams_kernels._triton.linear_states import (
+    LARGEST,
+    RANKED,
+    exponent,
+    load_sums,
+    relative_to_top,
+    store_state,
+)
 from dynams_kernels._triton.linear_tiles import lowest, row_largest, row_smallest
 from dynams_kernels._triton.row_states import DISTANCE, EL2N, ENTROPY, SOFTMAX
 
@@ -17,9 +25,14 @@ from dynams_kernels._triton.row_states import DISTANCE, EL2N, ENTROPY, SOFTMAX
 def merge_kernel(
     state_floats, state_classes, scores, pairs,
     rows, classes, splits, scores_step,
-    KINDS: tl.constexpr, PAIRS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_SPLITS: tl.constexpr,
+    KINDS: tl.constexpr, PAIRS: tl.constexpr, IS_SHARD: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """Floats (n, splits, rows) and classes (2, splits, rows) to scores (kinds, rows) and pairs (rows, 2)."""
+    """Floats (n, splits, rows) and classes (2, splits, rows) to scores (kinds, rows) and pairs (rows, 2).
+
+    IS_SHARD: to the states (n, rows) of dynams_kernels/_backends/shard_states.py instead of scores; the second class of a shard of
+    one is past every class.
+    """
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     split = tl.arange(0, BLOCK_SPLITS)
     live = row < rows
@@ -90,6 +103,15 @@ def merge_kernel(
             shifted += tl.sum(e * d, 1)
 
     state = first, second, rest, squares, shifted, own, first_class, second_class
-    store_finished(KINDS, state, classes, scores, scores_step, row, live)
-    if PAIRS:
-        store_pairs(first_class, second_class, classes, pairs, row, live)
+    if IS_SHARD:
+        relative, own = relative_to_top(KINDS, state, classes)
+        top, runner_up, _, rest, squares, shifted = relative
+        state = top, runner_up, rest, squares, shifted, own, first_class, second_class
+        store_state(KINDS, state, scores + row, scores_step, live)
+        if PAIRS:
+            tl.store(pairs + row * 2, first_class.to(tl.int64), mask=live)
+            tl.store(pairs + row * 2 + 1, second_class.to(tl.int64), mask=live)
+    else:
+        store_finished(KINDS, state, classes, scores, scores_step, row, live)
+        if PAIRS:
+            store_pairs(first_class, second_class, classes, pairs, row, live)
