@@ -77,7 +77,7 @@ def test_merge_keys_and_aliases_are_no_repetition():
         ("[a]: 1", "line 1: got a list or keys as a key, want a word"),
         ("a: !!python/name:os.system x", "line 1: got !!python/name:os.system 'x', want plain YAML"),
         ("a: !mine {b: 1}", "line 1: got !mine, want plain YAML"),
-        ("[" * 600, "is nested too deeply"),
+        ("[" * 100_000, "is nested too deeply"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_told_with_its_lines(text, said):
