@@ -51,7 +51,7 @@ def smallest_k(
         told = agree(
             ranks,
             lambda: _told(ranks, values, k, indices),
-            ("k", "dtype", "indices", "device"),
+            ("call", "k", "dtype", "indices", "device"),
         )
         sizes = [one["size"] for one in told]
         count = check_k(_number(k), sum(sizes))
@@ -168,6 +168,7 @@ def _told(ranks: Ranks, values: object, k: object, indices: object) -> dict[str,
         if indices.numel():
             span = torch.stack(torch.aminmax(indices)).tolist()
     return {
+        "call": "smallest_k",
         "k": repr(_number(k)),
         "dtype": str(values.dtype),
         "indices": "None" if indices is None else "a tensor",
