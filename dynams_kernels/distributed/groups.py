@@ -11,9 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# What a rank tells of its call, padded to one size: an exchange is one collective. The message of an error is cut to fit.
+# What a rank tells of its call, padded to one size: an exchange is one collective. An error's message is cut to fit.
 TOLD_BYTES = 512
-_LONGEST_MESSAGE = 160
 
 
 @dataclass(frozen=True)
@@ -94,15 +93,18 @@ def agree(
     failed: Exception | None = None
     try:
         own = tell()
+        raw = json.dumps(own).encode()
+        if len(raw) > TOLD_BYTES:
+            raise ValueError(f"what a rank tells: got {len(raw)} bytes, want at most {TOLD_BYTES}")
     except Exception as error:
         failed = error
-        own = {"error": type(error).__name__, "message": str(error)[:_LONGEST_MESSAGE]}
+        raw = _refusal(error)
     if ranks.size == 1:
         if failed is not None:
             raise failed
         return [own]
     try:
-        told = _exchange(ranks, own)
+        told = _exchange(ranks, raw)
     except RuntimeError as error:
         if failed is not None:
             raise failed from error
@@ -128,10 +130,17 @@ def agree(
     return told
 
 
-def _exchange(ranks: Ranks, own: dict[str, Any]) -> list[dict[str, Any]]:
-    raw = json.dumps(own).encode()
-    if len(raw) > TOLD_BYTES:
-        raise ValueError(f"what a rank tells: got {len(raw)} bytes, want at most {TOLD_BYTES}")
+def _refusal(error: Exception) -> bytes:
+    """An error as other ranks are told it, its message as far as there is room."""
+    message = str(error)
+    while True:
+        raw = json.dumps({"error": type(error).__name__, "message": message}).encode()
+        if len(raw) <= TOLD_BYTES:
+            return raw
+        message = message[: len(message) * 3 // 4]
+
+
+def _exchange(ranks: Ranks, raw: bytes) -> list[dict[str, Any]]:
     # Ranks may disagree on the device of their values, but not on the group's.
     device = "cpu" if "cpu" in ranks.device_types() else f"cuda:{torch.cuda.current_device()}"
     padded = torch.frombuffer(bytearray(raw.ljust(TOLD_BYTES)), dtype=torch.uint8).to(device)

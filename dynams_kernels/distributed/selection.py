@@ -76,7 +76,8 @@ class _Span:
 
     def __init__(self, lowest: int, highest: int) -> None:
         self.bits = max(1, (highest - lowest).bit_length())
-        self.middle = lowest + (1 << (self.bits - 1))
+        # Of a single index itself: what is above it may be no int64.
+        self.middle = lowest if lowest == highest else lowest + (1 << (self.bits - 1))
 
     @classmethod
     def of(cls, told: list[dict[str, Any]]) -> _Span:

@@ -202,6 +202,7 @@ def test_rounds_and_bytes_are_those_of_the_dtype(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------ errors
 
 
+Long = type("Lé" * 400, (str,), {})
 X = torch.arange(6.0)
 I = torch.arange(6)  # noqa: E741 - indices
 Arguments = tuple[Any, Any, Any]
@@ -218,6 +219,8 @@ REFUSED: dict[str, tuple[Arguments, Arguments, type[Exception], str]] = {
     "indices' type": ((X, 4, I), (X, 4, I.int()), TypeError, "on rank 1: indices: got dtype torch.int32"),
     "a list": ((X, 4, I), (X, 4, I.tolist()), TypeError, "on rank 1: indices: got list, want an int64"),
     "their shape": ((X, 4, I), (X, 4, I[:2]), ValueError, "on rank 1: indices: got shape (2,), want (6,)"),
+    "a long k": ((X, 4, None), (X, 10**600, None), ValueError, "on rank 1: what a rank tells: got 7"),
+    "a long message": ((X, 4, None), (X, Long("4"), None), TypeError, "on rank 1: k: got LéLé"),
     "too many": ((X, 13, None), (X, 13, None), ValueError, "k: got 13, want 0 <= k <= 12"),
     "negative": ((X, -1, None), (X, -1, None), ValueError, "k: got -1, want 0 <= k <= 12"),
     "fraction": ((X, 1.5, None), (X, 1.5, None), ValueError, "k: got 1.5, want"),
@@ -413,6 +416,15 @@ def test_without_a_group_this_process_is_the_only_rank(device: str) -> None:
         9,
         2**62,
     ]
+
+
+def test_the_outermost_indices() -> None:
+    last = 2**63 - 1
+    for indices in ([last], [-(2**63)], [last, last - 1], [last, -(2**63)]):
+        numbers = torch.tensor(indices)
+        for k in range(1, len(indices) + 1):
+            got = dk.distributed.smallest_k(torch.zeros(len(indices)), k, indices=numbers)
+            assert got.indices.tolist() == sorted(indices)[:k]
 
 
 def test_indices_cut_ties_on_any_device(device: str) -> None:
