@@ -30,7 +30,7 @@ from dynams_kernels.distributed.search import (
     share_of_ties,
 )
 from kernel_inputs import counts, keys, layouts_1d, special_values
-from many_ranks import told_by_ranks
+from two_ranks import told_by_ranks, told_by_two
 
 WORLDS = (1, 2, 3, 5, 8)
 MOST_CASES = 500  # of a nightly run
@@ -107,7 +107,7 @@ def hard_cases() -> list[Case]:
 def test_the_answer_of_one_process_on_any_number_of_ranks(world: int, tmp_path: Path) -> None:
     tried = drawn()[:: 2 if world == 8 else 1] + hard_cases()
 
-    def make(rank: int, world: int) -> list[Any]:
+    def make(rank: int, _: Path) -> dict[str, Any]:
         found = []
         for case in tried:
             begin, end = case.cuts(world)[rank : rank + 2]
@@ -117,9 +117,9 @@ def test_the_answer_of_one_process_on_any_number_of_ranks(world: int, tmp_path: 
                 case.values[own], case.k, indices=own * case.step + case.first
             )
             found.append((*in_turn, *numbered))
-        return found
+        return {"found": found}
 
-    told = told_by_ranks(make, world, tmp_path / "ranks")
+    told = [one["found"] for one in told_by_ranks(make, tmp_path, world)]
     for place, case in enumerate(tried):
         want = case.want()
         alone = dk.smallest_k(case.values, case.k)
@@ -174,7 +174,7 @@ ROUNDS = {
 
 
 def traffic_of_two(folder: Path, size: int) -> list[dict[str, Any]]:
-    def make(rank: int, world: int) -> dict[str, Any]:
+    def make(rank: int, _: Path) -> dict[str, Any]:
         told: dict[str, Any] = {}
         for dtype in oracle.DTYPES:
             x = (torch.arange(size) % 7).to(dtype)
@@ -185,12 +185,14 @@ def traffic_of_two(folder: Path, size: int) -> list[dict[str, Any]]:
                 told[f"{dtype} {name}"] = (traffic.sums, traffic.gathers)
         return told
 
-    return told_by_ranks(make, 2, folder)
+    return told_by_two(make, folder)
 
 
 def test_rounds_and_bytes_are_those_of_the_dtype(tmp_path: Path) -> None:
     for size in (20, 50_000):
-        for told in traffic_of_two(tmp_path / f"{size}", size):
+        folder = tmp_path / f"{size}"
+        folder.mkdir()
+        for told in traffic_of_two(folder, size):
             for dtype, rounds in ROUNDS.items():
                 # The exchange before, and the ties of each rank after.
                 assert told[f"{dtype} in turn"] == (rounds, [512, 8])
@@ -238,7 +240,7 @@ def tried(values: Any, k: Any, indices: Any = None, group: Any = None) -> tuple[
 
 
 def test_an_error_is_one_of_all_ranks_and_the_next_call_is_none(tmp_path: Path) -> None:
-    def make(rank: int, world: int) -> dict[str, Any]:
+    def make(rank: int, _: Path) -> dict[str, Any]:
         told: dict[str, Any] = {}
         for name, both in REFUSED.items():
             told[name] = tried(*both[rank])
@@ -255,7 +257,7 @@ def test_an_error_is_one_of_all_ranks_and_the_next_call_is_none(tmp_path: Path) 
         told["apart"] = tried(X, 2, group=apart[rank])
         return told
 
-    told = told_by_ranks(make, 2, tmp_path / "ranks")
+    told = told_by_two(make, tmp_path)
     for name, (_, _, error, message) in REFUSED.items():
         for rank in (0, 1):
             kind, said = told[rank][name]

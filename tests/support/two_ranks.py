@@ -1,4 +1,4 @@
-"""Two processes of one gloo group, forked so that what is imported need not be imported again."""
+"""Processes of one gloo group, two or more, forked so that what is imported need not be imported again."""
 
 from __future__ import annotations
 
@@ -23,25 +23,33 @@ def told_by_two(
         folder: where they meet and leave what they tell; empty.
         launched: whether the environment says what a launcher of processes says.
     """
+    return told_by_ranks(make, folder, 2, launched=launched)
+
+
+def told_by_ranks(
+    make: Callable[[int, Path], dict[str, Any]], folder: Path, world: int, *, launched: bool = False
+) -> list[dict[str, Any]]:
+    """What `make(rank, folder)` gives on each rank of a group of `world`; see `told_by_two`."""
     context = mp.get_context("fork")
     processes = [
-        context.Process(target=_rank, args=(make, rank, folder, launched)) for rank in (0, 1)
+        context.Process(target=_rank, args=(make, rank, world, folder, launched))
+        for rank in range(world)
     ]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    return [torch.load(folder / f"rank {rank}", weights_only=True) for rank in (0, 1)]
+    return [torch.load(folder / f"rank {rank}", weights_only=True) for rank in range(world)]
 
 
 def _rank(
-    make: Callable[[int, Path], dict[str, Any]], rank: int, folder: Path, launched: bool
+    make: Callable[[int, Path], dict[str, Any]], rank: int, world: int, folder: Path, launched: bool
 ) -> None:
     torch.set_num_threads(1)
     if launched:
         os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}"}
-        os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        os.environ |= {"WORLD_SIZE": f"{world}", "LOCAL_WORLD_SIZE": f"{world}"}
         os.environ |= {
             "MASTER_ADDR": "localhost",
             "MASTER_PORT": "0",
@@ -50,7 +58,7 @@ def _rank(
         "gloo",
         init_method=f"file://{folder}/store",
         rank=rank,
-        world_size=2,
+        world_size=world,
         timeout=timedelta(seconds=60),
     )
     torch.save(make(rank, folder), folder / f"rank {rank}")
