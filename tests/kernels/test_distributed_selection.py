@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from dynams_kernels.distributed.search import (
     share_of_ties,
 )
 from kernel_inputs import counts, keys, layouts_1d, special_values
+from pages import python_blocks
 from two_ranks import told_by_ranks, told_by_two
 
 WORLDS = (1, 2, 3, 5, 8)
@@ -394,6 +396,21 @@ def test_any_number_may_be_taken_for_the_last_selected(values: Tensor, data: st.
 
 
 # ------------------------------------------------------------------------------------ one process
+
+
+def test_the_page_of_the_kernels_runs_in_one_process() -> None:
+    for block in python_blocks("docs/kernels.md", "Over several ranks"):
+        exec(block, {})
+
+
+def test_the_signature_is_that_of_the_contract() -> None:
+    parameters = inspect.signature(dk.distributed.smallest_k).parameters.values()
+    assert [(one.name, one.kind == one.KEYWORD_ONLY, one.default) for one in parameters] == [
+        ("values", False, inspect.Parameter.empty),
+        ("k", False, inspect.Parameter.empty),
+        ("indices", True, None),
+        ("group", True, None),
+    ]
 
 
 def test_without_a_group_this_process_is_the_only_rank(device: str) -> None:
