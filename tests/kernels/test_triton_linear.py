@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from itertools import pairwise
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor
 
 import oracle
-from dynams_kernels._kinds import KINDS, kinds_of, mask_of
+from dynams_kernels._backends.shard_merge import merged_scores
+from dynams_kernels._backends.shard_states import NO_CLASS, state_parts
+from dynams_kernels._kinds import BIT, KINDS, kinds_of, mask_of
 from dynams_kernels._triton.linear_rounding import rounded_copy
 from kernel_inputs import LAYOUTS, labels_for, random_head
 from triton_linear import (
@@ -25,6 +28,7 @@ from triton_linear import (
     aligned,
     check,
     linear,
+    pairs_of,
     want_of,
 )
 
@@ -146,6 +150,62 @@ def test_every_way_to_meet_a_ragged_width(size: int) -> None:
     features, weight, bias = random_head(5, size, 18)
     check(features, weight, bias, "label", pairs=True, chosen=SMALL)
     check(features.half(), weight.half(), bias.half(), "gap", chosen=SMALL)
+
+
+# ------------------------------------------------------------------------------------ shards of the classes
+
+
+def shard_states(
+    head: tuple[Tensor, Tensor, Tensor], cuts: Sequence[int], kinds: int, pairs: bool, **how: Any
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The states and classes of every shard, as ranks exchange them, and which rows' labels name a class."""
+    features, weight, bias = head
+    labels = labels_for(torch.empty(len(features), len(weight)))
+    named = (labels >= 0) & (labels < len(weight))
+    states, numbers = [], []
+    for begin, end in pairwise(cuts):
+        own = torch.where(named, labels - begin, -1)
+        state, classes = linear.linear_states(
+            features, weight[begin:end], bias[begin:end], own, kinds, pairs, **how
+        )
+        if "own" in state_parts(kinds):
+            state[-1].masked_fill_((own < 0) | (own >= end - begin), 0)
+        states.append(state)
+        if classes is not None:
+            numbers.append(torch.where(classes < NO_CLASS, classes + begin, NO_CLASS))
+    return torch.stack(states), torch.stack(numbers) if pairs else None, named
+
+
+@pytest.mark.parametrize(
+    ("loads", "splits", "kinds"),
+    [
+        ("pointers", None, ("label",)),
+        ("pointers", None, TRAINING),
+        ("pointers", 2, DESCRIBED),
+        ("descriptors", None, DESCRIBED),
+        ("descriptors", 2, ("gap",)),
+    ],
+)
+def test_shards_of_the_classes_merge_to_the_scores_of_the_whole(
+    loads: Literal["pointers", "descriptors"], splits: int | None, kinds: Sequence[str]
+) -> None:
+    features, weight, bias = random_head(9, 20, 60, torch.float16)
+    bias[17:34] = -INF
+    bias[40] = INF if "entropy" in kinds else -INF
+    head = aligned(features), aligned(weight), bias
+    # A shard of one class, one that a mask leaves nothing of, one of one tile and one of several.
+    cuts = [0, 1, 17, 34, 60]
+    mask = mask_of(kinds)
+    pairs = loads == "pointers"
+    how = {"loads": loads, "splits": splits, "chosen": SMALL}
+    states, numbers, named = shard_states(head, cuts, mask | BIT["gap"], pairs, **how)
+    got, classes = merged_scores(states, numbers, named, 60, mask)
+    labels = labels_for(torch.empty(9, 60)).numpy()
+    z = oracle.linear(*map(oracle.array, head))
+    for kind, scores in zip(kinds_of(mask), got, strict=True):
+        oracle.check(scores, want_of(z, kind, labels, None), ulps=64, floor=1.0)
+    if classes is not None:
+        assert np.array_equal(classes.numpy(), pairs_of(z, "gap", None, None))
 
 
 # ------------------------------------------------------------------------------------ layouts

@@ -28,7 +28,7 @@ from dynams_kernels._triton.linear_configuration import Configuration
 
 __all__ = [
     "DESCRIBED", "LABELLED", "SMALL", "TRAINING", "UNLABELLED", "WIDE", "WITH_PAIRS",
-    "aligned", "check", "linear", "want_of",
+    "aligned", "check", "linear", "pairs_of", "want_of",
 ]  # fmt: skip
 
 LABELLED = ("label", "loss", "el2n")
