@@ -246,5 +246,6 @@ class _ShardedScores(torch.autograd.Function):
         sums = shard_gradients(grad, rows, (features, weight, bias), ctx.needs_input_grad[:3])
         of_features = sums.totals[0]
         if of_features is not None:
-            ctx.place.ranks.sum_(of_features)
+            # The collective adds memory to memory, whatever the strides of each rank's features.
+            sums.totals[0] = ctx.place.ranks.sum_(of_features.contiguous())
         return (*sums.as_given(), None, None, None, None)

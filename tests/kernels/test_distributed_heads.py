@@ -351,6 +351,23 @@ def test_gradients_are_those_of_the_whole_head(
     )
 
 
+def test_gradients_of_features_that_lie_differently_on_each_rank(
+    ranks_of: Callable[[int], LiveRanks],
+) -> None:
+    features, weight, bias = random_head(5, 4, 6, torch.float64)
+    weights = torch.ones(1, 5, dtype=torch.float64)
+    (begin, end) = shards([3, 3], weight, bias)
+    each = [
+        (features, *begin, ["entropy"], weights, {}),
+        (features.t().contiguous().t(), *end, ["entropy"], weights, {}),
+    ]
+    whole = features.clone().requires_grad_()
+    entropy = dk.linear_scores(whole, weight, ["entropy"], bias)["entropy"]
+    want = torch.autograd.grad(entropy.sum(), whole)[0]
+    for of_features, _, _ in ranks_of(2).call(gradients, each):
+        compare(of_features, want, 1e-13)
+
+
 def test_gradients_over_several_tiles_of_classes(ranks_of: Callable[[int], LiveRanks]) -> None:
     operands = random_head(2048, 4, 4200, torch.float64)
     labels = torch.arange(2048) * 2 % 4200
