@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dynams.selection.methods.interface import Strategy as Strategy
     from dynams.selection.methods.registry import STRATEGIES as STRATEGIES
     from dynams.selection.methods.registry import build_strategy as build_strategy
+    from dynams.selection.part_scores import gather_state as gather_state
     from dynams.selection.refresh import Refresh as Refresh
     from dynams.selection.sampler import SubsetSampler as SubsetSampler
     from dynams.selection.schedule import SCHEDULE_KINDS as SCHEDULE_KINDS
@@ -44,6 +45,7 @@ else:
             "exchange": "gather_scores",
             "methods.interface": "BatchSelection BatchStrategy Selection Strategy",
             "methods.registry": "STRATEGIES build_strategy",
+            "part_scores": "gather_state",
             "refresh": "Refresh",
             "sampler": "SubsetSampler",
             "schedule": "BudgetCurve SCHEDULE_KINDS Schedule build_schedule constant cosine "

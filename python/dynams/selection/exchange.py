@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dynams.selection.ranks import of_world, told_by_all
+from dynams.selection.ranks import check_told_alike, told_by_all
 from dynams.selection.sampler_checks import check_int64
 
 Pair = tuple[Tensor, Tensor]
@@ -35,15 +35,16 @@ def gather_scores(pairs: Iterable[Pair], group: Any = None) -> list[Pair]:
         ValueError, TypeError: pairs that do not fit.
         RuntimeError: another rank could not give its own.
     """
-    if of_world(group) == 1:
-        told = [_joined(pairs)]
-    else:
-        told = told_by_all("give its scores", lambda: _joined(pairs), group)
+    told = told_by_all("give its scores", lambda: _joined(pairs), group)
     return [pair for pair in told if len(pair[0])]
 
 
 def scored_together(
-    networks: list[nn.Module], facts: dict[str, object], score: Callable[[], Iterable[Pair]]
+    networks: list[nn.Module],
+    facts: dict[str, object],
+    score: Callable[[], Iterable[Pair]],
+    *,
+    gather: bool = True,
 ) -> list[Pair]:
     """Score this rank's part by the statistics of rank 0's networks, and give all ranks all scores.
 
@@ -51,6 +52,7 @@ def scored_together(
         networks: that `score` calls; as they were afterwards.
         facts: what is to be the same on all ranks, by name.
         score: makes the pairs of this rank's part.
+        gather: False: each rank gets its own pairs, as they were made.
 
     Raises:
         ValueError: ranks differ in `facts` or in the shapes of statistics.
@@ -59,15 +61,14 @@ def scored_together(
     statistics = [buffer for network in networks for buffer in _statistics(network)]
     facts = {**facts, "shapes of the model's statistics": [list(each.shape) for each in statistics]}
     begun = told_by_all("begin to score", lambda: facts)
-    for name, first in begun[0].items():
-        for rank, theirs in enumerate(begun):
-            if theirs[name] != first:
-                raise ValueError(
-                    f"{name}: got {theirs[name]} on rank {rank} and {first} on rank 0, want the same on all"
-                )
+    check_told_alike(begun)
     with _statistics_of_rank_0(statistics), _without_broadcasts(networks):
-        told = told_by_all("score its part of the samples", lambda: _joined(score()))
-    return [pair for pair in told if len(pair[0])]
+        if gather:
+            told = told_by_all("score its part of the samples", lambda: _joined(score()))
+            return [pair for pair in told if len(pair[0])]
+        mine: list[Pair] = []
+        told_by_all("score its part of the samples", lambda: mine.extend(score()))
+        return mine
 
 
 def _joined(pairs: Iterable[Pair]) -> Pair:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from dynams.selection.signals import LAST_LOSS, TENSORS, VALIDATION, Signals
 
 Pairs = Iterable[tuple[Tensor, Tensor]]
 
+_Kept = TypeVar("_Kept", bound="KeptScores")
+
 # The loss that training left behind may come from a scoring pass as well.
 _SAME = {(LAST_LOSS, "loss")}
 
@@ -27,13 +29,23 @@ class KeptScores:
     Whoever is refused halfway therefore still has what was there before.
 
     Args:
-        num_samples: N.
+        num_samples: how many samples.
         needs: names of what a strategy needs; those of one number a sample are kept.
         device: where they live.
+        first: index of the first of them.
     """
 
-    def __init__(self, num_samples: int, needs: frozenset[str], device: torch.device | str) -> None:
+    may_get_none: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        num_samples: int,
+        needs: frozenset[str],
+        device: torch.device | str,
+        first: int = 0,
+    ) -> None:
         self.num_samples = num_samples
+        self.first = first
         self.needs = needs
         self.device = torch.empty(0, device=device).device
         self._selectors = {
@@ -69,16 +81,7 @@ class KeptScores:
             ValueError, TypeError: what was given is of other samples, lacks something, or has dtypes,
                 shapes or indices that do not fit.
         """
-        if isinstance(given, Signals):
-            updates, rest = self._of_signals(given), given
-        else:
-            updates, rest = self._of_pairs(given), None
-        new = copy.copy(self)
-        new._selectors = copy.deepcopy(self._selectors)
-        for name, (indices, scores) in updates.items():
-            new._selectors[name].update(indices, scores)
-        if not isinstance(given, Signals):
-            new._check_complete()
+        new, rest, _ = self._taken(given)
         return new, new.signals(rest)
 
     def signals(self, rest: Signals | None = None) -> Signals:
@@ -105,8 +108,31 @@ class KeptScores:
             raise ValueError(f"state: got no scores of {', '.join(sorted(missing))}, want them")
         new = KeptScores(self.num_samples, self.needs, self.device)
         for name, each in new._selectors.items():
+            if "part" in state[name] and state[name]["num_samples"] != self.num_samples:
+                raise ValueError(
+                    f"state: got {name} of {state[name]['num_samples']} of {self.num_samples} samples, those of "
+                    "one rank of a sharded sampler, want all: gather_state(sampler) gives them"
+                )
             each.load_state_dict(state[name])
         return new
+
+    def largest_margin(self, indices: Tensor) -> float:
+        """Return the largest margin of some samples (n,) int64; NaN is the largest."""
+        return float(self.margins[indices].max())
+
+    def _taken(self: _Kept, given: Signals | Pairs) -> tuple[_Kept, Signals | None, int]:
+        """The scores with what was given, the signals that came with it, and how many scores it was."""
+        if isinstance(given, Signals):
+            updates, rest = self._of_signals(given), given
+        else:
+            updates, rest = self._of_pairs(given), None
+        new = copy.copy(self)
+        new._selectors = copy.deepcopy(self._selectors)
+        for name, (indices, scores) in updates.items():
+            new._selectors[name].update(indices, scores)
+        if rest is None:
+            new._check_complete()
+        return new, rest, sum(len(indices) for indices, _ in updates.values())
 
     def _of_signals(self, signals: Signals) -> dict[str, tuple[Tensor, Tensor]]:
         if signals.count != self.num_samples:
@@ -132,14 +158,19 @@ class KeptScores:
             raise ValueError(f"score: got {kind}, want {name}{_how(name)}")
         checked = [_checked(pair) for pair in pairs]
         if sum(len(indices) for indices, _ in checked) == 0:
+            if self.may_get_none:
+                return {}
             raise ValueError("score: got no margins, want pairs of indices and margins")
         # At once: one transfer and one check.
         indices = torch.cat([indices for indices, _ in checked]).to(self.device)
         scores = torch.cat([scores.float() for _, scores in checked]).to(self.device)
         low, high = torch.stack(indices.aminmax()).tolist()
+        self._check_range(low, high)
+        return {name: (indices - self.first if self.first else indices, scores)}
+
+    def _check_range(self, low: int, high: int) -> None:
         if low < 0 or high >= self.num_samples:
             raise ValueError(f"indices: got {low} to {high}, want them in [0, {self.num_samples})")
-        return {name: (indices, scores)}
 
     def _check_complete(self) -> None:
         if self.margin is not None:

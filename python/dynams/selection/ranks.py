@@ -27,6 +27,11 @@ def of_world(group: Any = None) -> int:
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
+def of_rank(group: Any = None) -> int:
+    """Return which rank of a process group this is; 0 where there is none."""
+    return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
+
+
 def told_by_all(purpose: str, make: Callable[[], Made], group: Any = None) -> list[Made]:
     """Return what `make` gives on every rank, in their order. It must be something to be pickled.
 
@@ -34,6 +39,8 @@ def told_by_all(purpose: str, make: Callable[[], Made], group: Any = None) -> li
         RuntimeError: `make` failed on another rank. Where it failed itself, a rank raises what it raised.
         ElsewhereError: other ranks came to another round; its cause is what `make` raised, if it did.
     """
+    if of_world(group) == 1:
+        return [make()]
     made: Made | None = None
     failure: Exception | None = None
     try:
@@ -92,6 +99,20 @@ def agreed(
     for name in told[0]:
         _check_same(epoch, name, [theirs[name] for theirs in told])
     return made[0]
+
+
+def check_told_alike(told: list[dict[str, Any]]) -> None:
+    """Refuse facts, by name, in which ranks differ.
+
+    Raises:
+        ValueError: naming the first fact that differs.
+    """
+    for name, first in told[0].items():
+        for rank, theirs in enumerate(told):
+            if theirs[name] != first:
+                raise ValueError(
+                    f"{name}: got {theirs[name]} on rank {rank} and {first} on rank 0, want the same on all"
+                )
 
 
 def _comparable(fact: int | Tensor | None) -> int | str | None:

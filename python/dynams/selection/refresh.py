@@ -30,8 +30,8 @@ class Refresh:
     Attributes:
         epoch: the first epoch that trains on it.
         indices: (k,) int64 ascending, on the sampler's device; not to be written to.
-        margins: (num_samples,) float32 copy of all margins, -inf where a sample was never scored; all
-            -inf with a strategy that knows no margins.
+        margins: (num_samples,) float32 copy of all margins, of a sharded sampler those of this rank's part; -inf
+            where a sample was never scored; all -inf with a strategy that knows no margins.
         threshold: the largest margin selected; NaN without margins or where a NaN was selected.
         overlap: the fraction of it that the previous selection held; None for the first one.
         weights: (k,) float32 of the samples' losses; None: all 1.
@@ -190,7 +190,7 @@ class Refresher:
         indices, margins = selection.indices.to(self.device), scores.margins
         threshold, overlap = float("nan"), None
         if self.timetable.phase(epoch) == "selected" and scores.margin is not None:
-            threshold = float(margins[indices].max())
+            threshold = scores.largest_margin(indices)
         if current.selected_at is not None:
             known = torch.zeros(self.num_samples, dtype=torch.bool, device=self.device)
             known[current.indices] = True

@@ -15,6 +15,8 @@ from dynams.selection.draws import epoch_places
 from dynams.selection.kept_scores import KeptScores
 from dynams.selection.methods.interface import Strategy
 from dynams.selection.methods.registry import build_strategy
+from dynams.selection.over_ranks import over_ranks
+from dynams.selection.part_scores import PartScores
 from dynams.selection.ranks import agreed
 from dynams.selection.refresh import Current, Refresh, Refresher, Score
 from dynams.selection.sampler_checks import (
@@ -77,6 +79,9 @@ class SubsetSampler(Sampler[int]):
         epoch_length: samples that every epoch walks, warm-up and tail too, for schedules that plan once; what
             is selected stays the same. A smaller selection is walked again, each pass in an order of its own;
             of a larger one each epoch trains on the first so many of its order. None: the selection, once.
+        sharded: each rank holds the scores of its part of the samples alone (`RankShard`'s), and is given no
+            others; selection and order are those of all scores. For strategies that rank by one score, equal
+            ones by index. A state holds this rank's scores: `gather_state` makes one with all.
         device: where scores and selection live.
 
     Attributes:
@@ -106,6 +111,7 @@ class SubsetSampler(Sampler[int]):
         shuffle: bool = True,
         seed: int = 0,
         epoch_length: int | None = None,
+        sharded: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
@@ -126,16 +132,14 @@ class SubsetSampler(Sampler[int]):
         self.shuffle = check_bool("shuffle", shuffle)
         self.seed = whole("seed", seed)
         self._score = check_score(score)
+        self.sharded = check_bool("sharded", sharded)
         everything = torch.arange(num_samples, device=device)
+        selects = over_ranks(self.strategy, num_samples) if sharded else self.strategy
         self._refresher = Refresher(
-            num_samples,
-            self.strategy,
-            self.timetable,
-            self.dynamic,
-            self.seed,
-            everything.device,
+            num_samples, selects, self.timetable, self.dynamic, self.seed, everything.device
         )
-        scores = KeptScores(num_samples, self.strategy.needs, everything.device)
+        kept = PartScores if sharded else KeptScores
+        scores = kept(num_samples, self.strategy.needs, everything.device)
         self._current = Current(None, None, everything, None, scores)
         self._walk = Walk(self.timetable.walked(num_samples))
         self._warned_of_going_back = False
@@ -152,7 +156,7 @@ class SubsetSampler(Sampler[int]):
 
     @property
     def margins(self) -> Tensor:
-        """A copy of all margins (num_samples,) float32; -inf where never scored, or nothing scores them."""
+        """A copy of all margins (N,) float32, sharded of this rank's; -inf where never scored, or nothing scores them."""
         return self._current.scores.margins
 
     @property
@@ -377,11 +381,8 @@ class SubsetSampler(Sampler[int]):
 
     def _begin(self, epoch: int, score: Score | None, *, back: bool) -> Refresh | None:
         epoch = whole("epoch", epoch)
-        order = {
-            "seed": self.seed,
-            "shuffle": self.shuffle,
-            "epoch_length": self.timetable.epoch_length,
-        }
+        length = self.timetable.epoch_length
+        order = {"seed": self.seed, "shuffle": self.shuffle, "epoch_length": length}
         begun, refresh = agreed(
             epoch, lambda: self._begun(epoch, score, back=back), lambda made: made[0].facts | order
         )

@@ -29,9 +29,22 @@ class ScoredBatches(Iterator[tuple[Tensor, Tensor]]):
         kind: of the scores; a sampler refuses those of another kind than it ranks by.
     """
 
-    def __init__(self, kind: dk.ScoreKind, pairs: Iterator[tuple[Tensor, Tensor]]) -> None:
+    def __init__(
+        self,
+        kind: dk.ScoreKind,
+        pairs: Iterator[tuple[Tensor, Tensor]],
+        own: Iterator[tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
         self.kind = kind
         self._pairs = pairs
+        self._own = own
+
+    def of_this_rank(self) -> ScoredBatches:
+        """Return the pairs of this rank's part alone: ranks score together all the same, and gather nothing.
+
+        In place of iterating over this; all ranks do the same. A sharded sampler does so by itself.
+        """
+        return self if self._own is None else ScoredBatches(self.kind, self._own)
 
     def __next__(self) -> tuple[Tensor, Tensor]:
         """Return the indices and scores of the next batch."""
@@ -132,12 +145,13 @@ def score_batches(
                 f"loader: got {done} samples, want all {total}, or indices=... that tells which they are"
             )
 
-    def scored_by_all(of: RankShard) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from scored_together(networks, {"num_samples": of.num_samples, "kind": kind}, scored)
+    def scored_by_all(of: RankShard, gather: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        facts = {"num_samples": of.num_samples, "kind": kind, "whether scores are gathered": gather}
+        yield from scored_together(networks, facts, scored, gather=gather)
 
     if shard is None or shard.world == 1:
         return ScoredBatches(kind, scored())
-    return ScoredBatches(kind, scored_by_all(shard))
+    return ScoredBatches(kind, scored_by_all(shard, True), scored_by_all(shard, False))
 
 
 def _call(

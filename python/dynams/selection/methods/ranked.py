@@ -83,6 +83,11 @@ class Ranked:
         """Return the number that ranks the samples: (N,) floating point."""
         return signals.score(self.score)
 
+    def ranking(self, signals: Signals) -> Tensor:
+        """Return the number of which the smallest are kept: (N,) floating point."""
+        values = self.values(signals)
+        return -values if self.keeps_largest else values
+
     def select(
         self, signals: Signals, size: int, *, epoch: int, progress: float, generator: Generator
     ) -> Selection:
@@ -100,6 +105,4 @@ class Ranked:
             groups: (N,) int64 in [0, number of quotas).
             quotas: how many of each group, at most its size.
         """
-        values = self.values(signals)
-        ranking = -values if self.keeps_largest else values
-        return Selection(dk.smallest_k_grouped(ranking, groups, quotas).indices)
+        return Selection(dk.smallest_k_grouped(self.ranking(signals), groups, quotas).indices)
