@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,7 +41,7 @@ def gather_scores(pairs: Iterable[Pair], group: Any = None) -> list[Pair]:
 
 def scored_together(
     networks: list[nn.Module],
-    facts: dict[str, object],
+    facts: Mapping[str, object],
     score: Callable[[], Iterable[Pair]],
     *,
     gather: bool = True,

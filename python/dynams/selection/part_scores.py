@@ -184,6 +184,8 @@ class PartScores(KeptScores):
 
     def _check_held(self) -> None:
         """Refuse to take what a loaded state lacked for what was never scored."""
+        if self._held == self.part:
+            return
         for name, each in self._selectors.items():
             never = each.state_dict()["margins"].isneginf()
             never[self._held.start - self.first : self._held.stop - self.first] = False
