@@ -95,6 +95,12 @@ def batches(rank: int, world: int) -> list[list[int]]:
     return list(sampler.shard(rank, world, 3))
 
 
+def made_before(sharded: bool) -> SubsetSampler:
+    sampler = SubsetSampler(N, budget=0.4, sharded=sharded)
+    sampler.begin_epoch(0, lambda: pairs(0, torch.arange(N)))
+    return sampler
+
+
 def saved(folder: Path, rank: int) -> dict[str, Any]:
     """A run that is stopped in the middle of an epoch: the states that it leaves."""
     sampler = margins(sharded=True)
@@ -189,13 +195,15 @@ def refused(rank: int, world: int) -> dict[str, Any]:
 def on_rank(rank: int, folder: Path) -> dict[str, Any]:
     world = RankShard(1).world
     states = torch.load(folder.parent / "states", weights_only=True) if world != 2 else None
-    told = {
+    told: dict[str, Any] = {
         # Eight processes on two cores wait for each other most of the time: what four show is not shown again.
         "samplers": samplers(sharded=True, names=NAMES if world < 8 else ("margin", "tiny")),
         "random": random_cases(sharded=True, cases=10 if world < 8 else 3),
         "batches": batches(rank, world),
         "part": list(RankShard(N).part),
     }
+    if world == 4:
+        told["early"] = told_of(EARLY, 2, every=3)
     if world == 2:
         told["saved"] = saved(folder.parent, rank)
     elif states is not None:
@@ -205,6 +213,10 @@ def on_rank(rank: int, folder: Path) -> dict[str, Any]:
     if 1 < world < 8:
         told["refused"] = refused(rank, world)
     return told
+
+
+# It has scores of all samples before there is a process group.
+EARLY = made_before(sharded=True)
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +282,15 @@ def test_every_rank_gets_its_share_of_the_one_order(
     ]
     assert walked == order
     assert sorted(i for each in told[world] for i in each["part"]) == list(range(N))
+
+
+def test_a_sampler_older_than_the_process_group_keeps_the_scores_of_its_part(
+    told: dict[int, list[dict[str, Any]]],
+) -> None:
+    expected = told_of(made_before(sharded=False), 2, every=3)
+    assert expected["changed"][1] < 1
+    for rank in told[4]:
+        assert_told_equal(rank["early"], expected)
 
 
 def uninterrupted() -> SubsetSampler:

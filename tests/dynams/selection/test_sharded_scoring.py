@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
 from dynams.selection import RankShard, SubsetSampler, score_batches
+from pages import python_blocks
 from two_ranks import told_by_two
 
 N, FEATURES, CLASSES, BATCH = 64, 6, 4, 8
@@ -166,8 +167,16 @@ def exchanged(sharded: bool) -> dict[str, int]:
     return counted.bytes
 
 
+def by_the_page(folder: Path) -> dict[str, Any]:
+    (block,) = python_blocks("docs/selection.md", "Scores by shard")
+    names: dict[str, Any] = {"plain_set": samples(), "model": network(normed=True)}
+    exec(block.replace('"sampler.pt"', repr(str(folder / "sampler.pt"))), names)
+    return {"order": names["sampler"].order(), "batches": list(names["batches"])}
+
+
 def on_rank(rank: int, folder: Path) -> dict[str, Any]:
     return {
+        "page": by_the_page(folder.parent),
         "selected": selected(rank),
         "refused": refused(rank),
         "trained": trained(2),
@@ -177,7 +186,11 @@ def on_rank(rank: int, folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return told_by_two(on_rank, tmp_path_factory.mktemp("ranks"))
+    folder = tmp_path_factory.mktemp("ranks") / "told"
+    folder.mkdir()
+    told = told_by_two(on_rank, folder)
+    told[0]["page"]["saved"] = torch.load(folder.parent / "sampler.pt", weights_only=True)
+    return told
 
 
 @pytest.mark.parametrize("batches", ["aligned", "cut elsewhere"])
@@ -232,6 +245,18 @@ def test_training_by_the_same_batches_scores_and_selects_alike(
         [scores for _, scores in score_batches(network(normed=False), scoring(BATCH))]
     )
     assert float((margins - untrained).abs().max()) > 0.1  # or nothing was trained
+
+
+def test_the_page_s_ranks_select_what_one_process_does(told: list[dict[str, Any]]) -> None:
+    model = network(normed=True)
+    sampler = SubsetSampler(N, score=lambda: score_batches(model, scoring(N)))
+    sampler.set_epoch(0)
+    saved = told[0]["page"]["saved"]
+    assert torch.equal(saved["indices"], sampler.indices)
+    assert saved["scores"]["gap"]["num_samples"] == N
+    for rank, each in enumerate(told):
+        assert torch.equal(each["page"]["order"], sampler.order())
+        assert each["page"]["batches"] == [sampler.order()[rank::2].tolist()]  # one step
 
 
 def test_a_selection_sends_what_the_page_says(told: list[dict[str, Any]]) -> None:
