@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from dynams.selection.methods.interface import Strategy as Strategy
     from dynams.selection.methods.registry import STRATEGIES as STRATEGIES
     from dynams.selection.methods.registry import build_strategy as build_strategy
-    from dynams.selection.part_scores import gather_state as gather_state
     from dynams.selection.refresh import Refresh as Refresh
     from dynams.selection.sampler import SubsetSampler as SubsetSampler
     from dynams.selection.schedule import SCHEDULE_KINDS as SCHEDULE_KINDS
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from dynams.selection.shares import RankShard as RankShard
     from dynams.selection.shares import SamplerShare as SamplerShare
     from dynams.selection.signals import Signals as Signals
+    from dynams.selection.states import gather_state as gather_state
     from dynams.selection.switches import with_switches as with_switches
     from dynams.selection.timetable import Timetable as Timetable
     from dynams.selection.timetable import selection_size as selection_size
@@ -45,7 +45,6 @@ else:
             "exchange": "gather_scores",
             "methods.interface": "BatchSelection BatchStrategy Selection Strategy",
             "methods.registry": "STRATEGIES build_strategy",
-            "part_scores": "gather_state",
             "refresh": "Refresh",
             "sampler": "SubsetSampler",
             "schedule": "BudgetCurve SCHEDULE_KINDS Schedule build_schedule constant cosine "
@@ -53,6 +52,7 @@ else:
             "scoring": "score_batches",
             "shares": "BatchShare RankShard SamplerShare",
             "signals": "Signals",
+            "states": "gather_state",
             "switches": "with_switches",
             "timetable": "Timetable selection_size",
         },

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dynams.selection import RankShard, SubsetSampler, gather_state, linear
+from dynams.selection import RankShard, Signals, SubsetSampler, gather_state, linear
 from dynams.selection.over_ranks import _packed, _places
 from sampler_inputs import assert_states_equal, smallest
 from two_ranks import told_by_ranks
@@ -93,6 +93,16 @@ def batches(rank: int, world: int) -> list[list[int]]:
     sampler = margins(sharded=True)
     sampler.begin_epoch(1, scored(1))
     return list(sampler.shard(rank, world, 3))
+
+
+def by_two_scores(sharded: bool) -> Tensor:
+    """From the signals of a part."""
+    part = RankShard(N).part
+    mine = torch.arange(part.start, part.stop)
+    scores = {"loss": scores_of(0)[mine], "irreducible_loss": scores_of(1)[mine]}
+    sampler = SubsetSampler(N, "rho-loss", budget=0.3, sharded=sharded)
+    sampler.begin_epoch(0, lambda: Signals(len(mine), scores))
+    return sampler.indices
 
 
 def made_before(sharded: bool) -> SubsetSampler:
@@ -203,6 +213,7 @@ def on_rank(rank: int, folder: Path) -> dict[str, Any]:
         "part": list(RankShard(N).part),
     }
     if world == 4:
+        told["two scores"] = by_two_scores(sharded=True)
         told["early"] = told_of(EARLY, 2, every=3)
     if world == 2:
         told["saved"] = saved(folder.parent, rank)
@@ -282,6 +293,10 @@ def test_every_rank_gets_its_share_of_the_one_order(
     ]
     assert walked == order
     assert sorted(i for each in told[world] for i in each["part"]) == list(range(N))
+
+
+def test_signals_are_of_a_rank_s_part(told: dict[int, list[dict[str, Any]]]) -> None:
+    assert all(torch.equal(rank["two scores"], by_two_scores(sharded=False)) for rank in told[4])
 
 
 def test_a_sampler_older_than_the_process_group_keeps_the_scores_of_its_part(
