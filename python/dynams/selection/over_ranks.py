@@ -69,10 +69,7 @@ class OverRanks:
         facts = {"num_samples": self.num_samples, "strategy": strategy_name(self.strategy)}
         facts |= {"epoch": epoch, "size": size}
         check_told_alike(told_by_all("select", lambda: facts))
-        ranking = self.strategy.ranking(signals)
-        if of_world() > 1 and dist.get_backend() == "nccl":
-            ranking = ranking.cuda()  # it carries nothing else
-        chosen = dk.distributed.smallest_k(ranking, size)
+        chosen = dk.distributed.smallest_k(_carried(self.strategy.ranking(signals)), size)
         return Selection(_of_all_ranks(chosen.indices, self.num_samples))
 
 
@@ -80,6 +77,14 @@ def over_ranks(strategy: Strategy, num_samples: int) -> Strategy:
     """Make a strategy of all samples one of which each rank has the signals of its part."""
     ranked: Any = strategy
     return OverRanks(ranked, num_samples)
+
+
+def _carried(values: Tensor) -> Tensor:
+    """Values on a device whose tensors the process group exchanges, wherever the sampler keeps its own."""
+    backend = dist.get_backend() if of_world() > 1 else ""
+    if backend == "nccl":
+        return values.cuda()
+    return values.cpu() if backend == "gloo" else values
 
 
 def _of_all_ranks(mine: Tensor, num_samples: int) -> Tensor:
