@@ -205,6 +205,9 @@ def on_rank(rank: int, folder: Path) -> dict[str, Any]:
         "part": list(RankShard(N).part),
     }
     if world == 4:
+        few = SubsetSampler(3, sharded=True)
+        few.begin_epoch(0, scored(0, 3))
+        told["few"] = gather_state(few)
         told["two scores"] = by_two_scores(sharded=True)
         told["early"] = told_of(EARLY, 2, every=3)
     if world == 2:

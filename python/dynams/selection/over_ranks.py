@@ -26,7 +26,7 @@ _BITS = 8
 
 @dataclass(frozen=True)
 class OverRanks:
-    """A strategy that ranks by one score, as a strategy of which each rank has the signals of its part of the samples.
+    """A strategy that ranks by one score, selecting over all ranks by the signals that each has of its part.
 
     Attributes:
         strategy: what ranks.
@@ -74,7 +74,7 @@ class OverRanks:
 
 
 def over_ranks(strategy: Strategy, num_samples: int) -> Strategy:
-    """Make a strategy of all samples one of which each rank has the signals of its part."""
+    """Let a strategy select over the ranks; see `OverRanks`, and for what it refuses."""
     ranked: Any = strategy
     return OverRanks(ranked, num_samples)
 

@@ -151,7 +151,7 @@ class PartScores(KeptScores):
 
     def _at(self, part: range) -> PartScores:
         """The scores of a part, as far as they are here."""
-        if part == self.part:
+        if (part.start, len(part)) == (self.first, self.num_samples):  # empty ranges are all equal
             return self
         new = copy.copy(self)
         new._place(part)

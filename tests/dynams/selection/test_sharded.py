@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dynams.selection import SubsetSampler, linear
+from dynams.selection.kept_scores import KeptScores
 from dynams.selection.over_ranks import _packed, _places
+from dynams.selection.part_scores import PartScores
 from sampler_inputs import assert_states_equal, smallest
 from sharded_runs import (
     CONSUMED,
@@ -26,6 +30,7 @@ from sharded_runs import (
     pairs,
     random_cases,
     resumed,
+    said,
     samplers,
     scored,
     scores_of,
@@ -129,6 +134,9 @@ def test_a_gathered_state_is_that_of_a_sampler_with_all_scores(
     assert_states_equal(first["gathered"], uninterrupted().state_dict())
     assert_states_equal(second["gathered"], second["own"])
     assert [each["own"]["scores"]["gap"]["part"] for each in (first, second)] == [[0, 21], [21, 43]]
+    few = SubsetSampler(3)  # fewer than ranks
+    few.begin_epoch(0, scored(0, 3))
+    assert_states_equal(told[4][0]["few"], few.state_dict())
     fresh = margins()
     fresh.begin_epoch(0)
     assert_states_equal(first["fresh"], fresh.state_dict())
@@ -203,6 +211,22 @@ def test_what_fails_on_one_rank_is_told_to_all(
         # Afterwards they go on together.
         assert each["good"] == "done"
         assert torch.equal(each["selection"], other["selection"])
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=4))
+def test_scores_move_to_another_part_and_none_is_made_up(bounds: list[tuple[int, int]]) -> None:
+    kept = PartScores(12, frozenset({"gap"}), "cpu")
+    everything = torch.arange(12.0)
+    kept, _ = kept.updated([(torch.arange(12), everything)])
+    known = set(range(12))
+    for low, high in map(sorted, bounds):
+        kept = kept._at(range(low, high))
+        known &= set(range(low, high))
+        margins = KeptScores.margins.fget(kept)  # type: ignore[attr-defined]
+        expected = [float(i) if i in known else -np.inf for i in range(low, high)]
+        assert margins.tolist() == expected
+        lacks = said(kept._check_held)
+        assert lacks.startswith("ValueError: score: got no gap of") == (len(known) < high - low)
 
 
 @pytest.mark.parametrize("places", [[], [0], [7, 8, 15, 16, 20], list(range(21))])
