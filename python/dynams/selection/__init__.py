@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from dynams.selection.shares import SamplerShare as SamplerShare
     from dynams.selection.signals import Signals as Signals
     from dynams.selection.states import gather_state as gather_state
+    from dynams.selection.stream import StreamSelector as StreamSelector
     from dynams.selection.switches import with_switches as with_switches
     from dynams.selection.timetable import Timetable as Timetable
     from dynams.selection.timetable import selection_size as selection_size
@@ -53,6 +54,7 @@ else:
             "shares": "BatchShare RankShard SamplerShare",
             "signals": "Signals",
             "states": "gather_state",
+            "stream": "StreamSelector",
             "switches": "with_switches",
             "timetable": "Timetable selection_size",
         },
