@@ -118,10 +118,18 @@ class QuantileSketch:
             height += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Return numbers, a text and one int32 tensor a level."""
-        levels = [torch.from_numpy(np.concatenate([_EMPTY, *level])) for level in self._levels]
-        numbers = {"count": self.count, "variance": self.variance, "tossed": self._tossed}
-        return {"size": self.size, "coins": self.coins, **numbers, "levels": levels}
+        """Return numbers, a text, and an int32 tensor of the keys, level after level."""
+        return {
+            "size": self.size,
+            "coins": self.coins,
+            "count": self.count,
+            "variance": self.variance,
+            "tossed": self._tossed,
+            "levels": [_total(level) for level in self._levels],
+            "keys": torch.from_numpy(
+                np.concatenate([_EMPTY, *(keys for level in self._levels for keys in level)])
+            ),
+        }
 
     @classmethod
     def of_state(cls, state: Mapping[str, Any]) -> QuantileSketch:
@@ -130,14 +138,17 @@ class QuantileSketch:
         Raises:
             ValueError: an entry is missing, or what its levels hold is not `count` keys.
         """
-        wanted = {"size", "coins", "count", "variance", "tossed", "levels"}
+        wanted = {"size", "coins", "count", "variance", "tossed", "levels", "keys"}
         if not isinstance(state, Mapping) or (missing := wanted - set(state)):
             lacking = ", ".join(sorted(missing)) if isinstance(state, Mapping) else "entries"
             raise ValueError(f"sketch: got no {lacking}, want all entries")
         sketch = cls(state["size"], state["coins"])
         sketch.count, sketch.variance = state["count"], state["variance"]
         sketch._tossed = state["tossed"]
-        sketch._levels = [[level.numpy().astype(np.int32)] for level in state["levels"]]
+        keys = np.asarray(state["keys"]).astype(np.int32)
+        sketch._levels = [
+            [level] for level in np.split(keys, np.cumsum(state["levels"]))[: len(state["levels"])]
+        ]
         held = sum(_total(level) << height for height, level in enumerate(sketch._levels))
         if held != sketch.count:
             raise ValueError(f"sketch: got {held} values in its levels, want {sketch.count}")

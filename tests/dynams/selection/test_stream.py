@@ -27,6 +27,7 @@ from dynams.selection.quantiles import (
     ordered_keys,
     rank_error,
 )
+from pages import python_blocks
 from two_ranks import told_by_two
 
 Floats = NDArray[np.float32]
@@ -166,27 +167,23 @@ def test_no_sketch_holds_more_or_errs_more_than_its_size_says(
     for sketch in [merged, *sketches]:
         sketch.shrink()
         assert sketch.variance <= 6 * (sketch.count / size) ** 2
-        held = sum(len(level) for level in sketch.state_dict()["levels"])
+        held = sum(sketch.state_dict()["levels"])
         assert held <= 3 * size + 9 * len(sketch.state_dict()["levels"])
-        assert (
-            QuantileSketch.of_state(sketch.state_dict()).state_dict().keys()
-            == sketch.state_dict().keys()
-        )
     assert merged.count == sum(map(sum, parts))
 
 
 def test_errors_are_as_likely_up_as_down_and_as_large_as_counted() -> None:
     ordered = np.arange(40_000, dtype=np.int32)
     errors = []
-    for seed in range(300):
+    for seed in range(200):
         sketch = QuantileSketch(40, f"{seed}")
-        for keys in np.array_split(ordered, 200):
+        for keys in np.array_split(ordered, 100):
             sketch.update(keys)
         packed = sketch.packed()
         weights = 1 << (packed & 63)
         errors.append(int(weights[packed >> 6 < 17_321].sum()) - 17_321)
     deviation = math.sqrt(sketch.variance)
-    assert abs(np.mean(errors)) < 3 * deviation / math.sqrt(300)
+    assert abs(np.mean(errors)) < 3 * deviation / math.sqrt(200)
     assert 0.1 * deviation < np.std(errors) <= deviation
     assert np.mean(np.abs(errors) > rank_error([sketch]) * 40_000) <= 0.01
 
@@ -462,3 +459,13 @@ def test_without_a_process_group_agreeing_takes_up_what_this_process_saw() -> No
     selector.agree()
     assert selector.known == 1005
     assert selector.threshold == pytest.approx(502, abs=1)
+
+
+def test_the_guide_runs_as_it_stands() -> None:
+    names: dict[str, Any] = {}
+    for block in python_blocks("docs/guides/streams.md"):
+        exec(block, names)
+        if "state" not in names:
+            # Margins grow meanwhile: as far from the budget as the tolerance lets it be.
+            assert 0.5 < names["selector"].kept_share < 0.7
+    assert names["resumed"].known == names["selector"].known == 6400
