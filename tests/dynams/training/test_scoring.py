@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ def network() -> SlimmableNetwork:
     return made
 
 
+@cache  # no test changes the network: one sees to that
 def logits(network: SlimmableNetwork, width: float) -> np.ndarray:
     """Float64 logits of all images at once, in evaluation mode."""
     wide = frozen_never(network)
@@ -167,6 +169,7 @@ SCORES = ("loss", "el2n", "entropy", "confidence")
 SIGNALS = (*oracle.MARGIN_KINDS, *SCORES, "grand", "features", "labels", "residuals")
 
 
+@cache
 def expected(network: SlimmableNetwork, width: float) -> dict[str, np.ndarray]:
     """All signals from float64 features and logits."""
     known = {kind: margins(network, width, kind) for kind in oracle.MARGIN_KINDS}
