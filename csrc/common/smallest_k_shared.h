@@ -48,11 +48,13 @@ struct SelectionShared {
   uint64_t below_before;  // values of earlier slices below the bin of rank k
   uint32_t gathered, selected_before;
   uint32_t listed, below;  // the slice's values in range, and below it
-  uint32_t listed_below;   // those below the range they were listed for
   uint64_t grid_below, grid_unplaced;
   Key threshold;
   int64_t last_tie;
   uint32_t ties_end;
+  // Those below the range they were listed for. Not beside those that all threads read when one writes this: the compiler
+  // reads neighbours at once, wanted or not, which racecheck takes for a race.
+  uint32_t listed_below;
 };
 
 }  // namespace dynams
