@@ -49,26 +49,30 @@ def count_digits(
         among: (n,) bool, the keys that count; None: all.
     """
     bins = 1 << bits
-    digits = keys >> shift
     if prefix is None:
         # Two's complement: the first bin is that of the most negative keys.
-        digits = digits.to(torch.int32) + bins // 2
+        digits = (keys >> shift).to(torch.int32) + bins // 2
     else:
-        alike = (keys >> (shift + bits)) == prefix
-        digits = (digits & (bins - 1)).to(torch.int32)
-        among = alike if among is None else alike & among
+        # Nothing is left of the bits above where they are the prefix; elsewhere, no digit.
+        digits = (keys ^ (prefix << (shift + bits))) >> shift
     if among is not None:
-        digits = torch.where(among, digits, bins)
-    return _histogram(digits, bins + 1)[:bins]
+        digits = digits.masked_fill(~among, -1)
+    return _histogram(digits, bins)
 
 
 def _histogram(digits: Tensor, bins: int) -> Tensor:
-    counts = torch.zeros(bins, dtype=torch.int64, device=digits.device)
-    if not digits.is_cuda:
-        return counts.scatter_add_(0, digits.long(), counts.new_ones(()).expand(digits.shape))
-    for part in torch.split(digits, _COUNTED_AT_ONCE):
-        counts += torch.histc(part, bins, 0, bins)
-    return counts
+    """How many are 0, 1, ... bins - 1: (bins,) int64."""
+    if digits.is_cuda and not torch.are_deterministic_algorithms_enabled():
+        # It passes over what is outside its range, from 0 to the first number after the bins. Counts of integers are the same in
+        # any order, but torch refuses it where it is told to be deterministic.
+        counts = torch.zeros(bins, dtype=torch.int64, device=digits.device)
+        digits = digits.to(torch.int32) if digits.dtype == torch.int16 else digits
+        for part in torch.split(digits, _COUNTED_AT_ONCE):
+            counts += torch.histc(part, bins + 1, 0, bins + 1)[:bins]
+        return counts
+    counts = torch.zeros(bins + 2, dtype=torch.int64, device=digits.device)
+    places = digits.clamp(-1, bins).long() + 1
+    return counts.scatter_add_(0, places, counts.new_ones(()).expand(places.shape))[1:-1]
 
 
 class PlainDigitCounter:
