@@ -324,7 +324,8 @@ def test_threads_are_those_chosen_or_those_the_batches_are_worth(
     try:
         watch = Threads()
         sections = {"run": {"threads": chosen}, "optim": {"batch_size": batch_size, "epochs": 1}}
-        train(small_config(tmp_path, **sections), made_up_data(train=600), interrupt=watch)
+        data = made_up_data(train=batch_size + 50)  # one whole batch is enough
+        train(small_config(tmp_path, **sections), data, interrupt=watch)
         assert watch.seen == {wanted}
         assert torch.get_num_threads() == 3
     finally:
