@@ -49,13 +49,13 @@ def resident_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def a_long_stream(count: int, accuracy: float) -> Row:
+def a_long_stream(count: int, accuracy: float, size: int = CHUNK) -> Row:
     """Keep from `count` margins: seconds, memory beyond that after the first 16 chunks, and the threshold's error."""
     source = np.random.default_rng(0)
     selector = StreamSelector(BUDGET, accuracy=accuracy)
     seconds, before = 0.0, math.nan
-    for number in range(-(-count // CHUNK)):
-        chunk = margins(source, min(CHUNK, count - number * CHUNK))
+    for number in range(-(-count // size)):
+        chunk = margins(source, min(size, count - number * size))
         begin = time.perf_counter()
         selector.keep(chunk)
         seconds += time.perf_counter() - begin
