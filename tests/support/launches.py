@@ -128,7 +128,7 @@ def _thawed(known: Any) -> Any:
 
 
 def compile_launch(job: tuple[Launch, int]) -> aot.CompiledFacts:
-    """Compiles a launch for a compute capability."""
+    """Compiles a launch for a compute capability; nothing is promised of one but its limits, which need no disassembly."""
     launch, capability = job
     function = importlib.import_module(launch.module)
     for name in launch.function.split("."):
@@ -140,4 +140,5 @@ def compile_launch(job: tuple[Launch, int]) -> aot.CompiledFacts:
         {place: _thawed(known) for place, known in launch.attributes},
         {name: value for name, value in launch.options if value is not None},
         capability,
+        disassemble=False,
     )
