@@ -126,6 +126,13 @@ def test_keys_are_in_the_total_order(values: list[float]) -> None:
     assert len(np.unique(keys)) == len(np.unique(array + np.float32(0)))
 
 
+def test_every_nan_is_the_same_and_last() -> None:
+    patterns = np.array([0x7FC00000, 0xFFC00000, 0x7F800001, 0xFFFFFFFF, 0x7F800000], np.uint32)
+    keys = ordered_keys(torch.from_numpy(patterns.view(np.float32)))
+    assert len(set(keys[:4])) == 1
+    assert keys[4] < keys[0]
+
+
 @given(streams, st.floats(0.01, 1.0), st.sampled_from([0.02, 0.1, 0.5]))
 def test_a_rank_errs_by_no_more_than_what_was_counted(
     drawn: dict[str, Any], share: float, accuracy: float
