@@ -1,5 +1,5 @@
 """Labelled images as uint8 tensors, checked and decoded once, with batched augmentation on the device; or any
-map-style Datasets of the user's own.
+map-style Datasets of the user's own; or images that an index finds, decoded when they are needed.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from dynams.data.augmentation import Augmentation, augment
 from dynams.data.datasets import DatasetData
 from dynams.data.errors import DataError
 from dynams.data.images import ImageData, ImageSet
+from dynams.data.indexed import IndexedImages
 from dynams.data.load import DataName, load_data
 from dynams.data.normalisation import normalise
 from dynams.data.storage import Storage
@@ -19,6 +20,7 @@ __all__ = [
     "DatasetData",
     "ImageData",
     "ImageSet",
+    "IndexedImages",
     "Storage",
     "augment",
     "load_data",

@@ -62,7 +62,7 @@ def cifar10(path: Path, columns: Columns = Columns()) -> Sources:  # noqa: B008 
         DataError: nothing found, several copies found, a file missing, damaged or mislabelled.
     """
     splits = {}
-    for split, files in _find(path).items():
+    for split, files in cifar10_files(path).items():
         name = f"cifar10 {split}"
         for file in files:
             want_file(file)
@@ -74,8 +74,12 @@ def cifar10(path: Path, columns: Columns = Columns()) -> Sources:  # noqa: B008 
     return Sources(splits["train"], splits["test"], Augmentation(crop_padding=4, flip=True))
 
 
-def _find(path: Path) -> dict[str, list[Path]]:
-    """Find the files of each split, in order, all of one copy."""
+def cifar10_files(path: Path) -> dict[str, list[Path]]:
+    """Find the files of each split, in order, all of one copy.
+
+    Raises:
+        DataError: nothing found, several copies found or a file missing.
+    """
     below = files_below(path, lambda file: is_parquet(file) or _is_batch(file))
     try:
         return _found(path, below)

@@ -93,6 +93,21 @@ class Decoder:
             pixels = self._square(pixels, size)
         return self._bytes_of(pixels)
 
+    def decode_encoded(self, data: bytes, size: int | None, where: str) -> NDArray[np.uint8]:
+        """Do what `decode_resized` does to a file to the bytes of one.
+
+        Raises:
+            DataError: not an image or damaged; names ``where``.
+        """
+        pixels = self._pixels(data, where, size)
+        if size is not None and pixels.size != (size, size):
+            pixels = self._square(pixels, size)
+        return self._bytes_of(pixels)
+
+    def squared(self, pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+        """Bring RGB pixels (H, W, 3) to (size, size, 3) as `decode_resized` does."""
+        return self._bytes_of(self._square(self._image.fromarray(pixels), size))
+
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """Note Pillow's complaints about metadata, in every thread, where it would print each."""

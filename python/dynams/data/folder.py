@@ -57,21 +57,7 @@ def image_folder(path: Path, image_size: int | None) -> Sources:
         DataError: a directory is missing or empty, the classes of both splits differ; chunks: a
             file cannot be decoded, or has another size where ``image_size`` is None. Names the file.
     """
-    train_directory = path / "train"
-    test_directory = next(
-        (
-            path / name
-            for there in (os.path.isdir, os.path.lexists)
-            for name in _TEST_NAMES
-            if there(path / name)
-        ),
-        path / _TEST_NAMES[0],
-    )
-    for directory in (train_directory, test_directory):
-        want_directory(
-            directory,
-            f"train/<class>/<image> and val/<class>/<image> or test/<class>/<image> in {path}",
-        )
+    train_directory, test_directory = split_directories(path)
     train, test = _list(train_directory), _list(test_directory)
     if train.classes != test.classes:
         for name in sorted({*train.classes} ^ {*test.classes}):
@@ -93,11 +79,35 @@ def image_folder(path: Path, image_size: int | None) -> Sources:
     return Sources(
         train=_source(f"{name} train", train, path, image_size, shape),
         test=_source(f"{name} test", test, path, image_size, shape),
-        augmentation=_suited(min(height, width)),
+        augmentation=suited_to_folders(min(height, width)),
     )
 
 
-def _suited(side: int) -> Augmentation:
+def split_directories(path: Path) -> tuple[Path, Path]:
+    """Find the directories of the training and of the test images.
+
+    Raises:
+        DataError: one is missing.
+    """
+    test_directory = next(
+        (
+            path / name
+            for there in (os.path.isdir, os.path.lexists)
+            for name in _TEST_NAMES
+            if there(path / name)
+        ),
+        path / _TEST_NAMES[0],
+    )
+    for directory in (path / "train", test_directory):
+        want_directory(
+            directory,
+            f"train/<class>/<image> and val/<class>/<image> or test/<class>/<image> in {path}",
+        )
+    return path / "train", test_directory
+
+
+def suited_to_folders(side: int) -> Augmentation:
+    """How images of a folder, whose shorter side has so many pixels, are sensibly varied."""
     if side >= _LARGE:
         # 224 of 256, as customary.
         return Augmentation(flip=True, random_resized=True, size=side * 7 // 8)

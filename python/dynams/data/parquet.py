@@ -97,11 +97,12 @@ def parquet_split(
         DataError: a file is no parquet file, lacks a column, or has a label outside the classes; chunks:
             an image cannot be decoded or has another size. Names the file and the row.
     """
-    reader = needed("pyarrow.parquet", "pyarrow")
     # What the first file has, the others must have too.
-    image, label = columns.among(_column_names(reader, files[0]), files[0])
+    image, label = columns.among(column_names(files[0]), files[0])
     read = Columns(image, label)
-    labels = [_labels(reader, file, len(classes), read) for file in files]
+    labels = [read_labels(file, read) for file in files]
+    for file, part in zip(files, labels, strict=True):
+        check_labels(part, len(classes), str(file), "row")
     starts = np.cumsum([0, *(len(part) for part in labels)])
 
     damaged: list[str] = []
@@ -112,7 +113,7 @@ def parquet_split(
         with ThreadPoolExecutor(workers) as pool:
             for file, start, stop in zip(files, starts, starts[1:], strict=False):
                 wanted = rows[(rows >= start) & (rows < stop)] - start
-                for numbers, blobs in _encoded(reader, file, wanted, image):
+                for numbers, blobs in _encoded(file, wanted, image):
                     yield _decoded(decoder, pool, workers, file, numbers, blobs, shape)
 
     return Source(
@@ -129,33 +130,46 @@ def parquet_split(
 
 
 @contextmanager
-def _opened(reader: Any, file: Path) -> Iterator[Any]:
-    """Open a parquet file; pyarrow takes names as text that is UTF-8, or as bytes."""
-    with (
-        needed("pyarrow", "pyarrow").OSFile(os.fsencode(file)) as source,
-        reader.ParquetFile(source) as opened,
-    ):
-        yield opened
+def opened_parquet(file: Path) -> Iterator[Any]:
+    """Open a parquet file; pyarrow takes names as text that is UTF-8, or as bytes.
 
-
-def _column_names(reader: Any, file: Path) -> list[str]:
+    Raises:
+        ImportError: pyarrow is not installed.
+        DataError: what is done with the file fails; errors of ours pass.
+    """
+    reader = needed("pyarrow.parquet", "pyarrow")
     try:
-        with _opened(reader, file) as opened:
-            return list(opened.schema_arrow.names)
-    except Exception as error:
-        raise _unreadable(file, error) from error
-
-
-def _labels(reader: Any, file: Path, classes: int, columns: Columns) -> Rows:
-    try:
-        with _opened(reader, file) as opened:
-            image, label = columns.among(opened.schema_arrow.names, file)
-            _check_images(opened.schema_arrow.field(image).type, image, file)
-            column = opened.read(columns=[label]).column(label)
+        with (
+            needed("pyarrow", "pyarrow").OSFile(os.fsencode(file)) as source,
+            reader.ParquetFile(source) as opened,
+        ):
+            yield opened
     except DataError:
         raise
     except Exception as error:
-        raise _unreadable(file, error) from error
+        raise unreadable(file, error) from error
+
+
+def column_names(file: Path) -> list[str]:
+    """Names of a file's columns.
+
+    Raises:
+        DataError: it is no parquet file.
+    """
+    with opened_parquet(file) as opened:
+        return list(opened.schema_arrow.names)
+
+
+def read_labels(file: Path, columns: Columns) -> Rows:
+    """Read the labels (n,) int64 of a file, and check that its images are encoded ones.
+
+    Raises:
+        DataError: a column is missing or of another kind, there are no rows, or one has no label.
+    """
+    with opened_parquet(file) as opened:
+        image, label = columns.among(opened.schema_arrow.names, file)
+        _check_images(opened.schema_arrow.field(image).type, image, file)
+        column = opened.read(columns=[label]).column(label)
     if not str(column.type).startswith(("int", "uint")):
         raise DataError(f"{file}: got column {label} of type {column.type}, want whole numbers")
     if not len(column):
@@ -163,9 +177,7 @@ def _labels(reader: Any, file: Path, classes: int, columns: Columns) -> Rows:
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
         raise DataError(f"{file}, row {row}: it has no label")
-    labels = np.asarray(column.to_numpy()).astype(np.int64)
-    check_labels(labels, classes, str(file), "row")
-    return labels
+    return np.asarray(column.to_numpy()).astype(np.int64)
 
 
 def _check_images(kind: Any, column: str, file: Path) -> None:
@@ -174,28 +186,23 @@ def _check_images(kind: Any, column: str, file: Path) -> None:
         raise DataError(f"{file}: got column {column} of type {kind}, want struct<bytes, path>")
 
 
-def _encoded(
-    reader: Any, file: Path, wanted: Rows, column: str
-) -> Iterator[tuple[Rows, list[bytes | None]]]:
+def _encoded(file: Path, wanted: Rows, column: str) -> Iterator[tuple[Rows, list[bytes | None]]]:
     """Read the rows ``wanted``, some at a time: their numbers and their encoded images."""
     start = 0
-    try:
-        with _opened(reader, file) as opened:
-            for batch in opened.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[f"{column}.bytes"]):
-                stop = start + batch.num_rows
-                numbers = wanted[(wanted >= start) & (wanted < stop)]
-                if len(numbers):
-                    blobs = batch.column(column).field("bytes").take(_indices(numbers - start))
-                    yield numbers, blobs.to_pylist()
-                start = stop
-    except DataError:
-        raise
-    except Exception as error:
-        raise _unreadable(file, error) from error
+    with opened_parquet(file) as opened:
+        for batch in opened.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[f"{column}.bytes"]):
+            stop = start + batch.num_rows
+            numbers = wanted[(wanted >= start) & (wanted < stop)]
+            if len(numbers):
+                yield numbers, picked_images(batch, column, numbers - start)
+            start = stop
 
 
-def _indices(rows: Rows) -> Any:
-    return needed("pyarrow", "pyarrow").array(rows)
+def picked_images(batch: Any, column: str, rows: Rows) -> list[bytes | None]:
+    """Copy the encoded images ``rows`` (n,) from a batch of pyarrow; None: a row has none."""
+    indices = needed("pyarrow", "pyarrow").array(rows)
+    images: list[bytes | None] = batch.column(column).field("bytes").take(indices).to_pylist()
+    return images
 
 
 def _decoded(
@@ -222,7 +229,8 @@ def _decoded(
     return images
 
 
-def _unreadable(file: Path, error: Exception) -> DataError:
+def unreadable(file: Path, error: Exception) -> DataError:
+    """Make the error for a file that cannot be read as parquet."""
     if isinstance(error, OSError) and error.errno is not None:
         return DataError(f"{file}: cannot be read: {os.strerror(error.errno)}")
     return DataError(f"{file}: cannot be read as parquet: {error}")

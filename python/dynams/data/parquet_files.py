@@ -54,12 +54,16 @@ def is_parquet(file: Path) -> bool:
     return file.suffix.lower() == ".parquet" and not file.name.startswith(".")
 
 
-def parquet_splits(root: Path, files: Iterable[Path]) -> dict[str, list[Path]]:
+def parquet_splits(
+    root: Path, files: Iterable[Path], what: str = "CIFAR-10", ending: str = ".parquet"
+) -> dict[str, list[Path]]:
     """Find the splits "train" and "test" among parquet files, each in the order of its rows.
 
     Args:
         root: that messages name files relative to.
-        files: all parquet files below it.
+        files: all parquet files below it, or others that are named so.
+        what: they hold, for messages.
+        ending: of the files, for messages.
 
     Returns:
         The files of both; empty: none is named as a split.
@@ -77,14 +81,17 @@ def parquet_splits(root: Path, files: Iterable[Path]) -> dict[str, list[Path]]:
     for name, split in (("train", splits["train"]), (test, splits[test])):
         if not split.files():
             listed = listing(root, [file for each in there for file in splits[each].files()])
-            raise DataError(f"{root}: {name}-*.parquet is missing; found {listed}")
+            raise DataError(f"{root}: {name}-*{ending} is missing; found {listed}")
     for name in there:
         if name not in ("train", test):
             where = printable(str(root))
             _LOG.warning(
                 "%s: left out the %s images: accuracy is measured on %s", where, name, test
             )
-    return {"train": _one(root, "train", splits["train"]), "test": _one(root, test, splits[test])}
+    return {
+        name: _one(root, real, splits[real], what)
+        for name, real in (("train", "train"), ("test", test))
+    }
 
 
 def listing(root: Path, files: Sequence[Path]) -> str:
@@ -116,13 +123,13 @@ def _sort_in(file: Path, splits: dict[str, _Split]) -> None:
     family.files.setdefault(number, []).append(file)
 
 
-def _one(root: Path, name: str, split: _Split) -> list[Path]:
+def _one(root: Path, name: str, split: _Split, what: str) -> list[Path]:
     """Return the files of the one complete set of a split."""
     listed = listing(root, split.files())
     folders = sorted({family.folder for family in split.families.values()})
     if len(folders) > 1:
         raise DataError(
-            f"{root}: found CIFAR-10 twice, {name} files in {' and '.join(map(str, folders))}; name the "
+            f"{root}: found {what} twice, {name} files in {' and '.join(map(str, folders))}; name the "
             "directory of one"
         )
     one = f"want one complete set of {name} files; found {listed}"
