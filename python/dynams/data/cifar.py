@@ -35,6 +35,7 @@ CLASSES = (
     "truck",
 )
 SHAPE = (3, 32, 32)
+AUGMENTATION = Augmentation(crop_padding=4, flip=True)
 _PIXELS = 3 * 32 * 32
 _PICKLED = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 _BATCHES = {
@@ -71,7 +72,7 @@ def cifar10(path: Path, columns: Columns = Columns()) -> Sources:  # noqa: B008 
         else:
             columns.refuse(f"{files[0].name}, which has no columns")
             splits[split] = _batches(name, files, path)
-    return Sources(splits["train"], splits["test"], Augmentation(crop_padding=4, flip=True))
+    return Sources(splits["train"], splits["test"], AUGMENTATION)
 
 
 def cifar10_files(path: Path) -> dict[str, list[Path]]:

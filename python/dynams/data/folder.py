@@ -23,6 +23,7 @@ from dynams.data.source import (
     Sources,
     decoding_threads,
     in_threads,
+    rows_round_robin,
 )
 
 _TEST_NAMES = ("val", "test")
@@ -202,14 +203,8 @@ def _source(
         files=split.files,
         root=root,
         damaged=damaged,
-        order=_round_robin(split.labels),
+        order=rows_round_robin(split.labels),
     )
-
-
-def _round_robin(labels: Rows) -> Rows:
-    """Rows so ordered that the first few are of every class: files are listed class by class."""
-    starts = np.searchsorted(labels, labels, side="left")
-    return np.argsort(np.arange(len(labels)) - starts, kind="stable").astype(np.int64)
 
 
 def _decoded(

@@ -87,6 +87,12 @@ def check_labels(labels: Rows, classes: int, where: str, unit: str) -> None:
         )
 
 
+def rows_round_robin(labels: Rows) -> Rows:
+    """Order rows (N,) whose labels ascend so that the first few are of every class."""
+    starts = np.searchsorted(labels, labels, side="left")
+    return np.argsort(np.arange(len(labels)) - starts, kind="stable").astype(np.int64)
+
+
 def decoding_threads(most: int) -> int:
     """Count the processors this process may use, at most ``most``: threads to decode with."""
     try:

@@ -27,10 +27,11 @@ _LONGEST_NAME = 220
 class DataConfig:
     """What to train on."""
 
-    name: Literal["digits", "cifar10", "folder"] = setting(
+    name: Literal["digits", "cifar10", "folder", "shards"] = setting(
         "digits",
         "data set: digits (8 x 8 grey digits, bundled with scikit-learn), cifar10 (needs "
-        "data.path), or folder (one sub-folder a class, needs data.path)",
+        "data.path), folder (one sub-folder a class, needs data.path), or shards (tar or parquet "
+        "files, needs data.path)",
     )
     path: str | None = setting(None, "directory that holds the data", path=True)
     limit: int | None = setting(
@@ -52,20 +53,21 @@ class DataConfig:
     label_column: str | None = setting(
         None, "column of parquet files that holds the labels; unset: label"
     )
-    storage: Literal["auto", "device", "host", "disk"] = setting(
+    storage: Literal["auto", "device", "host", "disk", "index"] = setting(
         "auto",
         "where the decoded images are kept: device (fastest), host, disk (a file mapped into "
-        "memory), or auto (the first of these that has room)",
+        "memory), or auto (the first of these that has room); index: nowhere, each is read and "
+        "decoded when it is needed, as shards always are",
     )
     cache: str | None = setting(
         None,
-        "directory in which the decoded images are kept for the next run; unset: only disk "
-        "storage keeps them, beside the data",
+        "directory in which the decoded images, or the index, are kept for the next run; unset: only "
+        "disk storage and the index are kept, beside the data",
         path=True,
     )
     workers: int | None = setting(
         None,
-        "processes that read Datasets of your own; 0: none; unset: as many as there are cores for, "
+        "processes that read Datasets of your own or images by their index; 0: none; unset: as many as there are cores for, "
         "at most 8, and none for tensors in memory",
         least=0,
     )

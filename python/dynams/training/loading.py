@@ -37,6 +37,7 @@ from dynams.data.datasets import (
     told_labels,
 )
 from dynams.data.errors import DataError
+from dynams.data.indexed import IndexedImages
 from dynams.data.seeding import drawn_apart
 from dynams.training.batches import share
 from dynams.training.interrupt import SIGNALS
@@ -241,10 +242,11 @@ class SampleBatches:
         order = order.cpu()
         shares = [share(*each, self.rank, self.processes) for each in bounds[first_step:]]
         parts = [order[first:last] for first, last in shares]
-        batches = self._batches(self.samples.name, parts, self.memory_format, purpose, epoch)
+        batches = self.read(self.samples.name, parts, purpose, epoch)
         for part in parts:
             with nullcontext() if clock is None else clock.measure("data", len(part)):
-                batch = next(batches)
+                images, labels = next(batches)
+                batch = self._finish(images, self.memory_format), labels
             yield batch
 
     def plain(self, start: int, stop: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -254,7 +256,8 @@ class SampleBatches:
     def picked(self, indices: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the samples ``indices`` (n,) int64 in that order, not varied."""
         parts = torch.split(indices.cpu(), batch_size) if len(indices) else ()
-        return self._batches(self.samples.plain, parts, self.reading_format)
+        for images, labels in self.read(self.samples.plain, parts):
+            yield self._finish(images, self.reading_format), labels
 
     def pictures(self, indices: Tensor) -> Tensor | None:
         """Return the samples ``indices`` (n,) int64 as pictures (n, C, H, W) uint8; None if they are none."""
@@ -266,14 +269,20 @@ class SampleBatches:
         images, _ = next(self.reader.read([wanted]))
         return images
 
-    def _batches(
-        self,
-        name: str,
-        parts: Sequence[Tensor],
-        memory_format: torch.memory_format,
-        purpose: str = _UNVARIED,
-        epoch: int = 0,
+    def read(
+        self, name: str, parts: Sequence[Tensor], purpose: str = _UNVARIED, epoch: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images as a Dataset gives them and labels, both on the device, of each of ``parts``.
+
+        Args:
+            name: of the Dataset.
+            parts: (n,) int64 on the CPU, samples of each batch.
+            purpose: what random transforms are for; with ``epoch`` and the sample it seeds them.
+            epoch: which.
+
+        Raises:
+            DataError: an item is not as it should be.
+        """
         rows = [self.samples.rows[part] for part in parts]
         item = self.reader.item(name)
         wanted = (Request(name, purpose, epoch, each.tolist(), item=item) for each in rows)
@@ -281,10 +290,12 @@ class SampleBatches:
             parts, rows, self.reader.read(wanted), strict=True
         ):
             _check_labels(name, where, labels, self.samples.labels[part])
-            yield self._finish(images, memory_format), labels.to(self.device, non_blocking=True)
+            yield (
+                images.to(self.device, non_blocking=True),
+                labels.to(self.device, non_blocking=True),
+            )
 
     def _finish(self, images: Tensor, memory_format: torch.memory_format) -> Tensor:
-        images = images.to(self.device, non_blocking=True)
         if images.dim() == 4:
             images = images.contiguous(memory_format=memory_format)
         if images.dtype == torch.uint8:
@@ -329,22 +340,31 @@ class _Reading(Dataset[Any]):
         name, purpose, epoch, rows, wanted, want = request
         dataset = self._datasets[name]
         images, labels = [], []
+        # Read together, in the order of the disk; each is decoded, and varied, in its turn.
+        together = dataset.items(rows) if isinstance(dataset, IndexedImages) else None
         with nullcontext() if in_memory(dataset) else drawn_apart() as seed:
             for row in rows:
                 if seed is not None:
                     seed(derive_seed(self._seed, purpose, epoch, row))
-                image, label = image_and_label(_item(dataset, name, row), f"{name}[{row}]")
+                item = _item(dataset, name, row) if together is None else next(together)
+                image, label = image_and_label(item, f"{name}[{row}]")
                 labels.append(label)
                 came = Item(tuple(image.shape), image.dtype)
                 if want is not None and came != want:
                     raise DataError(
-                        f"{name}[{row}]: got {_told(came)}, want {_told(want)}, as {name}[0] has"
+                        f"{_place(dataset, name, row)}: got {_told(came)}, want {_told(want)}, as {name}[0] has"
                     )
                 if wanted:
                     images.append(image)
         # In a worker this stacks into shared memory. Only what is on the CPU can be pinned.
         stacked = default_collate(images).cpu() if images else torch.empty(0, device="cpu")
         return stacked, torch.tensor(labels, dtype=torch.int64, device="cpu")
+
+
+def _place(dataset: Items, name: str, row: int) -> str:
+    """Say which item, and where it lies, if that is known."""
+    where = f" ({dataset.where(row)})" if isinstance(dataset, IndexedImages) else ""
+    return f"{name}[{row}]{where}"
 
 
 def _item(dataset: Items, name: str, row: int) -> Any:

@@ -183,7 +183,15 @@ def find_images(
     device: torch.device,
     host: HostMemory = HostMemory(),  # noqa: B008 (frozen)
 ) -> FoundData:
-    """Find and check the images that ``config`` names; arguments as in `load_images`."""
+    """Find and check the images that ``config`` names; arguments as in `load_images`.
+
+    Raises:
+        ValueError: they are not decoded beforehand, besides what `dynams.data.load_data` raises.
+    """
+    if config.storage == "index" or config.name == "shards":
+        raise ValueError(
+            f"data.storage: got {config.storage} with data.name {config.name}, want images that are decoded beforehand"
+        )
     return find_data(
         config.name,
         config.path,

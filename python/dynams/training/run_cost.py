@@ -252,7 +252,9 @@ def _check_settings(run: Run, config: TrainConfig, run_dir: str | Path) -> None:
             f"rates: the configuration of {run_dir} cannot be read: {error}"
         ) from error
     differing = changed_settings(was, config, MAY_DIFFER)
-    if config.data.name == "folder" and _resolved(was.data.path) != _resolved(config.data.path):
+    if config.data.name in ("folder", "shards") and _resolved(was.data.path) != _resolved(
+        config.data.path
+    ):
         differing.append(("data.path", was.data.path, config.data.path))
     _refuse(run_dir, differing)
 

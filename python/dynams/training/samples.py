@@ -13,6 +13,13 @@ from dynams.data.datasets import DatasetData, as_datasets
 from dynams.training.batches import Batches, ImageBatches, fingerprint, resolve_augmentation
 from dynams.training.config import DataConfig, TrainConfig
 from dynams.training.holdout import hold_out
+from dynams.training.indexed_batches import (
+    IndexedBatches,
+    find_indexed,
+    first_of_each,
+    suited_to,
+    told_moments,
+)
 from dynams.training.loading import Reader, SampleBatches, read_samples, suited_workers
 from dynams.training.resolve import Resolved, load_images
 
@@ -65,10 +72,11 @@ def given_data(data: object, config: DataConfig) -> ImageData | DatasetData | No
         TypeError, ValueError: they are nothing to train on, or ``config`` wants of Datasets what is theirs to do.
     """
     if data is None or isinstance(data, ImageData):
-        if config.workers is not None:
+        by_index = data is None and reads_by_index(config)
+        if config.workers is not None and not by_index:
             raise ValueError(
                 f"data.workers: got {config.workers} for images in memory, want it unset: workers read Datasets of "
-                "your own"
+                "your own, and images by their index (data.storage index)"
             )
         return data
     datasets = as_datasets(data)
@@ -84,6 +92,23 @@ def given_data(data: object, config: DataConfig) -> ImageData | DatasetData | No
                 f"data.{name}: got {getattr(config, name)} with Datasets of your own, want {wanted}"
             )
     return datasets
+
+
+def reads_by_index(config: DataConfig) -> bool:
+    """Whether what ``config`` names is decoded when it is needed, and not beforehand.
+
+    Raises:
+        ValueError: it cannot be had so, or only so.
+    """
+    if config.name == "shards" and config.storage not in ("auto", "index"):
+        raise ValueError(
+            f"data.storage: got {config.storage} with data.name shards, want index or auto: shards are read by their index"
+        )
+    if config.name == "digits" and config.storage == "index":
+        raise ValueError(
+            "data.storage: got index with data.name digits, want auto: there is nothing to decode"
+        )
+    return config.name == "shards" or config.storage == "index"
 
 
 def load_samples(
@@ -107,6 +132,8 @@ def load_samples(
     """
     if isinstance(data, DatasetData):
         return _of_datasets(resolved, fabric, data, memory_format, reading_format)
+    if data is None and reads_by_index(resolved.config.data):
+        return _of_index(resolved, fabric, memory_format, reading_format)
     config, given = resolved.config, data is not None
     if data is None:
         data = load_images(config.data, fabric)
@@ -143,14 +170,7 @@ def _of_datasets(
     memory_format: torch.memory_format,
     reading_format: torch.memory_format,
 ) -> RunSamples:
-    config = resolved.config
-    workers = config.data.workers
-    reader = Reader(
-        data.datasets(),
-        seed=config.run.seed,
-        workers=suited_workers(data, resolved.world.local) if workers is None else workers,
-        pin=fabric.device.type == "cuda",
-    )
+    config, reader = resolved.config, _reader(resolved, fabric, data)
     held, rows = None, None
     try:
         known = read_samples(data, reader)
@@ -177,6 +197,66 @@ def _of_datasets(
         known.fingerprint(),
         True,
         reader,
+    )
+
+
+def _of_index(
+    resolved: Resolved,
+    fabric: Fabric,
+    memory_format: torch.memory_format,
+    reading_format: torch.memory_format,
+) -> RunSamples:
+    config = resolved.config
+    data = find_indexed(config.data, fabric)
+    reader = _reader(resolved, fabric, data)
+    held, rows = None, None
+    try:
+        known = read_samples(data, reader)
+        if config.data.limit is not None:
+            known = replace(known, train=first_of_each(known.train, config.data.limit))
+        shape = known.train.item.shape
+        reading = SampleBatches(
+            known.train,
+            reader,
+            fabric.device,
+            memory_format,
+            reading_format,
+            fabric.global_rank,
+            fabric.world_size,
+        )
+        moments = told_moments(reading, fabric)
+        if config.data.holdout:
+            known, held, rows = hold_out(known, config.data.holdout, config.run.seed)
+        _check_count(config, len(known.train))
+        augmentation = resolve_augmentation(config.data, suited_to(config.data, shape), shape)
+    except BaseException:
+        reader.close()
+        raise
+    batches = IndexedBatches(
+        replace(reading, samples=known.train),
+        moments.mean(),
+        moments.std(),
+        augmentation,
+        config.run.seed,
+    )
+    return RunSamples(
+        batches,
+        batches.of(known.test),
+        None if held is None else batches.of(held),
+        rows,
+        batches.fingerprint(known),
+        False,
+        reader,
+    )
+
+
+def _reader(resolved: Resolved, fabric: Fabric, data: DatasetData) -> Reader:
+    workers = resolved.config.data.workers
+    return Reader(
+        data.datasets(),
+        seed=resolved.config.run.seed,
+        workers=suited_workers(data, resolved.world.local) if workers is None else workers,
+        pin=fabric.device.type == "cuda",
     )
 
 
