@@ -11,6 +11,7 @@ from dynams.data.images import ImageData, ImageSet
 from dynams.data.indexed import IndexedImages
 from dynams.data.load import DataName, load_data
 from dynams.data.normalisation import normalise
+from dynams.data.packing import write_shards
 from dynams.data.storage import Storage
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "augment",
     "load_data",
     "normalise",
+    "write_shards",
 ]

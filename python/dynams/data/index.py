@@ -78,7 +78,7 @@ def open_index(file: Path, layout: Layout) -> ImageIndex | None:
     try:
         with file.open("rb") as opened:
             told = _told(file, opened)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error

@@ -11,6 +11,7 @@ import logging
 import shutil
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,11 +57,10 @@ def indexed(file: Path, layout: Layout, *, tell: bool = True) -> ImageIndex:
             if found is None:
                 _build(file, layout, _Progress(file.stem, len(layout.shards), tell))
                 found = open_index(file, layout)
-    except StorageError as error:
-        error.afterwards = "or name another directory for the index (data.cache DIR, index_dir)"
-        raise
     except OSError as error:
-        raise StorageError(file, error) from error
+        told = error if isinstance(error, StorageError) else StorageError(file, error)
+        told.afterwards = "or name another directory for the index (data.cache DIR, index_dir)"
+        raise told from error
     if found is None:
         raise DataError(f"{file}: it was removed while it was being made; try again")
     return found
@@ -136,7 +136,7 @@ def _kept(place: Path, state: ShardState, layout: Layout) -> Part | None:
                 return None
             names = kept["names"].tobytes()
             return Part(kept["labels"], kept["offsets"], kept["lengths"], names)
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 

@@ -118,13 +118,9 @@ class IndexedImages(Dataset[Any]):
             IndexError: there is no such row.
             DataError: an image cannot be had; names its shard and its place there.
         """
-        wanted = self._numbers(rows)
-        encoded: list[bytes] = [b""] * len(wanted)
-        order = np.argsort(wanted, kind="stable")
-        for place, blob in zip(order.tolist(), self._read(wanted[order]), strict=True):
-            encoded[place] = blob
+        encoded = self.encoded(rows)
         decoder = self._decoder = self._decoder or EncodedDecoder(self._damaged)
-        for place, row in enumerate(wanted.tolist()):
+        for place, row in enumerate(self._numbers(rows).tolist()):
             pixels = decoder.decode(encoded[place], self.image_size, self.where(row))
             encoded[place] = b""
             if self._damaged:
@@ -132,6 +128,20 @@ class IndexedImages(Dataset[Any]):
             image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
             label = int(self._index.labels[row])
             yield image if self.transform is None else self.transform(image), label
+
+    def encoded(self, rows: Sequence[int]) -> list[bytes]:
+        """Read images as they are stored, in the order of ``rows``, by readings in the order of the disk.
+
+        Raises:
+            IndexError: there is no such row.
+            DataError: a shard is missing or has changed.
+        """
+        wanted = self._numbers(rows)
+        order = np.argsort(wanted, kind="stable")
+        images: list[bytes] = [b""] * len(wanted)
+        for place, image in zip(order.tolist(), self._read(wanted[order]), strict=True):
+            images[place] = image
+        return images
 
     def where(self, row: int) -> str:
         """Name a sample's shard, and its byte, row or file there."""
@@ -190,10 +200,12 @@ class IndexedImages(Dataset[Any]):
 
 def _index_file(layout: Layout, split: Split | None, directory: Path | None) -> Path:
     """Name an index by split, layout and columns; away from the data, by where they are too."""
-    place = hashlib.sha256(repr(layout.columns).encode())
+    known = hashlib.sha256(repr(layout.columns).encode())
+    words = ""
     if directory is None:
         directory = layout.root / DIRECTORY
     else:
-        place.update(os.fsencode(layout.root.resolve()))
-    words = re.sub(r"[^A-Za-z0-9]+", "-", layout.root.resolve().name).strip("-")
-    return directory / f"{words}-{split or 'all'}-{layout.kind}-{place.hexdigest()[:8]}.index"
+        root = layout.root.resolve()
+        known.update(os.fsencode(root))
+        words = re.sub(r"[^A-Za-z0-9]+", "-", root.name).strip("-") + "-"
+    return directory / f"{words}{split or 'all'}-{layout.kind}-{known.hexdigest()[:8]}.index"

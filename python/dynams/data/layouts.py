@@ -21,6 +21,8 @@ from dynams.data.tar_shards import TarShards
 
 Split = Literal["train", "test"]
 IndexedName = Literal["auto", "folder", "shards", "cifar10"]
+# Beside tar shards, which cannot tell names of classes.
+CLASSES_FILE = "classes.txt"
 _WANTED = "train/<class>/<image>, train-*.tar or train-*.parquet, and val or test likewise, there or one folder below"
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
 
@@ -42,7 +44,7 @@ def find_layout(
             "cifar10" (its parquet files anywhere below ``path``), or "auto": shards where there are some, else a folder.
         columns: of parquet files.
         classes: name of every class, in the order of the labels; None: names of folders, what parquet files
-            tell, else numbers.
+            or `classes.txt` beside tar files tell, else numbers.
 
     Raises:
         ValueError: an argument is none of these, or columns are named and the files have none.
@@ -73,7 +75,8 @@ def find_layout(
     if endings == [".parquet"]:
         return parquet_shards(path, shards, columns, named)
     columns.refuse("tar files, which have no columns")
-    return TarShards(path, tuple(str(file.relative_to(path)) for file in shards), named)
+    names = tuple(str(file.relative_to(path)) for file in shards)
+    return TarShards(path, names, _told_classes(path) if named is None else named)
 
 
 def _folder(path: Path, split: Split | None, classes: tuple[str, ...] | None) -> Layout:
@@ -94,6 +97,22 @@ def _cifar10(path: Path, split: Split | None, columns: Columns) -> Layout:
             "data.storage disk keeps them in a file"
         )
     return parquet_shards(path, files, columns, CLASSES)
+
+
+def _told_classes(path: Path) -> tuple[str, ...] | None:
+    """Names of the classes in a file beside tar shards, one a line."""
+    file = path / CLASSES_FILE
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise cannot_be_read(file, error) from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file}: got text that is not UTF-8, want the name of a class in each line"
+        ) from error
+    return tuple(lines)
 
 
 def _files(path: Path) -> list[Path]:
