@@ -36,7 +36,8 @@ _LENGTH_BYTES = 8
 _ENDING = ".images"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ELSEWHERE = (
-    "name another directory with data.cache DIR (cache_dir), or use fewer images (data.limit)"
+    "name another directory with data.cache DIR (cache_dir), decode images when they are needed (data.storage "
+    "index), or use fewer (data.limit)"
 )
 
 

@@ -33,7 +33,7 @@ from dynams.training.seeds import generator
 
 # Mean and deviation come from all images, or from as many as have so many pixels together: CIFAR-10's all.
 _MOST_BYTES = 256 << 20
-_AT_ONCE = 128
+_BYTES_AT_ONCE = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -178,10 +178,11 @@ def first_of_each(samples: SampleSet, limit: int) -> SampleSet:
 
 def told_moments(reading: SampleBatches, fabric: Fabric) -> Moments:
     """Add up the pixels of the samples, or of some evenly spaced; every process reads its share of them."""
-    count = max(1, min(len(reading), _MOST_BYTES // math.prod(reading.shape)))
+    size = math.prod(reading.shape)
+    count = max(1, min(len(reading), _MOST_BYTES // size))
     rows = torch.arange(count, device="cpu") * len(reading) // count
     first, last = share(0, count, reading.rank, reading.processes)
-    parts = torch.split(rows[first:last], _AT_ONCE) if last > first else ()
+    parts = torch.split(rows[first:last], max(1, _BYTES_AT_ONCE // size)) if last > first else ()
     batches = reading.read(reading.samples.plain, parts)
     channels = reading.shape[0]
     mine = Moments.of(channels, (images.cpu().numpy() for images, _ in batches))

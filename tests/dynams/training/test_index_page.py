@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from image_shards import Pictures
 from pages import python_blocks
 
