@@ -52,6 +52,30 @@ def test_images_lie_where_tarfile_finds_them(
     assert part.labels.tolist() == [label for label, _, _ in samples]
 
 
+def test_headers_of_other_writers_are_left_to_tarfile(tmp_path: Path) -> None:
+    """Old, long, damaged and simple headers in turn, as `tar --append` leaves them."""
+    file = tmp_path / "train-0.tar"
+    names = ["a", "n" * 120, "b", "p/" * 70 + "c", "\u00e9", "d"]
+    for form in (tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT):
+        with tarfile.open(file, "a" if file.exists() else "w", format=form) as tar:
+            for name in names:
+                if form == tarfile.USTAR_FORMAT and len(name) == 120:
+                    continue
+                for ending, content in (("jpg", IMAGE), ("cls", b"7")):
+                    member = tarfile.TarInfo(f"{form}{name}.{ending}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    with tarfile.open(file) as tar:
+        want = [each.offset_data for each in tar if each.name.endswith("jpg")]
+    assert len(want) == 17
+    assert TarShards(tmp_path, ("train-0.tar",)).scan(0).offsets.tolist() == want
+    damaged = bytearray(file.read_bytes())
+    damaged[want[-1] - 512 + 3] ^= 1  # a name that its sum does not fit
+    file.write_bytes(damaged)
+    with pytest.raises(DataError, match=f"byte {want[-1] - 512}: got a damaged header, want a"):
+        TarShards(tmp_path, ("train-0.tar",)).scan(0)
+
+
 @pytest.mark.parametrize(
     ("members", "message"),
     [
