@@ -342,7 +342,7 @@ class _Reading(Dataset[Any]):
         images, labels = [], []
         # Read together, in the order of the disk; each is decoded, and varied, in its turn.
         together = dataset.items(rows) if isinstance(dataset, IndexedImages) else None
-        with nullcontext() if in_memory(dataset) else drawn_apart() as seed:
+        with nullcontext() if _draws_nothing(dataset) else drawn_apart() as seed:
             for row in rows:
                 if seed is not None:
                     seed(derive_seed(self._seed, purpose, epoch, row))
@@ -359,6 +359,10 @@ class _Reading(Dataset[Any]):
         # In a worker this stacks into shared memory. Only what is on the CPU can be pinned.
         stacked = default_collate(images).cpu() if images else torch.empty(0, device="cpu")
         return stacked, torch.tensor(labels, dtype=torch.int64, device="cpu")
+
+
+def _draws_nothing(dataset: Items) -> bool:
+    return in_memory(dataset) or (isinstance(dataset, IndexedImages) and dataset.transform is None)
 
 
 def _place(dataset: Items, name: str, row: int) -> str:
