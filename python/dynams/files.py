@@ -111,6 +111,30 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         _flush_folder(path.parent)
 
 
+@contextmanager
+def claimed(folder: Path, patience: float = 0.0) -> Iterator[bool]:
+    """Have ``folder`` for this process alone as long as the block lasts, however the process ends.
+
+    Gives False where another process has it, also ``patience`` seconds later: what a killed one has started may
+    hold on to it for some. Where folders cannot be locked everybody has it.
+    """
+    if fcntl is None:
+        yield True
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        end = time.monotonic() + patience
+        while not (mine := _lock(handle)) and time.monotonic() < end:
+            time.sleep(0.1)
+        yield mine
+        if mine:
+            # Processes that this one has forked share the handle, and may outlive the block.
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)
+    finally:
+        os.close(handle)
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` atomically: on any error the file is as it was before.
 
@@ -143,7 +167,7 @@ def _made(path: Path) -> tuple[Path, BinaryIO]:
     while True:
         temporary = aside(path)
         file = temporary.open("xb")
-        if _lock(file):
+        if _lock(file.fileno()):
             # Another process may have taken it for a leftover before it was locked.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.stat(temporary), os.fstat(file.fileno())):
@@ -151,11 +175,11 @@ def _made(path: Path) -> tuple[Path, BinaryIO]:
         file.close()
 
 
-def _lock(file: BinaryIO) -> bool:
+def _lock(handle: int) -> bool:
     """Lock a file unless another process has; where nothing can be locked it passes for locked."""
     if fcntl is not None:
         try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         except OSError:

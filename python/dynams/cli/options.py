@@ -26,8 +26,9 @@ from dynams.cli.parsing import (
     settings_file,
 )
 from dynams.training.config import TrainConfig
+from dynams.training.launched import launched
 from dynams.training.options import Options, build
-from dynams.training.rundir import read_config
+from dynams.training.rundir import AUTO, fixed_run_dir, is_begun, read_config
 from dynams.training.settings import declared
 
 _OWN = "selection.options"
@@ -49,13 +50,13 @@ class TrainRequest:
 
     Attributes:
         config: the configuration.
-        resume: the run to resume, if any.
+        resume: the run to resume, if any; or "auto".
         forecast: what is to be known of its cost first, if anything.
         show: whether the configuration is to be printed, and nothing trained.
     """
 
     config: TrainConfig
-    resume: Path | None
+    resume: str | Path | None
     forecast: ForecastRequest | None = None
     show: bool = False
 
@@ -113,9 +114,10 @@ def make_parser() -> OptionParser:
     parser.add_argument(
         "--resume",
         metavar="RUN_DIR",
-        type=path_in,
+        type=_run_in,
         help="go on with the run in this directory, with its own configuration; or from an earlier state of it, "
-        "such as RUN_DIR/checkpoints/best.pt",
+        "such as RUN_DIR/checkpoints/best.pt; auto: the run is in run.dir/run.name, where it goes on if it "
+        "has saved anything and begins if not, so that one command serves however often it is restarted",
     )
     parser.add_argument(
         "--rates",
@@ -183,23 +185,41 @@ def parse(argv: Sequence[str]) -> TrainRequest:
     own, given, single = read_train_options(parser, argv)
     if own.rates is None and (own.within, own.within_fraction) != (None, None):
         raise UsageError("--within: needs --rates, an earlier run to predict by")
-    values: Options = {}
     if own.resume is not None:
-        if own.preset:
+        if own.preset and own.resume != AUTO:
             raise UsageError("--preset: a resumed run keeps its configuration; leave it out")
         if own.rates is not None:
             raise UsageError("--rates: a resumed run keeps its budget; leave it out")
-        values |= read_config(own.resume)
+    values: Options = {}
     for name in own.preset:
         one_of("--preset", name, presets())
         values |= settings_file(presets()[name], f"--preset {name}", parser.settings)
-    values |= config_files(own.config, parser.settings)
-    config = build(with_single(values | given, single))
+    values |= config_files(own.config, parser.settings) | given
+    config = build(with_single({**_of_the_run(own.resume, values), **values}, single))
     forecast = None
     if own.rates is not None:
         _check_target(own, given)
         forecast = ForecastRequest(own.rates, own.within, own.within_fraction)
     return TrainRequest(config, own.resume, forecast, own.print_config)
+
+
+def _run_in(word: str) -> str | Path:
+    """Read what is to be resumed; a directory of the name is ./auto."""
+    return AUTO if word == AUTO else path_in(word)
+
+
+def _of_the_run(resume: str | Path | None, given: Options) -> Options:
+    """The options of the run that is resumed, if there is one; it has as many processes as were started."""
+    if resume == AUTO:
+        # Read only for where it is: the rest counts on top of the run's own.
+        place: Options = {name: given[name] for name in ("run.dir", "run.name") if name in given}
+        resume = fixed_run_dir(build(place))
+        if not is_begun(resume):
+            return {}
+    if resume is None:
+        return {}
+    values, here = read_config(resume), launched()
+    return values if here is None else {**values, "run.devices": here.size}
 
 
 def _check_target(own: argparse.Namespace, given: Options) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dynams.cli.errors import INTERRUPTED, OK, tell, tell_error
 from dynams.cli.options import ForecastRequest, parse
+from dynams.training.interrupt import Interrupt
 from dynams.training.launched import rank_here
 from dynams.training.rundir import config_text, resume_command
 
@@ -35,12 +36,13 @@ def run(argv: Sequence[str]) -> int:
     if request.show:
         sys.stdout.write(config_text(config))
         return OK
-    _quieten()
-    import dynams_kernels as dk
-    from dynams.report.console import make_console
-    from dynams.training.devices import resolve_device
-    from dynams.training.errors import ReportError
-    from dynams.training.loop import train
+    with Interrupt(nothing_to_save=True):  # importing takes seconds
+        _quieten()
+        import dynams_kernels as dk
+        from dynams.report.console import make_console
+        from dynams.training.devices import resolve_device
+        from dynams.training.errors import ReportError
+        from dynams.training.loop import train
 
     make_console()  # the table at the end needs it: what is missing is told now
     if rank_here() == 0:

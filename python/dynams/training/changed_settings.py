@@ -23,6 +23,8 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "run.threads",
         "run.evaluate_every",
         "run.save_every",
+        "run.save_every_steps",
+        "run.timeout",
         "run.tensorboard",
         "run.report",
         "run.progress",

@@ -25,8 +25,9 @@ from dynams.files import remove_leftovers, replacing, storing
 from dynams.training.errors import ResumeError
 from dynams.training.rundir import BEST, CHECKPOINTS, LAST, checkpoint_path, resume_command
 
-FORMAT = 3
+FORMAT = 4
 UNSEALED = 2
+_READ_TOO = (3, UNSEALED)  # as one process wrote them, or all that several knew in common
 
 _SEAL = struct.Struct("<16sQII")  # name, length, CRC-32 of what lies before, CRC-32 of the seal
 _NAME = b"\ndynams: sealed\n"
@@ -57,6 +58,9 @@ class Checkpoint:
             empty where nothing needs it.
         given: scores that were read or computed before the first epoch, by name.
         batch_strategy: state of a strategy that chooses inside the steps; empty if it has none.
+        processes: of several, what each has for itself between two steps, by rank; empty for one. With as
+            many again each takes its own, so that it goes on bit for bit; with another number all take
+            what the other attributes have of all together.
     """
 
     config: dict[str, Any]
@@ -77,6 +81,7 @@ class Checkpoint:
     visits: dict[str, Any] = field(default_factory=dict)
     given: dict[str, Any] = field(default_factory=dict)
     batch_strategy: dict[str, Any] = field(default_factory=dict)
+    processes: list[dict[str, Any]] = field(default_factory=list)
     format: int = field(default=FORMAT)
 
 
@@ -145,10 +150,12 @@ def _load(path: Path) -> Checkpoint:
         raise ResumeError(f"damaged: {path}: it is no checkpoint of dynams, or no more") from error
     if not isinstance(values, dict) or "format" not in values:
         raise ResumeError(f"{path}: not a checkpoint of dynams")
-    if values["format"] not in (FORMAT, UNSEALED):
+    if values["format"] not in (FORMAT, *_READ_TOO):
         raise ResumeError(f"{path}: got checkpoint format {values['format']!r}, want {FORMAT}")
     if values["format"] != UNSEALED and not sealed:
         raise ResumeError(f"damaged: {path}: its checksum is missing, as when it was cut short")
+    if values["format"] in _READ_TOO:
+        values.setdefault("processes", [])
     names = {item.name for item in fields(Checkpoint)}
     if set(values) != names:
         differing = ", ".join(sorted(map(str, set(values) ^ names)))

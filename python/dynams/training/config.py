@@ -345,6 +345,17 @@ class RunConfig:
     save_every: int = setting(
         1, "epochs from one checkpoint to the next; the last epoch is always saved", least=1
     )
+    save_every_steps: int | None = setting(
+        None,
+        "optimiser steps from one checkpoint to the next, beside those at the ends of epochs; unset: none",
+        least=1,
+    )
+    timeout: float = setting(
+        600.0,
+        "seconds after which one of several processes counts as hung that does not come on, though "
+        "others wait for it: the run then ends, naming it",
+        within="(0, inf)",
+    )
     tensorboard: bool = setting(True, "write TensorBoard events too")
     report: bool = setting(True, "write report.html at the end")
     progress: bool = setting(True, "show on standard error how far the run is")

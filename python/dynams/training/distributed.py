@@ -5,17 +5,25 @@ With one process everything here is the identity and costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
+from dynams.selection.precision import wide_dtype
 from dynams.training.batches import share
 from dynams.training.devices import World
 from dynams.training.resolve import Resolved
+
+# How often processes compare whether to stop: whoever stops them waits for no more than this and a step.
+_COMPARE_SECONDS = 1.0
+_MOST_QUESTIONS = 16
 
 
 class Placed(ClusterEnvironment):
@@ -113,7 +121,8 @@ def average_buffers(fabric: Fabric, module: nn.Module) -> None:
     """Give every process the mean of batch-norm statistics, and the first one's other floating-point buffers.
 
     Running means are linear in what they average, so this is as if each had seen all the shares. Of what a
-    user's network keeps otherwise nothing is known; a table that is the same in all processes stays so, bit for bit.
+    user's network keeps otherwise nothing is known. Means are taken in float64, in which they are exact of equal
+    numbers: what is the same in all processes stays so, bit for bit, however often it is averaged.
     """
     if fabric.world_size == 1:
         return
@@ -125,7 +134,7 @@ def average_buffers(fabric: Fabric, module: nn.Module) -> None:
     for buffers, operation in ((means, "mean"), (others, "sum")):
         if not buffers:
             continue
-        flat = torch.cat([buffer.flatten() for buffer in buffers])
+        flat = torch.cat([buffer.flatten() for buffer in buffers]).to(wide_dtype(fabric.device))
         if operation == "sum" and fabric.global_rank:
             flat.zero_()
         flat = fabric.all_reduce(flat, reduce_op=operation)  # type: ignore[assignment]
@@ -134,28 +143,60 @@ def average_buffers(fabric: Fabric, module: nn.Module) -> None:
             buffer.copy_(value.view_as(buffer))
 
 
+@torch.no_grad()
+def own_buffers(fabric: Fabric, module: nn.Module) -> dict[str, Tensor]:
+    """Copy the floating-point buffers of this process, as they are before `average_buffers`; of one process none."""
+    if fabric.world_size == 1:
+        return {}
+    named = module.named_buffers()
+    return {name: buffer.clone() for name, buffer in named if buffer.is_floating_point()}
+
+
+@torch.no_grad()
+def put_back(module: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    """Give a process its own buffers again, which `own_buffers` copied."""
+    named = dict(module.named_buffers())
+    for name, value in buffers.items():
+        named[name].copy_(value)
+
+
+def told_by_all(fabric: Fabric, mine: Any) -> list[Any]:
+    """What each process tells, in every process: plain values and tensors on the CPU. All must come here together."""
+    if fabric.world_size == 1:
+        return [mine]
+    told: list[Any] = [None] * fabric.world_size
+    dist.all_gather_object(told, mine)
+    return told
+
+
 class Agreement:
     """Makes one process' wish to stop everybody's, without waiting for the device at every step.
+
+    Several processes compare about once a second, at the latest at every 16th question: how often they are
+    asked is compared too, so that all compare at the same ones. All must ask equally often.
 
     Args:
         fabric: the processes.
         wanted: whether this process wants to stop.
-        every: several processes compare at every n-th question only. All must ask equally often.
     """
 
-    def __init__(self, fabric: Fabric, wanted: Callable[[], bool], every: int = 16) -> None:
+    def __init__(self, fabric: Fabric, wanted: Callable[[], bool]) -> None:
         self._fabric = fabric
         self._wanted = wanted
-        self._every = every
-        self._asked = 0
         self._agreed = False
+        self.begin()
+
+    def begin(self) -> None:
+        """Say that work of another kind begins, whose batches may take longer: the next question is compared."""
+        self._asked, self._every = 0, 1
+        self._compared = time.monotonic()
 
     def __call__(self) -> bool:
         """Whether all stop now; the same answer in every process."""
         if self._fabric.world_size == 1:
             return self._wanted()
         self._asked += 1
-        if self._agreed or self._asked % self._every:
+        if self._agreed or self._asked < self._every:
             return self._agreed
         return self.now()
 
@@ -163,10 +204,12 @@ class Agreement:
         """As a call, but always compared. All must come here together."""
         if self._fabric.world_size == 1:
             return self._wanted()
-        wish = torch.tensor(
-            [float(self._wanted())], dtype=torch.float32, device=self._fabric.device
-        )
-        total = self._fabric.all_reduce(wish, reduce_op="sum")
-        assert isinstance(total, Tensor)
-        self._agreed = self._agreed or bool(total.item() > 0)
+        pace = (time.monotonic() - self._compared) / max(self._asked, 1)
+        mine = torch.tensor([float(self._wanted()), pace], device=self._fabric.device)
+        largest = self._fabric.all_reduce(mine, reduce_op="max")
+        assert isinstance(largest, Tensor)
+        wish, pace = largest.tolist()
+        self._agreed = self._agreed or wish > 0
+        self._asked, self._compared = 0, time.monotonic()
+        self._every = min(max(int(_COMPARE_SECONDS / max(pace, 1e-9)), 1), _MOST_QUESTIONS)
         return self._agreed

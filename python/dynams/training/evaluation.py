@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from lightning_fabric import Fabric
@@ -32,6 +33,7 @@ class Accuracy:
     samples: int
 
 
+@overload
 def evaluate(
     fabric: Fabric,
     network: Network,
@@ -39,8 +41,34 @@ def evaluate(
     *,
     proxy_width: float | None = None,
     batch_size: int = 512,
+    stop: None = None,
     advance: Callable[[int], None] | None = None,
-) -> Accuracy:
+) -> Accuracy: ...
+
+
+@overload
+def evaluate(
+    fabric: Fabric,
+    network: Network,
+    batches: Batches,
+    *,
+    proxy_width: float | None = None,
+    batch_size: int = 512,
+    stop: Callable[[], bool],
+    advance: Callable[[int], None] | None = None,
+) -> Accuracy | None: ...
+
+
+def evaluate(
+    fabric: Fabric,
+    network: Network,
+    batches: Batches,
+    *,
+    proxy_width: float | None = None,
+    batch_size: int = 512,
+    stop: Callable[[], bool] | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Accuracy | None:
     """Evaluate the network; the host waits for the device once, at the end.
 
     Each process takes its share of the images and the whole counts are added, so the result is
@@ -53,10 +81,15 @@ def evaluate(
         batches: what to evaluate on.
         proxy_width: also evaluate at this width.
         batch_size: images at a time.
+        stop: asked after each batch, equally often in every process and with the same answer
+            there; True gives the evaluation up.
         advance: told the number of images of each batch that is done.
+
+    Returns:
+        What was found, or None if ``stop`` said so.
     """
     widths = (1.0,) if proxy_width is None else (1.0, proxy_width)
-    start, stop = share(0, len(batches), fabric.global_rank, fabric.world_size)
+    start, end = share(0, len(batches), fabric.global_rank, fabric.world_size)
     correct = torch.zeros(len(widths), dtype=torch.int64, device=batches.device)
     with ExitStack() as stack:
         copies = [
@@ -66,11 +99,18 @@ def evaluate(
             for width in widths
         ]
         stack.enter_context(fabric.autocast())
-        for batch, labels in batches.plain(start, stop, batch_size):
+        for batch, labels in batches.plain(start, end, batch_size):
             for place, each in enumerate(copies):
                 correct[place] += (each(batch).argmax(1) == labels).sum()
             if advance is not None:
                 advance(len(labels))
+            if stop is not None and stop():
+                return None
+        # A share one image shorter than the longest can have one batch less.
+        longest = -(-len(batches) // fabric.world_size)
+        missing = -(-longest // batch_size) - -(-(end - start) // batch_size)
+        if stop is not None and any(stop() for _ in range(missing)):
+            return None
     if fabric.world_size > 1:
         total = fabric.all_reduce(correct, reduce_op="sum")
         assert isinstance(total, Tensor)

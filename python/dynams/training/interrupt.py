@@ -1,8 +1,9 @@
 """Stopping in good order: the first signal asks, a second SIGINT stops at once.
 
 SIGINT (Ctrl-C), SIGTERM, SIGHUP (the terminal is gone) and SIGUSR1 (Slurm's `--signal`, before a job's time is up)
-ask. The handler only notes that the run shall stop; the loop looks after each step, saves and returns. A signal
-that this process was told to ignore, as nohup and shells' background jobs are, stays ignored.
+ask. The handler only notes that the run shall stop; the loop looks after each step, saves and returns. As long as
+there is nothing to save, while data are loaded, the first one stops at once. A signal that this process was told
+to ignore, as nohup and shells' background jobs are, stays ignored.
 """
 
 from __future__ import annotations
@@ -25,9 +26,13 @@ class Interrupt:
 
     Outside the main thread, where Python allows no handlers, only `request` asks. The previous
     handlers are back when the block is left.
+
+    Attributes:
+        nothing_to_save: as long as it is True, a signal raises `KeyboardInterrupt` where the program is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, nothing_to_save: bool = False) -> None:
+        self.nothing_to_save = nothing_to_save
         self._signal: signal.Signals | None = None
         self._requested = False
         self._previous: dict[signal.Signals, Any] = {}
@@ -65,7 +70,8 @@ class Interrupt:
         self._previous.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        again = self._signal is not None and number == signal.SIGINT
         self._signal = self._signal or signal.Signals(number)
         self._requested = True
+        if again or self.nothing_to_save:
+            raise KeyboardInterrupt

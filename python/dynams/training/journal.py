@@ -13,20 +13,28 @@ import torch
 
 import dynams_kernels as dk
 from dynams.data.errors import printable
-from dynams.files import StorageError, remove_leftovers
+from dynams.files import StorageError, claimed, remove_leftovers
 from dynams.report import EpochRecord, Summary
 from dynams.report.html import write_report
 from dynams.report.progress import TrainingProgress
-from dynams.report.runlog import RunLog
+from dynams.report.runlog import LOG_NAME, RunLog
 from dynams.selection import Refresh
 from dynams.training.checkpoint import remove_unfinished
 from dynams.training.environment import environment
-from dynams.training.errors import LostProcessError, ReportError
+from dynams.training.errors import LostProcessError, ReportError, ResumeError
 from dynams.training.records import refresh_record, sample_pictures
 from dynams.training.run import TrainingRun
-from dynams.training.rundir import checkpoint_path, make_run_dir, resume_command, write_config
+from dynams.training.rundir import (
+    checkpoint_path,
+    make_fixed_run_dir,
+    make_run_dir,
+    resume_command,
+    write_config,
+)
 
 _LOG = logging.getLogger(__name__)
+# Seconds for which what a killed run has started may keep its directory.
+_PATIENCE = 15.0
 
 
 class Journal:
@@ -36,6 +44,7 @@ class Journal:
         run: the run, restored if it goes on. All processes make their journals together.
         run_dir: its directory; None makes a new one, the same for every process.
         changes: what a run that goes on does otherwise than it began.
+        goes_on: whether it does; else it begins in ``run_dir``, if that is given.
 
     Attributes:
         run_dir: the directory.
@@ -43,13 +52,19 @@ class Journal:
     """
 
     def __init__(
-        self, run: TrainingRun, run_dir: str | Path | None = None, changes: Sequence[str] = ()
+        self,
+        run: TrainingRun,
+        run_dir: str | Path | None = None,
+        changes: Sequence[str] = (),
+        *,
+        goes_on: bool = True,
     ) -> None:
         self._run = run
         self._changes = changes
         self._first = run.fabric.is_global_zero
-        self._goes_on = run_dir is not None
-        self.run_dir = _new_run_dir(run) if run_dir is None else Path(run_dir)
+        self._goes_on = goes_on and run_dir is not None
+        self._fixed = run_dir is not None and not goes_on
+        self.run_dir = Path(run_dir) if run_dir is not None else _new_run_dir(run)
         self.progress = TrainingProgress(
             run.config.optim.epochs,
             enabled=self._first and run.config.run.progress,
@@ -61,6 +76,17 @@ class Journal:
 
     def __enter__(self) -> Journal:
         if self._first:
+            if self._fixed:
+                make_fixed_run_dir(self.run_dir)
+            if not self._open.enter_context(claimed(self.run_dir, _PATIENCE)):
+                raise ResumeError(
+                    f"resume: got {self.run_dir}, want a run that is not running: another process has it"
+                )
+            if self._fixed:
+                write_config(self.run_dir, self._run.config)
+                (self.run_dir / LOG_NAME).unlink(
+                    missing_ok=True
+                )  # of a run that had saved nothing yet
             remove_leftovers(self.run_dir)
             remove_unfinished(self.run_dir)
             self._log = self._open.enter_context(_open_log(self._run, self.run_dir, self._goes_on))

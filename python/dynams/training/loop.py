@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +24,21 @@ from dynams.report import EpochRecord, Summary
 from dynams.selection import Signals
 from dynams.selection.methods.interface import BatchSelection
 from dynams.training.batches import share, step_bounds
-from dynams.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from dynams.training.checkpoint import save_checkpoint
 from dynams.training.computing import cpu_threads, tuned_convolutions
 from dynams.training.config import TrainConfig
-from dynams.training.distributed import Agreement, average_buffers, build_fabric
+from dynams.training.distributed import (
+    Agreement,
+    average_buffers,
+    build_fabric,
+    own_buffers,
+    put_back,
+)
+from dynams.training.earlier import Earlier, check_same_state, run_to_resume
 from dynams.training.errors import NonFiniteLossError
 from dynams.training.evaluation import evaluate
 from dynams.training.given import check_given, read_given
+from dynams.training.heartbeat import place
 from dynams.training.interrupt import Interrupt
 from dynams.training.irreducible import irreducible_losses
 from dynams.training.journal import Journal
@@ -48,30 +55,13 @@ from dynams.training.run import (
     check_config,
     restore,
 )
-from dynams.training.rundir import checkpoint_path, run_and_checkpoint
+from dynams.training.rundir import checkpoint_path
 from dynams.training.samples import given_data
 from dynams.training.signals import choose_of_batch, collect_signals
 from dynams.training.step import StepOutput
 from dynams.training.step_sizes import check_steps, naming_settings
 
 _LOSS_READ_SECONDS = 1.0
-
-
-class _Earlier(NamedTuple):
-    """What a resumed run goes on from."""
-
-    run_dir: Path
-    path: Path
-    checkpoint: Checkpoint
-
-    @classmethod
-    def at(cls, resume: str | Path) -> _Earlier:
-        run_dir, path = run_and_checkpoint(resume)
-        return cls(run_dir, path, load_checkpoint(path))
-
-    @property
-    def is_last(self) -> bool:
-        return self.path == checkpoint_path(self.run_dir)
 
 
 @torch.inference_mode(False)  # both may be otherwise around the call, and neither may here
@@ -99,8 +89,10 @@ def train(
             stays too. Where it draws at random, each step is seeded.
         resume: directory of an earlier run, which goes on where its last checkpoint was, or a checkpoint
             of one, such as RUN/checkpoints/best.pt, from which it goes on. On the CPU the result is bit
-            for bit that of a run that was never stopped.
-        interrupt: asked after every step whether to stop; None listens for signals.
+            for bit that of a run that was never stopped. Or "auto": the run is in ``run.dir``/``run.name``;
+            it goes on there if it has saved anything, and begins there if not.
+        interrupt: asked after every step whether to stop; None listens for signals, of which one that
+            comes before there is anything to save raises KeyboardInterrupt.
         on_refresh: called in every process with the run and what is known of the candidates, at each
             refresh that is to know something, before the selection is made; it must change neither.
 
@@ -118,16 +110,20 @@ def train(
         ReportError: the run ended well, but for its report; has the summary.
     """
     started = time.perf_counter()
-    given = given_data(data, config.data)
-    resolved = resolve(config, given, model, resumed=resume is not None)
-    earlier = None if resume is None else _Earlier.at(resume)
-    if earlier is not None:
-        check_config(earlier.checkpoint, resolved.config)
-    run_dir = None if earlier is None else earlier.run_dir
-    check_needs(config.run, run_dir)
-    with joined(resolved.world, resolved.device) as companions:
-        # In a frame of its own: what belongs to the process group goes before it.
-        return _trained(resolved, companions, given, model, earlier, interrupt, started, on_refresh)
+    with (
+        nullcontext(interrupt) if interrupt is not None else Interrupt(nothing_to_save=True) as stop
+    ):
+        given = given_data(data, config.data)
+        run_dir, earlier = run_to_resume(config, resume)
+        resolved = resolve(config, given, model, resumed=earlier is not None)
+        if earlier is not None:
+            check_config(earlier.checkpoint, resolved.config)
+        check_needs(config.run, None if earlier is None else run_dir)
+        with joined(resolved.world, resolved.device, config.run.timeout) as companions:
+            # In a frame of its own: what belongs to the process group goes before it.
+            return _trained(
+                resolved, companions, given, model, run_dir, earlier, stop, started, on_refresh
+            )
 
 
 def _trained(
@@ -135,22 +131,23 @@ def _trained(
     companions: Companions,
     given: ImageData | DatasetData | None,
     model: nn.Module | None,
-    earlier: _Earlier | None,
-    interrupt: Interrupt | None,
+    run_dir: Path | None,
+    earlier: Earlier | None,
+    stop: Interrupt,
     started: float,
     on_refresh: Callable[[TrainingRun, Signals], None] | None,
 ) -> Summary:
-    config, run_dir = resolved.config, None if earlier is None else earlier.run_dir
+    config = resolved.config
     fabric = build_fabric(resolved, companions.world)
     with ExitStack() as stack:
         stack.enter_context(told_environment(companions.world))
         fabric.launch()
+        check_same_state(fabric, earlier)
         run = build_run(resolved, fabric, given, model)
         stack.enter_context(_lent(run))
         shape = run.batches.shape
         pixels = config.optim.batch_size * math.prod(shape[1:] if len(shape) == 3 else shape)
         stack.enter_context(cpu_threads(config.run, pixels))
-        stop = interrupt or stack.enter_context(Interrupt())
         changes: list[str] = []
         if earlier is not None:
             changes = restore(run, earlier.checkpoint)
@@ -159,10 +156,11 @@ def _trained(
             read_given(run)
         if fabric.device.type == "cuda":
             stack.enter_context(tuned_convolutions())
-        check_built(run, run_dir)
-        with Journal(run, run_dir, changes) as journal:
+        check_built(run, None if earlier is None else run_dir)
+        with Journal(run, run_dir, changes, goes_on=earlier is not None) as journal:
             companions.run_dir = journal.run_dir
-            loop = _Loop(run, journal, stop, started, on_refresh)
+            stop.nothing_to_save = False
+            loop = _Loop(run, journal, companions, stop, started, on_refresh)
             try:
                 with companions.losses_told():
                     if earlier is not None and not earlier.is_last:
@@ -196,6 +194,7 @@ class _Loop:
         self,
         run: TrainingRun,
         journal: Journal,
+        companions: Companions,
         interrupt: Interrupt,
         started: float,
         on_refresh: Callable[[TrainingRun, Signals], None] | None,
@@ -206,6 +205,7 @@ class _Loop:
         self.at = run.position
         self.journal = journal
         self.progress = journal.progress
+        self.companions = companions
         self.stopping = Agreement(run.fabric, lambda: interrupt.requested)
         self.started = started
         self.on_refresh = on_refresh
@@ -216,10 +216,10 @@ class _Loop:
             self.save()
             return self.summary(completed=False)
         while self.at.epoch < self.config.optim.epochs:
-            if not (self.refresh() and self.train_epoch()):
+            improved = self.finish_epoch() if self.refresh() and self.train_epoch() else None
+            if improved is None:
                 self.save()
                 return self.summary(completed=False)
-            improved = self.finish_epoch()
             last = self.at.epoch == self.config.optim.epochs
             if last or improved or self.at.epoch % self.config.run.save_every == 0:
                 self.save(best=improved)
@@ -235,7 +235,8 @@ class _Loop:
             assert run.held_out is not None
             count = len(run.held_out) * self.config.selection.holdout_epochs
             self.progress.epoch(0, count, "holdout model")
-            losses = irreducible_losses(run, stop=self.stopping, advance=self.progress.advance)
+            advance = self.advancing("holdout model")
+            losses = irreducible_losses(run, stop=self.stopping, advance=advance)
             if losses is None:
                 return False
             run.given["irreducible_loss"] = losses
@@ -254,7 +255,7 @@ class _Loop:
                 wanted,
                 stop=self.stopping,
                 show=lambda count: self.progress.epoch(epoch, count, "scoring"),
-                advance=self.progress.advance,
+                advance=self.advancing("scoring"),
             )
             if known is None:
                 return False
@@ -275,14 +276,18 @@ class _Loop:
         rank, processes = self.fabric.global_rank, self.fabric.world_size
         self.progress.epoch(at.epoch, len(order), "training")
         self.progress.advance(run.sampler.consumed)
+        self.stopping.begin()
+        self.come_to("training", 3 * at.step)
         run.network.train()
         proxy, next_read = run.proxy_needed(), time.perf_counter() + _LOSS_READ_SECONDS
+        every = self.config.run.save_every_steps
         batches = run.batches.epoch(
             order, bounds, epoch=at.epoch, first_step=at.step, clock=run.clock
         )
         for (start, stop), (images, labels) in zip(bounds[at.step :], batches, strict=True):
             first, last = share(start, stop, rank, processes)
             mine = order[first:last]
+            self.come_to("training", 3 * at.step + 1)
             set_learning_rate(run.optimizer, self.rate(at.step, len(bounds)))
             run.seed_network(at.epoch, at.step)
             with naming_settings(run, last - first):
@@ -309,7 +314,29 @@ class _Loop:
             self.progress.advance(stop - start, loss)
             if self.stopping():
                 return False
+            if every is not None and at.global_step % every == 0 and at.step < len(bounds):
+                self.come_to("training", 3 * at.step - 1)
+                self.save()
+            self.come_to("training", 3 * at.step)
         return True
+
+    def come_to(self, phase: str, count: int) -> None:
+        """Tell the other processes how far this one is."""
+        self.companions.come_to(place(self.at.epoch, phase, count))
+
+    def advancing(self, phase: str) -> Callable[[int], None]:
+        """What is told, batch by batch, how far a part of the epoch is that begins now."""
+        self.stopping.begin()
+        done = 0
+        self.come_to(phase, done)
+
+        def advance(samples: int) -> None:
+            nonlocal done
+            done += 1
+            self.come_to(phase, done)
+            self.progress.advance(samples)
+
+        return advance
 
     def chooser(
         self, labels: Tensor, indices: Tensor, steps: int
@@ -361,14 +388,25 @@ class _Loop:
             + (f"; the checkpoint of before is kept in {kept}" if kept.exists() else "")
         )
 
-    def finish_epoch(self) -> bool:
-        """Read the losses, evaluate when it is time, tell of the epoch. True: better than ever before."""
+    def finish_epoch(self) -> bool | None:
+        """Read the losses, evaluate when it is time, tell of the epoch.
+
+        Returns:
+            Whether it is better than ever before; None: asked to stop, before the epoch's end.
+        """
         run, at = self.run, self.at
         loss, proxy_loss = run.sums.means(self.fabric)
         self.check_loss(loss)
         self.check_loss(proxy_loss)
         average_buffers(self.fabric, as_module(run.network))
-        accuracy, proxy_accuracy = self.evaluate()
+        if run.visits is not None:
+            run.visits.merge(
+                self.fabric
+            )  # whether this epoch is saved or not, the next one knows the same
+        found = self.evaluate()
+        if found is None:
+            return None
+        accuracy, proxy_accuracy = found
         record = EpochRecord(
             epoch=at.epoch,
             loss=loss,
@@ -386,8 +424,8 @@ class _Loop:
         run.sums.clear()
         return at.reached(accuracy, proxy_accuracy)
 
-    def evaluate(self) -> tuple[float | None, float | None]:
-        """Accuracy at full width and at the proxy's, when it is time; None: not known."""
+    def evaluate(self) -> tuple[float | None, float | None] | None:
+        """Accuracy at full width and at the proxy's, when it is time; else not known. None: asked to stop."""
         run, done = self.run, self.at.epoch + 1
         if done != self.config.optim.epochs and done % self.config.run.evaluate_every:
             return None, None
@@ -400,19 +438,22 @@ class _Loop:
                 run.test,
                 proxy_width=run.selector.proxy_width,
                 batch_size=run.reading_size(count),
-                advance=self.progress.advance,
+                stop=self.stopping,
+                advance=self.advancing("evaluation"),
             )
-        return found.full, found.proxy
+        return None if found is None else (found.full, found.proxy)
 
     def total_seconds(self) -> float:
         return self.at.earlier_seconds + time.perf_counter() - self.started
 
     def save(self, *, best: bool = False) -> None:
-        """Save the run as it is now. All processes wait for it."""
-        average_buffers(self.fabric, as_module(self.run.network))
+        """Save the run as it is now, and leave it so. All processes wait for it."""
+        network = as_module(self.run.network)
+        own = own_buffers(self.fabric, network)
         checkpoint = capture(self.run, self.total_seconds())
         if self.fabric.is_global_zero:
             save_checkpoint(self.journal.run_dir, checkpoint, best=best)
+        put_back(network, own)
         self.fabric.barrier()
 
     def summary(self, *, completed: bool, failure: str | None = None) -> Summary:

@@ -1,7 +1,8 @@
 """The processes of a run on several devices: started, joined, watched and left together.
 
 A run whose processes nobody started starts them itself: the same command once more for each further device. One
-that dies ends the others within seconds, with a line that names it and the command that resumes.
+that dies ends the others within seconds, one that hangs after a while, with a line that names it and the command
+that resumes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +27,7 @@ import torch.distributed as dist
 
 from dynams.training.devices import World
 from dynams.training.errors import LostProcessError
+from dynams.training.heartbeat import Heartbeat, Place
 from dynams.training.launched import Launched, own_mark
 from dynams.training.rundir import checkpoint_path, resume_command
 
@@ -36,8 +38,11 @@ if TYPE_CHECKING:
 _GRACE = 5.0
 _PATIENCE = 30.0
 _LOOK = 0.25
+# Between two looks that are further apart this process itself was stopped.
+_STOPPED = 2.0
 # Others may take so long, loading data for all of them, before they come to a meeting.
 _TIMEOUT = timedelta(minutes=30)
+_LONGEST = 30 * 24 * 3600.0
 
 
 class Companions:
@@ -55,26 +60,34 @@ class Companions:
         self.run_dir: Path | None = None
         self._store = store
         self._children = children
+        self._heartbeat: Heartbeat | None = None
         self._over = threading.Event()
 
     def over(self) -> None:
         """Say that all have met for the last time: from here on each ends for itself."""
         self._over.set()
 
+    def come_to(self, place: Place) -> None:
+        """Say how far this process has come; at each place the others may wait for it."""
+        if self._heartbeat is not None:
+            self._heartbeat.place = place
+
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """End this process soon after another is lost, if it does not end by itself."""
-        gone = None
-        if self._children is not None:
-            gone = self._children.failure
-        elif self.world.here is not None and self.world.here.starter and os.name == "posix":
-            gone = functools.partial(_first_gone, self.world.here)
-        if gone is not None:
-            threading.Thread(target=self._watch, args=(gone,), daemon=True).start()
+        """End this process soon after another is lost, if it does not end by itself, or hangs."""
+        threading.Thread(target=self._watch, daemon=True).start()
         try:
             yield
         finally:
             self._over.set()
+
+    @contextmanager
+    def heard(self, store: Store, heartbeat: Heartbeat) -> Iterator[None]:
+        """Let the others hear of this process, and hear of them."""
+        self._store = store
+        with heartbeat:
+            self._heartbeat = heartbeat
+            yield
 
     @contextmanager
     def losses_told(self) -> Iterator[None]:
@@ -172,18 +185,57 @@ class Companions:
             time.sleep(0.05)
         return said
 
-    def _watch(self, gone: Callable[[], str | None]) -> None:
+    def _watch(self) -> None:
+        looked = time.monotonic()
         while not self._over.wait(_LOOK):
-            lost = gone()
-            if lost is None or self._over.wait(_GRACE):
-                continue
-            if self._children is not None or (self.world.here and self.world.here.rank == 1):
-                with suppress(OSError):
-                    sys.stderr.write(f"dynams: error: {lost}; {self._advice()}\n")
-                    sys.stderr.flush()
-            if self._children is not None:
-                self._children.kill()
-            os._exit(1)
+            now = time.monotonic()
+            if self._heartbeat is not None and now - looked > _STOPPED:
+                self._heartbeat.excuse(now - looked)
+            looked = now
+            if (lost := self._gone()) is not None and not self._over.wait(_GRACE):
+                here = self.world.here
+                speaks = self._children is not None or (here is not None and here.rank == 1)
+                self._end_at_once(lost if speaks else None)
+            if hung := self._hung():
+                self._end_at_once(self._told_hung(hung), tuple(hung))
+
+    def _gone(self) -> str | None:
+        """Name a process of this machine that is no more, where one can tell."""
+        here = self.world.here
+        if self._children is not None:
+            return self._children.failure()
+        if here is not None and here.starter and os.name == "posix":
+            return _first_gone(here)
+        return None
+
+    def _hung(self) -> dict[int, str]:
+        return {} if self._heartbeat is None else self._heartbeat.hung()
+
+    def _told_hung(self, hung: dict[int, str]) -> str | None:
+        """What the first process that does not hang says; None: this is another one."""
+        here = self.world.here
+        assert here is not None
+        assert self._heartbeat is not None
+        if here.rank != min(set(range(here.size)) - set(hung), default=0):
+            return None
+        seconds = f"{self._heartbeat.timeout:g} s"
+        return "; ".join(
+            f"process {rank} has not come on for {seconds} ({where})"
+            for rank, where in hung.items()
+        )
+
+    def _end_at_once(self, why: str | None, hung: Collection[int] = ()) -> None:
+        """End this process, those that it started, and the one that started it, should that hang."""
+        if why is not None:
+            with suppress(OSError):
+                sys.stderr.write(f"dynams: error: {why}; {self._advice()}\n")
+                sys.stderr.flush()
+        here = self.world.here
+        if self._children is not None:
+            self._children.kill()
+        elif 0 in hung and here is not None and os.getppid() == here.starter:
+            os.kill(here.starter, signal.SIGKILL)
+        os._exit(1)
 
 
 class Children:
@@ -240,7 +292,7 @@ class Children:
 
 
 @contextmanager
-def joined(world: World, device: torch.device) -> Iterator[Companions]:
+def joined(world: World, device: torch.device, timeout: float = 600.0) -> Iterator[Companions]:
     """Bring the run's processes together, in a process group of their own, for as long as the block lasts.
 
     A process group that the caller made is used, and stays. One process needs none.
@@ -248,6 +300,7 @@ def joined(world: World, device: torch.device) -> Iterator[Companions]:
     Args:
         world: the processes; those that nobody started are started.
         device: what they compute on.
+        timeout: seconds after which one that does not come on hangs, and ends the others.
 
     Raises:
         LostProcessError: another process was lost, in place of what came of that here.
@@ -268,11 +321,18 @@ def joined(world: World, device: torch.device) -> Iterator[Companions]:
     with ExitStack() as stack:
         companions = Companions(world, None, children)
         stack.enter_context(companions.watched())
-        companions._store = _meet(world.here, device, children)
+        store = _store(world.here) if children is None else children.store
+        # An earlier run's entries are not this one's.
+        turn = store.add(f"dynams/turns/{world.here.rank}", 1)
+        store = dist.PrefixStore(f"dynams/{turn}", store)  # type: ignore[attr-defined]
+        stack.enter_context(companions.heard(store, Heartbeat(world.here, turn, timeout)))
+        _meet(world.here, device, store, timeout)
         try:
             with companions.losses_told():
                 yield companions
-        except BaseException:
+        except BaseException as error:
+            if children is not None and isinstance(error, KeyboardInterrupt):
+                children.kill()  # they would wait for this one, and have nothing to save either
             companions.leave(failed=True)
             raise
         companions.leave(failed=False)
@@ -313,11 +373,8 @@ def _store(here: Launched) -> Store:
     return store
 
 
-def _meet(here: Launched, device: torch.device, children: Children | None) -> Store:
-    """Make the process group; returns the store of this run."""
-    store = _store(here) if children is None else children.store
-    turn = store.add(f"dynams/turns/{here.rank}", 1)  # an earlier run's entries are not this one's
-    store = dist.PrefixStore(f"dynams/{turn}", store)  # type: ignore[attr-defined]
+def _meet(here: Launched, device: torch.device, store: Store, timeout: float) -> None:
+    """Make the process group."""
     more: dict[str, Any] = {}
     if device.type == "cuda":
         more["device_id"] = torch.device("cuda", here.local_rank)
@@ -326,10 +383,10 @@ def _meet(here: Launched, device: torch.device, children: Children | None) -> St
         store=store,
         rank=here.rank,
         world_size=here.size,
-        timeout=_TIMEOUT,
+        # Of use only where nobody can be named: all compute, or none is heard.
+        timeout=max(_TIMEOUT, timedelta(seconds=min(2 * timeout, _LONGEST))),
         **more,
     )
-    return store
 
 
 def _command(size: int) -> list[str]:

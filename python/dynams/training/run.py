@@ -27,6 +27,7 @@ from dynams.training.changed_settings import (
 from dynams.training.checkpoint import Checkpoint
 from dynams.training.computing import reading_size
 from dynams.training.config import TrainConfig
+from dynams.training.distributed import average_buffers, own_buffers, put_back, told_by_all
 from dynams.training.errors import ResumeError
 from dynams.training.network import Network, as_module
 from dynams.training.optim import build_optimizer
@@ -228,10 +229,20 @@ def build_run(
 
 
 def capture(run: TrainingRun, total_seconds: float) -> Checkpoint:
-    """Capture the state of a run between two steps. All processes must come here together."""
-    at = run.position
+    """Capture the state of a run between two steps. All processes must come here together.
+
+    Batch-norm statistics are averaged for it, and stay so.
+    """
+    at, network = run.position, as_module(run.network)
     if run.visits is not None:
         run.visits.merge(run.fabric)
+    processes = []
+    if run.fabric.world_size > 1:
+        own = {name: value.cpu() for name, value in own_buffers(run.fabric, network).items()}
+        state = {name: _on_cpu(value) for name, value in _batch_state(run).items()}
+        mine = {"buffers": own, "sums": run.sums.state_dict(), "batch_strategy": state}
+        processes = told_by_all(run.fabric, mine)
+    average_buffers(run.fabric, network)
     return Checkpoint(
         config=run.config.to_dict(),
         data=run.samples.fingerprint,
@@ -251,6 +262,7 @@ def capture(run: TrainingRun, total_seconds: float) -> Checkpoint:
         visits={} if run.visits is None else run.visits.state_dict(),
         given={name: values.clone() for name, values in run.given.items()},
         batch_strategy=_batch_state(run),
+        processes=processes,
     )
 
 
@@ -280,14 +292,11 @@ def restore(run: TrainingRun, checkpoint: Checkpoint) -> list[str]:
     # The tail is of later epochs: where their number has changed, it has too.
     tail = {"tail_epochs": run.sampler.timetable.tail_epochs}
     run.sampler.load_state_dict({**checkpoint.sampler, **tail})
-    if run.fabric.is_global_zero:  # they hold the shares of all processes
-        run.sums.load_state_dict(checkpoint.sums)
     run.clock.load_state_dict(checkpoint.cost)
     run.given = {name: values.to(run.fabric.device) for name, values in checkpoint.given.items()}
     if run.visits is not None:
         run.visits.load_state_dict(checkpoint.visits)
-    if checkpoint.batch_strategy:
-        cast(Any, run.selector.batch).load_state_dict(checkpoint.batch_strategy)
+    _restore_process(run, checkpoint)
     run.position = Position(
         epoch=checkpoint.epoch,
         step=checkpoint.step,
@@ -299,6 +308,20 @@ def restore(run: TrainingRun, checkpoint: Checkpoint) -> list[str]:
         best_accuracy=checkpoint.best_accuracy,
     )
     return changes_of_the_rest(began, run.config, checkpoint.epoch, checkpoint.step)
+
+
+def _restore_process(run: TrainingRun, checkpoint: Checkpoint) -> None:
+    """Give this process what it had for itself, or, with another number of processes, its part of what all had."""
+    strategy, processes = checkpoint.batch_strategy, checkpoint.processes
+    if len(processes) == run.fabric.world_size > 1:
+        mine = processes[run.fabric.global_rank]
+        put_back(as_module(run.network), mine["buffers"])
+        run.sums.load_state_dict(mine["sums"])
+        strategy = mine["batch_strategy"]
+    elif run.fabric.is_global_zero:  # they hold the shares of all processes
+        run.sums.load_state_dict(checkpoint.sums)
+    if strategy:
+        cast(Any, run.selector.batch).load_state_dict(strategy)
 
 
 def check_config(checkpoint: Checkpoint, config: TrainConfig) -> TrainConfig:
@@ -375,6 +398,10 @@ def _formats(
 def _batch_state(run: TrainingRun) -> dict[str, Any]:
     save = getattr(run.selector.batch, "state_dict", None)
     return {} if save is None else dict(save())
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else value
 
 
 def _build_sampler(resolved: Resolved, samples: int, device: torch.device) -> SubsetSampler:

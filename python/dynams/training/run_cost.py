@@ -61,6 +61,8 @@ MAY_DIFFER = frozenset(
         "run.accelerator",  # the device itself is compared
         "run.evaluate_every",
         "run.save_every",
+        "run.save_every_steps",
+        "run.timeout",
         "run.tensorboard",
         "run.report",
         "run.progress",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from dynams.files import replace_file
+from dynams.files import remove_leftovers, replace_file
 from dynams.paths import shell_word, told_path
 from dynams.training.config import TrainConfig
 from dynams.training.errors import ResumeError
@@ -27,6 +27,8 @@ from dynams.yaml_file import read_yaml
 
 CONFIG_NAME = "config.yaml"
 CHECKPOINTS = "checkpoints"
+# In place of a run to resume: the one that is always in the same directory, if it was begun.
+AUTO = "auto"
 LAST = "last.pt"
 BEST = "best.pt"
 
@@ -58,6 +60,40 @@ def make_run_dir(config: TrainConfig, data: str) -> Path:
             f"run.dir: cannot make a directory in {parent}: {error.strerror}"
         ) from error
     raise ValueError(f"run.dir: {parent} holds too many runs named {stem}")
+
+
+def fixed_run_dir(config: TrainConfig) -> Path:
+    """The directory of a run that is resumed by ``auto``: ``run.dir``/``run.name``, without a time.
+
+    Raises:
+        ResumeError: the run has no name.
+    """
+    if config.run.name is None:
+        raise ResumeError("resume: got auto, want run.name with it: the run is in run.dir/run.name")
+    return told_path(config.run.dir) / config.run.name
+
+
+def is_begun(run_dir: Path) -> bool:
+    """Whether there is something to resume in the directory of a run."""
+    return any(checkpoint_path(run_dir, name).is_file() for name in (LAST, BEST))
+
+
+def make_fixed_run_dir(run_dir: Path) -> None:
+    """Make the directory ``run_dir``, or take one of a run that has saved nothing yet.
+
+    Raises:
+        ValueError: it cannot be made, or holds something else.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(run_dir)
+        found = sorted(entry.name for entry in run_dir.iterdir())
+    except OSError as error:
+        raise ValueError(f"run.dir: cannot make {run_dir}: {error.strerror}") from error
+    if found and CONFIG_NAME not in found:
+        raise ValueError(
+            f"run.name: got {run_dir.name}, want another name: {run_dir} holds {found[0]} and no run"
+        )
 
 
 def write_config(run_dir: Path, config: TrainConfig) -> None:

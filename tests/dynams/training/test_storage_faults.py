@@ -64,7 +64,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_after_it(tmp_path, reference, r
 
         with pytest.raises(StorageError) as told:
             # In the second epoch, which begins with its selection.
-            train(config, DATA, interrupt=At(6, fill))
+            train(config, DATA, interrupt=At(8, fill))
     assert told.value.errno == errno.EFBIG
     (run_dir,) = tmp_path.iterdir()
     file = "log.jsonl" if room == "none" else "checkpoints/last.pt"
@@ -85,14 +85,14 @@ def test_a_full_disk_is_told_and_the_run_goes_on_after_it(tmp_path, reference, r
 
 def test_a_run_whose_folder_goes_is_told(tmp_path):
     with pytest.raises(StorageError, match=r"checkpoints: .*; its folder was removed or renamed"):
-        train(small_config(tmp_path), DATA, interrupt=At(6, lambda: shutil.rmtree(tmp_path)))
+        train(small_config(tmp_path), DATA, interrupt=At(8, lambda: shutil.rmtree(tmp_path)))
 
 
 def test_a_folder_of_checkpoints_that_goes_is_made_again(tmp_path, reference):
     def lose() -> None:
         shutil.rmtree(next(tmp_path.iterdir()) / "checkpoints")
 
-    run_dir = Path(train(small_config(tmp_path), DATA, interrupt=At(6, lose)).run_dir)
+    run_dir = Path(train(small_config(tmp_path), DATA, interrupt=At(8, lose)).run_dir)
     assert_same_end(run_dir, reference)
 
 
