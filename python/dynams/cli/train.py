@@ -26,6 +26,12 @@ def run(argv: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
+    # Importing and loading take seconds; once there is something to save the run itself looks after it.
+    with Interrupt(nothing_to_save=True) as interrupt:
+        return _run(argv, interrupt)
+
+
+def _run(argv: Sequence[str], interrupt: Interrupt) -> int:
     try:
         request = parse(argv)
     except SystemExit as done:  # --help
@@ -36,20 +42,19 @@ def run(argv: Sequence[str]) -> int:
     if request.show:
         sys.stdout.write(config_text(config))
         return OK
-    with Interrupt(nothing_to_save=True):  # importing takes seconds
-        _quieten()
-        import dynams_kernels as dk
-        from dynams.report.console import make_console
-        from dynams.training.devices import resolve_device
-        from dynams.training.errors import ReportError
-        from dynams.training.loop import train
+    _quieten()
+    import dynams_kernels as dk
+    from dynams.report.console import make_console
+    from dynams.training.devices import resolve_device
+    from dynams.training.errors import ReportError
+    from dynams.training.loop import train
 
     make_console()  # the table at the end needs it: what is missing is told now
     if rank_here() == 0:
         dk.tell_fallback(resolve_device(config.run.accelerator), tell)
     unreported: ReportError | None = None
     try:
-        summary = train(config, resume=request.resume)
+        summary = train(config, resume=request.resume, interrupt=interrupt)
     except ReportError as error:
         summary, unreported = error.summary, error
     # Another process than the first must not fail: the launcher would kill the first one for it.

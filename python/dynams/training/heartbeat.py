@@ -31,7 +31,7 @@ _READERS = 2
 _PHASES = ("holdout model", "scoring", "training", "evaluation")
 
 
-class Place(NamedTuple):
+class RunPlace(NamedTuple):
     """How far a process has come; of two, the further one is the larger.
 
     Attributes:
@@ -53,20 +53,21 @@ class Place(NamedTuple):
         return f"epoch {self.epoch + 1}, batch {self.done + 1} of the {name}"
 
 
-BEFORE = Place(-1, -1, 0)
+BEFORE = RunPlace(-1, -1, 0)
 
 
-def place(epoch: int, phase: str, done: int = 0) -> Place:
+def place(epoch: int, phase: str, done: int = 0) -> RunPlace:
     """Name a place: ``phase`` is "holdout model", "scoring", "training" or "evaluation"."""
-    return Place(epoch, _PHASES.index(phase), done)
+    return RunPlace(epoch, _PHASES.index(phase), done)
 
 
 @dataclass
 class _Seen:
-    """What was last heard of a process, and when that was new."""
+    """What was last heard of a process, which is its number on its machine, and when that was new."""
 
     beats: str = ""
-    place: Place = BEFORE
+    number: int = 0
+    place: RunPlace = BEFORE
     beaten: float = field(default_factory=time.monotonic)
     moved: float = field(default_factory=time.monotonic)
 
@@ -127,6 +128,10 @@ class Heartbeat:
             )
         }
 
+    def number_of(self, rank: int) -> int:
+        """The number of a process on its machine; 0: it was never heard."""
+        return self._seen[rank].number
+
     def excuse(self, seconds: float) -> None:
         """Take it that this process was stopped so long, and that the others may have been too."""
         self._heard += seconds
@@ -149,7 +154,7 @@ class Heartbeat:
             begun: list[str] = []
             while not self._over.wait(self._interval if beats else 0.0):
                 beats += 1
-                store.set(f"{here.rank}", " ".join(map(str, (beats, *self.place))))
+                store.set(f"{here.rank}", " ".join(map(str, (beats, os.getpid(), *self.place))))
                 if self._reads:
                     others = (str(rank) for rank in self._seen if str(rank) not in begun)
                     begun += [rank for rank in others if store.check([rank])]
@@ -160,9 +165,9 @@ class Heartbeat:
             self._broken = True
 
     def _hear(self, seen: _Seen, told: str) -> None:
-        beats, *at = told.split()
+        beats, number, *at = told.split()
         if beats == seen.beats:
             return
-        seen.beats, seen.beaten = beats, time.monotonic()
-        if (there := Place(*map(int, at))) != seen.place:
+        seen.beats, seen.number, seen.beaten = beats, int(number), time.monotonic()
+        if (there := RunPlace(*map(int, at))) != seen.place:
             seen.place, seen.moved = there, seen.beaten

@@ -27,7 +27,7 @@ import torch.distributed as dist
 
 from dynams.training.devices import World
 from dynams.training.errors import LostProcessError
-from dynams.training.heartbeat import Heartbeat, Place
+from dynams.training.heartbeat import Heartbeat, RunPlace
 from dynams.training.launched import Launched, own_mark
 from dynams.training.rundir import checkpoint_path, resume_command
 
@@ -67,7 +67,7 @@ class Companions:
         """Say that all have met for the last time: from here on each ends for itself."""
         self._over.set()
 
-    def come_to(self, place: Place) -> None:
+    def come_to(self, place: RunPlace) -> None:
         """Say how far this process has come; at each place the others may wait for it."""
         if self._heartbeat is not None:
             self._heartbeat.place = place
@@ -225,7 +225,7 @@ class Companions:
         )
 
     def _end_at_once(self, why: str | None, hung: Collection[int] = ()) -> None:
-        """End this process, those that it started, and the one that started it, should that hang."""
+        """End this process, those that it started, and those that hang beside it, on which a launcher would wait."""
         if why is not None:
             with suppress(OSError):
                 sys.stderr.write(f"dynams: error: {why}; {self._advice()}\n")
@@ -233,8 +233,11 @@ class Companions:
         here = self.world.here
         if self._children is not None:
             self._children.kill()
-        elif 0 in hung and here is not None and os.getppid() == here.starter:
-            os.kill(here.starter, signal.SIGKILL)
+        elif here is not None and self._heartbeat is not None:
+            for number in map(self._heartbeat.number_of, hung):
+                if number and (number == here.starter or _parent(number) == os.getppid()):
+                    with suppress(OSError):
+                        os.kill(number, signal.SIGKILL)
         os._exit(1)
 
 
@@ -409,6 +412,15 @@ def _command(size: int) -> list[str]:
 
 def _first_gone(here: Launched) -> str | None:
     return None if os.getppid() == here.starter else _ended(0, None)
+
+
+def _parent(number: int) -> int | None:
+    """The process that started another one; None where nobody can tell."""
+    try:
+        told = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return int(told.rpartition(")")[2].split()[1])
 
 
 def _ended(rank: int, code: int | None) -> str:
