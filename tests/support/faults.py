@@ -18,13 +18,24 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from dynams.cli import main
+from dynams.data import load_data
+from dynams.report.console import make_console
 from dynams.training.checkpoint import Checkpoint, load_checkpoint
 from dynams.training.rundir import LAST, checkpoint_path
 
 _PATIENCE = 150.0
 _FORK = get_context("fork")
+
+
+def imported_once() -> None:
+    """Import what a run on the digits imports as it goes on: what is forked need not do it again."""
+    import dynams.training.loop  # noqa: F401
+
+    load_data("digits", limit=10)
+    make_console()
 
 
 def wait_for(what: Callable[[], object], why: str = "") -> None:
@@ -85,9 +96,9 @@ class Command:
         return process
 
     def through(self) -> Checkpoint:
-        """Give it until it ends well, then tell how the run ended; as a cluster does, some times only."""
+        """Give it until it has ended well, then tell how the run ended; as a cluster does, some times only."""
         for _ in range(3):
-            if finished(self.launch()) == 0:
+            if (self.launched and self.launched[-1].exitcode == 0) or finished(self.launch()) == 0:
                 return self.saved()
         raise AssertionError(self.said())
 
@@ -172,8 +183,6 @@ def _signal(number: int, what: signal.Signals) -> None:
 
 def _agent(command: Command) -> None:
     """What torchrun does, in a process of its own."""
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
     os.chdir(command.folder)
     _say_in(command.folder / "torchrun.err")
     config = LaunchConfig(
@@ -199,7 +208,9 @@ def _agent(command: Command) -> None:
 
 def _worker(command: Command) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)  # the launcher has its own, which a new program would not
+        signal.signal(
+            number, signal.SIG_DFL
+        )  # the launcher has its own, which a new program would not
     rank = os.environ["RANK"]
     _say_in(command.folder / f"rank {rank}.err")
     (command.folder / f"rank-{rank}").write_text(str(os.getpid()))
@@ -215,5 +226,5 @@ def _say_in(path: Path) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(handle, stream)
-    sys.stdout = open(1, "w", closefd=False, buffering=1)
-    sys.stderr = open(2, "w", closefd=False, buffering=1)
+    sys.stdout = open(1, "w", closefd=False, buffering=1)  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115

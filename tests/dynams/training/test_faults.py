@@ -10,12 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from training_runs import equal, log_lines
 
-import dynams.training.loop  # noqa: F401  (imported once, before the workers are forked)
 from dynams.training.checkpoint import Checkpoint
-from faults import Command, Saves, alive, finished, is_writing, wait_for
+from faults import Command, Saves, alive, finished, imported_once, is_writing, wait_for
 
 _ARGV = [
     "--data.limit=120",
@@ -40,6 +38,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are f
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> tuple[Checkpoint, list[dict]]:
     """The end of the run that nothing befell, and its log. It saves at the ends of epochs alone."""
+    imported_once()
     argv = [*_ARGV[:-1], "--run.save_every_steps=null"]
     with Command(tmp_path_factory.mktemp("undisturbed"), argv).cleaned() as command:
         end = command.through()
@@ -131,7 +130,6 @@ def one_hangs(command: Command, draws: random.Random) -> None:
 def the_last_checkpoint_is_damaged(command: Command, draws: random.Random) -> None:
     """So that the run goes on from the best one."""
     all_are_killed(command, draws)
-    wait_for(lambda: True)
     best = command.last.with_name("best.pt")
     if not (command.last.exists() and best.exists()):
         raise Missed
