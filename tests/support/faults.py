@@ -218,8 +218,10 @@ def _worker(command: Command) -> None:
     status = main(command.full())
     sys.stderr.write(f"status {status}\n")
     sys.stderr.flush()
-    if status:
-        os._exit(status)  # else the agent waits for what this returns
+    end = command.saved() if status == 0 else None
+    if end is None or end.epoch < end.config["optim"]["epochs"]:
+        os._exit(status)
+    # The agent waits for what this returns, and this for the agent, which does not read it where it is ending.
 
 
 def _say_in(path: Path) -> None:
