@@ -8,7 +8,6 @@ Processes that are all at the same place wait for none of them: they compute.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from dataclasses import dataclass, field
@@ -77,15 +76,15 @@ class Heartbeat:
 
     Args:
         here: this process.
-        turn: which run of this process it is.
+        name: of the part of the store that this run has to itself.
         timeout: seconds after which a process hangs.
     """
 
-    def __init__(self, here: Launched, turn: int, timeout: float) -> None:
+    def __init__(self, here: Launched, name: str, timeout: float) -> None:
         self.timeout = timeout
         self.place = BEFORE
         self._here = here
-        self._prefix = f"dynams/{turn}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/at"
+        self._prefix = f"{name}/at"
         self._interval = min(_INTERVAL * max(1.0, here.size / _AT_ONCE), timeout / 4)
         self._reads = here.local_rank < _READERS
         self._seen = {rank: _Seen() for rank in range(here.size)}

@@ -29,6 +29,7 @@ from dynams.training.devices import World
 from dynams.training.errors import LostProcessError
 from dynams.training.heartbeat import Heartbeat, RunPlace
 from dynams.training.launched import Launched, own_mark
+from dynams.training.meeting import agreed_name
 from dynams.training.rundir import checkpoint_path, resume_command
 
 if TYPE_CHECKING:
@@ -325,10 +326,9 @@ def joined(world: World, device: torch.device, timeout: float = 600.0) -> Iterat
         companions = Companions(world, None, children)
         stack.enter_context(companions.watched())
         store = _store(world.here) if children is None else children.store
-        # An earlier run's entries are not this one's.
-        turn = store.add(f"dynams/turns/{world.here.rank}", 1)
-        store = dist.PrefixStore(f"dynams/{turn}", store)  # type: ignore[attr-defined]
-        stack.enter_context(companions.heard(store, Heartbeat(world.here, turn, timeout)))
+        name = f"dynams/{agreed_name(store, world.here.rank, world.size, _TIMEOUT)}"
+        store = dist.PrefixStore(name, store)  # type: ignore[attr-defined]
+        stack.enter_context(companions.heard(store, Heartbeat(world.here, name, timeout)))
         _meet(world.here, device, store, timeout)
         try:
             with companions.losses_told():
