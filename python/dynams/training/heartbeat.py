@@ -8,6 +8,7 @@ Processes that are all at the same place wait for none of them: they compute.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import dataclass, field
@@ -160,7 +161,9 @@ class Heartbeat:
                     for rank, told in zip(begun, store.multi_get(begun), strict=True):
                         self._hear(self._seen[int(rank)], told.decode())
                 self._heard = time.monotonic()
-        except RuntimeError:  # who keeps the store is lost, which others notice
+        except RuntimeError:
+            pass  # who keeps the store is lost, which others notice
+        finally:
             self._broken = True
 
     def _hear(self, seen: _Seen, told: str) -> None:
