@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dynams.files import aside, remove_leftovers, replacing
+from dynams.files import aside, claimed, remove_leftovers, replacing
 
 WEEK = 7 * 24 * 3600
 
@@ -59,3 +59,18 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
         assert not file.exists()
     assert file.read_bytes() == b"whole"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_folder_is_claimed_once_until_it_is_let_go(tmp_path: Path) -> None:
+    with claimed(tmp_path) as mine:
+        assert mine
+        forked = os.fork()
+        if not forked:  # what a killed process has started outlives it
+            time.sleep(0.3)
+            os._exit(0)
+        with claimed(tmp_path) as theirs:
+            assert not theirs
+    with claimed(tmp_path) as mine:
+        assert mine
+    os.waitpid(forked, 0)
+    assert list(tmp_path.iterdir()) == []

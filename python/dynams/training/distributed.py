@@ -76,6 +76,9 @@ def build_fabric(resolved: Resolved, world: World | None = None) -> Fabric:
     # to come any more: its own parameters are unused then. A user's network may have such too.
     world = world or resolved.world
     unused = len(resolved.widths) > 1 or resolved.own_model
+    # Without, gradients are arranged anew after the first step of a process, and three or more of them are then
+    # added in another order: a resumed run would not be, bit for bit, the one that was never stopped.
+    unused = unused or (resolved.device.type == "cpu" and world.size > 2)
     strategy = (
         DDPStrategy(find_unused_parameters=unused, broadcast_buffers=False)
         if world.size > 1

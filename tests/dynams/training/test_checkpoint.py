@@ -170,6 +170,15 @@ def test_a_checkpoint_of_before_there_were_checksums_is_read(tmp_path):
     assert all(refused(path, content[:length]) for length in lengths)
 
 
+def test_a_checkpoint_of_before_processes_kept_their_own_is_read(tmp_path):
+    path = save_checkpoint(tmp_path, make())
+    values = torch.load(path, weights_only=True)
+    del values["processes"]
+    torch.save({**values, "format": checkpoint_module.UNSEALED}, path)
+    read = load_checkpoint(path)
+    assert (read.epoch, read.processes) == (3, [])
+
+
 def test_a_run_is_named_by_its_directory_or_a_checkpoint_in_it(tmp_path, monkeypatch):
     last = save_checkpoint(tmp_path, make(), best=True)
     best = last.with_name(BEST)

@@ -40,6 +40,18 @@ def test_a_second_sigint_stops_at_once():
         assert interrupt.signal is signal.SIGTERM
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_as_long_as_there_is_nothing_to_save_the_first_signal_stops_at_once(number):
+    with Interrupt(nothing_to_save=True) as interrupt:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+        assert interrupt.signal is number
+    with Interrupt(nothing_to_save=True) as interrupt:
+        interrupt.nothing_to_save = False
+        signal.raise_signal(number)
+        assert interrupt.requested
+
+
 @pytest.mark.parametrize("ignored", SIGNALS)
 def test_what_is_ignored_stays_ignored(ignored):
     signal.signal(ignored, signal.SIG_IGN)

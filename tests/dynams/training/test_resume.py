@@ -12,7 +12,7 @@ import yaml
 from training_runs import StopAt, equal, log_lines, made_up_data, made_up_images, small_config
 
 from dynams.training.changed_settings import changes_of_the_rest
-from dynams.training.checkpoint import Checkpoint, load_checkpoint
+from dynams.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from dynams.training.config import TrainConfig
 from dynams.training.errors import ResumeError
 from dynams.training.loop import train
@@ -108,6 +108,32 @@ def test_stopped_soon_again_and_again(sections, tmp_path):
         part = train(config, DATA, resume=part.run_dir, interrupt=StopAt(5))
     assert stops >= 2
     assert_same_end(part.run_dir, reference.run_dir)
+
+
+@pytest.mark.parametrize("strategy", ["margin", "forgetting", "selective-backprop"])
+def test_saving_within_epochs_changes_no_bit(strategy, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(
+        "dynams.training.loop.save_checkpoint",
+        lambda run_dir, checkpoint, best: (
+            saved.append((checkpoint.epoch, checkpoint.step))
+            or save_checkpoint(run_dir, checkpoint, best=best)
+        ),
+    )
+    runs = [
+        train(
+            small_config(
+                tmp_path,
+                selection={"strategy": strategy},
+                proxy={"recipe": "none"},
+                run={"save_every_steps": steps, "save_every": 4},
+            ),
+            DATA,
+        ).run_dir
+        for steps in (None, 3)
+    ]
+    assert any(step == 3 for _, step in saved)
+    assert_same_end(*runs)
 
 
 def test_resuming_a_finished_run_changes_nothing(uninterrupted, tmp_path):
