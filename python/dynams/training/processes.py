@@ -238,7 +238,7 @@ class Companions:
             for number in map(self._heartbeat.number_of, hung):
                 if number and (number == here.starter or _parent(number) == os.getppid()):
                     with suppress(OSError):
-                        os.kill(number, signal.SIGKILL)
+                        os.kill(number, getattr(signal, "SIGKILL", signal.SIGTERM))
         os._exit(1)
 
 
