@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 _INTERVAL = 1.0
+_LAST_REQUEST = 5.0
 # With more processes than this each writes and reads less often: the store serves as many requests a second.
 _AT_ONCE = 64
 # On each machine; the second notices when the first one hangs.
@@ -92,9 +93,10 @@ class Heartbeat:
         self._heard = time.monotonic()
         self._broken = False
         self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Heartbeat:
-        threading.Thread(target=self._beat, daemon=True).start()
+        self._thread.start()
         return self
 
     def __exit__(
@@ -104,6 +106,8 @@ class Heartbeat:
         traceback: TracebackType | None,
     ) -> None:
         self._over.set()
+        # In the middle of a request it would abort the interpreter that ends; where nobody answers it is not waited for.
+        self._thread.join(_LAST_REQUEST)
 
     def hung(self) -> dict[int, str]:
         """Name the processes that hang, with the place where each does; none where nothing can be heard."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -97,3 +99,17 @@ def test_places_come_in_the_order_of_a_run():
     assert run == sorted(run)
     assert str(run[3]) == "epoch 1, step 2"
     assert str(run[5]) == "epoch 2, batch 3 of the scoring"
+
+
+def test_who_ends_waits_for_the_request_that_is_under_way(monkeypatch):
+    done = threading.Event()
+
+    def beat(self: Heartbeat) -> None:
+        self._over.wait()
+        time.sleep(0.1)
+        done.set()
+
+    monkeypatch.setattr(Heartbeat, "_beat", beat)
+    with Heartbeat(launched(0, 1), "run", LONG):
+        assert not done.is_set()
+    assert done.is_set()
