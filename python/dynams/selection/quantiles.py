@@ -39,7 +39,8 @@ def ordered_keys(margins: Tensor) -> Keys:
     Other floating points are rounded to float32. Waits for the device.
     """
     values = margins.detach().to(device="cpu", dtype=torch.float32).numpy()
-    keys: Keys = (values + np.float32(0)).view(np.int32)  # -0.0 + 0 is 0
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        keys: Keys = (values + np.float32(0)).view(np.int32)  # -0.0 + 0 is 0
     keys ^= (keys >> 31) & _NAN  # of negative numbers larger bits are smaller
     keys[np.isnan(values)] = _NAN
     return keys
