@@ -47,7 +47,8 @@ class StreamSelector:
     Args:
         budget: share to keep, in (0, 1].
         accuracy: rank error, as a share of the margins that the threshold is of; in (0, 0.5]. The sketch takes
-            about 100 / accuracy bytes, and as much for a buffer; with a window there are nine, one with a buffer.
+            about 100 / accuracy bytes, and as much for a buffer; with a window there are nine, or up to 18
+            where they are of agreements, and one buffer.
         warmup: everything is kept until so many margins are known. None: 1 / (4 accuracy^2), where a quantile of a
             random sample has a standard deviation of `accuracy` at most.
         window: the threshold is of the last `window` to 9/8 `window` margins, as they drift in training. None: of
