@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
+from children import plain_environment
 from dynams.cli import main
 from dynams.cli.options import parse
 from dynams.data import load_data
@@ -42,7 +42,7 @@ SMALL = [
 
 
 def start(folder: Path, *argv: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    environment = plain_environment(OMP_NUM_THREADS="1", PYTHONUNBUFFERED="1")
     environment.pop("DYNAMS_DEBUG", None)
     return subprocess.Popen(
         [sys.executable, "-m", "dynams.cli", "train", *argv],
