@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from children import plain_environment
 from dynams.cli import main
 from dynams.cli.compare import make_parser, parse
 from dynams.compare.plan_file import presets
@@ -150,7 +150,7 @@ def test_sigint_stops_cleanly_and_the_same_command_goes_on(capsys, file, tmp_pat
     argv = [str(file), "--out", str(out), "--optim.epochs", "40", "--seeds", "0"]
     process = subprocess.Popen(
         [sys.executable, "-m", "dynams.cli", "compare", *argv],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        env=plain_environment(OMP_NUM_THREADS="1", PYTHONUNBUFFERED="1"),
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=heed_interrupts,
