@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 from training_runs import StopAt, equal, log_lines, made_up_data, small_config
 
+from children import plain_environment
 from dynams.data import DatasetData, normalise
 from dynams.models import build_model
 from dynams.report.runlog import read_run
@@ -350,7 +351,7 @@ def test_two_processes_train_an_own_network_as_one_and_a_lost_one_is_named(tmp_p
     path = os.pathsep.join([str(script.parent), *filter(None, sys.path)])
     done = subprocess.run(
         [sys.executable, script, tmp_path],
-        env={**os.environ, "PYTHONPATH": path},
+        env=plain_environment(PYTHONPATH=path),
         capture_output=True,
         text=True,
         timeout=240,
