@@ -13,10 +13,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynams.selection import SubsetSampler, linear
+from dynams.selection import STRATEGIES, SubsetSampler, linear
 from dynams.selection.kept_scores import KeptScores
 from dynams.selection.over_ranks import _packed, _places
 from dynams.selection.part_scores import PartScores
+from pages import ROOT
 from sampler_inputs import assert_states_equal, smallest
 from sharded_runs import (
     CONSUMED,
@@ -237,6 +238,18 @@ def test_bits_stand_for_places(places: list[int]) -> None:
     numpys[places] = True
     assert packed.tolist() == np.packbits(numpys, bitorder="little").tolist()
     assert _places(packed).tolist() == places
+
+
+def test_the_page_names_the_strategies_that_can_be_sharded() -> None:
+    page = (ROOT / "docs" / "selection.md").read_text(encoding="utf-8")
+    named = page.partition("- **Strategies** that rank")[2].partition("Others,")[0]
+    epochs = {name for name in STRATEGIES if hasattr(STRATEGIES[name], "select")}
+    usable = {
+        name
+        for name in epochs
+        if said(lambda name=name: SubsetSampler(N, name, sharded=True)) == "done"
+    }
+    assert {each for each in named.split("`") if each in STRATEGIES} == usable
 
 
 @pytest.mark.parametrize(
