@@ -4,7 +4,8 @@ python bench/over_ranks.py --sizes 1e6 1e8 --ranks 2 4 --out DIR
 
 Keys are float32 margins, as a trained network gives them, in as many parts as `PARTS`, so that every number of ranks has the same. For each
 size one process selects with as many threads as there are cores; then ranks of a gloo group on this machine, a thread each. The answers are
-compared. A time is the median of several calls, of the slowest rank each; bytes are what a rank gives to its collectives, counted at the call.
+compared. A time is the median of several calls, of the slowest rank each; beside it stands the processor's time of all threads of a process, which
+other work on the machine hardly changes. Bytes are what a rank gives to its collectives, counted at the call.
 10^9 keys and a tenth of them take 6 GB. DIR/over-ranks.json holds the rows, DIR/over-ranks.md the same as a table; without --out
 the table is printed.
 """
@@ -17,6 +18,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +60,24 @@ def alone(size: int, share: float) -> Row:
     torch.set_num_threads(os.cpu_count() or 1)
     values = keys(size, range(PARTS))
     sums = checksum(dk.smallest_k(values, share))
-    times = []
+    times, busy = timed(lambda: dk.smallest_k(values, share), size)
+    seconds = {"seconds": statistics.median(times), "busy": statistics.median(busy)}
+    return {"size": size, "ranks": 1, **seconds, "sums": sums}
+
+
+def timed(
+    call: Callable[[], object], size: int, before: Callable[[], object] | None = None
+) -> tuple[list[float], list[float]]:
+    """Seconds of each call, and the processor's."""
+    times, busy = [], []
     for _ in range(repetitions(size)):
-        begin = time.perf_counter()
-        dk.smallest_k(values, share)
+        if before is not None:
+            before()
+        begin, busy_before = time.perf_counter(), time.process_time()
+        call()
         times.append(time.perf_counter() - begin)
-    return {"size": size, "ranks": 1, "seconds": statistics.median(times), "sums": sums}
+        busy.append(time.process_time() - busy_before)
+    return times, busy
 
 
 class Collectives:
@@ -94,15 +108,10 @@ def one_rank(rank: int, ranks: int, size: int, share: float, folder: str) -> Non
     each = PARTS // ranks
     values = keys(size, range(rank * each, (rank + 1) * each))
     sums = checksum(dk.distributed.smallest_k(values, share))
-    times = []
-    for _ in range(repetitions(size)):
-        dist.barrier()
-        begin = time.perf_counter()
-        dk.distributed.smallest_k(values, share)
-        times.append(time.perf_counter() - begin)
+    times, busy = timed(lambda: dk.distributed.smallest_k(values, share), size, dist.barrier)
     counted = Collectives()
     dk.distributed.smallest_k(values, share)
-    told = {"times": times, "sums": sums, **vars(counted)}
+    told = {"times": times, "busy": busy, "sums": sums, **vars(counted)}
     Path(folder, f"rank {rank}").write_text(json.dumps(told))
     dist.destroy_process_group()
 
@@ -113,11 +122,13 @@ def over(ranks: int, size: int, share: float) -> Row:
         mp.spawn(one_rank, (ranks, size, share, folder), ranks)
         told = [json.loads(Path(folder, f"rank {rank}").read_text()) for rank in range(ranks)]
     slowest = [max(times) for times in zip(*(one["times"] for one in told), strict=True)]
+    busiest = [max(times) for times in zip(*(one["busy"] for one in told), strict=True)]
     sums = tuple(sum(both) for both in zip(*(one["sums"] for one in told), strict=True))
     return {
         "size": size,
         "ranks": ranks,
         "seconds": statistics.median(slowest),
+        "busy": statistics.median(busiest),
         "sums": sums,
         **{name: told[0][name] for name in ("rounds", "gathers", "bytes")},
     }
@@ -129,17 +140,13 @@ def wrapped(sums: Any) -> list[int]:
 
 def table(rows: list[Row]) -> str:
     lines = [
-        "| keys | ranks | time | of one process' | sums | bytes given by a rank |",
+        "| keys | ranks | time | processor's, of a rank | sums | bytes given by a rank |",
         "|--:|--:|--:|--:|--:|--:|",
     ]
-    seconds = {row["size"]: row["seconds"] for row in rows if row["ranks"] == 1}
     for row in rows:
-        line = f"| {row['size']:,} | {row['ranks']} | {units.time(row['seconds'])} |"
-        if row["ranks"] == 1:
-            lines.append(f"{line} | | |")
-        else:
-            ratio = row["seconds"] / seconds[row["size"]]
-            lines.append(f"{line} {ratio:.2f} | {row['rounds']} | {row['bytes']:,} |")
+        line = f"| {row['size']:,} | {row['ranks']} | {units.time(row['seconds'])} | {units.time(row['busy'])} |"
+        given = f" {row['rounds']} | {row['bytes']:,} |" if row["ranks"] > 1 else " | |"
+        lines.append(line + given)
     return "\n".join(lines) + "\n"
 
 
