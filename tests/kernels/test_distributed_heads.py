@@ -20,6 +20,7 @@ import dynams_kernels as dk
 import oracle
 from kernel_inputs import random_head
 from live_ranks import LiveRanks
+from pages import python_blocks
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch has no distributed here")
 
@@ -279,6 +280,30 @@ def test_without_a_group_it_is_the_head_of_this_process() -> None:
         assert oracle.same_bits(got, dk.linear_margin(features, weight, bias, width=5, kind=kind))
     got = dk.distributed.linear_scores(features, weight, ["entropy"], bias)["entropy"]
     assert oracle.same_bits(got, dk.linear_scores(features, weight, ["entropy"], bias)["entropy"])
+
+
+def as_the_guide_has_it(hidden: Tensor, own_rows: Tensor, tokens: Tensor) -> list[Tensor]:
+    names: dict[str, Any] = {
+        "hidden": hidden.requires_grad_(), "own_rows": own_rows.requires_grad_(), "tokens": tokens
+    }  # fmt: skip
+    (block,) = python_blocks("docs/kernels.md", "Heads sharded over ranks")
+    exec(block, names)
+    return [names["found"]["loss"].detach(), own_rows.grad, hidden.grad]
+
+
+def test_the_guide(ranks_of: Callable[[int], LiveRanks]) -> None:
+    hidden, weight, _ = random_head(10, 8, 30)
+    hidden, tokens = hidden.view(2, 5, 8), torch.arange(10).view(2, 5) * 3
+    tokens[1, 1] = IGNORED
+    parts = [one for one, _ in shards([14, 16], weight, None)]
+    found = ranks_of(2).call(as_the_guide_has_it, [(hidden, part, tokens) for part in parts])
+    whole = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+    loss = F.cross_entropy(F.linear(*whole).flatten(0, 1), tokens.flatten())
+    of_hidden, of_weight = torch.autograd.grad(loss, whole)
+    for rank_loss, _, rank_hidden in found:
+        compare(rank_loss.nanmean(), loss.detach(), 1e-6)
+        compare(rank_hidden, of_hidden, 1e-6)
+    compare(torch.cat([of_rows for _, of_rows, _ in found]), of_weight, 1e-6)
 
 
 # ------------------------------------------------------------------------------------ what is sent
