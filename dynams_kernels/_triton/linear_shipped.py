@@ -269,23 +269,32 @@ def _merges() -> Iterator[Shipped]:
     for kinds in ("gap", "probability", "label", "distance", "loss", "gap+loss+entropy"):
         for pairs in (False, True) if kinds in ("gap", "label", "distance") else (False,):
             for most in MERGE_SPLITS:
-                rows, splits = merge_tile(most)
-                constants = {
-                    "KINDS": mask_of(kinds.split("+")),
-                    "PAIRS": pairs,
-                    "BLOCK_ROWS": rows,
-                    "BLOCK_SPLITS": splits,
-                }
-                yield _shipped(
-                    f"merge {kinds}{', pairs' if pairs else ''}, to {most} splits",
-                    merge_kernel,
-                    "fp32",
-                    constants,
-                    set() if pairs else {"pairs", "state_classes"},
-                    (MERGE_WARPS, 3),
-                    options=OPTIONS,
-                    architectures=_ARCHITECTURES,
-                )
+                yield _merge(kinds, pairs, most)
+    # Of a shard of the classes.
+    yield _merge("gap", True, MERGE_SPLITS[0], is_shard=True)
+    yield _merge("gap+loss+entropy", False, MERGE_SPLITS[0], is_shard=True)
+
+
+def _merge(kinds: str, pairs: bool, most: int, *, is_shard: bool = False) -> Shipped:
+    rows, splits = merge_tile(most)
+    constants = {
+        "KINDS": mask_of(kinds.split("+")),
+        "PAIRS": pairs,
+        "IS_SHARD": is_shard,
+        "BLOCK_ROWS": rows,
+        "BLOCK_SPLITS": splits,
+    }
+    of = f"{kinds}{', pairs' if pairs else ''}{', shard' if is_shard else ''}"
+    return _shipped(
+        f"merge {of}, to {most} splits",
+        merge_kernel,
+        "fp32",
+        constants,
+        set() if pairs else {"pairs", "state_classes"},
+        (MERGE_WARPS, 3),
+        options=OPTIONS,
+        architectures=_ARCHITECTURES,
+    )
 
 
 def _rounding() -> Shipped:
