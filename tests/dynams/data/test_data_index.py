@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynams.data import DataError, IndexedImages
+from dynams.data import DataError, IndexedImages, index_build
 from dynams.data.folder_shards import FolderShards
 from dynams.data.index_build import _Progress, indexed
 from dynams.data.indexed import DIRECTORY
@@ -88,6 +91,48 @@ def test_a_killed_build_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.Monk
     again = Scans(monkeypatch)
     assert IndexedImages(tmp_path, None).encoded(range(20)) == PICTURES.blobs
     assert again.names == [f"train-{n:04d}.tar" for n in (0, 1, 3, 4)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that fork")
+def test_what_a_process_that_was_killed_leaves_is_used_and_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PICTURES.write_tar(tmp_path, "train", shards=5)
+    replacing = index_build.replacing
+    context = multiprocessing.get_context("fork")
+
+    def killed(path: Path) -> Any:
+        with replacing(path) as file:
+            file.write(b"half")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def build() -> None:
+        index_build.replacing = killed  # in the child alone: while it writes the index itself
+        IndexedImages(tmp_path, None)
+
+    process = context.Process(target=build)
+    process.start()
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL
+    left = tmp_path / DIRECTORY
+    assert list(left.glob("*.tmp"))
+    assert not list(left.glob("*.index"))
+    scans = Scans(monkeypatch)
+    assert IndexedImages(tmp_path, None).encoded(range(20)) == PICTURES.blobs
+    assert scans.names == []
+    assert [file.suffix for file in left.iterdir()] == [".index"]
+
+
+def test_of_processes_that_come_together_one_builds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PICTURES.write_tar(tmp_path, "train", shards=4)
+    scans = Scans(monkeypatch)
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: IndexedImages(tmp_path, None), range(4)))
+    assert [len(images) for images in made] == [20] * 4
+    assert sorted(scans.names) == [f"train-{n:04d}.tar" for n in range(4)]
 
 
 def test_changed_data_are_refused_by_name(root: Path) -> None:
