@@ -20,8 +20,6 @@ from dynams.data import DataError, IndexedImages
 from dynams.data.datasets import told_labels
 from dynams.data.decode import Decoder
 from dynams.data.jpeg import EncodedDecoder
-from dynams.data.parquet_shards import ParquetReader
-from dynams.data.tar_shards import TarReader
 from image_shards import Pictures, by_pillow, encode
 
 LAYOUTS = ("folder", "parquet", "tar")
@@ -291,12 +289,6 @@ def test_damaged_metadata_are_warned_of_once(
         assert image.shape == (3, 20, 24)
     assert len(caplog.messages) == 1
     assert f"the first: {images.where(0)}" in caplog.text
-
-
-def test_readers_are_asked_for_by_what_they_read() -> None:
-    # A reader without files is closed like any other.
-    for reader in (TarReader([], []), ParquetReader([], [], "image")):
-        reader.close()
 
 
 @pytest.mark.parametrize(
