@@ -57,7 +57,8 @@ class Visits:
             scores[indices] = found["loss" if name == LAST_LOSS else name].float()
         if self._events is not None:
             self._events.update(indices, logits.argmax(1) == labels)
-        self._epochs[indices] = epoch + 1
+        # A number that is assigned would be copied to the device first, and the host would wait.
+        self._epochs.index_fill_(0, indices, epoch + 1)
 
     def score(self, name: str) -> Tensor:
         """Return a copy of the scores (N,) float32; inf where there was no visit."""

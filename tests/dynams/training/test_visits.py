@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dynams.training.visits import Visits
 
@@ -29,6 +33,26 @@ def test_scores_are_those_of_the_last_visit_and_infinite_before_the_first():
     assert losses[[1, 4]].tolist() == gaps[[1, 4]].tolist() == [torch.inf] * 2
     gaps.zero_()
     assert visits.score("gap")[5] > 0  # a copy
+
+
+class _Assigned(TorchDispatchMode):
+    """What is assigned to places of a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[torch.Size] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.index_put_.default:
+            self.shapes += [leaf.shape for leaf in tree_leaves(args[2:])]
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_visit_assigns_no_number_for_which_a_device_would_be_waited_for():
+    visits = Visits(6, NAMES)
+    with _Assigned() as assigned:
+        visits.record(0, torch.tensor([5, 0, 3, 2]), logits(0), LABELS)
+    assert set(assigned.shapes) == {torch.Size([4])}
 
 
 def test_forgetting_counts_from_right_to_wrong():
