@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dynams_kernels._backends.digits import PlainDigitCounter
 from dynams_kernels._backends.order import comparable
-from dynams_kernels._backends.products import apart
+from dynams_kernels._backends.products import apart, keeps_logits, unrounded_logits
 from dynams_kernels._backends.shard_states import (
     LEAST_EXPONENT,
     NO_CLASS,
@@ -185,14 +185,14 @@ def linear_scores(
     return linear_by_blocks(row_scores, *operands, widths, kinds, pairs)
 
 
-def _block_rows(features: Tensor, classes: int) -> int:
+def _block_rows(features: Tensor, classes: int, logit_bytes: int) -> int:
     """Of how many rows the logits are held at once."""
     if features.is_cpu:
         return max(1, _BLOCK_ON_CPU // classes)
     rows = _BLOCK_ELSEWHERE // classes
     if rows >= _PRODUCT_ROWS:
         return rows
-    rows = max(rows, min(_PRODUCT_ROWS, _MOST_BLOCK_BYTES // (classes * features.element_size())))
+    rows = max(rows, min(_PRODUCT_ROWS, _MOST_BLOCK_BYTES // (classes * logit_bytes)))
     return max(1, rows if rows < _PRODUCT_TILE else rows // _PRODUCT_TILE * _PRODUCT_TILE)
 
 
@@ -209,15 +209,18 @@ def linear_by_blocks(
 ) -> tuple[Tensor, Tensor]:
     """`linear_scores` through a backend's `row_scores`, block of rows by block of rows.
 
-    The logsumexp, of the highest bit, is no score of rows.
+    The logsumexp, of the highest bit, is no score of rows. For `distance`, logits are in float32 where torch can make them so.
     """
     batch, classes = features.shape[0], weight.shape[0]
+    wide = bool(kinds & BIT["distance"]) and keeps_logits(features)
+    product = unrounded_logits if wide else torch.nn.functional.linear
+    size = features.element_size()
     pair_rows = torch.empty((batch if pairs else 0, 2), dtype=torch.int64, device=features.device)
-    step = _block_rows(features, classes)
+    step = _block_rows(features, classes, max(4, size) if wide else size)
     if batch <= step and len(widths) == 1 and not pairs and not kinds & _LOGSUMEXP:
         # A call and a copy less, of what is a few launches.
         slim = apart(features[:, : widths[0]])
-        logits = torch.nn.functional.linear(slim, weight[:, : widths[0]], bias)
+        logits = product(slim, weight[:, : widths[0]], bias)
         return score(logits, labels, class_distances, kinds).unsqueeze(1), pair_rows
     scores = empty_scores(features, kinds.bit_count(), len(widths), batch)
     for begin in range(0, batch, step):
@@ -225,7 +228,7 @@ def linear_by_blocks(
         block_labels = None if labels is None else labels[block]
         for place, width in enumerate(widths):
             slim = apart(features[block, :width])
-            logits = torch.nn.functional.linear(slim, weight[:, :width], bias)
+            logits = product(slim, weight[:, :width], bias)
             own = scores[:, place, block]
             if kinds & _LOGSUMEXP:
                 own[-1] = logits.to(own.dtype).logsumexp(1)
@@ -250,7 +253,7 @@ def linear_states(
     numbers = None
     if pairs:
         numbers = torch.empty((2, batch), dtype=torch.int64, device=features.device)
-    step = _block_rows(features, classes)
+    step = _block_rows(features, classes, features.element_size())
     for begin in range(0, batch, step):
         block = slice(begin, begin + step)
         logits = torch.nn.functional.linear(apart(features[block]), weight, bias)

@@ -22,6 +22,7 @@ from dynams_kernels._backends.digits import PlainDigitCounter
 from dynams_kernels._backends.fallback import Fallback, how_to_build
 from dynams_kernels._backends.linear_choice import HOPPER_TILES, Candidate, choose
 from dynams_kernels._backends.native_cuda import NativeCuda
+from dynams_kernels._backends.products import keeps_logits
 from dynams_kernels._device import multiprocessors, on_device
 from dynams_kernels._kinds import BIT
 from dynams_kernels._triton.linear_configuration import float32_precision
@@ -335,7 +336,11 @@ class Gpu:
             candidates = served.linear_candidates(features, weight, widths, kinds, pairs)
             sizes = (features.shape[0], weight.shape[0], widths[-1])
             # Pairs of classes cost plain torch more than the product.
-            plain = precision == "ieee" and not pairs and self._choice != "triton"
+            may_be_plain = not pairs and self._choice != "triton"
+            plain = precision == "ieee" and may_be_plain
+            if kinds & _DISTANCE and not (may_be_plain and keeps_logits(features)):
+                # Of logits that are rounded the largest two tie where Triton's do not.
+                candidates = tuple(name for name in candidates if name != "eager")
             device = multiprocessors(features)
             chosen = choose(*sizes, kinds, device, candidates, tensor_cores=not plain)
             if len(self._chosen) >= _MOST_LAYOUTS:

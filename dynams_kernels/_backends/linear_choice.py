@@ -83,8 +83,8 @@ _GAP = (
 )  # fmt: skip
 _SUMS = (
     HeadClass(8 << 20, 256, 256, 2048, {
-        "hopper 128x192": 1.0,
-        "hopper 128x256": 1.01,
+        "hopper 128x256": 1.0,
+        "hopper 128x192": 1.02,
         "hopper 128x144": 1.08,
         "triton pointers": 1.27,
         "triton descriptors": 1.33,
@@ -107,6 +107,14 @@ _SUMS = (
     HeadClass(0, 0, 65, 0, {"triton descriptors": 1.0, "triton pointers": 1.19}),
     _STREAMED,
 )  # fmt: skip
+# `distance` of more classes than Triton's tile holds sweeps the product twice. Torch's product by blocks of rows, in float32, and
+# Triton's scores of rows took 0.26 (4096 x 4096 -> 20000) to 0.81 of the time (65536 x 1024 -> 129), 690 us of 1714 at 65536 x 1024 -> 1000;
+# of few logits below 1000 classes they took 1.2 (4096 x 2048 -> 257).
+_DISTANCES = (
+    HeadClass(4 << 20, 0, 129, 0, {"eager": 1.0}),
+    HeadClass(0, 0, 1000, 0, {"eager": 1.0}),
+    _STREAMED,
+)
 # Products without tensor cores: torch's, some rows at a time, are 1.1 (256 x 256 -> 10) to 4.4 times as fast as Triton's at all
 # shapes measured, and what is stored of logits between is little beside them.
 _PLAIN = (HeadClass(0, 0, 0, 0, {"eager": 1.0}),)
@@ -133,7 +141,7 @@ def choose(
         candidates: those that can serve these operands there.
         tensor_cores: whether products are theirs; float32 is not, unless torch is told to allow tf32.
     """
-    for heads in (_GAP if kinds == BIT["gap"] else _SUMS) if tensor_cores else _PLAIN:
+    for heads in _table(kinds) if tensor_cores else _PLAIN:
         if (
             rows * classes < heads.logits
             or rows < heads.rows
@@ -149,6 +157,13 @@ def choose(
         if costs:
             return min(costs, key=lambda candidate: costs[candidate])
     return "eager"
+
+
+def _table(kinds: int) -> tuple[HeadClass, ...]:
+    """The classes of heads whose scores are these, on tensor cores."""
+    if kinds & BIT["distance"]:
+        return _DISTANCES
+    return _GAP if kinds == BIT["gap"] else _SUMS
 
 
 def _columns(candidate: Candidate, rows: int, classes: int, multiprocessors: int) -> int:

@@ -43,8 +43,9 @@ def test_only_a_candidate_that_can_serve_is_chosen(
 ) -> None:
     head = (rows, classes, width, kinds, H100)
     assert choose(*head, {*others, "eager"}) in {*others, "eager"}
-    # Plain torch is the last resort.
-    assert choose(*head, {*others, "triton pointers", "eager"}) != "eager"
+    # Plain torch is the last resort, but for distances of many classes.
+    chosen = choose(*head, {*others, "triton pointers", "eager"})
+    assert chosen != "eager" or (kinds & BIT["distance"] and classes > 128)
 
 
 @given(classes=st.integers(256, 300_000), kinds=st.sampled_from([GAP, TRAINING]))
@@ -103,6 +104,25 @@ def test_each_reduction_wants_a_product_that_hides_it() -> None:
     assert choose(65_536, 1000, 384, GAP, H100, CANDIDATES) in TRITON  # it waits for atomics
     assert choose(65_536, 1000, 384, TRAINING, H100, CANDIDATES) in HOPPER_TILES
     assert choose(65_536, 1000, 320, TRAINING, H100, CANDIDATES) in TRITON
+
+
+@pytest.mark.parametrize(
+    ("rows", "classes", "want"),
+    [
+        (65_536, 1000, "eager"),
+        (256, 1000, "eager"),
+        (65_536, 129, "eager"),
+        (4096, 257, "triton pointers"),
+        (65_536, 128, "triton pointers"),
+    ],
+)
+def test_distances_of_more_classes_than_a_tile_go_through_torchs_product(
+    rows: int, classes: int, want: Candidate
+) -> None:
+    for kinds in (BIT["distance"], BIT["distance"] | GAP):
+        assert choose(rows, classes, 1024, kinds, H100, TRITON) == want
+        without = choose(rows, classes, 1024, kinds, H100, ["triton pointers"])
+        assert without == "triton pointers"
 
 
 # ------------------------------------------------------------------------------------ what the compiled kernel takes
@@ -273,6 +293,22 @@ def test_float32_goes_by_the_setting_of_the_time(monkeypatch: pytest.MonkeyPatch
         assert gpu.linear_choice(features, weight, *asked, False) == "triton pointers"
     finally:
         torch.set_float32_matmul_precision(precision)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_distances_go_through_torchs_product_only_where_it_need_not_round(
+    keeps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_module, "keeps_logits", lambda features: keeps)
+    asked = (matrix(300, 64), matrix(2000, 64), [64], BIT["distance"])
+    gpu, _, triton = gpu_of(True, True)
+    monkeypatch.setattr(triton, "describable", lambda *operands: False)
+    assert gpu.linear_choice(*asked, False) == ("eager" if keeps else "triton pointers")
+    assert gpu.linear_choice(*asked, True) == "triton pointers"  # the classes themselves
+    gpu._choice = "triton"
+    gpu._chosen.clear()
+    assert gpu.linear_choice(*asked, False) == "triton pointers"
+    assert gpu_of(False, False)[0].linear_choice(*asked, False) == "eager"
 
 
 def test_no_rows_take_no_launch() -> None:
