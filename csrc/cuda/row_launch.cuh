@@ -74,12 +74,13 @@ cudaError_t RowScoresOf<Element>::score_with(const CudaRowScores& request, const
   }
   // Without sums a score is a subtraction, and memory bound as it is.
   const int turns = kSums == kNoSums || plan.splits > 1 ? 1 : plan.turns;
-  const dim3 grid(blocks(kThreads / plan.lanes * turns), static_cast<unsigned>(plan.splits));
+  const int threads = plan.lanes <= kWarpLanes ? kBlockThreads<kWarpLanes> : kThreads;
+  const dim3 grid(blocks(threads / plan.lanes * turns), static_cast<unsigned>(plan.splits));
   const auto kernel = plan.lanes == 8    ? score_rows<Element, kSums, 8>
                       : plan.lanes == 16 ? score_rows<Element, kSums, 16>
                       : plan.lanes == 32 ? score_rows<Element, kSums, 32>
                                          : score_rows<Element, kSums, kThreads>;
-  cudaError_t error = launch(kernel, grid, kThreads, stream, task, turns, split);
+  cudaError_t error = launch(kernel, grid, threads, stream, task, turns, split);
   if (plan.splits == 1 || error != cudaSuccess) return error;
   if (task.kinds & kDistance) error = launch(measure_parts<Element>, grid, kThreads, stream, task, split);
   if (error != cudaSuccess) return error;

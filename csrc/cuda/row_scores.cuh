@@ -75,15 +75,21 @@ constexpr int blocks_together() {
   return sizeof(T) == 8 ? (kSums == kNoSums ? 4 : 2) : (kSums == kNoSums ? 5 : 4);
 }
 
+// Threads of a block. Where rows need no whole block, half of one: the last blocks of a multiprocessor end more evenly.
+template <int kLanes>
+constexpr int kBlockThreads = kLanes <= kWarpLanes ? kThreads / 2 : kThreads;
+
 template <class Element, int kSums, int kLanes>
-__global__ void __launch_bounds__(kThreads, (blocks_together<ScoreOf<Element>, kSums>()))
+__global__ void __launch_bounds__(kBlockThreads<kLanes>,
+                                  (blocks_together<ScoreOf<Element>, kSums>() * (kThreads / kBlockThreads<kLanes>)))
     score_rows(RowsTask<Element> task, int turns, PartsOfRows<ScoreOf<Element>> split) {
   using T = ScoreOf<Element>;
   Joints<T>& joints = in_shared_memory<Joints<T>>();
   // A crew, a warp or where rows are long the block, takes `turns` times as many rows as it has groups of lanes. Their
   // scores take hundreds of operations a row: each is left to a lane in the end.
   constexpr bool kWarpsApart = kLanes <= kWarpLanes;
-  constexpr int kCrews = kWarpsApart ? kWarps : 1, kGroups = kWarpsApart ? kWarpLanes / kLanes : 1;
+  constexpr int kCrews = kWarpsApart ? kBlockThreads<kLanes> / kWarpLanes : 1;
+  constexpr int kGroups = kWarpsApart ? kWarpLanes / kLanes : 1;
   const int lane = static_cast<int>(threadIdx.x % kLanes), warp_lane = static_cast<int>(threadIdx.x % kWarpLanes);
   const int warp = static_cast<int>(threadIdx.x / kWarpLanes), crew = kWarpsApart ? warp : 0;
   const int crew_rows = kGroups * turns;
