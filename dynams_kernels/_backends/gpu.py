@@ -38,6 +38,9 @@ _DISTANCE = BIT["distance"]
 # Rows of so many classes, at multiples of so many bytes, have their distances from Triton's kernel, which was 1.9 to 4 times as
 # fast on an H100: 85 us of 172 at 33554 x 1000 in bfloat16. It was slower at 10 and 257 classes.
 _TRITON_CLASSES, _TRITON_BYTES = 1000, 16
+# Several widths are served one by one where together they have no more columns than so many times the widest: Triton's one pass
+# multiplied 2.8 times as slowly as the compiled kernel.
+_APART_COLUMNS = 2.5
 # Layouts of linear heads whose choice is kept.
 _MOST_LAYOUTS = 4096
 
@@ -296,18 +299,15 @@ class Gpu:
     def _are_faster_apart(
         self, features: Tensor, weight: Tensor, widths: Sequence[int], kinds: int, pairs: bool
     ) -> bool:
-        """Whether each of several widths alone would go to the compiled kernel, which knows one at a time.
+        """Whether to serve each of several widths by itself: where the widest goes to the compiled kernel, which knows one at a time.
 
-        On an H100 it took 380 us for 256, 512 and 1024 columns of 65536 x 1024 -> 1000 one after the other,
-        Triton's one pass 604 us.
+        On an H100 256, 512 and 1024 columns of 65536 x 1024 -> 1000 took 388 us one after the other, Triton's one pass 625 us.
         """
         return (
             len(widths) > 1
             and not pairs
-            and all(
-                self.linear_choice(features, weight, [width], kinds, False) in HOPPER_TILES
-                for width in widths
-            )
+            and sum(widths) <= _APART_COLUMNS * widths[-1]
+            and self.linear_choice(features, weight, widths[-1:], kinds, False) in HOPPER_TILES
         )
 
     def linear_choice(

@@ -189,7 +189,7 @@ class Triton:
 
     def linear_scores(self, *operands: Any, descriptors: bool) -> tuple[Tensor, Tensor]:
         self.descriptors.append(descriptors)
-        return torch.zeros(1, 1, 1), torch.zeros(0, 2)
+        return torch.zeros(1, 1, len(operands[0])), torch.zeros(0, 2)
 
 
 def gpu_of(native: bool, triton: bool, native_linear: bool = True) -> tuple[Gpu, Module, Triton]:
@@ -220,7 +220,7 @@ def test_the_candidates_are_those_of_the_installation_the_device_and_the_operand
     assert gpu_of(True, True)[0].serves(-1).linear_candidates(*wide, *rest) == ("eager",)
 
 
-def test_widths_that_the_compiled_kernel_serves_go_to_it_one_by_one(
+def test_widths_whose_widest_the_compiled_kernel_serves_go_one_by_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(native_cuda, "raw_stream", lambda device: 0)
@@ -238,12 +238,22 @@ def test_widths_that_the_compiled_kernel_serves_go_to_it_one_by_one(
     assert scores.shape == (1, 3, 6)
     assert [(call[9], call[13]) for call in module.made] == [(16, 0), (32, 2), (64, 2)]
     assert not triton.descriptors
-    # One that another kernel is faster for, or pairs of classes, which come of one pass alone: Triton.
-    by_width |= {16: "triton pointers", 64: "triton descriptors"}
+    # A narrow one goes where it is the fastest.
+    by_width |= {16: "triton pointers"}
+    gpu, module, triton = gpu_of(True, True)
+    assert gpu.linear_scores(*operands, False)[0].shape == (1, 3, 6)
+    assert [(call[9], call[13]) for call in module.made] == [(32, 2), (64, 2)]
+    assert triton.descriptors == [False]
+    # One pass for pairs of classes, for a widest that another kernel is faster for, and for more columns than it is slower by.
+    about = operands[:2]
+    assert gpu._are_faster_apart(*about, [16, 32, 64], GAP, False)
+    assert not gpu._are_faster_apart(*about, [16, 32, 64], GAP, True)
+    assert not gpu._are_faster_apart(*about, [64], GAP, False)
+    assert not gpu._are_faster_apart(*about, [16, 32, 50, 64], GAP, False)
+    by_width |= {64: "triton descriptors"}
     gpu, module, triton = gpu_of(True, True)
     gpu.linear_scores(*operands, False)
-    gpu.linear_scores(*operands, True)
-    assert (module.made, triton.descriptors) == ([], [True, True])
+    assert (module.made, triton.descriptors) == ([], [True])
 
 
 def test_a_candidate_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
