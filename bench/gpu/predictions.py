@@ -13,8 +13,8 @@ from gpu.entries import Entry, median, of_ceiling, speed_over, time_over
 
 # When, for which version, and from what.
 MADE = (
-    "2026-11-27, version 0.1.0, after seven runs (one H200, six H100): as measured; float32 heads, heads of few rows and distances"
-    " from variants timed beside each other; several widths as the times of each"
+    "2026-11-27, version 0.1.0, after nine runs (one H200, eight H100): as measured; six scores in blocks of 128 threads and distances"
+    " of heads from variants timed beside each other; several widths as the times of each"
 )
 
 # Measures: "copy": share of the copy of the same run, in percent; "us": microseconds; "time of PEER": so many times the peer's
@@ -35,23 +35,24 @@ PREDICTED: Predicted = {
     "bench_margin[native-1000-bfloat16]": ((COPY, 98, 103),),
     "bench_margin[native-10-float32]": ((COPY, 98, 103),),
     "bench_margin[native-10-bfloat16]": ((COPY, 96, 100),),
-    "bench_six_scores[native-bfloat16]": ((COPY, 88, 91),),
-    "bench_smallest_k[native-1.28M-normal]": ((US, 17.2, 18.2),),
+    "bench_six_scores[native-bfloat16]": ((COPY, 89.8, 91.2),),
+    "bench_smallest_k[native-1.28M-normal]": ((US, 17.2, 18.5),),
     "bench_smallest_k[triton-1.28M-normal]": ((US, 54, 60),),
     "bench_smallest_k[native-256M-normal]": ((COPY, 60, 62), (TOPK, 3.3, 3.5)),
-    "bench_linear_margin[65536x1024-1000]": ((LINEAR, 0.92, 1.08),),
+    "bench_linear_margin[65536x1024-1000]": ((LINEAR, 0.87, 1.08),),
     "bench_linear_margin[65536x1024-10]": ((US, 46, 49),),
     "bench_linear_margin[65536x1024-100]": ((COPY, 83, 88),),
     "bench_linear_margin[256x2048-1000]": ((US, 9.2, 10.2),),
     "bench_linear_margin[8192x4096-128256]": ((LINEAR, 0.95, 1.02),),
     "bench_linear_scores[8192x4096-128256]": (
-        (US, 12_600, 13_500),
-        (LINEAR, 0.99, 1.06),
-        (ALONE, 1.05, 1.13),
+        (US, 12_500, 13_300),
+        (LINEAR, 0.97, 1.03),
+        (ALONE, 1.02, 1.1),
     ),
     "bench_linear_scores[4096x1024-1000]": ((US, 19, 20),),
     "bench_linear_margin_float32[tf32]": ((US, 125, 132), (LINEAR, 1.14, 1.2)),
     "bench_linear_margin_float32[ieee]": ((US, 715, 740), (LINEAR, 1.02, 1.08)),
+    "bench_linear_margin_kinds[distance]": ((US, 680, 790),),
     "bench_widths": (("time of a call for each width", 0.99, 1.05),),
     "bench_linear_margin_topk[65536x1024-1000]": ((ALONE, 1.05, 1.1),),
     "bench_linear_margin_topk[8192x4096-128256]": ((ALONE, 1.0, 1.01),),
@@ -86,6 +87,7 @@ CANDIDATES: Mapping[str, Predicted] = {
         "triton pointers": ((LINEAR, 1.1, 1.18),),
     },
     "sums 8192x4096-128256": {
+        "hopper 128x256": ((LINEAR, 0.97, 1.02),),
         "hopper 128x192": ((LINEAR, 0.98, 1.05),),
         "triton descriptors": ((LINEAR, 1.35, 1.45),),
         "triton pointers": ((LINEAR, 1.22, 1.3),),
