@@ -69,6 +69,9 @@ def linear_margin(
     columns between. (Not for ``distance``, with gradients, in half precision on the CPU, or on Hopper's own kernel: there,
     one pass a width.)
 
+    On a GPU, float64, float32 (unless torch may use tf32) and ``distance`` of more than 128 classes hold the logits of some rows
+    at a time: 4 M logits, or those of 512 rows where that is more, in at most 128 MiB.
+
     Args:
         features: (..., D) or (..., width); float32, float16, bfloat16 or float64.
         weight: (C, D), C >= 2, of the features' dtype; a slim head uses its leading columns in place.
