@@ -114,8 +114,7 @@ class Heartbeat:
         if self._broken or not self._reads:
             return {}
         now = time.monotonic()
-        if now - self._heard > self.timeout:
-            # Nobody answers: who keeps the store, the first process or torchrun, hangs.
+        if self.unanswered():  # torchrun is none of the processes
             return {} if self._here.by == "torchrun" else {0: str(self._seen[0].place)}
         furthest = max(seen.place for seen in self._seen.values())
         return {
@@ -131,6 +130,10 @@ class Heartbeat:
                 )
             )
         }
+
+    def unanswered(self) -> bool:
+        """Whether who keeps the store, the first process or torchrun, has not answered for too long."""
+        return not self._broken and time.monotonic() - self._heard > self.timeout
 
     def number_of(self, rank: int) -> int:
         """The number of a process on its machine; 0: it was never heard."""

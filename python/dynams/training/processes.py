@@ -199,6 +199,8 @@ class Companions:
                 self._end_at_once(lost if speaks else None)
             if hung := self._hung():
                 self._end_at_once(self._told_hung(hung), tuple(hung))
+            if self._heartbeat is not None and self._heartbeat.unanswered():
+                self._end_at_once(self._told_unanswered())
 
     def _gone(self) -> str | None:
         """Name a process of this machine that is no more, where one can tell."""
@@ -224,6 +226,15 @@ class Companions:
             f"process {rank} has not come on for {seconds} ({where})"
             for rank, where in hung.items()
         )
+
+    def _told_unanswered(self) -> str | None:
+        """What the first process of a machine that is cut off says; None: this is another one."""
+        here = self.world.here
+        assert here is not None
+        assert self._heartbeat is not None
+        if here.local_rank:
+            return None
+        return f"{here.by} at {here.address} has not answered for {self._heartbeat.timeout:g} s"
 
     def _end_at_once(self, why: str | None, hung: Collection[int] = ()) -> None:
         """End this process, those that it started, and those that hang beside it, on which a launcher would wait."""

@@ -82,8 +82,10 @@ def test_who_loads_data_keeps_nobody_from_waiting(pair):
 def test_where_nobody_answers_the_keeper_of_the_store_hangs(by, named):
     silent = Heartbeat(launched(1, 1, by), 1, LONG)
     assert silent.hung() == {}
+    assert not silent.unanswered()
     pass_long(silent)
     assert list(silent.hung()) == named
+    assert silent.unanswered()  # so that a machine that is cut off does not wait for ever
 
 
 def test_places_come_in_the_order_of_a_run():
