@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Generator, Tensor
 
 import dynams_kernels as dk
-from dynams.selection.methods.interface import Selection, Strategy
+from dynams.selection.methods.interface import Around, Selection, Strategy
 from dynams.selection.methods.ranked import Ranked
 from dynams.selection.ranks import check_told_alike, of_world, told_by_all
 from dynams.selection.sampler_checks import strategy_name
@@ -25,7 +25,7 @@ _BITS = 8
 
 
 @dataclass(frozen=True)
-class OverRanks:
+class OverRanks(Around):
     """A strategy that ranks by one score, selecting over all ranks by the signals that each has of its part.
 
     Attributes:
@@ -46,21 +46,6 @@ class OverRanks:
                 f"sharded: got True with {strategy_name(given)}, want a strategy that ranks by one score, equal ones "
                 "by index (margin, loss, el2n, entropy...), or sharded=False, where every rank holds all scores"
             )
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What the strategy needs."""
-        return self.strategy.needs
-
-    @property
-    def dynamic(self) -> bool:
-        """Whether the strategy chooses at every refresh."""
-        return self.strategy.dynamic
-
-    @property
-    def budgeted(self) -> bool:
-        """True: it keeps to a size."""
-        return self.strategy.budgeted
 
     def select(
         self, signals: Signals, size: int, *, epoch: int, progress: float, generator: Generator

@@ -14,7 +14,9 @@ from dynams.selection.shares import RankShard
 
 
 def gather_state(sampler: SubsetSampler) -> dict[str, Any]:
-    """Return a sampler's state with the scores of all ranks, for one process to save; all ranks come here together.
+    """Return a sampler's state with the scores of all ranks, for one process to save.
+
+    All ranks come here together::
 
         state = gather_state(sampler)
         if rank == 0:

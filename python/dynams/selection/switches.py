@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from dynams.checks import interval, one_of, whole
 from dynams.selection.draws import random_order
-from dynams.selection.methods.interface import Selection, Strategy
+from dynams.selection.methods.interface import Around, Selection, Strategy
 from dynams.selection.methods.ranked import Ranked, smallest
 from dynams.selection.quotas import class_members, equal_quotas, proportional_quotas
 from dynams.selection.signals import Signals
@@ -26,33 +26,7 @@ SHARES: tuple[str, ...] = ("proportional", "equal")
 
 
 @dataclass(frozen=True)
-class _Around:
-    """Base of the switches: as the strategy, where nothing else is said.
-
-    Attributes:
-        strategy: what is wrapped.
-    """
-
-    strategy: Strategy
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What the strategy needs."""
-        return self.strategy.needs
-
-    @property
-    def dynamic(self) -> bool:
-        """Whether it selects again at every refresh."""
-        return self.strategy.dynamic
-
-    @property
-    def budgeted(self) -> bool:
-        """Whether it keeps to the size."""
-        return self.strategy.budgeted
-
-
-@dataclass(frozen=True)
-class ClassBalanced(_Around):
+class ClassBalanced(Around):
     """Every class is selected from on its own, with a share of the size.
 
     Shares are proportional to the classes' numbers, or equal (as far as classes have samples enough),
@@ -117,7 +91,7 @@ class ClassBalanced(_Around):
 
 
 @dataclass(frozen=True)
-class Exploring(_Around):
+class Exploring(Around):
     """A share of the size is drawn at random from what the strategy did not take.
 
     Explored samples weigh 1, as the average sample of a weighted selection does. So weights of
@@ -179,7 +153,7 @@ class Exploring(_Around):
 
 
 @dataclass(frozen=True)
-class NoiseGuard(_Around):
+class NoiseGuard(Around):
     """The most suspicious samples are out of sight of the strategy.
 
     Suspicious are the largest losses, or the most negative label margins z_y - max over c != y of z_c;

@@ -101,6 +101,32 @@ class Strategy(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Around:
+    """Base of strategies that wrap another: as that one, where nothing else is said.
+
+    Attributes:
+        strategy: what is wrapped.
+    """
+
+    strategy: Strategy
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the strategy needs."""
+        return self.strategy.needs
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether it selects again at every refresh."""
+        return self.strategy.dynamic
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether it keeps to the size."""
+        return self.strategy.budgeted
+
+
 @runtime_checkable
 class BatchStrategy(Protocol):
     """Chooses the samples of a batch to back-propagate, from the batch's own forward pass."""
