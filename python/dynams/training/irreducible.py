@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dynams.cost.clock import Clock
 from dynams.training.batches import share, step_bounds
-from dynams.training.distributed import average_buffers
+from dynams.training.distributed import Agreement, average_buffers
 from dynams.training.network import Network, as_module
 from dynams.training.optim import build_optimizer, learning_rate, set_learning_rate
 from dynams.training.own_network import copy_for_holdout
@@ -27,7 +27,7 @@ from dynams.training.step_sizes import naming_settings
 def irreducible_losses(
     run: TrainingRun,
     *,
-    stop: Callable[[], bool],
+    stop: Agreement,
     advance: Callable[[int], None],
 ) -> Tensor | None:
     """Train a network on the held-out samples alone, and take its losses of the candidates.
@@ -85,6 +85,7 @@ def irreducible_losses(
                     return None
         average_buffers(fabric, module)
         run.clock.count("holdout model", len(run.batches))
+        stop.begin()
         known = score_signals(
             fabric,
             network,

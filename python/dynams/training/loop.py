@@ -110,9 +110,8 @@ def train(
         ReportError: the run ended well, but for its report; has the summary.
     """
     started = time.perf_counter()
-    with (
-        nullcontext(interrupt) if interrupt is not None else Interrupt(nothing_to_save=True) as stop
-    ):
+    listening = Interrupt(nothing_to_save=True) if interrupt is None else nullcontext(interrupt)
+    with listening as stop:
         given = given_data(data, config.data)
         run_dir, earlier = run_to_resume(config, resume)
         resolved = resolve(config, given, model, resumed=earlier is not None)
@@ -400,9 +399,8 @@ class _Loop:
         self.check_loss(proxy_loss)
         average_buffers(self.fabric, as_module(run.network))
         if run.visits is not None:
-            run.visits.merge(
-                self.fabric
-            )  # whether this epoch is saved or not, the next one knows the same
+            # Whether this epoch is saved or not, the next one begins with the same knowledge.
+            run.visits.merge(self.fabric)
         found = self.evaluate()
         if found is None:
             return None

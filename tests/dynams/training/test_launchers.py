@@ -107,8 +107,8 @@ def test_torchrun_restarts_a_run_of_which_a_process_was_killed(tmp_path, undistu
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_torchrun_passes_on_that_the_time_is_up(number, tmp_path, undisturbed):
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-    torchrun = start(tmp_path, *_TORCHRUN, *_RUN)
+    heeded = ["--signals-to-handle=SIGUSR1"] if number == signal.SIGUSR1 else []
+    torchrun = start(tmp_path, *_TORCHRUN, *heeded, *_RUN)
     wait_for(lambda: is_trained(tmp_path))
     torchrun.send_signal(number)
     told = time.monotonic()
