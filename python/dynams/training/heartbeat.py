@@ -90,7 +90,7 @@ class Heartbeat:
         self._interval = min(_INTERVAL * max(1.0, here.size / _AT_ONCE), timeout / 4)
         self._reads = here.local_rank < _READERS
         self._seen = {rank: _Seen() for rank in range(here.size)}
-        self._heard = time.monotonic()
+        self._heard: float | None = None
         self._broken = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -133,7 +133,9 @@ class Heartbeat:
 
     def unanswered(self) -> bool:
         """Whether who keeps the store, the first process or torchrun, has not answered for too long."""
-        return not self._broken and time.monotonic() - self._heard > self.timeout
+        if self._broken or self._heard is None:
+            return False
+        return time.monotonic() - self._heard > self.timeout
 
     def number_of(self, rank: int) -> int:
         """The number of a process on its machine; 0: it was never heard."""
@@ -141,7 +143,8 @@ class Heartbeat:
 
     def excuse(self, seconds: float) -> None:
         """Take it that this process was stopped so long, and that the others may have been too."""
-        self._heard += seconds
+        if self._heard is not None:
+            self._heard += seconds
         for seen in self._seen.values():
             seen.beaten += seconds
             seen.moved += seconds

@@ -29,7 +29,8 @@ def pair(monkeypatch) -> Iterator[tuple[Heartbeat, Heartbeat]]:
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with ExitStack() as stack:
         first, second = (
-            stack.enter_context(Heartbeat(launched(rank, store.port), 1, LONG)) for rank in (0, 1)
+            stack.enter_context(Heartbeat(launched(rank, store.port), "run", LONG))
+            for rank in (0, 1)
         )
         wait_for(lambda: first.number_of(1) and second.number_of(0))
         yield first, second
@@ -80,9 +81,11 @@ def test_who_loads_data_keeps_nobody_from_waiting(pair):
 
 @pytest.mark.parametrize(("by", "named"), [("dynams", [0]), ("srun", [0]), ("torchrun", [])])
 def test_where_nobody_answers_the_keeper_of_the_store_hangs(by, named):
-    silent = Heartbeat(launched(1, 1, by), 1, LONG)
-    assert silent.hung() == {}
+    silent = Heartbeat(launched(1, 1, by), "run", LONG)
+    pass_long(silent)
+    assert silent.hung() == {}  # it never heard anything: it has not come so far
     assert not silent.unanswered()
+    silent._heard = time.monotonic()
     pass_long(silent)
     assert list(silent.hung()) == named
     assert silent.unanswered()  # so that a machine that is cut off does not wait for ever
