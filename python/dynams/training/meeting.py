@@ -12,6 +12,8 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import torch.distributed as dist
+
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
@@ -40,7 +42,12 @@ def agreed_name(store: Store, rank: int, size: int, timeout: timedelta) -> str:
         return mine
     place = store.add(_ASKED, 1)
     store.set(f"{_ASKED}/{place}", mine)
-    store.wait([f"dynams/answer/{mine}"], timeout)
+    end = time.monotonic() + timeout.total_seconds()
+    # Waiting in the store itself, this process would heed no signal.
+    while not store.check([f"dynams/answer/{mine}"]):
+        if time.monotonic() > end:
+            raise dist.DistStoreError(f"process 0 did not come in {timeout}")
+        time.sleep(_LOOK)
     name = str(store.get(f"dynams/answer/{mine}").decode())
     store.add(f"dynams/came/{name}", 1)
     return name
