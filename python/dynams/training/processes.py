@@ -246,10 +246,13 @@ class Companions:
         if self._children is not None:
             self._children.kill()
         elif here is not None and self._heartbeat is not None:
-            for number in map(self._heartbeat.number_of, hung):
-                if number and (number == here.starter or _parent(number) == os.getppid()):
-                    with suppress(OSError):
-                        os.kill(number, getattr(signal, "SIGKILL", signal.SIGTERM))
+            numbers = {self._heartbeat.number_of(rank) for rank in hung}
+            beside = {number for number in numbers if number and _parent(number) == os.getppid()}
+            if 0 in hung and here.starter == os.getppid():  # known also before it was heard
+                beside.add(here.starter)
+            for number in beside:
+                with suppress(OSError):
+                    os.kill(number, getattr(signal, "SIGKILL", signal.SIGTERM))
         os._exit(1)
 
 
