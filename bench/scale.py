@@ -42,8 +42,8 @@ class Network:
 
 # `dk.distributed.smallest_k` of float32: what ranks tell of their arguments, histograms of 11, 11 and 10 bits, ties.
 AGREEMENT, HISTOGRAMS, TIES = 512, (16 * KIB, 16 * KIB, 8 * KIB), 8
-# Device time of `smallest_k` in seven launches, three of which count digits, by keys: bench/results/h100/2026-11-27-d033b7c.
-LOCAL = {50_000: 24.3e-6, 1_280_000: 57.1e-6}
+# `dk.distributed.smallest_k` on one H100 by the clock, its collectives left out, by values: bench/results/h100/2026-11-27-71e0ad9.
+LOCAL = {65_536: 276e-6, 1_280_000: 288e-6, 100_000_000: 891e-6}
 # Images a second on one H100, CIFAR's ResNet-18, bf16: bench/results/h100/2026-11-27-9f19dd2.
 SCORED, TRAINED = 706_179, 39_556
 # The most that a stream's sketch takes at 1 % (`StreamSelector`), and seconds to unpack and merge a thousand on one core:
