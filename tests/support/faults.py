@@ -32,7 +32,7 @@ _FORK = get_context("fork")
 
 def imported_once() -> None:
     """Import what a run on the digits imports as it goes on: what is forked need not do it again."""
-    import dynams.training.loop  # noqa: F401
+    import dynams.training.entry  # noqa: F401
 
     load_data("digits", limit=10)
     make_console()

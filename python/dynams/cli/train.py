@@ -46,8 +46,8 @@ def _run(argv: Sequence[str], interrupt: Interrupt) -> int:
     import dynams_kernels as dk
     from dynams.report.console import make_console
     from dynams.training.devices import resolve_device
+    from dynams.training.entry import train
     from dynams.training.errors import ReportError
-    from dynams.training.loop import train
 
     make_console()  # the table at the end needs it: what is missing is told now
     if rank_here() == 0:

@@ -305,8 +305,8 @@ class Queue:
     def _train(
         self, key: CellKey, config: TrainConfig, data: ImageData, begun: Begun, stop: Deadline
     ) -> Summary:
+        from dynams.training.entry import train
         from dynams.training.errors import ResumeError
-        from dynams.training.loop import train
         from dynams.training.rundir import BEST, checkpoint_path
 
         try:

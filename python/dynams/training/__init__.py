@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dynams.training.config import RunConfig as RunConfig
     from dynams.training.config import SelectionConfig as SelectionConfig
     from dynams.training.config import TrainConfig as TrainConfig
+    from dynams.training.entry import train as train
     from dynams.training.errors import LostProcessError as LostProcessError
     from dynams.training.errors import NonFiniteLossError as NonFiniteLossError
     from dynams.training.errors import ReportError as ReportError
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from dynams.training.errors import TrainingError as TrainingError
     from dynams.training.evaluation import evaluate as evaluate
     from dynams.training.interrupt import Interrupt as Interrupt
-    from dynams.training.loop import train as train
     from dynams.training.optim import build_optimizer as build_optimizer
     from dynams.training.optim import learning_rate as learning_rate
     from dynams.training.optim import parameter_groups as parameter_groups
@@ -43,7 +43,7 @@ else:
             "errors": "LostProcessError NonFiniteLossError ReportError ResumeError TrainingError",
             "evaluation": "evaluate",
             "interrupt": "Interrupt",
-            "loop": "train",
+            "entry": "train",
             "optim": "build_optimizer learning_rate parameter_groups",
             "scoring": "score_signals",
         },

@@ -9,54 +9,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dynams.data import ImageData
-from dynams.data.datasets import DatasetData, Items
-from dynams.data.seeding import drawn_apart
 from dynams.report import EpochRecord, Summary
 from dynams.selection import Signals
 from dynams.selection.methods.interface import BatchSelection
 from dynams.training.batches import share, step_bounds
 from dynams.training.checkpoint import save_checkpoint
-from dynams.training.computing import cpu_threads, tuned_convolutions
-from dynams.training.config import TrainConfig
-from dynams.training.distributed import (
-    Agreement,
-    average_buffers,
-    build_fabric,
-    own_buffers,
-    put_back,
-)
-from dynams.training.earlier import Earlier, check_same_state, run_to_resume
+from dynams.training.distributed import Agreement, average_buffers, own_buffers, put_back
 from dynams.training.errors import NonFiniteLossError
 from dynams.training.evaluation import evaluate
-from dynams.training.given import check_given, read_given
 from dynams.training.heartbeat import place
 from dynams.training.interrupt import Interrupt
 from dynams.training.irreducible import irreducible_losses
 from dynams.training.journal import Journal
 from dynams.training.network import as_module
 from dynams.training.optim import learning_rate, set_learning_rate
-from dynams.training.own_network import returned
-from dynams.training.preflight import check_built, check_needs
-from dynams.training.processes import Companions, joined, told_environment
-from dynams.training.resolve import Resolved, resolve
-from dynams.training.run import (
-    TrainingRun,
-    build_run,
-    capture,
-    check_config,
-    restore,
-)
+from dynams.training.processes import Companions
+from dynams.training.run import TrainingRun, capture
 from dynams.training.rundir import checkpoint_path
-from dynams.training.samples import given_data
 from dynams.training.signals import choose_of_batch, collect_signals
 from dynams.training.step import StepOutput
 from dynams.training.step_sizes import check_steps, naming_settings
@@ -64,131 +38,18 @@ from dynams.training.step_sizes import check_steps, naming_settings
 _LOSS_READ_SECONDS = 1.0
 
 
-@torch.inference_mode(False)  # both may be otherwise around the call, and neither may here
-@torch.enable_grad()
-def train(
-    config: TrainConfig,
-    data: ImageData | DatasetData | tuple[Items, Items] | None = None,
-    *,
-    model: nn.Module | None = None,
-    resume: str | Path | None = None,
-    interrupt: Interrupt | None = None,
-    on_refresh: Callable[[TrainingRun, Signals], None] | None = None,
-) -> Summary:
-    """Train as ``config`` says and leave log, checkpoints and report in the run's directory.
+class Loop:
+    """Takes a run from where it is to its end, or until it is asked to stop.
 
     Args:
-        config: the whole run.
-        data: what to train on: images in memory, or Datasets of your own, in a `DatasetData` or as a
-            pair (train, test); None loads what ``config.data`` names.
-        model: a network of your own that gives logits, in place of what ``config.model`` names, with
-            the weights that it has. Where a proxy is wanted it is converted (`dynams.slimmable.convert`),
-            unless it is slimmable already; else (proxy.recipe none) it is taken as it is. At the end,
-            however it comes, it has the trained weights, its modes are as they were, and it is on the
-            device that it was trained on, or, if it was converted, where it was. Its order in memory
-            stays too. Where it draws at random, each step is seeded.
-        resume: directory of an earlier run, which goes on where its last checkpoint was, or a checkpoint
-            of one, such as RUN/checkpoints/best.pt, from which it goes on. On the CPU the result is bit
-            for bit that of a run that was never stopped. Or "auto": the run is in ``run.dir``/``run.name``;
-            it goes on there if it has saved anything, and begins there if not.
-        interrupt: asked after every step whether to stop; None listens for signals, of which one that
-            comes before there is anything to save raises KeyboardInterrupt.
-        on_refresh: called in every process with the run and what is known of the candidates, at each
-            refresh that is to know something, before the selection is made; it must change neither.
-
-    Returns:
-        How the run ended. After an interrupt ``completed`` is False and everything is saved.
-
-    Raises:
-        ValueError, TypeError, FileNotFoundError: the data, the network or the devices cannot be had
-            as configured.
-        ResumeError: ``resume`` cannot be resumed with this configuration.
-        NonFiniteLossError: the loss diverged. The last checkpoint, from before, is kept.
-        LostProcessError: another process of the run failed or was killed.
-        ImportError: a package is missing that the run will need.
-        StorageError: something cannot be written. The last checkpoint, from before, is kept.
-        ReportError: the run ended well, but for its report; has the summary.
+        run: all its parts.
+        journal: what is told of it.
+        companions: its processes.
+        interrupt: asks it to stop.
+        started: when this process took it over, by `time.perf_counter`.
+        on_refresh: see `dynams.training.train`.
     """
-    started = time.perf_counter()
-    listening = Interrupt(nothing_to_save=True) if interrupt is None else nullcontext(interrupt)
-    with listening as stop:
-        given = given_data(data, config.data)
-        run_dir, earlier = run_to_resume(config, resume)
-        resolved = resolve(config, given, model, resumed=earlier is not None)
-        if earlier is not None:
-            check_config(earlier.checkpoint, resolved.config)
-        check_needs(config.run, None if earlier is None else run_dir)
-        with joined(resolved.world, resolved.device, config.run.timeout) as companions:
-            # In a frame of its own: what belongs to the process group goes before it.
-            return _trained(
-                resolved, companions, given, model, run_dir, earlier, stop, started, on_refresh
-            )
 
-
-def _trained(
-    resolved: Resolved,
-    companions: Companions,
-    given: ImageData | DatasetData | None,
-    model: nn.Module | None,
-    run_dir: Path | None,
-    earlier: Earlier | None,
-    stop: Interrupt,
-    started: float,
-    on_refresh: Callable[[TrainingRun, Signals], None] | None,
-) -> Summary:
-    config = resolved.config
-    fabric = build_fabric(resolved, companions.world)
-    with ExitStack() as stack:
-        stack.enter_context(told_environment(companions.world))
-        fabric.launch()
-        check_same_state(fabric, earlier)
-        run = build_run(resolved, fabric, given, model)
-        stack.enter_context(_lent(run))
-        shape = run.batches.shape
-        pixels = config.optim.batch_size * math.prod(shape[1:] if len(shape) == 3 else shape)
-        stack.enter_context(cpu_threads(config.run, pixels))
-        changes: list[str] = []
-        if earlier is not None:
-            changes = restore(run, earlier.checkpoint)
-            check_given(run, earlier.checkpoint)
-        else:
-            read_given(run)
-        if fabric.device.type == "cuda":
-            stack.enter_context(tuned_convolutions())
-        check_built(run, None if earlier is None else run_dir)
-        with Journal(run, run_dir, changes, goes_on=earlier is not None) as journal:
-            companions.run_dir = journal.run_dir
-            stop.nothing_to_save = False
-            loop = _Loop(run, journal, companions, stop, started, on_refresh)
-            try:
-                with companions.losses_told():
-                    if earlier is not None and not earlier.is_last:
-                        loop.save()  # the log has just forgotten what the last checkpoint knows, if that is whole
-                    summary = loop.run_epochs()
-            except Exception as error:
-                journal.fail(error, partial(loop.summary, completed=False))
-                raise
-            journal.end(summary)
-        companions.over()
-        journal.report(summary)  # while Datasets can still be read: it shows some of their pictures
-    return summary
-
-
-@contextmanager
-def _lent(run: TrainingRun) -> Iterator[None]:
-    """Give back, whatever ends the block, what a user lent: workers, the network, the process' generators."""
-    with ExitStack() as stack:
-        stack.callback(run.samples.close)
-        if run.model is not None:
-            stack.enter_context(drawn_apart())
-            gpus = [run.fabric.device] if run.fabric.device.type == "cuda" else []
-            stack.enter_context(torch.random.fork_rng(gpus))
-            stack.enter_context(returned(run.model, as_module(run.network)))
-        stack.callback(run.train_step.close)
-        yield
-
-
-class _Loop:
     def __init__(
         self,
         run: TrainingRun,
@@ -378,6 +239,11 @@ class _Loop:
         return loss
 
     def check_loss(self, loss: float | None) -> None:
+        """Refuse to go on from a loss that is no number.
+
+        Raises:
+            NonFiniteLossError: it is not finite.
+        """
         if loss is None or math.isfinite(loss):
             return
         kept = checkpoint_path(self.journal.run_dir)
@@ -442,6 +308,7 @@ class _Loop:
         return None if found is None else (found.full, found.proxy)
 
     def total_seconds(self) -> float:
+        """Wall-clock seconds of the run, those before it was resumed too."""
         return self.at.earlier_seconds + time.perf_counter() - self.started
 
     def save(self, *, best: bool = False) -> None:
@@ -455,6 +322,7 @@ class _Loop:
         self.fabric.barrier()
 
     def summary(self, *, completed: bool, failure: str | None = None) -> Summary:
+        """Sum up the run as far as it is."""
         run, at = self.run, self.at
         return Summary(
             accuracy=math.nan if at.accuracy is None else at.accuracy,

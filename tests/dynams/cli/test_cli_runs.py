@@ -23,9 +23,9 @@ from dynams.files import StorageError
 from dynams.models import build_model
 from dynams.training.batches import ImageBatches
 from dynams.training.checkpoint import load_checkpoint
+from dynams.training.entry import train
 from dynams.training.errors import ResumeError
 from dynams.training.evaluation import evaluate
-from dynams.training.loop import train
 from dynams.training.rundir import BEST, checkpoint_path
 from foreground import heed_interrupts
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import dynams.training.loop
+import dynams.training.entry
 from dynams.compare.cells import CellKey, Length, cell_config, cell_keys
 from dynams.compare.clock import Deadline, expected, usable
 from dynams.compare.results import Cell, machine_of

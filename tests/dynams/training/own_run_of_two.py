@@ -17,9 +17,9 @@ from own_networks import ViT
 from torch.utils.data import Dataset
 from training_runs import made_up_data, small_config
 
+from dynams.training.entry import train
 from dynams.training.errors import LostProcessError
 from dynams.training.launched import rank_here
-from dynams.training.loop import train
 
 torch.set_num_threads(1)
 DATA = made_up_data()

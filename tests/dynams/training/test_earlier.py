@@ -14,8 +14,8 @@ from dynams.training import earlier
 from dynams.training.checkpoint import Checkpoint, load_checkpoint
 from dynams.training.config import TrainConfig
 from dynams.training.earlier import Earlier, check_same_state
+from dynams.training.entry import train
 from dynams.training.errors import ResumeError
-from dynams.training.loop import train
 from dynams.training.rundir import BEST, checkpoint_path
 
 DATA = made_up_data()

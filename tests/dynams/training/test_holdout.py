@@ -8,8 +8,8 @@ import torch
 from training_runs import made_up_data, small_config
 
 from dynams.training.checkpoint import load_checkpoint
+from dynams.training.entry import train
 from dynams.training.holdout import hold_out
-from dynams.training.loop import train
 from dynams.training.rundir import checkpoint_path
 
 DATA = made_up_data(train=60, test=12)

@@ -213,7 +213,7 @@ SIDE, COUNT, SLACK = 300, 1200, 100 << 20
 LIMITED = f"""
 import resource, sys
 import torch
-import dynams.training.loop, dynams.data.indexed, PIL.JpegImagePlugin
+import dynams.training.entry, dynams.data.indexed, PIL.JpegImagePlugin
 from dynams.data.memory import HostMemory
 from dynams.training import TrainConfig, train
 

@@ -23,7 +23,7 @@ from dynams.data.memory import HostMemory
 from dynams.training.changed_settings import changed_settings
 from dynams.training.checkpoint import load_checkpoint, save_checkpoint
 from dynams.training.config import DataConfig, TrainConfig
-from dynams.training.loop import train
+from dynams.training.entry import train
 from dynams.training.resolve import check_early, load_images
 from dynams.training.rundir import checkpoint_path
 from dynams.training.samples import given_data

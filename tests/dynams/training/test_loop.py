@@ -16,9 +16,9 @@ from dynams.cost import PURPOSES
 from dynams.report.runlog import read_run
 from dynams.training.checkpoint import load_checkpoint, save_checkpoint
 from dynams.training.config import TrainConfig
+from dynams.training.entry import train
 from dynams.training.errors import NonFiniteLossError, ReportError
 from dynams.training.interrupt import Interrupt
-from dynams.training.loop import train
 from dynams.training.rundir import BEST, checkpoint_path, resume_command
 
 DATA = made_up_data()

@@ -23,8 +23,8 @@ from dynams.models import build_model
 from dynams.report.runlog import read_run
 from dynams.slimmable import convert
 from dynams.training.checkpoint import Checkpoint, load_checkpoint
+from dynams.training.entry import train
 from dynams.training.errors import ResumeError
-from dynams.training.loop import train
 from dynams.training.rundir import checkpoint_path, resume_command
 
 DATA = made_up_data()

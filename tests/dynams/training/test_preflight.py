@@ -12,7 +12,7 @@ import pytest
 from training_runs import made_up_data, small_config
 
 from dynams.training import preflight
-from dynams.training.loop import train
+from dynams.training.entry import train
 from dynams.training.run import TrainingRun
 from dynams.training.rundir import checkpoint_path
 

@@ -15,7 +15,7 @@ from dynams.slimmable import SlimmableNetwork, convert
 from dynams.slimmable.norms import SwitchableBatchNorm
 from dynams.training.batches import ImageBatches
 from dynams.training.checkpoint import Checkpoint, load_checkpoint
-from dynams.training.loop import train
+from dynams.training.entry import train
 from dynams.training.proxy_norms import reestimate_norms
 from dynams.training.rundir import checkpoint_path
 

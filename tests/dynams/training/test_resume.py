@@ -14,8 +14,8 @@ from training_runs import StopAt, equal, log_lines, made_up_data, made_up_images
 from dynams.training.changed_settings import changes_of_the_rest
 from dynams.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from dynams.training.config import TrainConfig
+from dynams.training.entry import train
 from dynams.training.errors import ResumeError
-from dynams.training.loop import train
 from dynams.training.optim import learning_rate
 from dynams.training.run import check_config
 from dynams.training.rundir import checkpoint_path

@@ -11,7 +11,7 @@ from training_runs import made_up_data, small_config
 from dynams.report.runlog import read_run
 from dynams.selection import linear
 from dynams.training.checkpoint import load_checkpoint
-from dynams.training.loop import train
+from dynams.training.entry import train
 from dynams.training.run_cost import outline_of
 from dynams.training.rundir import checkpoint_path
 

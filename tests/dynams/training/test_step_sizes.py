@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from training_runs import equal, made_up_data, small_config
 
 from dynams.report.runlog import read_run
-from dynams.training.loop import train
+from dynams.training.entry import train
 from dynams.training.step_sizes import check_steps
 
 DATA = made_up_data()

@@ -15,9 +15,9 @@ from training_runs import equal, log_lines, made_up_data, small_config
 from dynams.files import StorageError, aside
 from dynams.report.runlog import read_run
 from dynams.training.checkpoint import load_checkpoint
+from dynams.training.entry import train
 from dynams.training.errors import ResumeError
 from dynams.training.interrupt import Interrupt
-from dynams.training.loop import train
 from dynams.training.rundir import BEST, checkpoint_path, resume_command
 from file_limits import files_of_at_most
 

@@ -12,7 +12,7 @@ from training_runs import StopAt, equal, log_lines, made_up_data, small_config
 from dynams.report.runlog import read_run
 from dynams.selection import STRATEGIES
 from dynams.training.checkpoint import Checkpoint, load_checkpoint
-from dynams.training.loop import train
+from dynams.training.entry import train
 from dynams.training.rundir import checkpoint_path
 
 DATA = made_up_data(train=60, test=12)
