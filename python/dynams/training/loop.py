@@ -295,7 +295,7 @@ class Loop:
             return None, None
         count = len(run.test)
         self.progress.epoch(self.at.epoch, count // self.fabric.world_size, "evaluation")
-        with run.clock.measure("evaluation", count):
+        with run.clock.measure("evaluation"):
             found = evaluate(
                 self.fabric,
                 run.network,
@@ -305,7 +305,10 @@ class Loop:
                 stop=self.stopping,
                 advance=self.advancing("evaluation"),
             )
-        return None if found is None else (found.full, found.proxy)
+        if found is None:
+            return None
+        run.clock.count("evaluation", count)  # one that was given up is done anew
+        return found.full, found.proxy
 
     def total_seconds(self) -> float:
         """Wall-clock seconds of the run, those before it was resumed too."""

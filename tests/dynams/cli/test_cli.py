@@ -193,7 +193,7 @@ def test_print_config_gives_the_whole_configuration(capsys):
         (["train", "--optim.lr", "-1"], "optim.lr: got -1.0, want a number in (0, inf)"),
         (["train", "--optim.lr"], "--optim.lr: expected one argument"),
         (["train", "--data.name", "mnist"], "data.name: got 'mnist', want one of digits, cifar10"),
-        (["train", "--data.name", "digist"], "folder (did you mean digits?)"),
+        (["train", "--data.name", "digist"], "shards (did you mean digits?)"),
         (["train", "--data.flip", "3"], "data.flip: got 3, want true or false or null"),
         (
             ["train", "--selection.budget", "1.5"],

@@ -140,7 +140,7 @@ def test_a_full_disk_and_a_damaged_checkpoint_lose_no_finished_epoch(tmp_path, p
             @property
             def requested(self) -> bool:
                 self.questions += 1
-                if self.questions == 7:  # in the second epoch of the first cell
+                if self.questions == 9:  # in the second epoch of the first cell
                     stack.enter_context(files_of_at_most(2000))
                 return super().requested
 

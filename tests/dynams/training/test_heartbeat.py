@@ -64,6 +64,9 @@ def test_who_is_behind_and_stays_there_hangs(pair):
 def test_who_is_heard_no_more_hangs(pair):
     first, second = pair
     second.__exit__(None, None, None)
+    heard = int(first._seen[0].beats)
+    # Until then the other's last may be under way.
+    wait_for(lambda: int(first._seen[0].beats) > heard + 1)
     pass_long(first)
     wait_for(lambda: first.hung() == {1: "before the first epoch"})
     first.excuse(2 * LONG)  # it was this process that was stopped

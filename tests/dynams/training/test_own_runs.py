@@ -120,7 +120,7 @@ def test_random_transforms_are_the_same_with_workers_and_after_a_stop(tmp_path) 
     data = DatasetData(Varied(DATA.train), Floats(DATA.test), scored=Floats(DATA.train))
     whole = train(small_config(tmp_path / "whole", data={"workers": 0}), data)
     stopped = train(
-        small_config(tmp_path / "parts", data={"workers": 2}), data, interrupt=StopAt(9)
+        small_config(tmp_path / "parts", data={"workers": 2}), data, interrupt=StopAt(11)
     )
     at = final(stopped.run_dir)
     assert not stopped.completed
@@ -283,7 +283,7 @@ def test_dropout_is_the_same_after_a_stop(tmp_path) -> None:
     sections = {"proxy": UNTOUCHED, "optim": {"epochs": 3}}
     whole = train(small_config(tmp_path / "whole", **sections), DATA, model=model())
     config = small_config(tmp_path / "parts", **sections)
-    stopped = train(config, DATA, model=model(), interrupt=StopAt(9))
+    stopped = train(config, DATA, model=model(), interrupt=StopAt(11))
     assert final(stopped.run_dir).step > 0
     torch.manual_seed(99)  # whatever the process draws elsewhere
     other = ViT()
