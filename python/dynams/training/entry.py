@@ -30,8 +30,9 @@ from dynams.training.own_network import returned
 from dynams.training.preflight import check_built, check_needs
 from dynams.training.processes import Companions, joined, told_environment
 from dynams.training.resolve import Resolved, resolve
-from dynams.training.run import TrainingRun, build_run, check_config, restore
+from dynams.training.run import TrainingRun, build_run
 from dynams.training.samples import given_data
+from dynams.training.state import check_config, restore
 
 
 @torch.inference_mode(False)  # both may be otherwise around the call, and neither may here

@@ -29,9 +29,10 @@ from dynams.training.journal import Journal
 from dynams.training.network import as_module
 from dynams.training.optim import learning_rate, set_learning_rate
 from dynams.training.processes import Companions
-from dynams.training.run import TrainingRun, capture
+from dynams.training.run import TrainingRun
 from dynams.training.rundir import checkpoint_path
 from dynams.training.signals import choose_of_batch, collect_signals
+from dynams.training.state import capture
 from dynams.training.step import StepOutput
 from dynams.training.step_sizes import check_steps, naming_settings
 

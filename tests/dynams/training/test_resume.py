@@ -17,8 +17,8 @@ from dynams.training.config import TrainConfig
 from dynams.training.entry import train
 from dynams.training.errors import ResumeError
 from dynams.training.optim import learning_rate
-from dynams.training.run import check_config
 from dynams.training.rundir import checkpoint_path
+from dynams.training.state import check_config
 from dynams.training.timetable import timetable_of
 
 DATA = made_up_data()
