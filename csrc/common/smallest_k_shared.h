@@ -52,8 +52,8 @@ struct SelectionShared {
   Key threshold;
   int64_t last_tie;
   uint32_t ties_end;
-  // Those below the range they were listed for. Not beside those that all threads read when one writes this: the compiler
-  // reads neighbours at once, wanted or not, which racecheck takes for a race.
+  // Those below the range they were listed for. Not beside those that all threads read when one writes this: the
+  // compiler reads neighbours at once, wanted or not, which racecheck takes for a race.
   uint32_t listed_below;
 };
 
