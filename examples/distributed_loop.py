@@ -9,6 +9,7 @@ python examples/distributed_loop.py                                         # al
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 from typing import Any
 
@@ -140,6 +141,8 @@ def main() -> None:
     if not dist.is_initialized() or dist.get_rank() == 0:
         print(f"test accuracy {accuracy(model, test_set):.3f}")
     if dist.is_initialized():
+        # DistributedDataParallel lives on in cycles, and its gloo threads would abort an interpreter that ends.
+        gc.collect()
         dist.destroy_process_group()
 
 

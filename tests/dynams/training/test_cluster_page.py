@@ -96,8 +96,10 @@ def start(hosts: TwoHosts, host: int, text: str, folder: Path) -> subprocess.Pop
         )
 
 
-def ended(processes: list[subprocess.Popen[str]], folder: Path, status: int = 0) -> None:
-    """Wait until all have ended with a status; those that do not are told to."""
+def ended(
+    processes: list[subprocess.Popen[str]], folder: Path, status: int | None = 0
+) -> list[str]:
+    """Wait until all have ended with a status, None: any; those that do not are told to. Returns what each has written."""
     try:
         statuses = [process.wait(300) for process in processes]
     finally:
@@ -105,7 +107,8 @@ def ended(processes: list[subprocess.Popen[str]], folder: Path, status: int = 0)
             process.terminate()
             process.wait(60)
     told = [(folder / f"{name}.txt").read_text() for name in NAMES]
-    assert all(each == status for each in statuses), told
+    assert status is None or all(each == status for each in statuses), told
+    return told
 
 
 def last(folder: Path) -> Checkpoint:
@@ -317,5 +320,8 @@ def test_hosts_whose_own_names_lead_to_the_loopback_need_the_interface(folder):
 @nightly
 def test_a_loop_of_your_own_goes_on_with_one_process(hosts, folder):
     text = block("A loop of your own")
-    ended([start(hosts, host, text, folder) for host in (0, 1)], folder)
+    # A torchrun that ends after the one with the rendezvous may fail to take its leave there, whatever its processes did.
+    told = ended([start(hosts, host, text, folder) for host in (0, 1)], folder, status=None)
+    assert "test accuracy" in told[0]
+    assert not any("ChildFailedError" in each for each in told), told
     assert "epoch 3" in shell(block("A loop of your own", 1), folder)
