@@ -13,3 +13,9 @@ def insert(page: Path, mark: str, text: str) -> None:
     if not begin or not end:
         raise SystemExit(f"{page}: no {mark}:begin and {mark}:end marks")
     page.write_text(before + begin + text + end + after)
+
+
+def lines(rows: list[list[str]]) -> str:
+    """A table of Markdown: its head, then its rows; what follows the first column is a number."""
+    rule = ["---", *("--:" for _ in rows[0][1:])]
+    return "".join(f"| {' | '.join(row)} |\n" for row in [rows[0], rule, *rows[1:]])

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from marks import insert
+from marks import insert, lines
 from units import time
 
 KIB = 1024
@@ -116,11 +116,6 @@ def size(count: float) -> str:
         if count >= scale or unit == "B":
             return f"{count / scale:.3g} {unit}"
     raise AssertionError
-
-
-def lines(rows: list[list[str]]) -> str:
-    rule = ["---", *("--:" for _ in rows[0][1:])]
-    return "".join(f"| {' | '.join(row)} |\n" for row in [rows[0], rule, *rows[1:]])
 
 
 def main(arguments: list[str] | None = None) -> None:
