@@ -1,8 +1,7 @@
 """Encoded images of an index to RGB bytes: JPEGs by simplejpeg where it is there, the rest by Pillow.
 
-Both are libjpeg-turbo. simplejpeg spends less around it: of a 32-pixel JPEG's time with Pillow three quarters are
-not decoding. It is used only if it decodes made-up pictures to the very bits that Pillow does, so that pixels do
-not depend on which is there.
+Both are libjpeg-turbo; simplejpeg spends less around it, which is most of a small JPEG's time. It is used only if it
+decodes made-up pictures to the very bits that Pillow does, so that pixels do not depend on which is there.
 """
 
 from __future__ import annotations
