@@ -382,21 +382,21 @@ train() { # SECONDS
 }
 
 compare() {
-  local begin=$SECONDS code=0 seconds folder=$state/compare cell
+  local begin=$SECONDS code=0 seconds folder=$state/compare
   seconds=$(left 10)
   [ -n "${DYNAMS_CIFAR10:-}" ] || { outcome compare skipped "$begin" "DYNAMS_CIFAR10 names no folder"; return; }
   if [ "$seconds" -lt 60 ]; then
     outcome compare skipped "$begin" "$((seconds > 0 ? seconds : 0)) s left"
     return
   fi
-  mkdir -p "$folder/cells"
-  for cell in "$repo"/bench/results/*/compare-cifar10/cells/*.json; do
-    if [ -e "$cell" ]; then cp -n "$cell" "$folder/cells/"; fi
-  done
+  mkdir -p "$folder"
+  # A report of later cells holds the earlier ones too.
+  [ -e "$folder/cells.jsonl" ] ||
+    cat "$repo"/bench/results/*/compare-cifar10/cells.jsonl 2> /dev/null | awk '!seen[$0]++' > "$folder/cells.jsonl"
   limited $((seconds + 10)) "$python" -m dynams.cli compare cifar10 --data.path "$DYNAMS_CIFAR10" --out "$folder" \
     --limit-seconds "$seconds" > "$out/compare.log" 2>&1 || code=$?
   # One file, and not the checkpoints of what is under way: hundreds of megabytes.
-  (cd "$folder" && tar -czf "$out/compare.tgz" --ignore-failed-read -- cells plan.yaml compare.md compare.html) 2> /dev/null
+  (cd "$folder" && tar -czf "$out/compare.tgz" --ignore-failed-read -- cells.jsonl plan.yaml compare.md compare.html) 2> /dev/null
   results trim "$out/compare.log"
   outcome compare "$code" "$begin" "$(tail -n 1 "$out/compare.log" | cut -c 1-200)"
 }

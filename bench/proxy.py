@@ -2,7 +2,7 @@
 
 python bench/proxy.py speed --out DIR [--models resnet18 resnet8] [--images N] [--rounds N]
 python bench/proxy.py faithful --out DIR --data-path DIR [--recipes joint distill] [--width 0.5] [--epochs N]
-python bench/proxy.py share --out DIR FOLDER/cells/*.json
+python bench/proxy.py share --out DIR FOLDER [--recipes q5 q10]
 python bench/proxy.py show DIR/KIND.json [--into PAGE.md ...]   between each page's proxy-KIND:begin and :end marks
 
 The first three, on the CPU, leave DIR/KIND.json, and its tables in DIR/KIND.md; `faithful` leaves out recipes done already.
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 import dynams_kernels as dk
-from dynams.compare.results import read_cell
+from dynams.compare import Folder
 from dynams.data import Augmentation, ImageData, ImageSet
 from dynams.files import replace_file
 from dynams.report.codec import to_plain
@@ -211,15 +211,18 @@ def share(options: argparse.Namespace) -> Row:
     Seconds are those that a comparison counts: with evaluation, which is for the reader, every share would look smaller.
     """
     rows, machines = [], set()
-    for path in options.cells:
-        cell = read_cell(path)
+    for key, cell in Folder(options.folder).cells().items():
+        if options.recipes and key.recipe not in options.recipes:
+            continue
         if cell.failure is not None or not cell.cost > 0:
-            raise ValueError(f"{path}: no seconds, {cell.failure or 'none were measured'}")
+            raise ValueError(f"{key}: no seconds, {cell.failure or 'none were measured'}")
         machines.add(cell.machine)
         spent = {name: cell.seconds.get(name, 0.0) for name in ("scoring", "selection")}
-        row = {"cell": path.stem, "refresh every": cell.options.get("selection.refresh_every")}
+        row = {"cell": key.stem, "refresh every": cell.options.get("selection.refresh_every")}
         row |= {"seconds": cell.cost, **spent, "share": sum(spent.values()) / cell.cost}
         rows.append(row | {"proxy loss, share": cell.seconds.get("proxy loss", 0.0) / cell.cost})
+    if not rows:
+        raise ValueError(f"{options.folder}: no finished cells of these recipes")
     machine = machines.pop()
     if machines or machine is None:
         raise ValueError("the cells ran in several environments, whose seconds do not compare")
@@ -278,7 +281,8 @@ def main(arguments: list[str] | None = None) -> None:
     two.add_argument("--epochs", type=int, default=10)
     two.add_argument("--seed", type=int, default=0)
     three = kinds.add_parser("share", help="share of a run's seconds")
-    three.add_argument("cells", type=Path, nargs="+", metavar="CELL.json")
+    three.add_argument("folder", type=Path, metavar="FOLDER", help="of a comparison")
+    three.add_argument("--recipes", nargs="+", metavar="NAME", help="only their cells")
     for each in (one, two, three):
         each.add_argument("--out", type=Path, required=True, help="folder of the report")
     four = kinds.add_parser("show", help="the tables of a report")

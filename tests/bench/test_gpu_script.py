@@ -332,8 +332,8 @@ COMPARE = """\
       case $1 in --out) to=$2 ;; --limit-seconds) limit=$2 ;; --data.path) data=$2 ;; esac
       shift
     done
-    ls "$to/cells" > "{folder}/cells-before"
-    echo '{{}}' > "$to/cells/new.json"
+    cp "$to/cells.jsonl" "{folder}/cells-before"
+    echo new >> "$to/cells.jsonl"
     echo "of $data" > "$to/compare.md"
     echo "1 cell in $limit s"
 """
@@ -349,16 +349,17 @@ def compared(script: Script) -> dict[str, str]:
 def test_the_comparison_goes_on_behind_committed_cells(script: Script) -> None:
     script.data = script.folder / "data"
     script.data.mkdir()
-    committed = script.repo / "bench/results/a-gpu/compare-cifar10/cells"
+    committed = script.repo / "bench/results/a-gpu/compare-cifar10"
     committed.mkdir(parents=True)
-    (committed / "old.json").write_text("{}")
+    (committed / "cells.jsonl").write_text("old\n")
     script.fake("compare", COMPARE.format(folder=script.fakes))
     ran = script.run("--plan", "compare")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert script.stages() == dict.fromkeys(["environment", "build", "compare"], "ok")
-    assert (script.fakes / "cells-before").read_text() == "old.json\n"
+    assert (script.fakes / "cells-before").read_text() == "old\n"
     left = compared(script)
-    assert left.keys() == {"cells/old.json", "cells/new.json", "compare.md"}
+    assert left.keys() == {"cells.jsonl", "compare.md"}
+    assert left["cells.jsonl"] == "old\nnew\n"
     assert left["compare.md"] == f"of {script.data}\n"
     limit = int((script.out / "compare.log").read_text().split()[-2])
     assert 400 < limit < 525
@@ -371,7 +372,7 @@ def test_a_comparison_that_fails_is_told_and_keeps_its_cells(script: Script) -> 
     ran = script.run("--plan", "compare")
     assert ran.returncode == 1
     assert script.stages()["compare"] == "failed"
-    assert "cells/new.json" in compared(script)
+    assert compared(script)["cells.jsonl"] == "new\n"
 
 
 def test_without_data_or_time_there_is_no_comparison(script: Script) -> None:

@@ -151,8 +151,8 @@ def test_the_share_is_of_the_seconds_without_evaluation(tmp_path, capsys):
     folder = Folder(tmp_path / "compare")
     for cell in (a_cell("q5"), a_cell("gpu", device="cuda"), a_cell("nan", failure="nan")):
         folder.save(cell)
-    files = {path.stem.partition("_")[0]: str(path) for path in folder.path.rglob("*.json")}
-    proxy.main(["share", files["q5"], "--out", str(tmp_path)])
+    command = ["share", str(folder.path), "--out", str(tmp_path), "--recipes", "q5"]
+    proxy.main(command)
     (rows,) = report(tmp_path, "share")["tables"]
     assert rows == [
         {"cell": "q5_b0.5_s0", "refresh every": 5, "seconds": 10.0, "scoring": 1.5, "selection": 0.5,
@@ -160,14 +160,14 @@ def test_the_share_is_of_the_seconds_without_evaluation(tmp_path, capsys):
     ]  # fmt: skip
     for bad, words in (("gpu", "several environments"), ("nan", "no seconds, nan")):
         with pytest.raises(SystemExit, match="2"):
-            proxy.main(["share", files["q5"], files[bad], "--out", str(tmp_path)])
+            proxy.main([*command, bad])
         assert words in capsys.readouterr().err
 
 
 def test_a_report_is_put_between_the_marks_of_its_kind(tmp_path, capsys):
     folder = Folder(tmp_path / "compare")
     folder.save(a_cell("q5"))
-    proxy.main(["share", *map(str, folder.path.rglob("*.json")), "--out", str(tmp_path)])
+    proxy.main(["share", str(folder.path), "--out", str(tmp_path)])
     table = capsys.readouterr().out
     assert table == (tmp_path / "share.md").read_text()
     assert table.endswith("one, threads: 1, torch 2.13.\n")

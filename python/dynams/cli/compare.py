@@ -39,7 +39,7 @@ limit_seconds.
 A plan is YAML: base (train options of all cells), recipes (a name and its options each, with title,
 priority, uses_budget or match beside them), budgets, seeds, reference. docs/compare.md explains it.
 
-In the folder: cells/ (a JSON file a cell), unfinished/ (runs under way), plan.yaml, compare.html,
+In the folder: cells.jsonl (a line a cell), unfinished/ (runs under way), plan.yaml, compare.html,
 compare.md. Exit status: 0 when what was asked is done or the limit is reached, 2 for bad input,
 130 after SIGINT, SIGTERM, SIGHUP or SIGUSR1, which finish the step and save; a second SIGINT stops
 at once."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dynams.compare.plan import Plan, Recipe, has_budget
 from dynams.training.config import TrainConfig
@@ -53,7 +53,7 @@ Known = Callable[[str, "float | None"], Length]
 
 
 def cell_keys(plan: Plan) -> list[CellKey]:
-    """List the plan's cells in the order in which they are run."""
+    """List the plan's cells in the order in which they are run: the pilot's first."""
     places = []
     for place, recipe in enumerate(plan.recipes.values()):
         behind = recipe.name != plan.reference
@@ -61,7 +61,13 @@ def cell_keys(plan: Plan) -> list[CellKey]:
             for s, seed in enumerate(plan.seeds):
                 order = (recipe.priority, s + b, behind, b, place)
                 places.append((order, CellKey(recipe.name, budget, seed)))
-    return [key for _, key in sorted(places, key=lambda item: item[0])]
+    keys = [key for _, key in sorted(places, key=lambda item: item[0])]
+    if plan.pilot is None:
+        return keys
+    pilots = dict.fromkeys(
+        CellKey(key.recipe, key.budget, plan.pilot) for key in keys if key.recipe in plan.timed
+    )
+    return [*pilots, *keys]
 
 
 def cell_config(plan: Plan, key: CellKey, known: Known) -> TrainConfig | None:
@@ -77,7 +83,7 @@ def cell_config(plan: Plan, key: CellKey, known: Known) -> TrainConfig | None:
         finished.
     """
     recipe = plan.recipes[key.recipe]
-    if recipe.match is None:
+    if recipe.match is None or key.seed == plan.pilot:
         return plan.config(recipe, key.budget, key.seed)
     epochs = _matched_epochs(plan, recipe, key.budget, known)
     if epochs is None:
@@ -99,19 +105,56 @@ def _matched_epochs(plan: Plan, recipe: Recipe, budget: float | None, known: Kno
     match = recipe.match
     assert match is not None
     own = plan.config(recipe, None, plan.seeds[0])
-    other = plan.recipes[match.recipe]
     if match.by == "samples":
-        theirs = planned_share(plan.config(other, budget, plan.seeds[0]))
-        return _whole(own.optim.epochs * theirs / planned_share(own))
+        other = plan.config(plan.recipes[match.recipe], budget, plan.seeds[0])
+        return _epochs(own, planned_share(other), planned_share)
     begun = known(recipe.name, budget).epochs
     if begun is not None:
         return begun
-    theirs_seconds = known(other.name, budget).seconds
-    whole = known(plan.reference, None).seconds
-    if theirs_seconds is None or not whole:
+    wanted, whole = known(match.recipe, budget).seconds, known(plan.reference, None).seconds
+    if wanted is None or not whole:
         return None
-    return _whole(own.optim.epochs * theirs_seconds / whole)
+    epoch = whole / plan.config(plan.recipes[plan.reference], None, 0).optim.epochs
+    timed = whole if plan.shortens_reference(recipe) else known(recipe.name, budget).seconds
+    return None if timed is None else _epochs(own, wanted, seconds_of(own, timed, epoch))
 
 
-def _whole(epochs: float) -> int:
-    return max(1, round(epochs))
+def seconds_of(config: TrainConfig, timed: float, epoch: float) -> Callable[[TrainConfig], float]:
+    """Tell the seconds of a run with other epochs by those of a timed one.
+
+    Epochs on all samples take ``epoch`` each, as the reference's do; what is left of ``timed`` are those that
+    select, in proportion to their budgets. Where that leaves nothing, seconds go by the epochs.
+
+    Args:
+        config: of the timed run.
+        timed: its seconds.
+        epoch: seconds of an epoch of the reference.
+    """
+
+    def parts(run: TrainConfig) -> tuple[int, float]:
+        times = timetable_of(run, budgeted=has_budget(run))
+        selects = [e for e in range(run.optim.epochs) if times.phase(e) == "selected"]
+        return run.optim.epochs - len(selects), math.fsum(map(times.planned_budget, selects))
+
+    all_samples, selected = parts(config)
+    rate = (timed - all_samples * epoch) / selected if selected else 0.0
+
+    def seconds(run: TrainConfig) -> float:
+        if rate <= 0:
+            return timed * run.optim.epochs / config.optim.epochs
+        whole, chosen = parts(run)
+        return whole * epoch + chosen * rate
+
+    return seconds
+
+
+def _epochs(config: TrainConfig, wanted: float, cost: Callable[[TrainConfig], float]) -> int:
+    """Find the number of epochs, at least 1, with which a run costs what is nearest to ``wanted``; cost grows with them."""
+
+    def of(epochs: int) -> float:
+        return cost(replace(config, optim=replace(config.optim, epochs=epochs)))
+
+    epochs = 1
+    while of(epochs) < wanted:
+        epochs += 1
+    return epochs if epochs == 1 or of(epochs) - wanted <= wanted - of(epochs - 1) else epochs - 1

@@ -1,7 +1,7 @@
 """How long cells will take, and when to stop.
 
 A cell's time is estimated from finished cells of the same environment, the nearest kin first: the
-same recipe at the same budget; the same recipe, in proportion to the samples planned; any recipe,
+same recipe, budget and epochs; the same recipe, in proportion to the samples planned; any recipe,
 in proportion, with the slowest of them counting. What is wall-clock counts whole: evaluation and
 checkpoints too.
 """
@@ -47,6 +47,7 @@ def expected(
     timed = [cell for cell in finished if cell.machine == machine and cell.total_seconds > 0]
     own = [cell for cell in timed if cell.key.recipe == key.recipe]
     same = [cell for cell in own if cell.key.budget == key.budget]
+    same = [cell for cell in same if cell.options["optim.epochs"] == config.optim.epochs]
     if same:
         seconds = max(cell.total_seconds for cell in same)
         return Expected(_CAUTION * seconds, "other seeds")

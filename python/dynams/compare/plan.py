@@ -28,8 +28,8 @@ class Match:
 
     Attributes:
         recipe: the other recipe.
-        by: samples (as the other's budget schedule plans them) or seconds (as its finished cells
-            took; the cells wait for them).
+        by: samples (as the budget schedules plan them) or seconds (as finished cells took; the cells
+            wait for them).
     """
 
     recipe: str
@@ -68,6 +68,8 @@ class Plan:
         budgets: fractions of the data, the most informative first.
         seeds: seeds of the runs.
         reference: the recipe that the others are compared with.
+        pilot: seed of the cells that are timed first, for recipes that match another's seconds; their
+            accuracy counts nowhere.
         out: folder of the cells and the report, if the plan says so.
         limit_seconds: when to stop taking cells, if the plan says so.
     """
@@ -78,6 +80,7 @@ class Plan:
     budgets: tuple[float, ...]
     seeds: tuple[int, ...]
     reference: str
+    pilot: int | None = None
     out: str | None = None
     limit_seconds: float | None = None
 
@@ -92,6 +95,24 @@ class Plan:
     def config(self, recipe: Recipe, budget: float | None, seed: int) -> TrainConfig:
         """Make the configuration of a cell; of a recipe with a match, before its epochs are known."""
         return build(self.options(recipe, budget, seed))
+
+    @property
+    def timed(self) -> list[str]:
+        """Recipes that have pilot cells: those matched by seconds, those whose seconds they match, the reference."""
+        if self.pilot is None:
+            return []
+        names = {self.reference}
+        for recipe in self.recipes.values():
+            if recipe.match is not None and recipe.match.by == "seconds":
+                names |= {recipe.match.recipe}
+                if not self.shortens_reference(recipe):
+                    names |= {recipe.name}
+        return [name for name in self.recipes if name in names]
+
+    def shortens_reference(self, recipe: Recipe) -> bool:
+        """Tell whether a recipe with a match is the reference but for its length."""
+        reference = self.recipes[self.reference]
+        return self.config(recipe, None, 0) == self.config(reference, None, 0)
 
     def budgets_of(self, recipe: Recipe) -> tuple[float | None, ...]:
         """Budgets that the recipe is run at; (None,) if it depends on none."""
@@ -150,6 +171,7 @@ class Plan:
             "budgets": list(self.budgets),
             "seeds": list(self.seeds),
             "reference": self.reference,
+            **({} if self.pilot is None else {"pilot": self.pilot}),
         }
 
 

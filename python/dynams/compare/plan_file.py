@@ -27,7 +27,17 @@ from dynams.yaml_file import YamlError, read_yaml
 PLAN_NAME = "plan.yaml"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
-_KEYS = ("name", "base", "recipes", "budgets", "seeds", "reference", "out", "limit_seconds")
+_KEYS = (
+    "name",
+    "base",
+    "recipes",
+    "budgets",
+    "seeds",
+    "reference",
+    "pilot",
+    "out",
+    "limit_seconds",
+)
 _RECIPE_KEYS = ("title", "uses_budget", "match", "priority")
 _MATCH_KEYS = ("recipe", "by")
 _TEXTS = ("name", "title", "reference", "out", "match.recipe", "match.by")
@@ -118,6 +128,14 @@ class _PlanReader:
         recipes = {key: self._matched(recipe, recipes) for key, recipe in recipes.items()}
         reference = values.get("reference", "full")
         one_of(f"{self.where}: reference", reference, recipes)
+        seeds, pilot = self._seeds(values.get("seeds", [0])), values.get("pilot")
+        if pilot is not None:
+            of_type(f"{self.where}: pilot", pilot, int)
+            at_least(f"{self.where}: pilot", pilot, 0)
+            if pilot in seeds:
+                raise PlanError(
+                    f"{self.where}: pilot: got {pilot}, want a seed that is not among seeds"
+                )
         out, limit = values.get("out"), values.get("limit_seconds")
         if out is not None:
             of_type(f"{self.where}: out", out, str)
@@ -128,8 +146,9 @@ class _PlanReader:
             base=base,
             recipes=recipes,
             budgets=self._budgets(values.get("budgets", [])),
-            seeds=self._seeds(values.get("seeds", [0])),
+            seeds=seeds,
             reference=reference,
+            pilot=pilot,
             out=out,
             limit_seconds=None if limit is None else float(limit),
         )
@@ -236,11 +255,12 @@ class _PlanReader:
             if (
                 recipe.match is not None
                 and recipe.match.by == "seconds"
-                and plan.config(recipe, None, 0) != plan.config(reference, None, 0)
+                and plan.pilot is None
+                and not plan.shortens_reference(recipe)
             ):
                 raise PlanError(
-                    f"{where}: match.by: seconds is for the reference, shortened: its options must "
-                    f"be those of {reference.name}"
+                    f"{where}: match.by: seconds of a recipe that is not {reference.name}, shortened, "
+                    "needs pilot, a seed with which its epochs are timed"
                 )
 
     def _build(self, where: str, options: Options) -> TrainConfig:

@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import dynams
@@ -169,29 +168,32 @@ def differences(cell: Cell, config: TrainConfig) -> list[str]:
 
 
 def cell_text(cell: Cell) -> str:
-    """Return the cell as the text of its file."""
+    """Return the cell as its line of text."""
     values = {"format": FORMAT, **dataclasses.asdict(cell.key), "digest": digest(cell.options)}
     values.update({f.name: getattr(cell, f.name) for f in dataclasses.fields(cell)})
     del values["key"]
     values["choices"] = values.pop("refreshes")  # their name since the format's first version
-    return json.dumps(to_plain(values), indent=1, allow_nan=False) + "\n"
+    return json.dumps(to_plain(values), allow_nan=False) + "\n"
 
 
-def read_cell(path: Path) -> Cell:
-    """Read a cell's file.
+def read_cell(text: str, where: str) -> Cell:
+    """Read a cell's line.
+
+    Args:
+        text: the line.
+        where: it is, which begins the message of an error.
 
     Raises:
-        ValueError: it is damaged, was changed by hand, or is no cell; names the file.
+        ValueError: it is damaged, was changed by hand, or is no cell.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return _cell(values)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: is not JSON: {error}") from error
+        return _cell(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: is not JSON: {error}") from error
     except KeyError as error:
-        raise ValueError(f"{path}: is not a finished cell: {error.args[0]} is missing") from error
+        raise ValueError(f"{where}: is not a finished cell: {error.args[0]} is missing") from error
     except (TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: is not a finished cell: {error}") from error
+        raise ValueError(f"{where}: is not a finished cell: {error}") from error
 
 
 def _cell(values: Any) -> Cell:

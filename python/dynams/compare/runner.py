@@ -1,9 +1,13 @@
-"""Running a plan's missing cells, one after the other, until all are done or the time is up."""
+"""Running a plan's missing cells, one after the other, until all are done or the time is up.
+
+Several processes may run cells of one folder: each takes a cell that no other has.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +91,7 @@ class Queue:
         self.keys = cell_keys(plan)
         self.cells: dict[CellKey, Cell] = {}
         self.strangers = 0
+        self._refused: dict[CellKey, Cell] = {}  # to be computed anew
         self._data: tuple[tuple[DataConfig, str], ImageData, dict[str, Any]] | None = None
         self._environments: dict[tuple[str, int | None], dict[str, Any]] = {}
         self._accept(folder.cells(), recompute)
@@ -102,9 +107,9 @@ class Queue:
         """
         known = set(self.cells)
         self._accept({**cells, **self.cells}, recompute=False, hint="merge cells of one plan only")
-        new = [key for key in self.cells if key not in known]
-        for key in new:
-            self.folder.save(self.cells[key])
+        new = [cell for key, cell in self.cells.items() if key not in known]
+        if new:
+            self.folder.save(*new)
         return len(new)
 
     @property
@@ -133,7 +138,8 @@ class Queue:
         """Run missing cells until none is left, the limit is near, or a signal asks to stop.
 
         A cell that cannot finish within what is left of the limit is not begun, unless nothing is
-        known of its time, or it needs longer than a whole limit: then it is done in pieces.
+        known of its time, or it needs longer than a whole limit: then it is done in pieces. Cells that
+        another process has are left to it; those that wait for them are waited for.
 
         Args:
             limit_seconds: seconds from now after which all must be saved; None for no limit.
@@ -149,19 +155,51 @@ class Queue:
         whole = None if limit_seconds is None else usable(limit_seconds)
         stop = interrupt or Deadline(whole)
         try:
-            with self.folder.alone(), stop:
+            with stop:
                 self.folder.save_plan(self.plan)
                 for key in self.cells:  # a kill between the two leaves both the result and the run
-                    self.folder.forget(key)
-                while not stop.requested:
-                    entry = self._next(stop.seconds_left, whole)
-                    if entry is None:
-                        break
-                    self._run_cell(entry, stop)
+                    if self.folder.work_dir(key).exists():
+                        with self.folder.taken(key) as mine:
+                            if mine:
+                                self.folder.forget(key)
+                while not stop.requested and self._take_one(stop, whole):
+                    pass
         except StorageError as error:
             error.afterwards = "then the same command goes on"
             raise
+        for entry in self.entries():
+            if entry.cell is None and entry.config is None and not stop.requested:
+                self.say(
+                    f"{entry.key}: not run, for want of a finished cell whose seconds it needs"
+                )
         return not stop.asked
+
+    def _take_one(self, stop: Deadline, whole: float | None) -> bool:
+        """Run a cell that no other process has, or wait a little for those that others have.
+
+        Returns:
+            Whether there may be more to do.
+        """
+        self._accept({**self._finished(), **self.cells}, recompute=False)
+        others = False
+        for entry in self._ready(stop.seconds_left, whole):
+            with self.folder.taken(entry.key) as mine:
+                if not mine:
+                    others = True
+                    continue
+                # Another may have gone on with it, or finished it, in between.
+                if entry.key not in self._finished():
+                    self._run_cell(self._entry(entry.key), stop)
+                return True
+        if others and any(entry.config is None for entry in self.entries()):
+            time.sleep(min(1.0, max(0.0, stop.seconds_left)))
+            return True
+        return False
+
+    def _finished(self) -> dict[CellKey, Cell]:
+        """The folder's cells, but for those to be computed anew."""
+        cells = self.folder.cells()
+        return {key: cell for key, cell in cells.items() if cell != self._refused.get(key)}
 
     def _accept(
         self,
@@ -183,6 +221,7 @@ class Queue:
                     self.cells[key] = cells[key]
                 elif recompute:
                     self.say(f"{key}: recomputed, because {'; '.join(found)}")
+                    self._refused[key] = cells[key]
                 else:
                     raise DifferingCellsError(
                         f"{key}: computed with other options than the plan's: "
@@ -193,12 +232,16 @@ class Queue:
     def _differences(self, cells: Mapping[CellKey, Cell], key: CellKey) -> list[str]:
         cell, recipe = cells[key], self.plan.recipes[key.recipe]
         epochs = cell.options.get("optim.epochs")
-        if recipe.match is not None and recipe.match.by == "seconds":
+        if (
+            recipe.match is not None
+            and recipe.match.by == "seconds"
+            and key.seed != self.plan.pilot
+        ):
             # Its length was measured: what there is says how long it is, if all seeds agree.
             lengths = {
                 int(other.options.get("optim.epochs", 0))
                 for at, other in cells.items()
-                if (at.recipe, at.budget) == (key.recipe, key.budget)
+                if (at.recipe, at.budget) == (key.recipe, key.budget) and at.seed != self.plan.pilot
             }
             if len(lengths) > 1:
                 return [f"its seeds have {', '.join(map(str, sorted(lengths)))} epochs"]
@@ -235,15 +278,23 @@ class Queue:
 
     def _known(self, recipe: str, budget: float | None) -> Length:
         """What is known of the length of a recipe's cells."""
+        pilot = self.plan.pilot
         kin = [cell for cell in self.cells.values() if cell.key.recipe == recipe]
         kin = [cell for cell in kin if cell.key.budget == budget]
-        epochs = next((cell.options["optim.epochs"] for cell in kin), None)
+        epochs = next((c.options["optim.epochs"] for c in kin if c.key.seed != pilot), None)
         for key in self.keys:
-            if epochs is None and (key.recipe, key.budget) == (recipe, budget):
+            same = (key.recipe, key.budget) == (recipe, budget) and key.seed != pilot
+            if epochs is None and same:
                 begun = self.folder.begun(key)
                 epochs = begun.total_epochs if begun is not None else None
         here = machine_of(self._here())
-        costs = [cell.cost for cell in kin if cell.machine == here and cell.failure is None]
+        costs = [
+            cell.cost
+            for cell in kin
+            if cell.machine == here
+            and cell.failure is None
+            and (pilot is None or cell.key.seed == pilot)
+        ]
         return Length(epochs, sum(costs) / len(costs) if costs else None)
 
     def _entry(self, key: CellKey) -> Entry:
@@ -257,15 +308,14 @@ class Queue:
         machine = machine_of(self._here())
         return Entry(key, config, None, begun, expected(key, config, self.cells.values(), machine))
 
-    def _next(self, seconds_left: float, whole: float | None) -> Entry | None:
-        """Choose the next cell: one under way, else the first in order that can finish."""
+    def _ready(self, seconds_left: float, whole: float | None) -> Iterator[Entry]:
+        """Cells that may be run now: those under way, then in order those that can finish."""
         ready = [entry for key in self.missing if (entry := self._entry(key)).config is not None]
         ready.sort(key=lambda entry: entry.begun is None)
         for entry in ready:
             needed = entry.seconds_left
             if whole is None or needed is None or needed <= seconds_left or needed > whole:
-                return entry
-        return None
+                yield entry
 
     def _run_cell(self, entry: Entry, stop: Deadline) -> None:
         from dynams.training.errors import NonFiniteLossError, ReportError, ResumeError

@@ -1,18 +1,17 @@
 """The folder of a comparison: finished cells, unfinished runs, plan and report.
 
 plan.yaml               the plan, as last used
-cells/STEM.json         one finished cell each, written whole or not at all
-unfinished/STEM/        a cell's run directory with its checkpoints, until it is finished
+cells.jsonl             a finished cell a line, as they were finished
+unfinished/STEM/        a cell's run directory with its checkpoints, while a process has it or until it is finished
 compare.html, compare.md
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,17 @@ from dynams.compare.options import digest, essential
 from dynams.compare.plan import Plan
 from dynams.compare.plan_file import PLAN_NAME
 from dynams.compare.results import Cell, cell_text, machine_of, read_cell
-from dynams.files import remove_leftovers, replace_file, storing
+from dynams.files import claimed, remove_leftovers, replace_file, storing
 from dynams.paths import told_path
 from dynams.report.codec import to_plain
 from dynams.report.runlog import LOG_NAME
 from dynams.training.config import TrainConfig
 
-CELLS = "cells"
+CELLS = "cells.jsonl"
 UNFINISHED = "unfinished"
 _BEGUN = "begun.json"
-_LOCK = ".lock"
+# Others hold the folder for as long as it takes to write some kilobytes.
+_PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -76,43 +76,58 @@ class Folder:
         """Read all finished cells.
 
         Raises:
-            ValueError: a file is damaged or is under another cell's name.
+            ValueError: a line is damaged, or a cell is there twice.
         """
-        found = {}
-        for path in sorted((self.path / CELLS).glob("*.json")):
-            cell = read_cell(path)
-            if cell.key.stem != path.stem:
-                raise ValueError(f"{path}: holds {cell.key}, whose file is {cell.key.stem}.json")
+        path = self.path / CELLS
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return {}
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: is not text: {error}") from error
+        found: dict[CellKey, Cell] = {}
+        for number, line in enumerate(lines, 1):
+            cell = read_cell(line, f"{path}, line {number}")
+            if cell.key in found:
+                raise ValueError(f"{path}, line {number}: got {cell.key} twice, want it once")
             found[cell.key] = cell
         return found
 
-    def save(self, cell: Cell) -> None:
-        """Write a finished cell, and let go of its run.
+    def save(self, *cells: Cell) -> None:
+        """Write finished cells, in the place of what was there of them, and let go of their runs.
 
         Raises:
-            StorageError: it cannot be written; the run stays.
+            StorageError: they cannot be written; the runs stay.
         """
-        path = self.path / CELLS / f"{cell.key.stem}.json"
-        with storing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, cell_text(cell).encode("ascii"))
-        self.forget(cell.key)
+        path = self.path / CELLS
+        with self._written():
+            kept = {**self.cells(), **{cell.key: cell for cell in cells}}
+            replace_file(path, "".join(map(cell_text, kept.values())).encode("ascii"))
+        for cell in cells:
+            self.forget(cell.key)
 
     def save_plan(self, plan: Plan) -> None:
-        """Write the plan beside the cells."""
+        """Write the plan beside the cells, where nothing half written is left of killed processes.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
         text = yaml.safe_dump(plan.to_dict(), sort_keys=False, default_flow_style=False)
-        replace_file(self.path / PLAN_NAME, text.encode("utf-8"))
+        with self._written():
+            remove_leftovers(self.path)
+            replace_file(self.path / PLAN_NAME, text.encode("utf-8"))
 
     def work_dir(self, key: CellKey) -> Path:
         """Directory in which the cell makes its run."""
         return self.path / UNFINISHED / key.stem
 
     def forget(self, key: CellKey) -> None:
-        """Remove the unfinished run of a cell, if there is one."""
-        shutil.rmtree(self.work_dir(key), ignore_errors=True)
-        parent = self.path / UNFINISHED
-        if parent.is_dir() and not any(parent.iterdir()):
-            parent.rmdir()
+        """Remove the unfinished run of a cell, if there is one; its folder stays for the process that has it."""
+        for left in self.work_dir(key).glob("*"):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
     def begin(
         self, key: CellKey, config: TrainConfig, environment: Mapping[str, Any], begun: Begun | None
@@ -166,26 +181,38 @@ class Folder:
         return max(runs, key=lambda path: checkpoint_path(path).stat().st_mtime, default=None)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other processes from running cells in this folder.
+    def taken(self, key: CellKey) -> Iterator[bool]:
+        """Have a cell for this process alone as long as the block lasts; gives False where another has it.
 
         Raises:
-            ValueError: one does already, or the folder cannot be written.
+            StorageError: its folder cannot be made.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / _LOCK).open("w")
-        except OSError as error:
-            raise ValueError(f"out: cannot write in {self.path}: {error.strerror}") from error
-        with file:
-            if not _locked(file.fileno()):
-                raise ValueError(f"out: another dynams compare runs in {self.path}")
+        folder = self.work_dir(key)
+        with storing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            mine = False
+            with suppress(FileNotFoundError):  # whoever had it has just removed it
+                mine = stack.enter_context(claimed(folder))
             try:
-                for folder in (self.path, self.path / CELLS):
-                    remove_leftovers(folder)
-                yield
+                yield mine
             finally:
-                (self.path / _LOCK).unlink(missing_ok=True)
+                if mine:
+                    for empty in (folder, folder.parent):
+                        with suppress(OSError):
+                            empty.rmdir()
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """Keep other processes from writing to the folder's files."""
+        with storing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        with claimed(self.path, _PATIENCE_SECONDS) as mine:
+            if not mine:
+                raise ValueError(
+                    f"out: another process has held {self.path} for {_PATIENCE_SECONDS:.0f} s"
+                )
+            yield
 
 
 def merge(into: Folder, sources: Sequence[str | Path]) -> dict[CellKey, Cell]:
@@ -193,7 +220,7 @@ def merge(into: Folder, sources: Sequence[str | Path]) -> dict[CellKey, Cell]:
 
     Args:
         into: the folder that is to hold them all; nothing is written yet.
-        sources: folders of comparisons, or of cells.
+        sources: folders of comparisons.
 
     Returns:
         The cells that ``into`` does not have.
@@ -206,7 +233,7 @@ def merge(into: Folder, sources: Sequence[str | Path]) -> dict[CellKey, Cell]:
     for source in map(told_path, sources):
         if not source.is_dir():
             raise ValueError(f"merge: no directory {source}")
-        found = Folder(source.parent if source.name == CELLS else source).cells()
+        found = Folder(source).cells()
         if not found:
             raise ValueError(f"merge: no finished cells in {source}")
         for key, cell in found.items():
@@ -221,16 +248,3 @@ def _epochs_logged(run_dir: Path) -> int:
     except OSError:
         return 0
     return sum(line.startswith(b'{"record": "epoch"') for line in lines)
-
-
-def _locked(descriptor: int) -> bool:
-    """Lock an open file; where the system has no such locks, say that it is."""
-    if os.name == "nt":
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

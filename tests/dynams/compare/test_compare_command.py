@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import yaml
 from children import plain_environment
 from dynams.cli import main
 from dynams.cli.compare import make_parser, parse
+from dynams.compare import CellKey, Folder
 from dynams.compare.plan_file import presets
 from foreground import heed_interrupts
 
@@ -134,7 +134,12 @@ def test_two_machines_share_a_plan_and_merge_their_cells(capsys, file, tmp_path)
     assert (status, lines[:2]) == (0, ["4 cells merged", "4 of 4 cells done"])
     text = (both / "compare.md").read_text()
     assert "| DynaMS, 0.5 | 2 | 2 |" in text
-    assert {p.name for p in both.iterdir()} == {"cells", "plan.yaml", "compare.html", "compare.md"}
+    assert {p.name for p in both.iterdir()} == {
+        "cells.jsonl",
+        "plan.yaml",
+        "compare.html",
+        "compare.md",
+    }
     # The folder is a plan; nothing is left to do in it.
     (both / "compare.html").unlink()
     status, _, lines = run(capsys, both)
@@ -164,12 +169,11 @@ def test_sigint_stops_cleanly_and_the_same_command_goes_on(capsys, file, tmp_pat
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert said.splitlines()[-1] == "dynams: stopped; the same command goes on"
-    assert [path.name for path in (out / "cells").iterdir()] == ["full_s0.json"]
+    assert [key.stem for key in Folder(out).cells()] == ["full_s0"]
     assert (out / "compare.html").is_file()
     status, _, lines = run(capsys, *argv)
     assert (status, lines[-2]) == (0, "2 of 2 cells done")
-    margin = json.loads((out / "cells" / "margin_b0.5_s0.json").read_text())
-    assert margin["epochs"] == 40
+    assert Folder(out).cells()[CellKey("margin", 0.5, 0)].epochs == 40
     assert not (out / "unfinished").exists()
 
 

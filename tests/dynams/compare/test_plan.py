@@ -143,6 +143,56 @@ def test_a_match_by_seconds_waits_then_takes_the_share_then_keeps_what_was_begun
 
 
 @pytest.mark.parametrize(
+    ("options", "timed", "epochs"),
+    [
+        # An epoch of the reference is 5 s, all of them 100 s. 4 on everything, 20 s, leave 16 halves of 2.5 s, of
+        # which 80 s hold 32.
+        ({"selection.warmup_epochs": 4}, 60.0, 36),
+        # Scores that take a second an epoch: halves of 3.5 s.
+        ({"selection.warmup_epochs": 4}, 76.0, 27),
+        # The tail is a tenth of whatever length: 32 epochs are 4 + 3 whole and 25 halves, 97.5 s; 33 are 100 s.
+        ({"selection.warmup_epochs": 4, "selection.tail": 0.1}, 65.0, 33),
+        # What decides for itself, or in the step, has epochs of its own seconds: 4 s from the fifth on.
+        ({"selection.strategy": "infobatch", "selection.warmup_epochs": 4}, 84.0, 24),
+        # Nothing is left for the epochs that select: in proportion.
+        ({"selection.warmup_epochs": 4}, 10.0, 200),
+    ],
+)
+def test_a_pilot_s_seconds_tell_the_epochs_that_fill_the_reference_s(
+    make_plan, options, timed, epochs
+):
+    plan = make_plan(
+        pilot=9,
+        base={"optim.epochs": 20, "selection.warmup_epochs": 0},
+        budgets=[],
+        recipes={
+            "full": RECIPES["full"],
+            "timed": {
+                "selection.strategy": "random",
+                "selection.budget": 0.5,
+                "match": {"recipe": "full", "by": "seconds"},
+                **options,
+            },
+        },
+    )
+    keys = cell_keys(plan)
+    pilots = [CellKey("full", None, 9), CellKey("timed", None, 9)]
+    assert keys[:2] == pilots
+    assert all(key.seed != 9 for key in keys[2:])
+    known = {"full": Length(seconds=100.0), "timed": Length(seconds=timed)}
+
+    def epochs_of(seed: int, known: dict[str, Length]) -> int | None:
+        key = CellKey("timed", None, seed)
+        config = cell_config(plan, key, lambda recipe, _: known.get(recipe, Length()))
+        return None if config is None else config.optim.epochs
+
+    assert epochs_of(9, {}) == 20
+    assert epochs_of(0, {"full": known["full"]}) is None
+    assert epochs_of(0, known) == epochs
+    assert read_plan(plan.to_dict(), "again") == plan
+
+
+@pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"receipes": {}}, "unknown key receipes (did you mean recipes?)"),
@@ -172,6 +222,7 @@ def test_a_match_by_seconds_waits_then_takes_the_share_then_keeps_what_was_begun
         ({"base": {"optim": 3}}, "base: optim: got 3, want keys with values"),
         ({"base": {"optim": {"lr": 1.0}, "optim.lr": 2.0}}, "optim.lr is given twice"),
         ({"base": {"run.devices": 2}}, "run.devices: got 2, want 1"),
+        ({"pilot": 1, "seeds": [0, 1]}, "pilot: got 1, want a seed that is not among seeds"),
     ],
 )  # fmt: skip
 def test_a_plan_that_cannot_be_used_is_refused_with_the_place(make_plan, changes, said):
@@ -196,7 +247,10 @@ def test_a_plan_that_cannot_be_used_is_refused_with_the_place(make_plan, changes
         ({"match": 3}, "match: got 3, want keys with values"),
         ({"match": {"recipe": "x"}}, "x matches another itself"),
         ({"match": {"recipe": "margin"}, "optim.epochs": 3}, "leave out uses_budget and optim"),
-        ({"match": {"recipe": "margin", "by": "seconds"}}, "its options must be those of full"),
+        (
+            {"match": {"recipe": "margin", "by": "seconds"}},
+            "that is not full, shortened, needs pilot",
+        ),
         ({"selection.budget": 0.3}, ""),
         ({"selection.budget": 0.3, "uses_budget": True}, "budgets says which"),
         ({"uses_budget": 1}, "uses_budget: got 1, want true or false"),

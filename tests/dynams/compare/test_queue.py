@@ -12,6 +12,7 @@ import pytest
 import dynams.training.entry
 from dynams.compare.cells import CellKey, Length, cell_config, cell_keys
 from dynams.compare.clock import Deadline, expected, usable
+from dynams.compare.groups import group_cells
 from dynams.compare.results import Cell, machine_of
 from dynams.compare.runner import Entry, Queue
 from dynams.compare.store import Folder
@@ -71,7 +72,7 @@ def test_a_run_leaves_a_cell_of_every_key_and_nothing_unfinished(tmp_path, plan,
     assert len(loads) == 1
     assert queue.missing == []
     assert said[-1].endswith("6 of 6 cells done")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells", "plan.yaml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.jsonl", "plan.yaml"]
     assert Folder(tmp_path).cells() == queue.cells
     for key, cell in queue.cells.items():
         assert cell.key == key
@@ -82,7 +83,7 @@ def test_a_run_leaves_a_cell_of_every_key_and_nothing_unfinished(tmp_path, plan,
         assert cell.data["train"] == 120
     margin = queue.cells[CellKey("margin", 0.5, 0)]
     assert [each.selected for each in margin.refreshes] == [60]
-    assert str(tmp_path) not in "".join(path.read_text() for path in tmp_path.glob("cells/*"))
+    assert str(tmp_path) not in (tmp_path / "cells.jsonl").read_text()
     assert queue.run()  # nothing is left to do
     assert len(loads) == 1
 
@@ -207,6 +208,74 @@ def test_a_match_by_seconds_is_run_after_what_it_matches(tmp_path, make_plan):
     assert Queue(plan, Folder(tmp_path)).missing == []
 
 
+def test_pilots_are_run_first_and_count_nowhere(tmp_path, make_plan, monkeypatch):
+    plan = make_plan(
+        pilot=7,
+        budgets=[],
+        recipes={
+            "full": {"selection.strategy": "full"},
+            "half": {
+                "selection": {"strategy": "random", "budget": 0.5},
+                "match": {"recipe": "full", "by": "seconds"},
+            },
+        },
+    )
+    folder = Folder(tmp_path)
+    queue = Queue(plan, folder)
+    waiting = [entry.key.seed for entry in queue.entries() if entry.config is None]
+    assert waiting == [0, 1]
+    monkeypatch.setattr(Queue, "_here", lambda self, run=None: HERE)
+    full, half = (CellKey(name, None, 7) for name in plan.recipes)
+    # An epoch on everything is 10 s, one on half of it 5 s: 20 s hold one and two of the others.
+    for key, seconds in ((full, 20.0), (half, 15.0)):
+        folder.save(a_cell(key, seconds=seconds, plan=plan, data={}))
+    queue = Queue(plan, folder)
+    assert queue.run()
+    assert {cell.epochs for key, cell in queue.cells.items() if key.recipe == "half"} == {2, 3}
+    groups = group_cells(plan, queue.cells)
+    assert [sorted(group.cells) for group in groups] == [[0, 1], [0, 1]]
+
+
+def test_two_queues_share_a_folder_cell_by_cell(tmp_path, plan, uninterrupted):
+    folder = Folder(tmp_path)
+    first, *_ = cell_keys(plan)
+    one, two = Queue(plan, folder), Queue(plan, folder)
+    with folder.taken(first) as mine:
+        assert mine
+        assert two.run()
+        assert two.missing == [first]
+    assert one.run()
+    assert one.missing == []
+    assert {key: without_times(cell) for key, cell in one.cells.items()} == {
+        key: without_times(cell) for key, cell in uninterrupted.items()
+    }
+
+
+def test_a_cell_that_waits_for_another_process_s_is_waited_for(tmp_path, make_plan, monkeypatch):
+    plan = make_plan(
+        seeds=[0],
+        recipes={
+            "full": {"selection.strategy": "full"},
+            "timed": {"selection.strategy": "full", "match": {"recipe": "margin", "by": "seconds"}},
+            "margin": {"selection.strategy": "margin"},
+        },
+    )
+    folder = Folder(tmp_path)
+    queue = Queue(plan, folder)
+    margin = CellKey("margin", 0.5, 0)
+    with ExitStack() as other:
+        assert other.enter_context(folder.taken(margin))
+
+        def finished(seconds: float) -> None:
+            here = queue._here()
+            folder.save(a_cell(margin, plan=plan, environments=(here,), data={}))
+            other.close()
+
+        monkeypatch.setattr("dynams.compare.runner.time.sleep", finished)
+        assert queue.run()
+    assert queue.missing == []
+
+
 def config_of(plan, key: CellKey) -> TrainConfig:
     config = cell_config(plan, key, lambda *_: Length())
     assert config is not None
@@ -236,7 +305,7 @@ def test_estimates_take_the_nearest_kin_of_the_same_machine(make_plan):
 
 
 def next_of(queue: Queue, left: float, whole: float | None) -> Entry | None:
-    return queue._next(left, whole)
+    return next(queue._ready(left, whole), None)
 
 
 def test_a_cell_that_cannot_finish_is_not_begun_unless_it_never_could(tmp_path, plan, monkeypatch):

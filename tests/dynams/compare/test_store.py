@@ -22,7 +22,7 @@ FULL = CellKey("full", None, 0)
 def test_a_cell_reads_back_as_it_was_written(tmp_path, plan):
     cell = a_cell(FULL, plan=plan)
     Folder(tmp_path).save(cell)
-    assert read_cell(tmp_path / "cells" / "full_s0.json") == cell
+    assert read_cell((tmp_path / "cells.jsonl").read_text(), "here") == cell
     assert Folder(tmp_path).cells() == {FULL: cell}
     assert cell.cost == 10.0
     assert cell.best == 0.9
@@ -32,8 +32,7 @@ def test_what_is_not_finite_is_null_on_disk_and_nan_again(tmp_path, plan):
     cell = a_cell(FULL, plan=plan, accuracy=math.nan, failure="the loss became nan", curve=())
     text = cell_text(cell)
     assert "NaN" not in text
-    (tmp_path / "x.json").write_text(text)
-    again = read_cell(tmp_path / "x.json")
+    again = read_cell(text, "here")
     assert math.isnan(again.accuracy)
     assert again.failure == "the loss became nan"
 
@@ -45,32 +44,42 @@ def test_what_is_not_finite_is_null_on_disk_and_nan_again(tmp_path, plan):
         (lambda v: v["options"].update({"optim.lr": 9}), "do not have the digest that it names"),
         (lambda v: v.update(format=99), "format: got 99, want 1"),
         (lambda v: v.update(seconds=3), "is not a finished cell"),
-        (lambda v: v.update(seed=1), "holds full, seed 1, whose file is full_s1.json"),
     ],
 )
 def test_a_damaged_cell_is_refused_by_name(tmp_path, plan, damage, said):
     folder = Folder(tmp_path)
     folder.save(a_cell(FULL, plan=plan))
-    path = tmp_path / "cells" / "full_s0.json"
+    path = tmp_path / "cells.jsonl"
     values = json.loads(path.read_text())
     damage(values)
     path.write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=r"full_s0\.json: .*") as refused:
+    with pytest.raises(ValueError, match=r"cells\.jsonl, line 1: .*") as refused:
         folder.cells()
     assert said in str(refused.value)
 
 
-def test_a_torn_file_is_refused_and_a_left_over_one_ignored(tmp_path, plan):
+def test_a_torn_line_and_a_cell_twice_are_refused_and_a_left_over_file_goes(tmp_path, plan):
     folder = Folder(tmp_path)
     folder.save(a_cell(FULL, plan=plan))
-    left = aside(tmp_path / "cells" / "margin_b0.5_s0.json")
+    left = aside(tmp_path / "cells.jsonl")
     left.write_text('{"form')
     assert list(folder.cells()) == [FULL]
-    with folder.alone():
-        assert not left.exists()
-    (tmp_path / "cells" / "full_s1.json").write_text('{"form')
-    with pytest.raises(ValueError, match=r"full_s1\.json: is not JSON"):
-        folder.cells()
+    folder.save_plan(plan)
+    assert not left.exists()
+    line = (tmp_path / "cells.jsonl").read_text()
+    for more, said in (('{"form', "line 2: is not JSON"), (line, "line 2: got full, seed 0 twice")):
+        (tmp_path / "cells.jsonl").write_text(line + more)
+        with pytest.raises(ValueError, match=said):
+            folder.cells()
+
+
+def test_a_cell_saved_again_takes_its_own_place(tmp_path, plan):
+    folder = Folder(tmp_path)
+    one, two = a_cell(FULL, plan=plan), a_cell(CellKey("full", None, 1), plan=plan)
+    folder.save(one, two)
+    again = dataclasses.replace(one, accuracy=0.5)
+    folder.save(again)
+    assert list(folder.cells().values()) == [again, two]
 
 
 def test_cells_of_other_options_are_refused_or_recomputed_never_mixed(
@@ -134,7 +143,7 @@ def test_folders_merge_and_the_first_of_two_counts(tmp_path, plan, all_cells):
     for key in keys[2:]:
         two.save(cells[key])
     queue = Queue(plan, into)
-    new = merge(into, [one.path, two.path / "cells"])
+    new = merge(into, [one.path, two.path])
     assert queue.add(new) == len(keys) - 1
     assert queue.missing == []
     kept = Folder(into.path).cells()
@@ -158,10 +167,14 @@ def test_merging_refuses_other_options_and_empty_folders(tmp_path, plan, make_pl
         merge(into, [tmp_path / "missing"])
 
 
-def test_one_process_at_a_time_runs_cells_in_a_folder(tmp_path):
+def test_a_cell_is_one_process_s_at_a_time(tmp_path):
     folder = Folder(tmp_path / "out")
-    with folder.alone(), pytest.raises(ValueError, match="another dynams compare runs"):
-        folder.alone().__enter__()
-    with folder.alone():
-        pass
+    other = CellKey("full", None, 1)
+    with folder.taken(FULL) as mine, folder.taken(FULL) as again, folder.taken(other) as free:
+        assert (mine, again, free) == (True, False, True)
+        folder.forget(FULL)
+        with folder.taken(FULL) as still:
+            assert not still
+    with folder.taken(FULL) as mine:
+        assert mine
     assert list(folder.path.iterdir()) == []
