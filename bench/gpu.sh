@@ -4,6 +4,7 @@
 #   bash bench/gpu.sh OUTPUT_FOLDER --plan first      at most 280 s: are they right, how far from the targets, which kernel for which head
 #   bash bench/gpu.sh OUTPUT_FOLDER [--plan full]     at most 350 s: the rest as far as it comes, when what the first run showed is mended
 #   bash bench/gpu.sh OUTPUT_FOLDER --plan compare    at most 525 s: missing cells of `dynams compare cifar10`
+#   bash bench/gpu.sh OUTPUT_FOLDER --plan record     at most 420 s: missing cells of `dynams compare sprint-96`
 #   ... [--stage STAGE]... [--suspect NAME]...        those stages of the plan alone; what memcheck is to look at
 #
 # Needs a CUDA GPU and a python3 (or $PYTHON) with torch, triton, numpy, pytest, pytest-benchmark and hypothesis. The compiled
@@ -27,6 +28,12 @@
 # any     train          100         the trainer: every strategy, ResNet-18 on $DYNAMS_CIFAR10 (parquet; noise where it is unset),
 #                                    steps, scoring, the share of selecting, waits for the device; only by --stage    train.log
 # compare compare        the rest    $DYNAMS_CIFAR10 names the data; committed cells count as done       compare.log, compare.tgz
+# record  record         the rest    the same of the record's recipe: a seed of each recipe in turn      record.log, record.tgz
+#
+# Cells are of the last runs too, where build/gpu/NAME has been kept; results of several runs add up once each one's cells.jsonl is
+# in bench/results/MACHINE/compare-cifar10 (record: MACHINE/record). A cell of the record takes a quarter of a minute on an H100, half
+# a minute on an A100, and each process spends about a minute first on the data and on compiling, outside the cells' seconds: two
+# to four seeds of all three recipes fit into a run.
 #
 # kernels.md, the report, is written anew after every stage. Every outcome of a test, case or benchmark is in kernels.jsonl as
 # soon as it is known, and at the end in kernels.json: a run that is cut off keeps all up to the cut, and
@@ -46,7 +53,7 @@ gpu=$repo/bench/gpu
 out="" plan=full stages="" failed="" suspects=()
 
 usage() {
-  echo "usage: bash bench/gpu.sh OUTPUT_FOLDER [--plan first|full|compare] [--stage STAGE]... [--suspect NAME]..." >&2
+  echo "usage: bash bench/gpu.sh OUTPUT_FOLDER [--plan first|full|compare|record] [--stage STAGE]... [--suspect NAME]..." >&2
   exit 2
 }
 while [ $# -gt 0 ]; do
@@ -54,10 +61,10 @@ while [ $# -gt 0 ]; do
     --plan | --stage | --suspect)
       [ $# -ge 2 ] || usage
       case $1 in
-        --plan) case $2 in first | full | compare) plan=$2 ;; *) usage ;; esac ;;
+        --plan) case $2 in first | full | compare | record) plan=$2 ;; *) usage ;; esac ;;
         --stage)
           case $2 in
-            build | cases | tests | tests-triton | benchmarks | profile | memcheck | racecheck | initcheck | synccheck | train | compare)
+            build | cases | tests | tests-triton | benchmarks | profile | memcheck | racecheck | initcheck | synccheck | train | compare | record)
               stages="$stages $2" ;;
             *) usage ;;
           esac
@@ -79,6 +86,7 @@ case $plan in
   first) planned=280 order="cases tests benchmarks profile" ;;
   full) planned=350 order="tests tests-triton benchmarks memcheck" ;;
   compare) planned=525 order="compare" ;;
+  record) planned=420 order="record" ;;
 esac
 stages=${stages:-$order}
 readonly TOTAL=${DYNAMS_GPU_SECONDS:-$planned}
@@ -381,24 +389,27 @@ train() { # SECONDS
   if [ "$code" -eq 5 ]; then outcome train skipped "$begin" "$(tail -n 1 "$out/train.log")"; else outcome_of_suite train train "$code" "$begin"; fi
 }
 
-compare() {
-  local begin=$SECONDS code=0 seconds folder=$state/compare
+# compared NAME PLAN FOLDER: missing cells of `dynams compare PLAN`; committed ones are in bench/results/*/FOLDER.
+compared() {
+  local begin=$SECONDS code=0 seconds folder=$state/$1 note
   seconds=$(left 10)
-  [ -n "${DYNAMS_CIFAR10:-}" ] || { outcome compare skipped "$begin" "DYNAMS_CIFAR10 names no folder"; return; }
+  [ -n "${DYNAMS_CIFAR10:-}" ] || { outcome "$1" skipped "$begin" "DYNAMS_CIFAR10 names no folder"; return; }
   if [ "$seconds" -lt 60 ]; then
-    outcome compare skipped "$begin" "$((seconds > 0 ? seconds : 0)) s left"
+    outcome "$1" skipped "$begin" "$((seconds > 0 ? seconds : 0)) s left"
     return
   fi
   mkdir -p "$folder"
   # A report of later cells holds the earlier ones too.
   [ -e "$folder/cells.jsonl" ] ||
-    cat "$repo"/bench/results/*/compare-cifar10/cells.jsonl 2> /dev/null | awk '!seen[$0]++' > "$folder/cells.jsonl"
-  limited $((seconds + 10)) "$python" -m dynams.cli compare cifar10 --data.path "$DYNAMS_CIFAR10" --out "$folder" \
-    --limit-seconds "$seconds" > "$out/compare.log" 2>&1 || code=$?
+    cat "$repo"/bench/results/*/"$3"/cells.jsonl 2> /dev/null | awk '!seen[$0]++' > "$folder/cells.jsonl"
+  limited $((seconds + 10)) "$python" -m dynams.cli compare "$2" --data.path "$DYNAMS_CIFAR10" --out "$folder" \
+    --limit-seconds "$seconds" > "$out/$1.log" 2>&1 || code=$?
+  note=$(tail -n 1 "$out/$1.log" | cut -c 1-200)
   # One file, and not the checkpoints of what is under way: hundreds of megabytes.
-  (cd "$folder" && tar -czf "$out/compare.tgz" --ignore-failed-read -- cells.jsonl plan.yaml compare.md compare.html) 2> /dev/null
-  results trim "$out/compare.log"
-  outcome compare "$code" "$begin" "$(tail -n 1 "$out/compare.log" | cut -c 1-200)"
+  (cd "$folder" && tar -czf "$out/$1.tgz" --ignore-failed-read -- cells.jsonl plan.yaml compare.md compare.html) 2> /dev/null
+  DYNAMS_GPU_SUITE=$1 limited 10 "$python" "$gpu/record.py" "$folder" >> "$out/$1.log" 2>&1
+  results trim "$out/$1.log"
+  outcome "$1" "$code" "$begin" "$note"
 }
 
 # ------------------------------------------------------------------------------------ the plan
@@ -415,7 +426,8 @@ for stage in $stages; do
     *-benchmarks) benchmarks "$([ "$plan" = first ] && echo 25 || echo 15)" ;;
     *-profile) profile 35 ;;
     *-train) train 100 ;;
-    *-compare) compare ;;
+    *-compare) compared compare cifar10 compare-cifar10 ;;
+    *-record) compared record sprint-96 record ;;
     *) sanitize "$stage" 40 ;;
   esac
 done

@@ -12,7 +12,8 @@ One JSON object a line, each written by one call that appends, so that several p
 {"session": {...}}                                  facts of a benchmarks' process
 
 Suites are "cases" (sanitized.py), "native" and "triton" (the tests, by backend), "benchmarks", "candidates" (what the benchmarks tried
-of a linear head's kernels, see candidates.py), "train" (trained.py), and the sanitizers by name.
+of a linear head's kernels, see candidates.py), "train" (trained.py), "compare" and
+"record" (recipes, see record.py), and the sanitizers by name.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ NOT_REACHED = "not reached"
 # How many of the slowest a report names.
 SLOWEST = 100
 CASES, CANDIDATES, TRAINING = "cases", "candidates", "train"
+COMPARED = ("compare", "record")
 
 
 def path() -> Path | None:

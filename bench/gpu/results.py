@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from gpu import ledger, page, predictions
 
 LEDGER, REPORT, PAGE = "kernels.jsonl", "kernels.json", "kernels.md"
-LOGS = ("build", "cases", "tests", "benchmarks", "profile", "sanitizers", "train", "compare")
+LOGS = ("build", "cases", "tests", "benchmarks", "profile", "sanitizers", "train", *ledger.COMPARED)
 HEAD_BYTES, TAIL_BYTES = 1 << 20, 3 << 20
 # Under a sanitizer a test takes minutes.
 MOST_SUSPECTS = 8
@@ -34,7 +34,13 @@ TEST_SUITES = ("native", "triton")
 def begin(folder: Path, plan: str) -> None:
     """Begins a ledger with the machine's facts, read from standard input."""
     facts = json.loads(sys.stdin.read())
-    for name in (LEDGER, REPORT, PAGE, *(f"{log}.log" for log in LOGS), "compare.tgz"):
+    for name in (
+        LEDGER,
+        REPORT,
+        PAGE,
+        *(f"{log}.log" for log in LOGS),
+        *(f"{each}.tgz" for each in ledger.COMPARED),
+    ):
         (folder / name).unlink(missing_ok=True)
     ledger.append(folder / LEDGER, {"environment": facts, "plan": plan})
 
@@ -50,7 +56,11 @@ def report(folder: Path) -> dict[str, Any]:
         "stages": kept.stages,
         "predictions": predictions.kept(),
         "suites": {name: suite.summary() for name, suite in kept.suites.items()},
-        "training": kept.suite(ledger.TRAINING).found,
+        "training": {
+            part: told
+            for suite in (ledger.TRAINING, *ledger.COMPARED)
+            for part, told in kept.suite(suite).found.items()
+        },
     }
     benchmarks = kept.suite("benchmarks").entries
     entries = benchmarks + kept.suite(ledger.TRAINING).entries

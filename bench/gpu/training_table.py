@@ -1,4 +1,4 @@
-"""What training on the GPU found, as Markdown (see trained.py). Needs neither torch nor a GPU."""
+"""What training on the GPU found, as Markdown (see trained.py, record.py). Needs neither torch nor a GPU."""
 
 from __future__ import annotations
 

@@ -339,40 +339,61 @@ COMPARE = """\
 """
 
 
-def compared(script: Script) -> dict[str, str]:
+PLANS_OF_CELLS = pytest.mark.parametrize(
+    ("plan", "preset", "committed", "seconds"),
+    [("compare", "cifar10", "compare-cifar10", 525), ("record", "sprint-96", "record", 420)],
+)
+
+
+def compared(script: Script, plan: str) -> dict[str, str]:
     """What a comparison left, by name."""
-    with tarfile.open(script.out / "compare.tgz") as archive:
+    with tarfile.open(script.out / f"{plan}.tgz") as archive:
         files = [member for member in archive.getmembers() if member.isfile()]
         return {file.name: archive.extractfile(file).read().decode() for file in files}
 
 
-def test_the_comparison_goes_on_behind_committed_cells(script: Script) -> None:
+@PLANS_OF_CELLS
+def test_a_comparison_goes_on_behind_committed_cells(
+    script: Script, plan: str, preset: str, committed: str, seconds: int
+) -> None:
     script.data = script.folder / "data"
     script.data.mkdir()
-    committed = script.repo / "bench/results/a-gpu/compare-cifar10"
-    committed.mkdir(parents=True)
-    (committed / "cells.jsonl").write_text("old\n")
-    script.fake("compare", COMPARE.format(folder=script.fakes))
-    ran = script.run("--plan", "compare")
+    for machine, cells in (("a-gpu", "old\n"), ("b-gpu", "old\nolder\n")):
+        folder = script.repo / "bench/results" / machine / committed
+        folder.mkdir(parents=True)
+        (folder / "cells.jsonl").write_text(cells)
+    script.fake("comparing", COMPARE.format(folder=script.fakes))
+    found = [["accuracy", 0.96, "share"]]
+    told = {"end": "all data", "outcome": "passed", "seconds": 20.0, "found": found}
+    script.fake_ledger({"collected": 1}, told)
+    ran = script.run("--plan", plan)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert script.stages() == dict.fromkeys(["environment", "build", "compare"], "ok")
-    assert (script.fakes / "cells-before").read_text() == "old\n"
-    left = compared(script)
-    assert left.keys() == {"cells.jsonl", "compare.md"}
-    assert left["cells.jsonl"] == "old\nnew\n"
-    assert left["compare.md"] == f"of {script.data}\n"
-    limit = int((script.out / "compare.log").read_text().split()[-2])
-    assert 400 < limit < 525
+    assert script.stages() == dict.fromkeys(["environment", "build", plan], "ok")
+    assert script.notes()[plan].startswith("1 cell in ")
+    assert script.calls(f"dynams.cli compare {preset} ")
+    assert (script.fakes / "cells-before").read_text() == "old\nolder\n"
+    left = compared(script, plan)
+    assert left == {"cells.jsonl": "old\nolder\nnew\n", "compare.md": f"of {script.data}\n"}
+    limit = int(script.notes()[plan].split()[-2])
+    assert seconds - 125 < limit < seconds
+    report = json.loads((script.out / "kernels.json").read_text())
+    assert report["run"]["training"] == {"all data": {"seconds": 20.0, "found": found}}
+    page = (script.out / "kernels.md").read_text()
+    assert "**all data**" in page
+    assert "| accuracy | 96.00 % |" in page
 
 
-def test_a_comparison_that_fails_is_told_and_keeps_its_cells(script: Script) -> None:
+@PLANS_OF_CELLS
+def test_a_comparison_that_fails_is_told_and_keeps_its_cells(
+    script: Script, plan: str, preset: str, committed: str, seconds: int
+) -> None:
     script.data = script.folder / "data"
     script.data.mkdir()
-    script.fake("compare", COMPARE.format(folder=script.fakes) + "exit 1\n")
-    ran = script.run("--plan", "compare")
+    script.fake("comparing", COMPARE.format(folder=script.fakes) + "exit 1\n")
+    ran = script.run("--plan", plan)
     assert ran.returncode == 1
-    assert script.stages()["compare"] == "failed"
-    assert compared(script)["cells.jsonl"] == "new\n"
+    assert script.stages()[plan] == "failed"
+    assert compared(script, plan)["cells.jsonl"] == "new\n"
 
 
 def test_without_data_or_time_there_is_no_comparison(script: Script) -> None:
