@@ -58,6 +58,7 @@ def last_layer(count: int, classes: int, width: int, seed: int) -> Signals:
         "confidence": 1 - probabilities.max(1),
         "grand": error * np.sqrt((features**2).sum(1) + 1),
         "last_loss": rng.exponential(size=count),
+        "last_epoch": rng.choice([-np.inf, 0.0, 1.0, 2.0], count),
         "forgetting": rng.integers(0, 4, count).astype(float),
         "memorisation": rng.uniform(-1, 1, count),
         "irreducible_loss": rng.exponential(size=count),

@@ -52,7 +52,7 @@ KINDS: dict[str, str] = {
     "label": "the logit of a sample\N{RIGHT SINGLE QUOTATION MARK}s own class minus the best other one: negative where the "
     "network is wrong",
 }
-_VISITS = {"last_loss", "forgetting"}
+_VISITS = {"last_loss", "last_epoch", "forgetting"}
 _TENSORS = {"labels", "features", "residuals"}
 
 
@@ -162,7 +162,10 @@ def _of(config: Mapping[str, Any], name: str, chosen: Mapping[str, Any]) -> Sele
     balanced = (chosen.get("class_balance") or "none") != "none"
     kept = not balanced and not any(n in _TENSORS or "." in n for n in strategy.needs)
     margin = next((kind for kind in KINDS if kind in needs), None)
-    mixed = balanced or (chosen.get("exploration") or 0.0) > 0 or guard > 0
+    mixed = balanced or guard > 0
+    mixed |= any(
+        (chosen.get(name) or 0.0) > 0 for name in ("age_weight", "softness", "exploration")
+    )
     words = [_when(what, dynamic, steady)]
     words += _whence(config, strategy.needs, scored, given, once=not dynamic and (steady or kept))
     words += _switches(chosen, guard) + _whole_epochs(warmup, tail_epochs)
@@ -235,6 +238,15 @@ def _irreducible(chosen: Mapping[str, Any]) -> str:
 
 def _switches(chosen: Mapping[str, Any], guard: float) -> list[str]:
     words = []
+    age, softness = (chosen.get(name) or 0.0 for name in ("age_weight", "softness"))
+    if age or softness:
+        words.append(
+            "The rank of a sample by difficulty, from 0 to 1, is raised"
+            + (f" by {age:g} for every epoch since it was trained on" if age else "")
+            + (" and" if age and softness else "")
+            + (f" by chance, up to {softness:g}" if softness else "")
+            + "; those never trained on come first."
+        )
     balance = chosen.get("class_balance")
     if balance == "proportional":
         words.append("Every class has a share of the selection in proportion to its samples.")

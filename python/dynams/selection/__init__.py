@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from dynams.selection.switches import with_switches as with_switches
     from dynams.selection.timetable import Timetable as Timetable
     from dynams.selection.timetable import selection_size as selection_size
+    from dynams.selection.visits import Visits as Visits
 else:
     __all__, __getattr__, __dir__ = lazy_names(
         __name__,
@@ -57,5 +58,6 @@ else:
             "stream": "StreamSelector",
             "switches": "with_switches",
             "timetable": "Timetable selection_size",
+            "visits": "Visits",
         },
     )

@@ -18,8 +18,9 @@ VALIDATION = "validation."
 # Scores by where they come from, those not named here being computed by a scoring pass: what the visits
 # of training steps leave behind, and what has to be given.
 LAST_LOSS = "last_loss"
+LAST_EPOCH = "last_epoch"
 FORGETTING = "forgetting"
-VISIT_SCORES: frozenset[str] = frozenset({LAST_LOSS, FORGETTING})
+VISIT_SCORES: frozenset[str] = frozenset({LAST_LOSS, LAST_EPOCH, FORGETTING})
 GIVEN_SCORES: frozenset[str] = frozenset({"memorisation", "irreducible_loss"})
 # Signals of more than one number a sample.
 TENSORS: tuple[str, ...] = ("labels", "features", "residuals")

@@ -1,8 +1,8 @@
-"""Switches for any strategy: quotas by class, a share of exploration, a guard against label noise.
+"""Switches for any strategy: age and chance in a ranking, exploration, quotas by class, a guard against label noise.
 
 They wrap a strategy and are strategies themselves, so they combine. `with_switches` puts them in the
 order that makes sense: the guard first takes suspects out of everyone's sight, then every class gets
-its share, and within it some are drawn at random.
+its share, within it some are drawn at random, and the rest is ranked.
 """
 
 from __future__ import annotations
@@ -15,14 +15,100 @@ import torch
 from torch import Generator, Tensor
 
 from dynams.checks import interval, one_of, whole
-from dynams.selection.draws import random_order
+from dynams.selection.draws import random_numbers, random_order
 from dynams.selection.methods.interface import Around, Selection, Strategy
-from dynams.selection.methods.ranked import Ranked, smallest
+from dynams.selection.methods.ranked import Ranked, largest, smallest
+from dynams.selection.precision import wide_dtype
 from dynams.selection.quotas import class_members, equal_quotas, proportional_quotas
-from dynams.selection.signals import Signals
+from dynams.selection.signals import LAST_EPOCH, Signals
 
 Shares = Literal["proportional", "equal"]
 SHARES: tuple[str, ...] = ("proportional", "equal")
+
+
+def aged_ranks(
+    ranking: Tensor,
+    skipped: Tensor,
+    *,
+    age_weight: float,
+    softness: float = 0.0,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Rank samples by difficulty and by how long they were left out: the largest are to be trained on.
+
+    With r_i the place of a sample from the easiest, over N, in [0, 1), and s_i the epochs since it was
+    trained on last, it is r_i + age_weight * s_i + softness * u_i, u_i drawn evenly from [0, 1). A sample
+    never trained on comes first: inf. So a score may be as old as the sample's last training step: with an
+    age_weight a > 0 a sample that was skipped 1 / a times in a row ranks above any that was not.
+
+    Args:
+        ranking: (N,) floating point, the hardest smallest; NaN counts as the easiest.
+        skipped: (N,) floating point, epochs left out since the last visit, at least 0; inf: never visited.
+        age_weight: what an epoch counts, in places over N.
+        softness: what chance counts.
+        generator: of the draw; needed with a softness.
+
+    Returns:
+        (N,) in the widest floating point of the device.
+    """
+    count = ranking.shape[0]
+    wide = wide_dtype(ranking.device)
+    hardest_first = ranking.argsort(stable=True)
+    places = torch.empty_like(hardest_first)
+    places[hardest_first] = torch.arange(count - 1, -1, -1, device=ranking.device)
+    ranks = places.to(wide) / max(count, 1)
+    # A weight of 0 leaves those never visited, inf, to come first all the same.
+    ranks += torch.where(skipped.isinf(), torch.inf, age_weight * skipped.to(wide))
+    if softness > 0.0:
+        assert generator is not None
+        ranks += softness * random_numbers(count, generator, ranking.device)
+    return ranks
+
+
+@dataclass(frozen=True)
+class Aged(Around):
+    """`aged_ranks` of a strategy that ranks by one score, which may be as old as a sample's last training step.
+
+    Cost: one sort of the scores. Does not pay: where all scores are computed anew and softness is 0: the age then
+    only makes up for a sample being hard to the end, as exploration does.
+
+    Attributes:
+        strategy: whose scores rank; equal ones go by index.
+        age_weight: see `aged_ranks`, at least 0.
+        softness: see `aged_ranks`, at least 0.
+
+    Raises:
+        ValueError: the strategy does not rank by one score, or an argument is out of range.
+    """
+
+    age_weight: float = 0.25
+    softness: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("age_weight", "softness"):
+            interval(name, getattr(self, name), "[0, inf)")
+            if not isinstance(self.strategy, Ranked):
+                came = type(self.strategy).__name__
+                raise ValueError(f"{name}: got {came}, want a strategy that ranks by one score")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the strategy needs, and the epoch of each sample's last visit."""
+        return self.strategy.needs | {LAST_EPOCH}
+
+    def select(
+        self, signals: Signals, size: int, *, epoch: int, progress: float, generator: Generator
+    ) -> Selection:
+        """Keep the `size` samples that rank highest; see `Strategy.select`."""
+        assert isinstance(self.strategy, Ranked)
+        ranks = aged_ranks(
+            self.strategy.ranking(signals),
+            epoch - 1 - signals.score(LAST_EPOCH),
+            age_weight=self.age_weight,
+            softness=self.softness,
+            generator=generator,
+        )
+        return Selection(largest(ranks, size))
 
 
 @dataclass(frozen=True)
@@ -207,6 +293,8 @@ class NoiseGuard(Around):
 def with_switches(
     strategy: Strategy,
     *,
+    age_weight: float = 0.0,
+    softness: float = 0.0,
     class_shares: Shares | None = None,
     exploration: float = 0.0,
     unbiased: bool = False,
@@ -217,6 +305,8 @@ def with_switches(
 
     Args:
         strategy: what selects.
+        age_weight: what an epoch of being left out counts in the ranking, see `Aged`.
+        softness: what chance counts in the ranking.
         class_shares: see `ClassBalanced`; None: classes play no part.
         exploration: share of the size drawn at random, see `Exploring`.
         unbiased: weigh what is drawn so that it stands for all that were not taken.
@@ -226,10 +316,14 @@ def with_switches(
     Raises:
         ValueError: a switch does not fit the strategy, or is out of range.
     """
+    interval("age_weight", age_weight, "[0, inf)")
+    interval("softness", softness, "[0, inf)")
     interval("exploration", exploration, "[0, 1]")
     interval("noise_share", noise_share, "[0, 1)")
     if unbiased and exploration == 0.0:
         raise ValueError("exploration: got 0.0, want above 0 where it is to be unbiased")
+    if age_weight > 0.0 or softness > 0.0:
+        strategy = Aged(strategy, age_weight, softness)
     if exploration > 0.0:
         strategy = Exploring(strategy, exploration, unbiased)
     if class_shares is not None:

@@ -54,7 +54,7 @@ class Checkpoint:
         accuracy: last test accuracy at full width, None before the first.
         proxy_accuracy: last test accuracy at the proxy's width.
         best_accuracy: best test accuracy so far at full width.
-        visits: what training steps left behind of the samples, see `dynams.training.visits.Visits`;
+        visits: what training steps left behind of the samples, see `dynams.selection.Visits`;
             empty where nothing needs it.
         given: scores that were read or computed before the first epoch, by name.
         batch_strategy: state of a strategy that chooses inside the steps; empty if it has none.

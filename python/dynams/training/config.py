@@ -175,6 +175,15 @@ class SelectionConfig:
         "give every class its share of the selection: proportional to its samples, or equal; "
         "none leaves classes alone",
     )
+    age_weight: float = setting(
+        0.0,
+        "let samples come back that are not chosen: what each epoch since a sample's last training step adds to its rank "
+        "by difficulty, which is between 0 (the easiest) and 1; those never trained on come first",
+        within="[0, inf)",
+    )
+    softness: float = setting(
+        0.0, "what chance adds to that rank: up to so much, drawn evenly", within="[0, inf)"
+    )
     exploration: float = setting(
         0.0, "share of the selection that is drawn at random from the rest", within="[0, 1]"
     )

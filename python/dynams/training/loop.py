@@ -267,7 +267,7 @@ class Loop:
         average_buffers(self.fabric, as_module(run.network))
         if run.visits is not None:
             # Whether this epoch is saved or not, the next one begins with the same knowledge.
-            run.visits.merge(self.fabric)
+            run.visits.merge()
         found = self.evaluate()
         if found is None:
             return None

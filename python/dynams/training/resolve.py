@@ -38,7 +38,7 @@ ROW_SCORES: frozenset[str] = frozenset(
     {"gap", "probability", "label", "loss", "el2n", "entropy", "confidence"}
 )
 # Settings that have no place inside a batch, where `with_switches` does nothing.
-_SWITCHES = ("class_balance", "exploration", "unbiased", "noise_guard")
+_SWITCHES = ("age_weight", "softness", "class_balance", "exploration", "unbiased", "noise_guard")
 _IRREDUCIBLE = "irreducible_loss"
 # Where images may be kept, the fastest first.
 _PLACES: tuple[Place, ...] = get_args(Place)
@@ -326,6 +326,8 @@ def _switched(chosen: SelectionConfig, strategy: Strategy) -> Strategy:
     try:
         return with_switches(
             strategy,
+            age_weight=chosen.age_weight,
+            softness=chosen.softness,
             class_shares=None if chosen.class_balance == "none" else chosen.class_balance,
             exploration=chosen.exploration,
             unbiased=chosen.unbiased,

@@ -14,7 +14,7 @@ from dynams.cost.clock import Clock
 from dynams.data import ImageData
 from dynams.data.datasets import DatasetData
 from dynams.models import ResNet
-from dynams.selection import SubsetSampler
+from dynams.selection import SubsetSampler, Visits
 from dynams.slimmable import SlimmableNetwork
 from dynams.training.batches import Batches
 from dynams.training.computing import reading_size
@@ -29,7 +29,6 @@ from dynams.training.seeds import derive_seed, seed_process
 from dynams.training.step import TrainingStep
 from dynams.training.step_clock import StepClock, proxy_flop_share
 from dynams.training.sums import Sums
-from dynams.training.visits import Visits
 
 
 @dataclass

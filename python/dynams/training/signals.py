@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dynams.selection.methods.interface import BatchSelection, BatchStrategy
-from dynams.selection.signals import VALIDATION, Signals
+from dynams.selection.signals import LAST_EPOCH, VALIDATION, Signals
 from dynams.training.batches import Batches
 from dynams.training.distributed import average_buffers
 from dynams.training.network import as_module
@@ -23,6 +23,7 @@ from dynams.training.scoring import head_scores, score_signals
 from dynams.training.seeds import generator
 
 if TYPE_CHECKING:
+    from dynams.selection.visits import Visits
     from dynams.training.run import TrainingRun
 
 
@@ -51,13 +52,11 @@ def collect_signals(
     stale: Tensor | None = None
     if run.visits is not None:
         with run.clock.measure("scoring"):
-            run.visits.merge(run.fabric)
+            run.visits.merge()
             visited = wanted & selector.visits
             scores |= {name: run.visits.score(name) for name in visited}
             if chosen.free:
-                age = chosen.refresh_every if chosen.max_age is None else chosen.max_age
-                fresh = run.visits.fresh(run.position.epoch, age)
-                stale = (~fresh).nonzero().flatten()
+                stale = _stale(run, run.visits, unvisited=LAST_EPOCH not in wanted)
     by_network = wanted & selector.scored
     mine = frozenset(name for name in by_network if not name.startswith(VALIDATION))
     theirs = frozenset(name.removeprefix(VALIDATION) for name in by_network - mine)
@@ -139,6 +138,19 @@ def choose_of_batch(
             rank=run.fabric.global_rank,
         ),
     )
+
+
+def _stale(run: TrainingRun, visits: Visits, *, unvisited: bool) -> Tensor:
+    """The samples (n,) int64 whose free scores are too old; those never visited too, if ``unvisited``."""
+    config, epoch = run.config, run.position.epoch
+    age = config.selection.max_age or config.selection.refresh_every
+    if age >= config.optim.epochs and not unvisited:
+        # Known without asking the device, for which the host would wait.
+        return torch.empty(0, dtype=torch.int64, device=run.fabric.device)
+    stale = ~visits.fresh(epoch, age)
+    if not unvisited:
+        stale &= visits.fresh(epoch, epoch + 1)
+    return stale.nonzero().flatten()
 
 
 def _prepare_proxy(run: TrainingRun) -> None:

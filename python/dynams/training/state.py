@@ -28,7 +28,7 @@ def capture(run: TrainingRun, total_seconds: float) -> Checkpoint:
     """
     at, network = run.position, as_module(run.network)
     if run.visits is not None:
-        run.visits.merge(run.fabric)
+        run.visits.merge()
     processes = []
     if run.fabric.world_size > 1:
         own = {name: value.cpu() for name, value in own_buffers(run.fabric, network).items()}

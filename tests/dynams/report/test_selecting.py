@@ -40,6 +40,8 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "balanced": {"strategy": "margin", "class_balance": "proportional"},
     "exploring": {"strategy": "margin", "exploration": 0.2, "unbiased": True},
+    "aged": {"strategy": "margin", "free": True, "age_weight": 0.25},
+    "aged and soft": {"strategy": "loss", "age_weight": 0.5, "softness": 1.0},
     "guarded": {"strategy": "margin", "noise_guard": 0.1},
     "guarded losses": {"strategy": "loss", "noise_guard": 0.1, "noise_score": "label"},
     "guarded random": {"strategy": "random", "noise_guard": 0.1},

@@ -21,7 +21,15 @@ from dynams.selection.methods import (
 )
 from dynams.selection.quotas import class_parts, equal_quotas, proportional_quotas
 from dynams.selection.signals import Signals
-from dynams.selection.switches import ClassBalanced, Exploring, NoiseGuard, Shares, with_switches
+from dynams.selection.switches import (
+    Aged,
+    ClassBalanced,
+    Exploring,
+    NoiseGuard,
+    Shares,
+    aged_ranks,
+    with_switches,
+)
 from strategy_inputs import generator, signals, tensor
 
 sizes = st.lists(st.integers(0, 30), max_size=8)
@@ -258,3 +266,50 @@ def test_what_does_not_fit_is_refused() -> None:
         with_switches(Importance(), exploration=0.5, unbiased=True)
     with pytest.raises(ValueError, match=r"exploration: got 0\.0, want above 0"):
         with_switches(Margin(), unbiased=True)
+
+
+@given(st.integers(0, 40), st.integers(0, 99), st.sampled_from([0.0, 0.25, 3.0]), st.data())
+def test_age_and_chance_are_added_to_the_rank_by_difficulty(
+    count: int, seed: int, age_weight: float, data: st.DataObject
+) -> None:
+    rng = np.random.default_rng(seed)
+    size = data.draw(st.integers(0, count))
+    softness = data.draw(st.sampled_from([0.0, 1.0]))
+    # Few values: many are equal, some are NaN.
+    gaps = rng.choice([-1.0, 0.5, 2.0, np.inf, np.nan], count)
+    epochs = rng.choice([-np.inf, 0.0, 2.0, 3.0, 6.0], count)
+    known = Signals(count, {"gap": tensor(gaps), "last_epoch": tensor(epochs)})
+    strategy = Aged(Margin(), age_weight, softness)
+    got = strategy.select(known, size, epoch=7, progress=0.5, generator=generator(seed))
+
+    ranks = np.empty(count)
+    ranks[np.lexsort((np.arange(count), gaps, np.isnan(gaps)))] = np.arange(count)[::-1] / max(
+        count, 1
+    )
+    drawn = torch.rand(count, generator=generator(seed), dtype=torch.float64).numpy()
+    for place in range(count):
+        if epochs[place] == -np.inf:
+            ranks[place] = np.inf
+        else:
+            ranks[place] += age_weight * (6.0 - epochs[place]) + softness * drawn[place]
+    want = np.argsort(-ranks, kind="stable")[:size]
+    assert got.indices.tolist() == sorted(want.tolist())
+    assert got.weights is None
+
+
+def test_a_sample_left_out_long_enough_comes_before_any_that_was_not() -> None:
+    skipped = torch.tensor([0.0, 4.0, 3.0])
+    for easiest_first in (torch.tensor([0.0, 9.0, 1.0]), torch.tensor([0.0, torch.nan, 1.0])):
+        ranks = aged_ranks(easiest_first, skipped, age_weight=0.25)
+        torch.testing.assert_close(ranks, torch.tensor([2 / 3, 1.0, 13 / 12], dtype=torch.float64))
+
+
+def test_age_is_for_strategies_that_rank_by_one_score() -> None:
+    assert with_switches(Margin()) == Margin()
+    aged = with_switches(Margin(), age_weight=0.25, exploration=0.1)
+    assert aged == Exploring(Aged(Margin(), 0.25), 0.1)
+    assert aged.needs == {"gap", "last_epoch"}
+    with pytest.raises(ValueError, match=r"^age_weight: got Craig, want a strategy that ranks"):
+        with_switches(Craig(), age_weight=0.25)
+    with pytest.raises(ValueError, match=r"^softness: got -1.0, want a number in \[0, inf\)$"):
+        with_switches(Margin(), softness=-1.0)

@@ -93,6 +93,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "batch": ("selective-backprop", {"selection": {"tail": 0.25}}),
     "holdout model": ("batch-rho-loss", {"selection": {"warmup_epochs": 0}}),
     "free": ("margin", FREE),
+    "aged": (
+        "margin",
+        {"selection": {"free": True, "max_age": 99, "age_weight": 0.25, "softness": 1.0}},
+    ),
     "visits": ("infobatch", {}),
     "events": ("forgetting", {"selection": {"dynamic": True}}),
     "validation": ("glister", {}),

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynams.selection import STRATEGIES, BatchStrategy, Selection, Strategy, build_strategy
+from dynams.selection.methods.ranked import Ranked
 from dynams.selection.signals import Signals
-from dynams.selection.switches import ClassBalanced, Exploring, NoiseGuard, with_switches
+from dynams.selection.switches import Aged, ClassBalanced, Exploring, NoiseGuard, with_switches
 from strategy_inputs import generator, signals
 
 # Every class and option that changes the path taken.
@@ -47,6 +48,11 @@ def of_epochs() -> list[Strategy]:
     for name, options in SWITCHED:
         each = build_strategy(name, **options)
         assert isinstance(each, Strategy)
+        if isinstance(each, Ranked):
+            switched += [
+                Aged(each, 0.25),
+                with_switches(each, softness=1.0, class_shares="equal", exploration=0.3),
+            ]
         switched += [
             ClassBalanced(each, "proportional"),
             Exploring(each, 0.4),

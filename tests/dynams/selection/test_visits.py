@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dynams.training.visits import Visits
+from dynams.selection import SubsetSampler, Visits, build_strategy, with_switches
+from two_ranks import told_by_two
 
 NAMES = ("last_loss", "gap", "forgetting")
 LABELS = torch.tensor([0, 1, 2, 0])
@@ -90,30 +92,56 @@ def test_a_state_is_a_copy_and_goes_on():
         Visits(7, NAMES).load_state_dict(state)
 
 
-class TwoProcesses:
-    """Stands for the engine of two processes: gathers this one's tensors and another's."""
+def test_signals_are_all_that_is_remembered():
+    visits = Visits(3, [*NAMES, "last_epoch"])
+    visits.record(4, torch.tensor([2, 0]), logits(0)[:2], LABELS[:2])
+    known = visits.signals()
+    assert known.count == 3
+    assert sorted(known.scores) == ["forgetting", "gap", "last_epoch", "last_loss"]
+    assert known.score("last_epoch").tolist() == [4.0, -torch.inf, 4.0]
+    assert torch.equal(known.score("gap"), visits.score("gap"))
+    assert Visits(2, ["last_epoch"]).signals().scores.keys() == {"last_epoch"}
 
-    world_size = 2
 
-    def __init__(self, other: Visits) -> None:
-        self.others = [other.state_dict()[name] for name in ("epochs", *other.state_dict())]
+def test_a_loop_selects_by_what_its_steps_left_behind():
+    strategy = with_switches(build_strategy("margin", kind="label"), age_weight=0.25)
+    visits = Visits(4, strategy.needs)
+    sampler = SubsetSampler(4, strategy, budget=0.5, warmup_epochs=1, score=visits.signals)
+    rows = torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, 3.0], [0.0, 4.0]])
+    chosen = []
+    for epoch in range(6):
+        sampler.set_epoch(epoch)
+        chosen.append(sampler.indices.tolist())
+        visits.record(
+            epoch,
+            sampler.indices,
+            rows[sampler.indices],
+            torch.ones(len(sampler), dtype=torch.int64),
+        )
+    # Ranks 0.75, 0.5, 0.25 and 0, and a quarter for each epoch left out; equal ones go by index.
+    assert chosen == [[0, 1, 2, 3], [0, 1], [0, 1], [0, 2], [0, 1], [0, 3]]
 
-    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        return torch.stack([tensor, self.others.pop(0).to(tensor.dtype)])
 
-
-def test_processes_take_each_others_latest_visits():
-    whole, one, two = (Visits(6, NAMES) for _ in range(3))
+def _visited(rank: int, _: Path) -> dict[str, Any]:
+    visits = Visits(6, NAMES)
     for epoch in range(3):
-        # The samples change hands from epoch to epoch.
-        shares = [torch.tensor([0, 1, 2]), torch.tensor([3, 4])]
-        mine, theirs = shares if epoch % 2 else shares[::-1]
-        for visits, part in ((one, mine), (two, theirs), (whole, mine), (whole, theirs)):
+        part = _PARTS[(epoch + rank) % 2]
+        count = len(part)
+        visits.record(epoch, part, logits(epoch + count)[:count], LABELS[:count])
+        visits.merge()
+    return visits.state_dict()
+
+
+# The samples change hands from epoch to epoch.
+_PARTS = [torch.tensor([0, 1, 2]), torch.tensor([3, 4])]
+
+
+def test_processes_take_each_others_latest_visits(tmp_path):
+    whole = Visits(6, NAMES)
+    for epoch in range(3):
+        for part in _PARTS:
             count = len(part)
-            visits.record(epoch, part, logits(epoch + count)[:count], LABELS[:count])
-        first, second = TwoProcesses(two), TwoProcesses(one)
-        one.merge(first)  # type: ignore[arg-type]
-        two.merge(second)  # type: ignore[arg-type]
+            whole.record(epoch, part, logits(epoch + count)[:count], LABELS[:count])
+    for told in told_by_two(_visited, tmp_path):
         for name, tensor in whole.state_dict().items():
-            assert torch.equal(one.state_dict()[name], tensor), name
-            assert torch.equal(two.state_dict()[name], tensor), name
+            assert torch.equal(told[name], tensor), name
