@@ -56,6 +56,7 @@ class Outline:
         evaluate_every: epochs from one evaluation to the next; the last epoch has one in any case.
         holdout: whether a holdout model is trained beforehand.
         dynamic: select anew in every block; False, or scoring "once": only where the budget changes.
+        full_steps: an epoch trains on a multiple of so many samples, and leaves out the rest.
 
     Raises:
         ValueError: a number is out of range, or the epochs are not known.
@@ -70,10 +71,12 @@ class Outline:
     evaluate_every: int = 1
     holdout: bool = False
     dynamic: bool = True
+    full_steps: int = 1
 
     def __post_init__(self) -> None:
         at_least("num_samples", self.num_samples, 1)
         at_least("evaluate_every", self.evaluate_every, 1)
+        at_least("full_steps", self.full_steps, 1)
         one_of("scoring", self.scoring, get_args(Scoring))
         interval("scored_share", self.scored_share, "[0, 1]")
         interval("proxy_share", self.proxy_share, "[0, 1]")
@@ -98,7 +101,8 @@ class Outline:
     @property
     def sizes(self) -> list[int]:
         """The samples that each epoch trains on."""
-        return self.timetable.planned_sizes(self.num_samples)
+        planned = self.timetable.planned_sizes(self.num_samples)
+        return [size - size % self.full_steps for size in planned]
 
     @property
     def work(self) -> Work:

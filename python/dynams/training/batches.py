@@ -24,12 +24,16 @@ from dynams.training.config import DataConfig
 from dynams.training.seeds import generator
 
 
-def step_bounds(samples: int, batch_size: int) -> list[tuple[int, int]]:
+def step_bounds(samples: int, batch_size: int, *, drop_last: bool = False) -> list[tuple[int, int]]:
     """Cut ``samples`` into the fewest steps of at most ``batch_size``, sizes differing by at most 1.
+
+    With ``drop_last`` into steps of exactly ``batch_size``: fewer samples than that at the end are in none.
 
     Returns:
         (start, stop) of each step, in order, together covering [0, samples).
     """
+    if drop_last:
+        samples -= samples % batch_size
     steps = -(-samples // batch_size)
     edges = [samples * step // steps for step in range(steps + 1)] if steps else [0]
     return list(itertools.pairwise(edges))

@@ -54,6 +54,7 @@ class Checkpoint:
         accuracy: last test accuracy at full width, None before the first.
         proxy_accuracy: last test accuracy at the proxy's width.
         best_accuracy: best test accuracy so far at full width.
+        lookahead: slow weights, see `dynams.training.lookahead.Lookahead`; empty where there are none.
         visits: what training steps left behind of the samples, see `dynams.selection.Visits`;
             empty where nothing needs it.
         given: scores that were read or computed before the first epoch, by name.
@@ -78,6 +79,7 @@ class Checkpoint:
     accuracy: float | None = None
     proxy_accuracy: float | None = None
     best_accuracy: float | None = None
+    lookahead: dict[str, Any] = field(default_factory=dict)
     visits: dict[str, Any] = field(default_factory=dict)
     given: dict[str, Any] = field(default_factory=dict)
     batch_strategy: dict[str, Any] = field(default_factory=dict)
@@ -156,6 +158,7 @@ def _load(path: Path) -> Checkpoint:
         raise ResumeError(f"damaged: {path}: its checksum is missing, as when it was cut short")
     if values["format"] in _READ_TOO:
         values.setdefault("processes", [])
+    values.setdefault("lookahead", {})  # there was none once
     names = {item.name for item in fields(Checkpoint)}
     if set(values) != names:
         differing = ", ".join(sorted(map(str, set(values) ^ names)))

@@ -282,14 +282,19 @@ class ProxyConfig:
 @section
 @dataclass(frozen=True)
 class OptimConfig:
-    """Optimisation: SGD with momentum, linear warm-up, then cosine decay."""
+    """Optimisation: SGD with momentum, linear warm-up, then decay along half a cosine or a line."""
 
     epochs: int = setting(30, "epochs to train", least=1)
     batch_size: int = setting(
         64,
         "samples a step, over all processes together; the last batches of an epoch are evened "
-        "out, so that no sample is left over",
+        "out, so that no sample is left over, but with drop_last",
         least=2,
+    )
+    drop_last: bool = setting(
+        False,
+        "take steps of exactly batch_size samples, for compiled networks, which then see one shape; "
+        "what is left over of an epoch is not trained on in it",
     )
     lr: float = setting(
         0.1, "largest learning rate, reached at the end of the warm-up", within="(0, inf)"
@@ -298,14 +303,35 @@ class OptimConfig:
     nesterov: bool = setting(True, "Nesterov's form of momentum")
     weight_decay: float = setting(5e-4, "weight decay, added to the gradient", within="[0, inf)")
     decay_norm_bias: bool = setting(False, "decay the normalisation layers and biases too")
+    bias_lr: float = setting(
+        1.0,
+        "learning rate of normalisation layers, whose scales and shifts are the biases of most networks, as a "
+        "multiple of the others'; where they decay, weight_decay is divided by it",
+        within="(0, inf)",
+    )
+    schedule: Literal["cosine", "linear"] = setting(
+        "cosine", "how the learning rate falls after the warm-up: half a cosine, or a line"
+    )
     warmup: float = setting(
         0.1, "fraction of the run over which the learning rate rises linearly", within="[0, 1)"
+    )
+    initial_lr: float = setting(
+        0.0, "learning rate at which the warm-up begins, as a fraction of lr", within="[0, 1]"
     )
     final_lr: float = setting(
         0.0, "learning rate at the end of the run, as a fraction of lr", within="[0, 1]"
     )
     label_smoothing: float = setting(
         0.0, "share of the target spread evenly over the classes", within="[0, 1)"
+    )
+    lookahead: int = setting(
+        0,
+        "every so many steps the network takes the slow weights of Lookahead, which follow it, and at the "
+        "end of the run too; 0: never",
+        least=0,
+    )
+    first_layer_epochs: int | None = setting(
+        None, "epochs in which the network's first layer is trained; unset: all", least=0
     )
 
     def __post_init__(self) -> None:

@@ -73,9 +73,11 @@ def build_fabric(resolved: Resolved, world: World | None = None) -> Fabric:
     """
     # Statistics of batch-norms are averaged when they are needed (`average_buffers`), not
     # broadcast before every step. A proxy rests in some steps, at the latest when no selection is
-    # to come any more: its own parameters are unused then. A user's network may have such too.
+    # to come any more: its own parameters are unused then. A user's network may have such too, and a first
+    # layer that is not trained any more.
     world = world or resolved.world
     unused = len(resolved.widths) > 1 or resolved.own_model
+    unused = unused or resolved.config.optim.first_layer_epochs is not None
     # Without, gradients are arranged anew after the first step of a process, and three or more of them are then
     # added in another order: a resumed run would not be, bit for bit, the one that was never stopped.
     unused = unused or (resolved.device.type == "cpu" and world.size > 2)

@@ -32,9 +32,9 @@ def irreducible_losses(
 ) -> Tensor | None:
     """Train a network on the held-out samples alone, and take its losses of the candidates.
 
-    The network, its optimiser and its schedule are the run's own, over selection.holdout_epochs. It is
-    not kept, and an interrupted run trains it again from the start: every draw is a function of seed,
-    epoch and step.
+    The network, its optimiser and its schedule are the run's own, over selection.holdout_epochs, without
+    lookahead; its steps are evened out and all its layers trained throughout. It is not kept, and an
+    interrupted run trains it again from the start: every draw is a function of seed, epoch and step.
 
     Args:
         run: the run; its clock gets all of it as "holdout model".

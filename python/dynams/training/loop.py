@@ -133,13 +133,17 @@ class Loop:
         with run.clock.measure("data"):
             order, weights = run.sampler.order(), run.sampler.order_weights()
         check_steps(run, at.epoch, len(order))
-        bounds = step_bounds(len(order), self.config.optim.batch_size)
+        optim = self.config.optim
+        bounds = step_bounds(len(order), optim.batch_size, drop_last=optim.drop_last)
         rank, processes = self.fabric.global_rank, self.fabric.world_size
-        self.progress.epoch(at.epoch, len(order), "training")
+        self.progress.epoch(at.epoch, bounds[-1][1], "training")
         self.progress.advance(run.sampler.consumed)
         self.stopping.begin()
         self.come_to("training", 3 * at.step)
         run.network.train()
+        if optim.first_layer_epochs is not None and at.epoch >= optim.first_layer_epochs:
+            for parameter in run.first_layer:
+                parameter.requires_grad_(False)
         proxy, next_read = run.proxy_needed(), time.perf_counter() + _LOSS_READ_SECONDS
         every = self.config.run.save_every_steps
         batches = run.batches.epoch(
@@ -164,6 +168,9 @@ class Loop:
             run.sampler.advance(stop - start)
             at.step += 1
             at.global_step += 1
+            if run.lookahead is not None:
+                done = (at.epoch + at.step / len(bounds)) / optim.epochs
+                run.lookahead.after_step(at.global_step, done)
             # Of other processes' choices nothing is known here: taken to keep as much.
             at.samples += round((stop - start) * output.samples / (last - first))
             # Else its logits would stay beside those of the next step.

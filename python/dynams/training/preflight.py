@@ -123,7 +123,8 @@ def checkpoint_bytes(run: TrainingRun) -> int:
         groups = run.optimizer.param_groups
         momentum = sum(each.nbytes for group in groups for each in group["params"])
     visits = {} if run.visits is None else run.visits.state_dict()
-    held = (run.network.state_dict(), optimizer, run.sampler.state_dict(), run.given, visits)
+    slow = {} if run.lookahead is None else run.lookahead.state_dict()
+    held = (run.network.state_dict(), optimizer, run.sampler.state_dict(), run.given, visits, slow)
     return momentum + _bytes(held)
 
 

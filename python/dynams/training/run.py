@@ -19,8 +19,9 @@ from dynams.slimmable import SlimmableNetwork
 from dynams.training.batches import Batches
 from dynams.training.computing import reading_size
 from dynams.training.config import TrainConfig
+from dynams.training.lookahead import Lookahead
 from dynams.training.network import Network, as_module
-from dynams.training.optim import build_optimizer
+from dynams.training.optim import build_optimizer, first_layer
 from dynams.training.own_network import OwnNetwork, admit, layout
 from dynams.training.proxy_norms import check_norms
 from dynams.training.resolve import Resolved, Selector, build_network
@@ -81,6 +82,8 @@ class TrainingRun:
         clock: counts seconds and samples by purpose.
         sums: losses of the current epoch.
         train_step: takes one optimisation step.
+        first_layer: parameters that are trained in the first optim.first_layer_epochs only.
+        lookahead: slow weights of the network; None: there are none.
         visits: what training steps leave behind of the samples; None: nothing needs it.
         given: scores known before the first epoch, (N,) on the device.
         position: where the run is.
@@ -96,6 +99,8 @@ class TrainingRun:
     clock: Clock
     sums: Sums
     train_step: TrainingStep
+    first_layer: list[nn.Parameter] = field(default_factory=list)
+    lookahead: Lookahead | None = None
     visits: Visits | None = None
     given: dict[str, Tensor] = field(default_factory=dict)
     position: Position = field(default_factory=Position)
@@ -213,6 +218,8 @@ def build_run(
             proxy_part=config.proxy.share,
             distill=config.proxy.recipe == "distill",
         ),
+        first_layer=first_layer(module, config.optim.first_layer_epochs),
+        lookahead=Lookahead(module, config.optim.lookahead) if config.optim.lookahead else None,
         visits=Visits(len(samples.train), selector.visits, device) if selector.visits else None,
     )
 

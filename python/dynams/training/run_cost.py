@@ -52,7 +52,10 @@ MAY_DIFFER = frozenset(
         "optim.nesterov",
         "optim.weight_decay",
         "optim.decay_norm_bias",
+        "optim.bias_lr",
+        "optim.schedule",
         "optim.warmup",
+        "optim.initial_lr",
         "optim.final_lr",
         "optim.label_smoothing",
         "run.name",
@@ -117,6 +120,7 @@ def outline_of(config: TrainConfig, num_samples: int) -> Outline:
         evaluate_every=config.run.evaluate_every,
         holdout=selector.irreducible,
         dynamic=dynamic,
+        full_steps=config.optim.batch_size if config.optim.drop_last else 1,
     )
 
 

@@ -33,7 +33,13 @@ def capture(run: TrainingRun, total_seconds: float) -> Checkpoint:
     if run.fabric.world_size > 1:
         own = {name: value.cpu() for name, value in own_buffers(run.fabric, network).items()}
         state = {name: _on_cpu(value) for name, value in _batch_state(run).items()}
-        mine = {"buffers": own, "sums": run.sums.state_dict(), "batch_strategy": state}
+        slow = {} if run.lookahead is None else run.lookahead.buffers()
+        mine = {
+            "buffers": own,
+            "sums": run.sums.state_dict(),
+            "batch_strategy": state,
+            "lookahead": {name: value.cpu() for name, value in slow.items()},
+        }
         processes = told_by_all(run.fabric, mine)
     average_buffers(run.fabric, network)
     return Checkpoint(
@@ -52,6 +58,7 @@ def capture(run: TrainingRun, total_seconds: float) -> Checkpoint:
         accuracy=at.accuracy,
         proxy_accuracy=at.proxy_accuracy,
         best_accuracy=at.best_accuracy,
+        lookahead={} if run.lookahead is None else run.lookahead.state_dict(),
         visits={} if run.visits is None else run.visits.state_dict(),
         given={name: values.clone() for name, values in run.given.items()},
         batch_strategy=_batch_state(run),
@@ -106,13 +113,17 @@ def restore(run: TrainingRun, checkpoint: Checkpoint) -> list[str]:
 def _restore_process(run: TrainingRun, checkpoint: Checkpoint) -> None:
     """Give this process what it had for itself, or, with another number of processes, its part of what all had."""
     strategy, processes = checkpoint.batch_strategy, checkpoint.processes
+    slow = checkpoint.lookahead
     if len(processes) == run.fabric.world_size > 1:
         mine = processes[run.fabric.global_rank]
         put_back(as_module(run.network), mine["buffers"])
         run.sums.load_state_dict(mine["sums"])
         strategy = mine["batch_strategy"]
+        slow = {**slow, **mine.get("lookahead", {})}
     elif run.fabric.is_global_zero:  # they hold the shares of all processes
         run.sums.load_state_dict(checkpoint.sums)
+    if run.lookahead is not None:
+        run.lookahead.load_state_dict(slow)
     if strategy:
         cast(Any, run.selector.batch).load_state_dict(strategy)
 

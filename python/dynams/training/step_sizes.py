@@ -78,8 +78,11 @@ def naming_settings(run: TrainingRun, samples: int) -> Iterator[None]:
 
 
 def _least(run: TrainingRun, size: int) -> int:
-    """The fewest samples that a process has in a step of an epoch of ``size`` samples."""
-    steps = len(step_bounds(size, run.config.optim.batch_size))
+    """The fewest samples that a process has in a step of an epoch of ``size`` samples; 0 where it has no step."""
+    optim = run.config.optim
+    if optim.drop_last:
+        return optim.batch_size // run.fabric.world_size if size >= optim.batch_size else 0
+    steps = len(step_bounds(size, optim.batch_size))
     return size // max(steps, 1) // run.fabric.world_size
 
 
@@ -115,6 +118,11 @@ def _told(run: TrainingRun, epoch: int, size: int, got: int) -> str:
     want = 2 * processes if got else processes
     why = "a batch-norm would have one value for a channel" if got else "each process needs one"
     unit = "sample" if size == 1 else "samples"
+    if config.optim.drop_last:
+        return (
+            f"optim.batch_size: got {config.optim.batch_size} with optim.drop_last, want at most {size}: "
+            f"epoch {epoch + 1} has {size} {unit}, which make no step"
+        )
     steps = f"epoch {epoch + 1} has {size} {unit}, in steps of at most {config.optim.batch_size}"
     if size < want:
         setting, value = "selection.budget", config.selection.budget

@@ -30,8 +30,12 @@ IMAGENET = {"stem": "imagenet"}
             {"optim": {"batch_size": 2}, "selection": {"budget": 0.5}},
             r"optim\.batch_size: got 2, want at least 4: .*, which leaves 1 for a step of a process",
         ),
+        (
+            {"optim": {"batch_size": 32, "drop_last": True}},
+            r"optim\.batch_size: got 32 with optim\.drop_last, want at most 30: epoch 2 has 30 samples",
+        ),
     ],
-    ids=["one selected", "an odd selection"],
+    ids=["one selected", "an odd selection", "no full step"],
 )
 def test_a_step_of_one_sample_is_refused_where_the_network_cannot_take_it(tmp_path, sections, said):
     with pytest.raises(ValueError, match=f"^{said}"):
