@@ -1,5 +1,6 @@
 """Trains a user's untouched network on a user's Dataset in two processes; each writes its weights at the end.
 
+Then it trains with slow weights, steps of one size and a first layer that rests, whole and stopped within an epoch.
 Then it trains again, and the second process fails, and once more, and that process is killed: the first one writes
 what it is told.
 """
@@ -15,11 +16,13 @@ import torch
 import torch.distributed as dist
 from own_networks import ViT
 from torch.utils.data import Dataset
-from training_runs import made_up_data, small_config
+from training_runs import StopAt, equal, made_up_data, small_config
 
+from dynams.training.checkpoint import load_checkpoint
 from dynams.training.entry import train
 from dynams.training.errors import LostProcessError
 from dynams.training.launched import rank_here
+from dynams.training.rundir import checkpoint_path
 
 torch.set_num_threads(1)
 DATA = made_up_data()
@@ -58,6 +61,29 @@ def told(folder: Path, on_refresh) -> str:
     return "ended"
 
 
+def check_slow_weights(folder: Path) -> None:
+    """A run that was stopped, with slow statistics that each process has for itself, ends as one that was not."""
+    optim = {"epochs": 2, "lookahead": 1, "drop_last": True, "first_layer_epochs": 1}
+    config = small_config(
+        folder,
+        optim=optim,
+        proxy={"recipe": "none"},
+        selection={"strategy": "random"},
+        run={"devices": 2},
+    )
+    whole = train(config, DATA).run_dir
+    stopped = train(config, DATA, interrupt=StopAt(1))
+    assert not stopped.completed
+    first, second = (load_checkpoint(checkpoint_path(each)) for each in (whole, stopped.run_dir))
+    assert (second.epoch, second.step) == (0, 1)
+    slow = [each["lookahead"] for each in second.processes]
+    assert not equal(*slow)
+    train(config, DATA, resume=stopped.run_dir)
+    second = load_checkpoint(checkpoint_path(stopped.run_dir))
+    for part in ("model", "optimizer", "lookahead", "processes", "samples"):
+        assert equal(getattr(first, part), getattr(second, part)), part
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     config = small_config(
@@ -72,6 +98,7 @@ if __name__ == "__main__":
     torch.manual_seed(os.getpid())  # what a process draws elsewhere is its own affair
     summary = train(config, (Noisy(DATA.train), Noisy(DATA.test)), model=model)
     torch.save((model.state_dict(), summary.samples), folder / f"{os.getpid()}.pt")
+    check_slow_weights(folder / "slow")
     said = [told(folder / "failed", fail), told(folder / "killed", die)]
     assert rank_here() == 0
     (folder / "said").write_text("\n".join(said))
