@@ -105,7 +105,10 @@ class Recorder(TorchFunctionMode):
         for path, (tensor, version) in self._stored.items():
             owner, _, name = path.rpartition(".")
             now = self.model.get_submodule(owner)._buffers.get(name, tensor)
-            if tensor._version != version:
+            # What a norm counts is its own, at each width.
+            if tensor._version != version and not isinstance(
+                self.model.get_submodule(owner), self._leaves
+            ):
                 self.record.changed.add(path)
             # A buffer of another shape is a table made anew, which a later call makes anew too.
             if now is tensor or now is None or now.shape != tensor.shape:

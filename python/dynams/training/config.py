@@ -108,13 +108,24 @@ class ModelConfig:
     name: str = setting(
         "resnet8",
         "resnet8, resnet14 or resnet20 (thin, 16 channels first), resnet18, resnet34 or "
-        "resnet50 (64 channels first)",
+        "resnet50 (64 channels first); or sprint (fast to train: a first layer that whitens, early "
+        "pooling, GELU)",
     )
     stem: Literal["cifar", "imagenet"] = setting(
         "cifar", "first layers: cifar (small images, no early down-sampling) or imagenet"
     )
     base_channels: int | None = setting(
-        None, "channels of the first stage; unset: the network's own", least=1
+        None, "channels of a residual network's first stage; unset: the network's own", least=1
+    )
+    channels: list[int] | None = setting(  # noqa: RUF009 (it makes a field)
+        None,
+        "channels of each of sprint's groups, each of half the last one's resolution; unset: [128, 384, 512]",
+        least=1,
+    )
+    depth: int | None = setting(
+        None,
+        "convolutions in each of sprint's groups: 2, or 3 with a residual sum; unset: 3",
+        least=2,
     )
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ from dynams.training.seeds import generator
 from dynams.training.step import TrainingStep
 from dynams.training.step_clock import StepClock
 from dynams.training.step_sizes import naming_settings
+from dynams.training.whitening import whiten
 
 
 def irreducible_losses(
@@ -112,4 +113,5 @@ def _network(run: TrainingRun) -> Network:
     )
     module, memory_format = as_module(network), run.resolved.memory_format
     module.to(device=run.fabric.device, memory_format=memory_format)  # type: ignore[call-overload]
+    whiten(network, held, run.config.run.seed)
     return network

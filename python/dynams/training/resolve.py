@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -17,7 +17,7 @@ from dynams.data.load import FoundData, find_data
 from dynams.data.memory import HostMemory
 from dynams.data.places import what_is
 from dynams.data.storage import Place
-from dynams.models import MODEL_NAMES, build_model
+from dynams.models import build_model, check_options
 from dynams.selection.methods.interface import BatchStrategy, Strategy
 from dynams.selection.methods.registry import build_strategy, strategy_options
 from dynams.selection.methods.uniform import Full
@@ -130,7 +130,10 @@ def check_early(
     if model is not None:
         check_model(model)
     else:
-        one_of("model.name", config.model.name, MODEL_NAMES)
+        try:
+            check_options(**asdict(config.model))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"model.{error}") from error
     selector = build_selector(config)
     scores = config.selection.scores
     if scores is not None and not resumed and not Path(scores).is_file():
@@ -174,6 +177,8 @@ def build_network(
             stem=config.model.stem,
             in_channels=channels,
             base_channels=config.model.base_channels,
+            channels=config.model.channels,
+            depth=config.model.depth,
             generator=generator("cpu", config.run.seed, purpose=purpose),
         )
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dynams.cost.clock import Clock
 from dynams.data import ImageData
 from dynams.data.datasets import DatasetData
-from dynams.models import ResNet
+from dynams.models import ResNet, smallest_side
 from dynams.selection import SubsetSampler, Visits
 from dynams.slimmable import SlimmableNetwork
 from dynams.training.batches import Batches
@@ -30,6 +30,7 @@ from dynams.training.seeds import derive_seed, seed_process
 from dynams.training.step import TrainingStep
 from dynams.training.step_clock import StepClock, proxy_flop_share
 from dynams.training.sums import Sums
+from dynams.training.whitening import whiten
 
 
 @dataclass
@@ -190,6 +191,8 @@ def build_run(
         module.to(device=device)
     else:
         module.to(device=device, memory_format=formats[0])  # type: ignore[call-overload]
+    if model is None:
+        whiten(network, samples.train, config.run.seed)
     optimizer = build_optimizer(module, config.optim)
     optimizer.zero_grad()  # a user's network may have some of before
     compiled = cast(torch.nn.Module, torch.compile(module) if config.run.compile else module)
@@ -232,6 +235,13 @@ def _network(resolved: Resolved, batches: Batches, model: nn.Module | None) -> N
             raise ValueError(
                 f"data.train: got items of shape {batches.shape}, want (C, H, W) for model.name="
                 f"{resolved.config.model.name}, or a network of your own: train(..., model=...)"
+            )
+        chosen = resolved.config.model
+        least = smallest_side(chosen.name, chosen.channels)
+        if min(batches.shape[1:]) < least:
+            raise ValueError(
+                f"data.image_size: got images of {batches.shape[1]} x {batches.shape[2]} pixels, want at least "
+                f"{least} x {least} for model.name={chosen.name}"
             )
         return build_network(
             resolved.config,

@@ -35,15 +35,15 @@ def setting(
     """Declare a setting of a section: the default of a dataclass' field.
 
     Args:
-        default: its default; of a dictionary, what it holds.
+        default: its default; of a dictionary or a list, what it holds.
         text: what it means, without the full stop.
         within: the interval of a number, such as "(0, 1]".
-        least: the least of a whole number.
+        least: the least of a whole number, or of those of a list.
         known: the values that it takes, where no `Literal` can say it.
         path: whether it is a path.
     """
     metadata = {"text": text, "within": within, "least": least, "known": known, "path": path}
-    if isinstance(default, dict):
+    if isinstance(default, (dict, list)):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -107,7 +107,7 @@ class Declared:
         text: what it means, with its bounds.
         path: whether it is a path.
         within: the interval of a number.
-        least: the least of a whole number.
+        least: the least of a whole number, or of those of a list.
     """
 
     name: str
@@ -207,6 +207,8 @@ def _fitting(each: Declared, value: Any) -> Any:
         return whole(each.name, value, each.least)
     elif each.within is not None:
         return number(each.name, value, each.within)
+    elif each.kind is list and isinstance(value, (list, tuple)):
+        return [whole(f"{each.name}[{at}]", item, each.least) for at, item in enumerate(value)]
     elif each.path and isinstance(value, (os.PathLike, str, bytes)):
         if not (text := os.fsdecode(value)):
             raise ValueError(f"{each.name}: got '', want a path")

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from dynams.models import MODEL_NAMES, ResNet, build_model
+from dynams.models import MODEL_NAMES, ResNet, build_model, check_options
 from dynams.models.build import architecture_of
+
+RESNETS = [name for name in MODEL_NAMES if name.startswith("resnet")]
 
 
 def size(name: str, num_classes: int, **options: Any) -> int:
@@ -37,8 +39,8 @@ def test_parameter_counts_are_the_known_ones(
 
 
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
-@pytest.mark.parametrize("name", MODEL_NAMES)
-def test_every_name_takes_either_stem_and_both_widths(name: str, stem: Any) -> None:
+@pytest.mark.parametrize("name", RESNETS)
+def test_every_resnet_takes_either_stem_and_both_widths(name: str, stem: Any) -> None:
     model = build_model(name, 7, stem=stem, in_channels=1, base_channels=4).eval()
     full, slim = model(torch.zeros(2, 1, 32, 32), (1.0, 0.5))
     assert full.shape == slim.shape == (2, 7)
@@ -47,7 +49,7 @@ def test_every_name_takes_either_stem_and_both_widths(name: str, stem: Any) -> N
 
 
 def test_depth_in_the_name_counts_convolutions_and_the_head() -> None:
-    for name in MODEL_NAMES:
+    for name in RESNETS:
         with torch.device("meta"):
             plain = ResNet(architecture_of(name, 2))
         weighted = [
@@ -83,3 +85,24 @@ def test_sizes_too_small_are_refused_by_name(argument: str, value: int) -> None:
 def test_bad_widths_are_refused() -> None:
     with pytest.raises(ValueError, match=r"widths: got .*, want"):
         build_model("resnet8", 10, widths=(1.0, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("resnet8", {"channels": [4, 8]}, r"channels: got \[4, 8\] with resnet8, want it left out"),
+        ("resnet8", {"depth": 2}, "depth: got 2 with resnet8, want it left out"),
+        ("sprint", {"base_channels": 4}, "base_channels: got 4 with sprint, want it left out"),
+        ("sprint", {"stem": "imagenet"}, "stem: got 'imagenet' with sprint, want it left out"),
+        ("sprint", {"channels": []}, "channels: got none, want those of each group"),
+        ("sprint", {"channels": [4, 0]}, "channels: got 0, want at least 1"),
+        ("sprint", {"depth": 4}, "depth: got 4, want at most 3"),
+    ],
+)
+def test_an_option_of_another_network_or_out_of_range_is_refused(
+    name: str, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        build_model(name, 10, **options)
+    with pytest.raises(ValueError, match=said):
+        check_options(name, **options)
