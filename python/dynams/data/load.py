@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 
 from dynams.checks import one_of, whole
@@ -33,6 +35,7 @@ def load_data(
     name: DataName = "digits",
     path: Path | str | None = None,
     *,
+    classes: Sequence[str] | None = None,
     limit: int | None = None,
     seed: int | None = None,
     image_size: int | None = None,
@@ -54,6 +57,8 @@ def load_data(
             ``path``, told apart by what they hold; one complete set of each split) or "folder" (``path``/train/<class>/<image> and
             ``path``/val/<class>/<image> or ``path``/test/<class>/<image>).
         path: directory that holds the data.
+        classes: names of the classes that are used, in both splits, as if there were no others; their labels
+            count them in the data set's order. None: all.
         limit: use this many training images (all, if there are fewer); the test images stay.
         seed: None: the first ``limit`` images (of a folder: the first of every class, then the
             second of every class, and so on); a number: ``limit`` images drawn at random by it.
@@ -78,6 +83,7 @@ def load_data(
     return find_data(
         name,
         path,
+        classes=classes,
         limit=limit,
         seed=seed,
         image_size=image_size,
@@ -96,6 +102,7 @@ class FoundData:
     Attributes:
         sources: both splits.
         rows: that are used of them.
+        classes: (n,) positions of the classes that are used, ascending.
         place: where the images will be kept.
         device: the training device.
         cache_dir: directory of decoded files; None: none, or beside the data.
@@ -103,6 +110,7 @@ class FoundData:
 
     sources: Sources
     rows: tuple[Rows, Rows]
+    classes: Rows
     place: Place
     device: torch.device
     cache_dir: Path | None
@@ -138,14 +146,16 @@ class FoundData:
 
     def _load(self, source: Source, rows: Rows) -> tuple[ImageSet, Moments]:
         images, moments = store(source, rows, self.place, self.device, self.cache_dir)
-        labels = torch.from_numpy(source.labels[rows]).to(images.device)
-        return ImageSet(images, labels, source.classes, source.name), moments
+        labels = torch.from_numpy(np.searchsorted(self.classes, source.labels[rows]))
+        names = tuple(source.classes[place] for place in self.classes)
+        return ImageSet(images, labels.to(images.device), names, source.name), moments
 
 
 def find_data(
     name: DataName = "digits",
     path: Path | str | None = None,
     *,
+    classes: Sequence[str] | None = None,
     limit: int | None = None,
     seed: int | None = None,
     image_size: int | None = None,
@@ -169,15 +179,27 @@ def find_data(
         image_size,
         Columns(image_column, label_column),
     )
-    rows = (sources.train.first(limit, seed), sources.test.first(None, None))
+    used = _positions(classes, sources.train)
+    rows = (sources.train.first(limit, seed, used), sources.test.first(None, None, used))
     size = sum(
         len(picked) * math.prod(source.shape)
         for source, picked in zip((sources.train, sources.test), rows, strict=True)
     )
     place = choose_place(storage, size, device, host)
     return FoundData(
-        sources, rows, place, device, None if cache_dir is None else told_path(cache_dir)
+        sources, rows, used, place, device, None if cache_dir is None else told_path(cache_dir)
     )
+
+
+def _positions(classes: Sequence[str] | None, source: Source) -> Rows:
+    """Positions (n,) of some classes, or all, ascending."""
+    if classes is None:
+        return np.arange(len(source.classes))
+    for name in classes:
+        one_of("classes", name, source.classes)
+    if len(set(classes)) < max(2, len(classes)):
+        raise ValueError(f"classes: got {list(classes)}, want at least two, each of them once")
+    return np.flatnonzero(np.isin(source.classes, list(classes)))
 
 
 def _find(name: DataName, path: Path | None, image_size: int | None, columns: Columns) -> Sources:

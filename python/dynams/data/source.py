@@ -57,15 +57,24 @@ class Source:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def first(self, limit: int | None, seed: int | None) -> Rows:
-        """Choose rows (K,), ascending: all, the first ``limit``, or ``limit`` drawn by ``seed``."""
-        if limit is None or limit >= len(self):
-            return np.arange(len(self), dtype=np.int64)
-        if seed is not None:
-            drawn = np.random.default_rng(seed).permutation(len(self))[:limit]
-            return np.sort(drawn).astype(np.int64)
-        order = np.arange(len(self), dtype=np.int64) if self.order is None else self.order
-        return np.sort(order[:limit])
+    def first(self, limit: int | None, seed: int | None, classes: Rows | None = None) -> Rows:
+        """Choose rows (K,), ascending: all, the first ``limit``, or ``limit`` drawn by ``seed``.
+
+        Args:
+            limit: None: all.
+            seed: None: the first.
+            classes: (n,) positions in ``classes``; rows of others do not count. None: of all.
+        """
+        order = np.arange(len(self), dtype=np.int64)
+        if limit is not None and seed is None and self.order is not None:
+            order = self.order
+        if classes is not None:
+            order = order[np.isin(self.labels[order], classes)]
+        if limit is not None and limit < len(order):
+            if seed is not None:
+                order = order[np.random.default_rng(seed).permutation(len(order))]
+            order = order[:limit]
+        return np.sort(order)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,11 @@ class DataConfig:
         "files, needs data.path)",
     )
     path: str | None = setting(None, "directory that holds the data", path=True)
+    classes: list[str] | None = setting(  # noqa: RUF009 (it makes a field)
+        None,
+        "use only the images of these classes, as if there were no others; unset: of all. Not for images "
+        "that are read by their index",
+    )
     limit: int | None = setting(
         None, "use only this many training images; the test images stay", least=1
     )

@@ -200,6 +200,7 @@ def find_images(
     return find_data(
         config.name,
         config.path,
+        classes=config.classes,
         limit=config.limit,
         image_size=config.image_size,
         image_column=config.image_column,

@@ -26,6 +26,7 @@ from dynams.training.resolve import Resolved, load_images
 # What a Dataset of the user's own decides by itself.
 _NOT_FOR_DATASETS = (
     "path",
+    "classes",
     "limit",
     "image_size",
     "image_column",
@@ -207,6 +208,10 @@ def _of_index(
     reading_format: torch.memory_format,
 ) -> RunSamples:
     config = resolved.config
+    if config.data.classes is not None:
+        raise ValueError(
+            f"data.classes: got {config.data.classes}, want None for images read by their index"
+        )
     data = find_indexed(config.data, fabric)
     reader = _reader(resolved, fabric, data)
     held, rows = None, None

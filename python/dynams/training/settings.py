@@ -38,7 +38,7 @@ def setting(
         default: its default; of a dictionary or a list, what it holds.
         text: what it means, without the full stop.
         within: the interval of a number, such as "(0, 1]".
-        least: the least of a whole number, or of those of a list.
+        least: the least of a whole number, or of those of a list, which holds text where there is none.
         known: the values that it takes, where no `Literal` can say it.
         path: whether it is a path.
     """
@@ -208,7 +208,11 @@ def _fitting(each: Declared, value: Any) -> Any:
     elif each.within is not None:
         return number(each.name, value, each.within)
     elif each.kind is list and isinstance(value, (list, tuple)):
-        return [whole(f"{each.name}[{at}]", item, each.least) for at, item in enumerate(value)]
+        if each.least is not None:
+            return [whole(f"{each.name}[{at}]", item, each.least) for at, item in enumerate(value)]
+        for at, item in enumerate(value):
+            of_type(f"{each.name}[{at}]", item, str)
+        return list(value)
     elif each.path and isinstance(value, (os.PathLike, str, bytes)):
         if not (text := os.fsdecode(value)):
             raise ValueError(f"{each.name}: got '', want a path")

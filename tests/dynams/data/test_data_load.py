@@ -33,6 +33,9 @@ def image_set(count: int = 6, device: str = "cpu", **changes: Any) -> ImageSet:
         (("cifar10",), {}, r"path: got None, want the directory that holds the data of cifar10"),
         (("folder",), {}, r"path: got None"),
         (("digits",), {"limit": 0}, r"limit: got 0, want at least 1"),
+        (("digits",), {"classes": ["3", "x"]}, r"classes: got 'x', want one of 0, 1"),
+        (("digits",), {"classes": ["3"]}, r"classes: got \['3'\], want at least two"),
+        (("digits",), {"classes": ["3", "3"]}, r"classes: got .*, each of them once"),
         (("digits",), {"image_size": 8}, r"image_size: got 8, want None for digits"),
         (("folder", "."), {"image_size": 0}, r"image_size: got 0, want at least 1"),
         (("digits",), {"storage": "cloud"}, r"storage: got 'cloud'"),
@@ -46,6 +49,37 @@ def test_wrong_arguments_are_named(
     assert not isinstance(caught.value, DataError)
     with pytest.raises(TypeError, match=r"limit: got 1\.5"):
         load_data("digits", limit=1.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limit", [None, 7])
+def test_chosen_classes_are_as_if_there_were_no_others(limit: int | None) -> None:
+    every, chosen = load_data("digits"), load_data("digits", classes=["7", "3"], limit=limit)
+    assert chosen.train.classes == chosen.test.classes == ("3", "7")
+    for one, part, most in (
+        (every.train, chosen.train, limit),
+        (every.test, chosen.test, None),
+    ):
+        labels = one.labels.numpy()
+        rows = np.flatnonzero((labels == 3) | (labels == 7))[:most]
+        assert np.array_equal(part.images.numpy(), one.images.numpy()[rows])
+        assert np.array_equal(part.labels.numpy(), (labels[rows] == 7).astype(np.int64))
+    pixels = chosen.train.images.numpy().astype(np.float64) / 255
+    assert chosen.mean == pytest.approx(pixels.mean((0, 2, 3)), abs=1e-12)
+    assert chosen.std == pytest.approx(pixels.std((0, 2, 3)), abs=1e-12)
+
+
+def test_chosen_classes_of_a_folder_are_limited_class_by_class_and_cached(
+    tmp_path: Path, files: Any
+) -> None:
+    files.write_folder(tmp_path / "data")
+    names = load_data("folder", tmp_path / "data").train.classes
+    options: dict[str, Any] = {"classes": names[:2], "limit": 2}
+    chosen = load_data("folder", tmp_path / "data", **options)
+    assert chosen.train.labels.tolist() == [0, 1]
+    for _ in range(2):
+        kept = load_data("folder", tmp_path / "data", storage="disk", **options)
+        assert torch.equal(kept.train.images, chosen.train.images)
+        assert torch.equal(kept.test.labels, chosen.test.labels)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "folder"])

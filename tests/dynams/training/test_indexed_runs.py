@@ -98,6 +98,12 @@ def test_shards_of_the_same_images_train_alike(
     assert equal(state(train(small_config(tmp_path, data=wanted))).model, state(decoded).model)
 
 
+def test_chosen_classes_are_refused(tmp_path: Path, root: Path) -> None:
+    wanted = data(root, workers=0, classes=["ant", "bee"])
+    with pytest.raises(ValueError, match=r"data\.classes: got \['ant', 'bee'\], want None"):
+        train(small_config(tmp_path, data=wanted))
+
+
 def test_an_epoch_decodes_the_selected_samples_only(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
