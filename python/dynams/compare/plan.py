@@ -70,6 +70,8 @@ class Plan:
         reference: the recipe that the others are compared with.
         pilot: seed of the cells that are timed first, for recipes that match another's seconds; their
             accuracy counts nowhere.
+        rehearsal: epochs of a run that each process makes, and throws away, before its first cell of a recipe, so that
+            no cell's seconds hold what compiling and the first steps take; 0: none.
         out: folder of the cells and the report, if the plan says so.
         limit_seconds: when to stop taking cells, if the plan says so.
     """
@@ -81,6 +83,7 @@ class Plan:
     seeds: tuple[int, ...]
     reference: str
     pilot: int | None = None
+    rehearsal: int = 0
     out: str | None = None
     limit_seconds: float | None = None
 
@@ -172,6 +175,7 @@ class Plan:
             "seeds": list(self.seeds),
             "reference": self.reference,
             **({} if self.pilot is None else {"pilot": self.pilot}),
+            **({"rehearsal": self.rehearsal} if self.rehearsal else {}),
         }
 
 

@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from dynams.checks import at_least, fraction, of_type, one_of, positive
+from dynams.checks import at_least, fraction, of_type, one_of, positive, whole
 from dynams.compare.plan import Match, Plan, PlanError, Recipe, has_budget, names_budget
 from dynams.paths import told_path
 from dynams.suggestions import did_you_mean, unknown
@@ -130,12 +130,12 @@ class _PlanReader:
         one_of(f"{self.where}: reference", reference, recipes)
         seeds, pilot = self._seeds(values.get("seeds", [0])), values.get("pilot")
         if pilot is not None:
-            of_type(f"{self.where}: pilot", pilot, int)
-            at_least(f"{self.where}: pilot", pilot, 0)
+            pilot = whole(f"{self.where}: pilot", pilot, 0)
             if pilot in seeds:
                 raise PlanError(
                     f"{self.where}: pilot: got {pilot}, want a seed that is not among seeds"
                 )
+        rehearsal = whole(f"{self.where}: rehearsal", values.get("rehearsal", 0), 0)
         out, limit = values.get("out"), values.get("limit_seconds")
         if out is not None:
             of_type(f"{self.where}: out", out, str)
@@ -149,6 +149,7 @@ class _PlanReader:
             seeds=seeds,
             reference=reference,
             pilot=pilot,
+            rehearsal=rehearsal,
             out=out,
             limit_seconds=None if limit is None else float(limit),
         )

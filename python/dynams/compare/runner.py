@@ -6,8 +6,10 @@ Several processes may run cells of one folder: each takes a cell that no other h
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +94,7 @@ class Queue:
         self.cells: dict[CellKey, Cell] = {}
         self.strangers = 0
         self._refused: dict[CellKey, Cell] = {}  # to be computed anew
+        self._rehearsed: set[tuple[str, float | None]] = set()
         self._data: tuple[tuple[DataConfig, str], ImageData, dict[str, Any]] | None = None
         self._environments: dict[tuple[str, int | None], dict[str, Any]] = {}
         self._accept(folder.cells(), recompute)
@@ -323,6 +326,9 @@ class Queue:
         key, config = entry.key, entry.config
         assert config is not None
         data, data_print = self._images(config)
+        self._rehearse(key, config, data, stop)
+        if stop.requested:
+            return
         begun = entry.begun
         if begun is None:
             self.folder.forget(key)
@@ -351,6 +357,29 @@ class Queue:
         self.cells[key] = cell
         outcome = failure or f"{100 * cell.accuracy:.2f} %, {cell.cost:.1f} s"
         self.say(f"{key}: {outcome}; {len(self.cells)} of {len(self.keys)} cells done")
+
+    def _rehearse(self, key: CellKey, config: TrainConfig, data: ImageData, stop: Deadline) -> None:
+        """Train a little of what the cell will, once a recipe, and throw it away: all shapes of a step come up in it."""
+        from dynams.training.entry import train
+        from dynams.training.errors import NonFiniteLossError
+
+        epochs = self.plan.rehearsal
+        if not epochs or (key.recipe, key.budget) in self._rehearsed:
+            return
+        self._rehearsed.add((key.recipe, key.budget))
+        rests = config.optim.first_layer_epochs
+        optim = dataclasses.replace(
+            config.optim,
+            epochs=epochs,
+            first_layer_epochs=None if rests is None else min(rests, 1),
+        )
+        selection = dataclasses.replace(
+            config.selection, warmup_epochs=min(config.selection.warmup_epochs, epochs - 1)
+        )
+        with tempfile.TemporaryDirectory() as folder, suppress(NonFiniteLossError):
+            run = dataclasses.replace(config.run, dir=folder, name=None, progress=False)
+            made = dataclasses.replace(config, optim=optim, selection=selection, run=run)
+            train(made, data, interrupt=stop)
 
     def _train(
         self, key: CellKey, config: TrainConfig, data: ImageData, begun: Begun, stop: Deadline
@@ -443,5 +472,5 @@ class Queue:
 
 def _data_named(options: Mapping[str, Any]) -> str:
     """Return what options say of the data's content; where they are, they do not say."""
-    keys = ("name", "limit", "image_size", "image_column", "label_column")
+    keys = ("name", "classes", "limit", "image_size", "image_column", "label_column")
     return str([options.get(f"data.{key}") for key in keys])

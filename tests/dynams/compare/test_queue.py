@@ -20,7 +20,7 @@ from dynams.files import StorageError
 from dynams.training.config import TrainConfig
 from file_limits import files_of_at_most
 
-from .conftest import HERE, THERE, a_cell
+from .conftest import HERE, THERE, VALUES, a_cell
 
 
 class StopAfter(Deadline):
@@ -52,8 +52,6 @@ def without_times(cell: Cell) -> Cell:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> dict[CellKey, Cell]:
     from dynams.compare.plan_file import read_plan
-
-    from .conftest import VALUES
 
     queue = Queue(read_plan(VALUES, "p"), Folder(tmp_path_factory.mktemp("whole")))
     assert queue.run()
@@ -234,6 +232,33 @@ def test_pilots_are_run_first_and_count_nowhere(tmp_path, make_plan, monkeypatch
     assert {cell.epochs for key, cell in queue.cells.items() if key.recipe == "half"} == {2, 3}
     groups = group_cells(plan, queue.cells)
     assert [sorted(group.cells) for group in groups] == [[0, 1], [0, 1]]
+
+
+def test_a_rehearsal_comes_before_a_recipe_s_first_cell_and_leaves_nothing(
+    tmp_path, make_plan, uninterrupted, monkeypatch
+):
+    plan = make_plan(rehearsal=3, base={**VALUES["base"], "optim.first_layer_epochs": 2})
+    begun: list[TrainConfig] = []
+    train = dynams.training.entry.train
+    monkeypatch.setattr(
+        "dynams.training.entry.train",
+        lambda config, *a, **k: begun.append(config) or train(config, *a, **k),
+    )
+    queue = Queue(plan, Folder(tmp_path))
+    assert queue.run()
+    names = [config.run.name for config in begun]
+    assert names.count(None) == len(plan.recipes)
+    assert names[0] is None
+    assert names[1] == queue.keys[0].stem
+    for config in begun[:1]:
+        assert (config.optim.epochs, config.selection.warmup_epochs) == (3, 1)
+        assert config.optim.first_layer_epochs == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.jsonl", "plan.yaml"]
+    plain = Queue(make_plan(base=plan.base), Folder(tmp_path / "plain"))
+    assert plain.run()
+    assert {key: without_times(cell) for key, cell in queue.cells.items()} == {
+        key: without_times(cell) for key, cell in plain.cells.items()
+    }
 
 
 def test_two_queues_share_a_folder_cell_by_cell(tmp_path, plan, uninterrupted):
