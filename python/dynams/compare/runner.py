@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 # Options of the data that the trainer applies to what was loaded.
-_TRAINING_ONLY = ("augment", "crop_padding", "flip", "holdout")
+_TRAINING_ONLY = ("augment", "crop_padding", "cutout", "flip", "flips", "holdout", "pad")
 
 
 class DifferingCellsError(ValueError):

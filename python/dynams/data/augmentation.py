@@ -1,23 +1,21 @@
-"""Random crops and mirror images of a whole uint8 batch at once, where the batch lies.
+"""Random variations of a whole uint8 batch at once, where the batch lies.
 
-Small images are shifted: an image is surrounded by `crop_padding` black pixels, a window of its own size is
-cut at a random place, and half the windows are mirrored. No sample is handled on its own: on the CPU the
-windows are one strided view of the padded batch and are cut in one NumPy indexing (long rows are copied, not
-single bytes); elsewhere one indexing cuts and mirrors. Large images have boxes of random size cut from them
-instead (`resized_crop`).
+Small images are shifted: an image is surrounded by a few pixels, and a window of its own size is cut at a random place
+(`windows`). Of large ones a box of random size is cut and resized instead (`resized_crop`). Both are mirrored, and may
+have a square of one colour laid over them (T. DeVries and G. W. Taylor, Improved regularization of convolutional neural
+networks with cutout, 2017, but for squares that reach over the edge).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from dynams.checks import whole
-from dynams.data.resized_crop import centre_crop, random_resized_crops
+from dynams.checks import one_of, whole
+from dynams.data.resized_crop import centre_crop, draw_boxes, resample
+from dynams.data.windows import Pad, fill_squares, shift_and_mirror
 
 
 @dataclass(frozen=True)
@@ -26,82 +24,140 @@ class Augmentation:
 
     Attributes:
         crop_padding: largest shift in pixels, up, down, left and right; 0: none.
-        flip: mirror an image left to right with probability one half.
+        flip: mirror half the images left to right.
         random_resized: cut a box of random size and shape from every image instead, brought to ``size``.
         size: side in pixels of what is seen: of the random box once it is resized, else, and wherever
             images are not varied, of the image's centre; None: the whole image, boxes keeping its height.
+        pad: what a shift shows beyond the edge: zeros (black pixels), or the image's own pixels, reflected
+            (the outermost ones not repeated).
+        alternating: which half is mirrored is not drawn, but told to `augment`: the one half in even epochs, the other
+            in odd ones.
+        cutout: side in pixels of a square, at a random place inside what is seen, that one colour is laid over; 0: none.
+        colour: of the squares, a value for each channel; None: zeros.
 
     Raises:
-        TypeError, ValueError: a value is none of these, or images would be both shifted and resized.
+        TypeError, ValueError: a value is none of these, or two of them contradict each other.
     """
 
     crop_padding: int = 0
     flip: bool = False
     random_resized: bool = False
     size: int | None = None
+    pad: Pad = "zeros"
+    alternating: bool = False
+    cutout: int = 0
+    colour: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "crop_padding", whole("crop_padding", self.crop_padding, 0))
-        for name in ("flip", "random_resized"):
+        for name in ("crop_padding", "cutout"):
+            object.__setattr__(self, name, whole(name, getattr(self, name), 0))
+        for name in ("flip", "random_resized", "alternating"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: got {getattr(self, name)!r}, want True or False")
+        one_of("pad", self.pad, ("zeros", "reflect"))
         if self.random_resized and self.crop_padding:
             raise ValueError(f"crop_padding: got {self.crop_padding} with random_resized, want 0")
+        if self.alternating and not self.flip:
+            raise ValueError("alternating: got True with flip=False, want flip=True with it")
         if self.size is not None:
             object.__setattr__(self, "size", whole("size", self.size, 1))
 
+    def check(self, height: int, width: int) -> None:
+        """Refuse images that are too small for it.
 
-def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Shift, or cut a box from, and mirror each image of a batch at random.
+        Args:
+            height: of the images in pixels.
+            width: of the images in pixels.
 
-    Everything random comes from ``generator``: first, with ``crop_padding`` p > 0,
+        Raises:
+            ValueError: names what is too large.
+        """
+        told = f"for images of {height} x {width}"
+        if self.size is not None:
+            if not self.random_resized and self.size > min(height, width):
+                raise ValueError(f"size: got {self.size} {told}, want at most those")
+            height = width = self.size
+        elif self.random_resized:
+            width = height
+        shortest = min(height, width)
+        if self.pad == "reflect" and self.crop_padding >= shortest > 0:
+            raise ValueError(
+                f"crop_padding: got {self.crop_padding} with pad=reflect {told}, want at most {shortest - 1}"
+            )
+        if self.cutout > shortest:
+            raise ValueError(f"cutout: got {self.cutout} {told}, want at most {shortest}")
+
+
+def augment(
+    images: Tensor,
+    augmentation: Augmentation,
+    generator: torch.Generator,
+    mirrored: Tensor | None = None,
+) -> Tensor:
+    """Shift, or cut a box from, each image of a batch at random, mirror it, and lay a square over it.
+
+    Everything random comes from ``generator``, in this order: with ``crop_padding`` p > 0,
     ``torch.randint(0, 2 p + 1, (2, B))``, the rows and columns at which the windows start in the
-    padded images; then, with ``flip``, ``torch.randint(0, 2, (B,))``, 1 to mirror; of boxes, see
-    `random_resized_crops`. The same state of the generator gives the same batch. Nothing waits for
-    the device.
+    padded images, or of boxes what `draw_boxes` draws; with ``flip`` that is not ``alternating``,
+    ``torch.randint(0, 2, (B,))``, 1 to mirror; with ``cutout`` n > 0, ``torch.randint(0, H - n + 1, (B,))``,
+    the squares' tops, and ``torch.randint(0, W - n + 1, (B,))``, their left sides, in what is seen, H x W.
+    The same state of the generator gives the same batch. Nothing waits for the device.
+
+    With ``alternating``, the ``mirrored`` of a batch are ``sides[indices] ^ (epoch % 2 == 1)``, where
+    ``sides = torch.rand(N) < 0.5`` was drawn once for all samples.
 
     Args:
         images: (B, C, H, W), uint8; other dtypes pass too. Not changed.
         augmentation: what to vary.
         generator: on the device of ``images``.
+        mirrored: (B,) bool, on the device of ``images``, which to mirror; wanted with ``alternating``, and only then.
 
     Returns:
         (B, C, H, W), or (B, C, size, size), of the same dtype, device and memory format; ``images``
         itself when ``augmentation`` asks for nothing, a view where only for the centre.
 
     Raises:
-        ValueError: ``images`` has not four dimensions, or ``generator`` is on another device.
+        ValueError: ``images`` has not four dimensions, or is too small, ``generator`` is on another device,
+            ``mirrored`` does not fit, or there are more or fewer colours than channels.
     """
-    if images.dim() != 4:
-        raise ValueError(f"images: got shape {tuple(images.shape)}, want (B, C, H, W)")
-    if generator.device.type != images.device.type:
-        raise ValueError(
-            f"generator: got one on {generator.device}, want the device of images, {images.device}"
-        )
+    _check(images, augmentation, generator, mirrored)
+    batch, device, padding = images.shape[0], images.device, augmentation.crop_padding
+
+    def drawn(below: int, *shape: int) -> Tensor:
+        return torch.randint(0, below, (*shape, batch), generator=generator, device=device)
+
+    boxes = starts = flips = None
     if augmentation.random_resized:
-        size = images.shape[2] if augmentation.size is None else augmentation.size
-        return random_resized_crops(images, size, generator, flip=augmentation.flip)
-    images = seen(images, augmentation)
-    batch, padding = images.shape[0], augmentation.crop_padding
-    starts = flips = None
-    if padding:
-        starts = torch.randint(
-            0, 2 * padding + 1, (2, batch), generator=generator, device=images.device
-        )
+        boxes = draw_boxes(batch, images.shape[2], images.shape[3], generator)
+    elif padding:
+        starts = drawn(2 * padding + 1, 2)
     if augmentation.flip:
-        flips = torch.randint(0, 2, (batch,), generator=generator, device=images.device)
-    if images.numel() == 0:
-        return images
-    channels_last = not images.is_contiguous() and images.is_contiguous(
+        flips = drawn(2).bool() if mirrored is None else mirrored
+    if boxes is None:
+        varied = seen(images, augmentation)
+    else:
+        size = images.shape[2] if augmentation.size is None else augmentation.size
+        varied = resample(images, boxes, size, flips)
+        flips = None
+    squares = None
+    if augmentation.cutout:
+        squares = torch.stack([drawn(side - augmentation.cutout + 1) for side in varied.shape[2:]])
+    if varied.numel() == 0 or (starts is None and flips is None and squares is None):
+        return varied
+    channels_last = not varied.is_contiguous() and varied.is_contiguous(
         memory_format=torch.channels_last
     )
-    # From here on "pixels" has its channels where they lie in memory: last or second.
-    pixels = images.permute(0, 2, 3, 1) if channels_last else images.contiguous()
-    if images.device.type == "cpu" and images.dtype == torch.uint8:
-        varied = _vary_on_cpu(pixels, padding, starts, flips, channels_last)
-    else:
-        varied = _vary(pixels, padding, starts, flips, channels_last)
-    return varied.permute(0, 3, 1, 2) if channels_last else varied
+    pixels = varied.permute(0, 2, 3, 1) if channels_last else varied.contiguous()
+    if starts is not None or flips is not None:
+        pixels = shift_and_mirror(
+            pixels, padding, augmentation.pad, starts, flips, channels_last=channels_last
+        )
+    elif boxes is None:
+        pixels = pixels.clone()  # the squares are not to be seen in the images
+    if squares is not None:
+        colour = augmentation.colour or (0,) * images.shape[1]
+        fill_squares(pixels, augmentation.cutout, squares, colour, channels_last=channels_last)
+    return pixels.permute(0, 3, 1, 2) if channels_last else pixels
 
 
 def seen(images: Tensor, augmentation: Augmentation) -> Tensor:
@@ -109,77 +165,36 @@ def seen(images: Tensor, augmentation: Augmentation) -> Tensor:
     return images if augmentation.size is None else centre_crop(images, augmentation.size)
 
 
-def _pad(pixels: Tensor, padding: int, channels_last: bool) -> Tensor:
-    sides = (padding,) * 4
-    return torch.nn.functional.pad(pixels, (0, 0, *sides) if channels_last else sides)
-
-
-def _vary_on_cpu(
-    pixels: Tensor,
-    padding: int,
-    starts: Tensor | None,
-    flips: Tensor | None,
-    channels_last: bool,
-) -> Tensor:
-    varied = pixels
-    if starts is not None:
-        padded = _pad(pixels, padding, channels_last).numpy()
-        tops, lefts = starts.numpy()
-        windows = _windows(padded, padding, channels_last)
-        varied = torch.from_numpy(windows[np.arange(len(tops)), tops, lefts])
-    if flips is not None:
-        mirrored = np.flatnonzero(flips.numpy())
-        flipped = varied.index_select(0, torch.from_numpy(mirrored)).flip(2 if channels_last else 3)
-        if varied is pixels:
-            varied = pixels.clone()
-        varied.numpy()[mirrored] = flipped.numpy()
-    return varied
-
-
-def _windows(padded: NDArray[np.uint8], padding: int, channels_last: bool) -> NDArray[np.uint8]:
-    """View all windows of all padded images: [image, top, left] is a window; nothing is copied."""
-    places = 2 * padding + 1
-    if channels_last:
-        batch, height, width, channels = padded.shape
-        row, column = padded.strides[1:3]
-        shape = (height - 2 * padding, width - 2 * padding, channels)
-    else:
-        batch, channels, height, width = padded.shape
-        row, column = padded.strides[2:]
-        shape = (channels, height - 2 * padding, width - 2 * padding)
-    windows: NDArray[np.uint8] = np.ndarray(
-        (batch, places, places, *shape),
-        np.uint8,
-        buffer=padded,
-        strides=(padded.strides[0], row, column, *padded.strides[1:]),
-    )
-    return windows
-
-
-def _vary(
-    pixels: Tensor,
-    padding: int,
-    starts: Tensor | None,
-    flips: Tensor | None,
-    channels_last: bool,
-) -> Tensor:
-    batch, device = pixels.shape[0], pixels.device
-    height, width = pixels.shape[1:3] if channels_last else pixels.shape[2:]
-    rows = torch.arange(height, device=device).expand(batch, height)
-    columns = torch.arange(width, device=device).expand(batch, width)
-    if flips is not None:
-        columns = torch.where(flips.bool()[:, None], columns.flip(1), columns)
-    if starts is not None:
-        pixels = _pad(pixels, padding, channels_last)
-        rows = rows + starts[0, :, None]
-        columns = columns + starts[1, :, None]
-    sample = torch.arange(batch, device=device)
-    if channels_last:
-        return pixels[sample[:, None, None], rows[:, :, None], columns[:, None, :]]
-    channel = torch.arange(pixels.shape[1], device=device)
-    return pixels[
-        sample[:, None, None, None],
-        channel[None, :, None, None],
-        rows[:, None, :, None],
-        columns[:, None, None, :],
-    ]
+def _check(
+    images: Tensor,
+    augmentation: Augmentation,
+    generator: torch.Generator,
+    mirrored: Tensor | None,
+) -> None:
+    if images.dim() != 4:
+        raise ValueError(f"images: got shape {tuple(images.shape)}, want (B, C, H, W)")
+    batch, channels, height, width = images.shape
+    device = images.device
+    if generator.device.type != device.type:
+        raise ValueError(
+            f"generator: got one on {generator.device}, want the device of images, {device}"
+        )
+    augmentation.check(height, width)
+    if augmentation.colour is not None and len(augmentation.colour) != channels:
+        raise ValueError(
+            f"colour: got {len(augmentation.colour)} values, want one for each of {channels} channels"
+        )
+    if mirrored is None and augmentation.alternating:
+        raise ValueError("mirrored: got None with alternating, want which images to mirror")
+    if mirrored is None:
+        return
+    if not augmentation.alternating:
+        raise ValueError("mirrored: got a tensor without alternating, want None")
+    if (mirrored.shape, mirrored.dtype) != ((batch,), torch.bool):
+        raise ValueError(
+            f"mirrored: got {mirrored.dtype} of shape {tuple(mirrored.shape)}, want torch.bool of ({batch},)"
+        )
+    if mirrored.device != device:
+        raise ValueError(
+            f"mirrored: got one on {mirrored.device}, want the device of images, {device}"
+        )

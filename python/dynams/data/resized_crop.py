@@ -25,31 +25,6 @@ _TRIES = 10
 _LARGE = 96
 
 
-def random_resized_crops(
-    images: Tensor, size: int, generator: torch.Generator, *, flip: bool = False
-) -> Tensor:
-    """Cut a random box from each image and bring it to ``size`` x ``size``; mirror half of them.
-
-    Everything random comes from ``generator``: what `draw_boxes` draws, then, with ``flip``,
-    ``torch.randint(0, 2, (B,))``, 1 to mirror. Nothing waits for the device.
-
-    Args:
-        images: (B, C, H, W), uint8; other dtypes pass too. Not changed.
-        size: side of the result in pixels.
-        generator: on the device of ``images``.
-        flip: mirror an image left to right with probability one half.
-
-    Returns:
-        (B, C, size, size) of the same dtype and memory format; whole numbers are rounded.
-    """
-    batch, _, height, width = images.shape
-    boxes = draw_boxes(batch, height, width, generator)
-    flips = None
-    if flip:
-        flips = torch.randint(0, 2, (batch,), generator=generator, device=images.device).bool()
-    return resample(images, boxes, size, flips)
-
-
 def draw_boxes(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
     """Draw boxes as torchvision does: area, then shape, in ten tries; else the largest central box allowed.
 

@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -46,7 +47,10 @@ def share(start: int, stop: int, rank: int, processes: int) -> tuple[int, int]:
 
 
 def resolve_augmentation(
-    config: DataConfig, suited: Augmentation, shape: tuple[int, ...]
+    config: DataConfig,
+    suited: Augmentation,
+    shape: tuple[int, ...],
+    mean: Sequence[float],
 ) -> Augmentation:
     """Return the augmentation that ``config`` asks for; what it leaves open is as suits the data.
 
@@ -54,9 +58,10 @@ def resolve_augmentation(
         config: may leave things open.
         suited: what suits the data.
         shape: (C, H, W) of the images.
+        mean: of each channel in [0, 1] units, the colour of squares.
 
     Raises:
-        ValueError: images would be cut to more than they are.
+        ValueError: images are too small for it, or a setting is of variations that there are not.
     """
     resized = config.crop == "random-resized" or (
         config.crop == "auto" and suited.random_resized and config.crop_padding is None
@@ -71,12 +76,41 @@ def resolve_augmentation(
     if not config.augment:
         return Augmentation(size=size)
     padding = suited.crop_padding if config.crop_padding is None else config.crop_padding
-    return Augmentation(
-        crop_padding=0 if resized else padding,
-        flip=suited.flip if config.flip is None else config.flip,
+    padding = 0 if resized else padding
+    flip = suited.flip if config.flip is None else config.flip
+    if config.flips == "alternating" and not flip:
+        raise ValueError(
+            "data.flips: got alternating for images that are not mirrored, want random, or data.flip=true"
+        )
+    if config.pad == "reflect" and not padding:
+        raise ValueError("data.pad: got reflect for images that are not shifted, want zeros")
+    made = Augmentation(
+        crop_padding=padding,
+        flip=flip,
         random_resized=resized,
         size=size,
+        pad=config.pad,
+        alternating=config.flips == "alternating",
+        cutout=config.cutout,
+        colour=tuple(round(255 * each) for each in mean) if config.cutout else None,
     )
+    try:
+        made.check(*shape[1:])
+    except ValueError as error:
+        raise ValueError(f"data.{error}") from None
+    return made
+
+
+def draw_sides(samples: int, seed: int, device: torch.device) -> Tensor:
+    """Draw which of the samples are mirrored in even epochs, not in odd ones: (N,) bool, the same on every device."""
+    draws = generator("cpu", seed, purpose="sides")
+    sides = torch.randint(0, 2, (samples,), generator=draws, dtype=torch.bool, device="cpu")
+    return sides.to(device)
+
+
+def mirrored_in(epoch: int, sides: Tensor | None, order: Tensor) -> Tensor | None:
+    """Tell which samples of an epoch's ``order`` (n,) int64 are mirrored, (n,) bool on the device of ``sides``; of None, None."""
+    return None if sides is None else sides[order.to(sides.device)] ^ (epoch % 2 == 1)
 
 
 def fingerprint(data: ImageData) -> dict[str, Any]:
@@ -212,6 +246,7 @@ class ImageBatches:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this process' share of each step, see `Batches.epoch`; each is made when it is asked for."""
         with _measured(clock, 0):
+            mirrored = mirrored_in(epoch, self._sides, order)
             order = order.to(self._kept)
         for step in range(first_step, len(bounds)):
             first, last = share(*bounds[step], self.rank, self.processes)
@@ -224,16 +259,19 @@ class ImageBatches:
                     step=step,
                     rank=self.rank,
                 )
-                batch = self.training(order[first:last], draws)
+                told = None if mirrored is None else mirrored[first:last]
+                batch = self.training(order[first:last], draws, told)
             yield batch
 
-    def training(self, indices: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    def training(
+        self, indices: Tensor, draws: torch.Generator, mirrored: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Make a batch of the samples ``indices`` (B,) int64, which lie where the images lie.
 
-        ``draws``, on ``device``, decides their augmentation.
+        ``draws``, on ``device``, decides their augmentation; ``mirrored`` as `augment` takes it.
         """
         raw, labels = self.images.batch(indices, self.device)
-        varied = augment(raw, self.augmentation, draws)
+        varied = augment(raw, self.augmentation, draws, mirrored)
         return self._normalised(varied, self.memory_format), labels
 
     def plain(self, start: int, stop: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -258,6 +296,12 @@ class ImageBatches:
     def pictures(self, indices: Tensor) -> Tensor:
         """Return the images ``indices`` (n,) int64 as they are kept, uint8 (n, C, H, W)."""
         return self.images.images[indices.to(self._kept)]
+
+    @cached_property
+    def _sides(self) -> Tensor | None:
+        if not self.augmentation.alternating:
+            return None
+        return draw_sides(len(self), self.seed, self.device)
 
     @property
     def _kept(self) -> torch.device:

@@ -96,6 +96,21 @@ class DataConfig:
         least=1,
     )
     flip: bool | None = setting(None, "mirror half the images; unset: what suits the data set")
+    flips: Literal["random", "alternating"] = setting(
+        "random",
+        "which half is mirrored: random (drawn anew each time an image is seen), or alternating (each image in every "
+        "second epoch, drawn once whether in the even or the odd ones)",
+    )
+    pad: Literal["zeros", "reflect"] = setting(
+        "zeros",
+        "what a shift shows beyond an image's edge: zeros (black pixels), or the image, reflected",
+    )
+    cutout: int = setting(
+        0,
+        "side in pixels of a square of the mean colour that is laid over each training image at a random place inside "
+        "it; 0: none",
+        least=0,
+    )
 
     def __post_init__(self) -> None:
         check("data", self)
@@ -393,6 +408,11 @@ class RunConfig:
         "evaluated",
         least=1,
     )
+    test_views: int = setting(
+        1,
+        "views of each test image whose logits are averaged in evaluation: 1 (the image), 2 (and its mirror image) or 6 "
+        "(half the weight; the other half for both of the image shifted by one pixel down and right, and up and left)",
+    )
     save_every: int = setting(
         1, "epochs from one checkpoint to the next; the last epoch is always saved", least=1
     )
@@ -413,6 +433,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check("run", self)
+        one_of("run.test_views", self.test_views, (1, 2, 6))
         if self.name is None:
             return
         if not self.name.strip() or set(self.name) & set("/\\\0"):

@@ -9,7 +9,7 @@ from typing import overload
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynams.training.batches import Batches, share
 from dynams.training.computing import autocast_dtype
@@ -33,6 +33,41 @@ class Accuracy:
     samples: int
 
 
+def viewed(network: Callable[[Tensor], Tensor], images: Tensor, views: int) -> Tensor:
+    """Average the logits of several views of each image, so that a test depends less on where an object is.
+
+    Args:
+        network: maps images to logits (B, K).
+        images: (B, C, H, W) floating point, normalised; H and W of at least 2 for 6 views.
+        views: 1: the images. 2: the mean of these and their mirror images. 6: half of that, and half of
+            the mean of the same for images shifted by one pixel, down and right, and up and left, whose own
+            pixels, reflected, fill the edge.
+
+    Returns:
+        (B, K) logits; float32 of more than one view.
+
+    Raises:
+        ValueError: ``views`` is none of these.
+    """
+    if views == 1:
+        return network(images)
+    if views not in (2, 6):
+        raise ValueError(f"views: got {views}, want 1, 2 or 6")
+
+    def both_sides(each: Tensor) -> Tensor:
+        return (network(each).float() + network(each.flip(3)).float()) / 2
+
+    logits = both_sides(images)
+    if views == 2:
+        return logits
+    height, width = images.shape[2:]
+    padded = nn.functional.pad(images, (1, 1, 1, 1), mode="reflect")
+    shifted = (padded[:, :, at : at + height, at : at + width] for at in (0, 2))
+    # Laid out as the images are, once for both sides.
+    first, second = (both_sides(torch.empty_like(images).copy_(each)) for each in shifted)
+    return (logits + (first + second) / 2) / 2
+
+
 @overload
 def evaluate(
     fabric: Fabric,
@@ -41,6 +76,7 @@ def evaluate(
     *,
     proxy_width: float | None = None,
     batch_size: int = 512,
+    views: int = 1,
     stop: None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Accuracy: ...
@@ -54,6 +90,7 @@ def evaluate(
     *,
     proxy_width: float | None = None,
     batch_size: int = 512,
+    views: int = 1,
     stop: Callable[[], bool],
     advance: Callable[[int], None] | None = None,
 ) -> Accuracy | None: ...
@@ -66,6 +103,7 @@ def evaluate(
     *,
     proxy_width: float | None = None,
     batch_size: int = 512,
+    views: int = 1,
     stop: Callable[[], bool] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Accuracy | None:
@@ -81,6 +119,7 @@ def evaluate(
         batches: what to evaluate on.
         proxy_width: also evaluate at this width.
         batch_size: images at a time.
+        views: of each image, as `viewed` takes them.
         stop: asked after each batch, equally often in every process and with the same answer
             there; True gives the evaluation up.
         advance: told the number of images of each batch that is done.
@@ -101,7 +140,7 @@ def evaluate(
         stack.enter_context(fabric.autocast())
         for batch, labels in batches.plain(start, end, batch_size):
             for place, each in enumerate(copies):
-                correct[place] += (each(batch).argmax(1) == labels).sum()
+                correct[place] += (viewed(each, batch, views).argmax(1) == labels).sum()
             if advance is not None:
                 advance(len(labels))
             if stop is not None and stop():

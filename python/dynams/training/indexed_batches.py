@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from dynams.data.datasets import SampleData, SampleSet
 from dynams.data.folder import suited_to_folders
 from dynams.data.source import rows_round_robin
 from dynams.data.statistics import Moments
-from dynams.training.batches import share
+from dynams.training.batches import draw_sides, mirrored_in, share
 from dynams.training.config import DataConfig
 from dynams.training.loading import SampleBatches
 from dynams.training.seeds import generator
@@ -99,18 +99,20 @@ class IndexedBatches:
         clock: Clock | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this process' share of each step, see `Batches.epoch`; workers read ahead."""
+        mirrored = mirrored_in(epoch, self._sides, order)
         rank, order = self.reading.rank, order.cpu()
         shares = [share(*each, rank, self.reading.processes) for each in bounds[first_step:]]
         parts = [order[first:last] for first, last in shares]
         batches = self.reading.read(self.reading.samples.name, parts)
-        for step, part in enumerate(parts, first_step):
-            with nullcontext() if clock is None else clock.measure("data", len(part)):
+        for step, (first, last) in enumerate(shares, first_step):
+            with nullcontext() if clock is None else clock.measure("data", last - first):
                 raw, labels = next(batches)
                 # The draws of `ImageBatches`.
                 draws = generator(
                     self.device, self.seed, purpose=purpose, epoch=epoch, step=step, rank=rank
                 )
-                varied = augment(raw, self.augmentation, draws)
+                told = None if mirrored is None else mirrored[first:last]
+                varied = augment(raw, self.augmentation, draws, told)
                 batch = self._normalised(varied, self.reading.memory_format), labels
             yield batch
 
@@ -134,6 +136,12 @@ class IndexedBatches:
         for name, values in (("mean", self.mean), ("std", self.std)):
             told[name] = [round(value, 5) for value in values]
         return told
+
+    @cached_property
+    def _sides(self) -> Tensor | None:
+        if not self.augmentation.alternating:
+            return None
+        return draw_sides(len(self), self.seed, self.device)
 
     def _normalised(self, raw: Tensor, memory_format: torch.memory_format) -> Tensor:
         return normalise(raw, self.mean, self.std, dtype=torch.float32, memory_format=memory_format)

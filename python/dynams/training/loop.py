@@ -310,6 +310,7 @@ class Loop:
                 run.test,
                 proxy_width=run.selector.proxy_width,
                 batch_size=run.reading_size(count),
+                views=self.config.run.test_views,
                 stop=self.stopping,
                 advance=self.advancing("evaluation"),
             )

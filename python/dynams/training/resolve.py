@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 
 from dynams.checks import one_of
-from dynams.data import ImageData
+from dynams.data import DatasetData, ImageData
 from dynams.data.load import FoundData, find_data
 from dynams.data.memory import HostMemory
 from dynams.data.places import what_is
@@ -134,6 +134,10 @@ def check_early(
             check_options(**asdict(config.model))
         except (TypeError, ValueError) as error:
             raise type(error)(f"model.{error}") from error
+    if isinstance(data, DatasetData) and config.run.test_views != 1:
+        raise ValueError(
+            f"run.test_views: got {config.run.test_views} with Datasets of your own, want 1: what they give need be no pictures"
+        )
     selector = build_selector(config)
     scores = config.selection.scores
     if scores is not None and not resumed and not Path(scores).is_file():

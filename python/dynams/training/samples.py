@@ -36,6 +36,14 @@ _NOT_FOR_DATASETS = (
     "crop_size",
     "flip",
 )
+_WANTED_WITH_DATASETS = {
+    "storage": "auto",
+    "crop": "auto",
+    "augment": True,
+    "flips": "random",
+    "pad": "zeros",
+    "cutout": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ def given_data(data: object, config: DataConfig) -> ImageData | DatasetData | No
                 f"data.{name}: got {getattr(config, name)!r} with Datasets of your own, want it unset: they "
                 "and their transforms decide that"
             )
-    for name, wanted in (("storage", "auto"), ("crop", "auto"), ("augment", True)):
+    for name, wanted in _WANTED_WITH_DATASETS.items():
         if getattr(config, name) != wanted:
             raise ValueError(
                 f"data.{name}: got {getattr(config, name)} with Datasets of your own, want {wanted}"
@@ -147,7 +155,9 @@ def load_samples(
         fabric.device,
         data.mean,
         data.std,
-        resolve_augmentation(config.data, data.augmentation, tuple(data.train.images.shape[1:])),
+        resolve_augmentation(
+            config.data, data.augmentation, tuple(data.train.images.shape[1:]), data.mean
+        ),
         memory_format,
         reading_format,
         config.run.seed,
@@ -233,7 +243,9 @@ def _of_index(
         if config.data.holdout:
             known, held, rows = hold_out(known, config.data.holdout, config.run.seed)
         _check_count(config, len(known.train))
-        augmentation = resolve_augmentation(config.data, suited_to(config.data, shape), shape)
+        augmentation = resolve_augmentation(
+            config.data, suited_to(config.data, shape), shape, moments.mean()
+        )
     except BaseException:
         reader.close()
         raise

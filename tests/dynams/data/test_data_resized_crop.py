@@ -15,11 +15,12 @@ from dynams.data import Augmentation, augment
 from dynams.data.resized_crop import (
     centre_crop,
     draw_boxes,
-    random_resized_crops,
     resample,
     resample_by_matrices,
     resample_one_by_one,
 )
+
+MIRRORED = Augmentation(flip=True, random_resized=True, size=8)
 
 
 def seeded(seed: int, device: str = "cpu") -> torch.Generator:
@@ -102,7 +103,7 @@ def test_crops_keep_dtype_and_memory_format_and_leave_the_images(device: str) ->
     for layout in (torch.contiguous_format, torch.channels_last):
         laid = images.contiguous(memory_format=layout)
         for each in (laid, laid.float()):
-            result = random_resized_crops(each, 8, seeded(1, device), flip=True)
+            result = augment(each, MIRRORED, seeded(1, device))
             assert result.dtype == each.dtype
             assert result.shape == (5, 3, 8, 8)
             assert result.is_contiguous(memory_format=layout)
@@ -111,9 +112,10 @@ def test_crops_keep_dtype_and_memory_format_and_leave_the_images(device: str) ->
 
 def test_autocast_does_not_coarsen_the_filters() -> None:
     images = random_images((4, 3, 16, 16))
-    plain = random_resized_crops(images, 8, seeded(1))
+    how = Augmentation(random_resized=True, size=8)
+    plain = augment(images, how, seeded(1))
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(random_resized_crops(images, 8, seeded(1)), plain)
+        assert torch.equal(augment(images, how, seeded(1)), plain)
 
 
 def reference_boxes(
@@ -176,7 +178,10 @@ def test_augmentation_by_boxes_replays_from_the_generator(device: str) -> None:
     first = augment(images, how, seeded(1, device))
     assert first.shape == (32, 3, 16, 16)
     assert torch.equal(first, augment(images, how, seeded(1, device)))
-    assert torch.equal(first, random_resized_crops(images, 16, seeded(1, device), flip=True))
+    draws = seeded(1, device)
+    boxes = draw_boxes(32, 20, 20, draws)
+    flips = torch.randint(0, 2, (32,), generator=draws, device=device).bool()
+    assert torch.equal(first, resample(images, boxes, 16, flips))
     assert not torch.equal(first, augment(images, how, seeded(2, device)))
 
 
