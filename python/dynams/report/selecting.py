@@ -37,6 +37,13 @@ WHAT: dict[str, str] = {
     "rho-loss": "the samples with the largest reducible losses",
     "infobatch": "all samples but some, drawn at random, of those with a loss below the mean; "
     "the others of those count for more",
+    "repb": "all samples but some, drawn at random, of those with a loss below their batch\N{RIGHT SINGLE QUOTATION MARK}s mean "
+    "or left out before; the less often one was trained on, the more it counts",
+    "orderdp": "of samples drawn at random those with the largest losses",
+    "seta": "of samples drawn at random those of some neighbouring groups by loss, of groups that move from the "
+    "easiest to the hardest and back",
+    "alignprune": "all samples but some, drawn at random, of those whose losses move least like those of "
+    "held-out samples; the others of those count for more",
     "batch-importance": "samples drawn at random, the likelier the larger their score ({score}), "
     "and weighted",
     "batch-rho-loss": "the samples with the largest reducible losses",
@@ -52,7 +59,9 @@ KINDS: dict[str, str] = {
     "label": "the logit of a sample\N{RIGHT SINGLE QUOTATION MARK}s own class minus the best other one: negative where the "
     "network is wrong",
 }
-_VISITS = {"last_loss", "last_epoch", "forgetting"}
+_VISITS = {
+    "last_loss", "last_epoch", "trained_epochs", "window_loss", "alignment", "forgetting",
+}  # fmt: skip
 _TENSORS = {"labels", "features", "residuals"}
 
 

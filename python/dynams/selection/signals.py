@@ -20,7 +20,12 @@ VALIDATION = "validation."
 LAST_LOSS = "last_loss"
 LAST_EPOCH = "last_epoch"
 FORGETTING = "forgetting"
-VISIT_SCORES: frozenset[str] = frozenset({LAST_LOSS, LAST_EPOCH, FORGETTING})
+TRAINED_EPOCHS = "trained_epochs"
+WINDOW_LOSS = "window_loss"
+ALIGNMENT = "alignment"
+VISIT_SCORES: frozenset[str] = frozenset(
+    {LAST_LOSS, LAST_EPOCH, TRAINED_EPOCHS, WINDOW_LOSS, ALIGNMENT, FORGETTING}
+)
 GIVEN_SCORES: frozenset[str] = frozenset({"memorisation", "irreducible_loss"})
 # Signals of more than one number a sample.
 TENSORS: tuple[str, ...] = ("labels", "features", "residuals")

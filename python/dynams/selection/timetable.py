@@ -120,11 +120,11 @@ class Timetable:
     def progress(self, epoch: int) -> float:
         """Return how far `epoch` is through the epochs that select.
 
-        The first of them is at 0, the last one at 1; a single one is at 1, as is any where their
-        number is not known.
+        The first of them is at 0, the last one at 1; a single one is at 1. Where their number is not known all
+        are at 0: an end that nobody knows of is never near.
         """
         if self.epochs is None:
-            return 1.0
+            return 0.0
         last = self.epochs - self.tail_epochs - 1 - self.warmup_epochs
         if last <= 0:
             return 1.0

@@ -1,4 +1,4 @@
-"""What training steps leave behind of the samples they visit: last losses, forgetting events, free margins.
+"""What training steps leave behind of the samples they visit: last losses and their courses, forgetting events, free margins.
 
 Written from each step's own forward pass, on the device, without a wait. They are of the moment of the
 visit: augmented images, batch-norms by the batch's statistics, full width. In mixed precision they have
@@ -15,9 +15,21 @@ import torch.distributed as dist
 from torch import Tensor
 
 import dynams_kernels as dk
+from dynams.selection.methods.alignprune import LossTrajectories
 from dynams.selection.methods.forgetting import ForgettingEvents
+from dynams.selection.precision import wide_dtype
 from dynams.selection.ranks import of_world
-from dynams.selection.signals import FORGETTING, LAST_EPOCH, LAST_LOSS, Signals
+from dynams.selection.signals import (
+    ALIGNMENT,
+    FORGETTING,
+    LAST_EPOCH,
+    LAST_LOSS,
+    TRAINED_EPOCHS,
+    WINDOW_LOSS,
+    Signals,
+)
+
+_APART = {ALIGNMENT, FORGETTING, LAST_EPOCH, TRAINED_EPOCHS}
 
 
 class Visits:
@@ -33,22 +45,29 @@ class Visits:
 
     Args:
         num_samples: N; indices are 0 to N - 1.
-        names: what to remember: "last_loss", "last_epoch", "forgetting" and scores of a row of logits.
+        names: what to remember: "last_loss", "last_epoch", "trained_epochs" (how many visited the sample),
+            "window_loss" (the loss minus its batch's mean), "alignment" (see `compare`), "forgetting" and scores
+            of a row of logits.
         device: where it lives.
     """
 
     def __init__(
         self, num_samples: int, names: Iterable[str], device: torch.device | str = "cpu"
     ) -> None:
-        names = sorted(names)
+        self._names = frozenset(names)
+        if ALIGNMENT in self._names:
+            self._names |= {LAST_LOSS}
         self._scores = {
             name: torch.full((num_samples,), torch.inf, dtype=torch.float32, device=device)
-            for name in names
-            if name not in (FORGETTING, LAST_EPOCH)
+            for name in sorted(self._names - _APART)
         }
-        self._events = ForgettingEvents(num_samples, device) if FORGETTING in names else None
+        self._trajectories = (
+            LossTrajectories(num_samples, device=device) if ALIGNMENT in self._names else None
+        )
+        self._events = ForgettingEvents(num_samples, device) if FORGETTING in self._names else None
         # Counted from 1, so that 0 says never.
         self._epochs = torch.zeros(num_samples, dtype=torch.int32, device=device)
+        self._trained = torch.zeros_like(self._epochs) if TRAINED_EPOCHS in self._names else None
 
     @torch.no_grad()
     def record(self, epoch: int, indices: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -60,20 +79,47 @@ class Visits:
             logits: (B, C) of the step's forward pass.
             labels: (B,) int64.
         """
-        kinds = sorted({"loss" if name == LAST_LOSS else name for name in self._scores})
+        kinds = {
+            name: "loss" if name in (LAST_LOSS, WINDOW_LOSS) else name for name in self._scores
+        }
         # The call refuses a name that it does not know.
-        found = dk.scores(logits.detach(), cast("list[dk.ScoreKind]", kinds), labels=labels)
+        wanted = cast("list[dk.ScoreKind]", sorted(set(kinds.values())))
+        found = dk.scores(logits.detach(), wanted, labels=labels)
         for name, scores in self._scores.items():
-            scores[indices] = found["loss" if name == LAST_LOSS else name].float()
+            values = found[kinds[name]]
+            if name == WINDOW_LOSS:
+                # In double precision the mean of equal losses is that loss.
+                values = values.to(wide_dtype(values.device))
+                values = values - values.mean()
+            scores[indices] = values.float()
         if self._events is not None:
             self._events.update(indices, logits.argmax(1) == labels)
+        if self._trained is not None:
+            self._trained[indices] += self._epochs[indices] <= epoch
         # A number that is assigned would be copied to the device first, and the host would wait.
         self._epochs.index_fill_(0, indices, epoch + 1)
+
+    def compare(self, reference: Tensor) -> None:
+        """Add to the courses of losses where they stand now; once a refresh, after `merge`, before "alignment" is read.
+
+        Args:
+            reference: (n,) losses of clean samples, by the network as it is now.
+
+        Raises:
+            ValueError: "alignment" is not remembered.
+        """
+        if self._trajectories is None:
+            raise ValueError(f"visits: got {', '.join(sorted(self._names))}, want {ALIGNMENT}")
+        self._trajectories.append(self._scores[LAST_LOSS], reference)
 
     def score(self, name: str) -> Tensor:
         """Return a copy of the scores (N,) float32; where there was no visit, inf, or -inf as the last epoch."""
         if name == LAST_EPOCH:
             return torch.where(self._epochs > 0, self._epochs - 1.0, -torch.inf)
+        if name == TRAINED_EPOCHS and self._trained is not None:
+            return self._trained.float()
+        if name == ALIGNMENT and self._trajectories is not None:
+            return self._trajectories.scores()
         if name == FORGETTING and self._events is not None:
             return self._events.scores()
         return self._scores[name].clone()
@@ -81,8 +127,8 @@ class Visits:
     def signals(self) -> Signals:
         """Return all that is remembered of all samples, in every process the latest: `SubsetSampler`'s `score`."""
         self.merge()
-        names = {*self._scores, LAST_EPOCH} | ({FORGETTING} if self._events is not None else set())
-        return Signals(len(self._epochs), {name: self.score(name) for name in sorted(names)})
+        names = sorted(self._names | {LAST_EPOCH})
+        return Signals(len(self._epochs), {name: self.score(name) for name in names})
 
     def fresh(self, epoch: int, max_age: int) -> Tensor:
         """Return which samples (N,) bool were visited in the ``max_age`` epochs before ``epoch``."""
@@ -95,7 +141,8 @@ class Visits:
         gathered = _of_all(self._epochs)
         # Within an epoch one process visits a sample; equal epochs hold what was merged before.
         latest = gathered.argmax(0, keepdim=True)
-        for tensor in self._tensors().values():
+        # What was compared is the same in all of them already.
+        for tensor in self._by_sample().values():
             plain = tensor.to(torch.int32) if tensor.dtype == torch.bool else tensor
             tensor.copy_(_of_all(plain).gather(0, latest)[0])
 
@@ -118,9 +165,14 @@ class Visits:
         for name, tensor in mine.items():
             tensor.copy_(state[name])
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _by_sample(self) -> dict[str, Tensor]:
         events = {} if self._events is None else self._events.tensors()
-        return {**self._scores, **events, "epochs": self._epochs}
+        trained = {} if self._trained is None else {TRAINED_EPOCHS: self._trained}
+        return {**self._scores, **events, **trained, "epochs": self._epochs}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        courses = {} if self._trajectories is None else self._trajectories.tensors()
+        return {**self._by_sample(), **courses}
 
 
 def _of_all(mine: Tensor) -> Tensor:

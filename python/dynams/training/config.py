@@ -163,7 +163,7 @@ class SelectionConfig:
         "(the smallest margins, chosen once, after the warm-up), random (another random subset "
         "at every refresh), static-random, full (everything, always), loss, importance, el2n, "
         "grand, forgetting, confidence, entropy, memorisation, craig, gradmatch, "
-        "gradmatch-batches, glister, rho-loss, infobatch; or one that chooses inside every step: "
+        "gradmatch-batches, glister, rho-loss, infobatch, repb, orderdp, alignprune, seta; or one that chooses inside every step: "
         "batch-importance, batch-rho-loss, selective-backprop",
         known=STRATEGIES,
     )

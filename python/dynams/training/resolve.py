@@ -21,7 +21,13 @@ from dynams.models import build_model, check_options
 from dynams.selection.methods.interface import BatchStrategy, Strategy
 from dynams.selection.methods.registry import build_strategy, strategy_options
 from dynams.selection.methods.uniform import Full
-from dynams.selection.signals import GIVEN_SCORES, TENSORS, VALIDATION, VISIT_SCORES
+from dynams.selection.signals import (
+    ALIGNMENT,
+    GIVEN_SCORES,
+    TENSORS,
+    VALIDATION,
+    VISIT_SCORES,
+)
 from dynams.selection.switches import with_switches
 from dynams.selection.timetable import Timetable
 from dynams.training.computing import single_precision
@@ -284,7 +290,8 @@ def build_selector(config: TrainConfig) -> Selector:
         raise ValueError(
             f"selection.scores: got None, want a file of the scores that {chosen.strategy} ranks by"
         )
-    held_out = irreducible or any(name.startswith(VALIDATION) for name in needs)
+    # Alignment is with the held-out samples' losses.
+    held_out = irreducible or any(n == ALIGNMENT or n.startswith(VALIDATION) for n in needs)
     if held_out and config.data.holdout == 0.0:
         raise ValueError(
             f"data.holdout: got 0.0, want samples held out for {chosen.strategy}"

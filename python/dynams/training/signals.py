@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dynams.selection.methods.interface import BatchSelection, BatchStrategy
-from dynams.selection.signals import LAST_EPOCH, VALIDATION, Signals
+from dynams.selection.signals import ALIGNMENT, LAST_EPOCH, VALIDATION, Signals
 from dynams.training.batches import Batches
 from dynams.training.distributed import average_buffers
 from dynams.training.network import as_module
@@ -58,6 +58,8 @@ def collect_signals(
             if chosen.free:
                 stale = _stale(run, run.visits, unvisited=LAST_EPOCH not in wanted)
     by_network = wanted & selector.scored
+    if ALIGNMENT in scores:
+        by_network |= {VALIDATION + "loss"}
     mine = frozenset(name for name in by_network if not name.startswith(VALIDATION))
     theirs = frozenset(name.removeprefix(VALIDATION) for name in by_network - mine)
     known: Signals | None = Signals(len(candidates), device=run.fabric.device)
@@ -88,6 +90,11 @@ def collect_signals(
         held = score(run.held_out, theirs, None)
     if known is None or (theirs and held is None):
         return None
+    if ALIGNMENT in scores:
+        assert run.visits is not None
+        assert held is not None
+        run.visits.compare(held.score("loss"))
+        scores[ALIGNMENT] = run.visits.score(ALIGNMENT)
     for name, values in known.scores.items():
         if stale is None:
             scores[name] = values

@@ -23,6 +23,7 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
     "gradmatch": {"selection": {"options": {"gradmatch": {"part_size": 16}}}},
     "gradmatch-batches": {"selection": {"options": {"gradmatch-batches": {"batch_size": 4}}}},
     "glister": {"data": {"holdout": 0.2}, "selection": {"options": {"glister": {"rounds": 3}}}},
+    "alignprune": {"data": {"holdout": 0.2}},
     "rho-loss": HELD,
     "batch-rho-loss": HELD,
 }

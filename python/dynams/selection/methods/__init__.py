@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 from dynams._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from dynams.selection.methods.alignprune import AlignPrune as AlignPrune
+    from dynams.selection.methods.alignprune import LossTrajectories as LossTrajectories
+    from dynams.selection.methods.alignprune import loss_alignment as loss_alignment
     from dynams.selection.methods.craig import Craig as Craig
     from dynams.selection.methods.craig import craig_subset as craig_subset
     from dynams.selection.methods.difficulty import EL2N as EL2N
@@ -41,15 +44,22 @@ if TYPE_CHECKING:
     from dynams.selection.methods.margin import smallest_margins as smallest_margins
     from dynams.selection.methods.memorisation import Memorisation as Memorisation
     from dynams.selection.methods.memorisation import memorisation_scores as memorisation_scores
+    from dynams.selection.methods.orderdp import OrderDP as OrderDP
+    from dynams.selection.methods.orderdp import orderdp_subset as orderdp_subset
     from dynams.selection.methods.ranked import largest as largest
     from dynams.selection.methods.ranked import smallest as smallest
     from dynams.selection.methods.reducible import BatchRhoLoss as BatchRhoLoss
     from dynams.selection.methods.reducible import RhoLoss as RhoLoss
     from dynams.selection.methods.reducible import rho_loss as rho_loss
+    from dynams.selection.methods.repb import RePB as RePB
+    from dynams.selection.methods.repb import repb_subset as repb_subset
     from dynams.selection.methods.selective_backprop import SelectiveBackprop as SelectiveBackprop
     from dynams.selection.methods.selective_backprop import (
         selective_backprop_mask as selective_backprop_mask,
     )
+    from dynams.selection.methods.seta import SeTa as SeTa
+    from dynams.selection.methods.seta import loss_groups as loss_groups
+    from dynams.selection.methods.seta import seta_subset as seta_subset
     from dynams.selection.methods.uncertainty import Confidence as Confidence
     from dynams.selection.methods.uncertainty import Entropy as Entropy
     from dynams.selection.methods.uncertainty import least_certain as least_certain
@@ -61,6 +71,7 @@ else:
     __all__, __getattr__, __dir__ = lazy_names(
         __name__,
         {
+            "alignprune": "AlignPrune LossTrajectories loss_alignment",
             "craig": "Craig craig_subset",
             "difficulty": "EL2N GraNd Loss hardest last_layer_gradient_norm",
             "forgetting": "Forgetting ForgettingEvents",
@@ -71,9 +82,12 @@ else:
             "infobatch": "InfoBatch infobatch_subset",
             "margin": "Margin StaticMargin smallest_margins",
             "memorisation": "Memorisation memorisation_scores",
+            "orderdp": "OrderDP orderdp_subset",
             "ranked": "largest smallest",
             "reducible": "BatchRhoLoss RhoLoss rho_loss",
+            "repb": "RePB repb_subset",
             "selective_backprop": "SelectiveBackprop selective_backprop_mask",
+            "seta": "SeTa loss_groups seta_subset",
             "uncertainty": "Confidence Entropy least_certain",
             "uniform": "Full Random StaticRandom random_subset",
         },

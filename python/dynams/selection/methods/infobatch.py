@@ -61,8 +61,8 @@ class InfoBatch:
 
     Attributes:
         ratio: r, in [0, 1); the authors' is 0.5.
-        delta: fraction of the epochs after which everything is kept at weight 1, in [0, 1]; the authors'
-            is 0.875.
+        delta: fraction of the epochs that select after which everything is kept at weight 1, in [0, 1]; the
+            authors' is 0.875. Where nobody knows their number, nothing is annealed.
     """
 
     dynamic: ClassVar[bool] = True
@@ -76,10 +76,14 @@ class InfoBatch:
         interval("ratio", self.ratio, "[0, 1)")
         interval("delta", self.delta, "[0, 1]")
 
+    def values(self, signals: Signals) -> Tensor:
+        """Return what is compared with its mean: (N,) floating point."""
+        return signals.score(LAST_LOSS)
+
     def select(
         self, signals: Signals, size: int, *, epoch: int, progress: float, generator: Generator
     ) -> Selection:
         """Leave out some of the easy samples; see `Strategy.select`."""
         if progress >= self.delta:
             return Selection(torch.arange(signals.count, device=signals.device))
-        return Selection(*infobatch_subset(signals.score(LAST_LOSS), generator, ratio=self.ratio))
+        return Selection(*infobatch_subset(self.values(signals), generator, ratio=self.ratio))

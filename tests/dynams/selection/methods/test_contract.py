@@ -26,6 +26,8 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "gradmatch-batches": [{"batch_size": 1}, {"batch_size": 4}],
     "glister": [{}, {"rounds": 3}],
     "loss": [{}, {"ties": "random"}],
+    "orderdp": [{}, {"exploitation": 1.0}],
+    "seta": [{}, {"groups": 3, "window": 0.2}, {"groups": 4, "window": 0.3}],
 }
 CASES = [(name, options) for name in STRATEGIES for options in OPTIONS.get(name, [{}])]
 
@@ -277,6 +279,13 @@ def test_an_unknown_option_lists_the_known_ones() -> None:
         ("selective-backprop", {"history": 0}, "history: got 0, want at least 1"),
         ("infobatch", {"ratio": 1.0}, "ratio: got 1.0, want a number in [0, 1)"),
         ("infobatch", {"delta": 1.1}, "delta: got 1.1, want a number in [0, 1]"),
+        ("repb", {"ratio": 1.0}, "ratio: got 1.0, want a number in [0, 1)"),
+        ("alignprune", {"ratio": -0.1}, "ratio: got -0.1, want a number in [0, 1)"),
+        ("orderdp", {"exploitation": 0.0}, "exploitation: got 0.0, want a number in (0, 1]"),
+        ("seta", {"ratio": 1.0}, "ratio: got 1.0, want a number in [0, 1)"),
+        ("seta", {"groups": 0}, "groups: got 0, want at least 1"),
+        ("seta", {"window": 0.0}, "window: got 0.0, want a number in (0, 1]"),
+        ("seta", {"delta": 1.1}, "delta: got 1.1, want a number in [0, 1]"),
         ("craig", {"part_size": 0}, "part_size: got 0, want at least 1"),
         ("gradmatch", {"ridge": 0.0}, "ridge: got 0.0, want a number in (0, inf)"),
         ("gradmatch", {"part_size": 0}, "part_size: got 0, want at least 1"),
