@@ -101,9 +101,10 @@ class Aged(Around):
     ) -> Selection:
         """Keep the `size` samples that rank highest; see `Strategy.select`."""
         assert isinstance(self.strategy, Ranked)
+        last = signals.score(LAST_EPOCH)
         ranks = aged_ranks(
             self.strategy.ranking(signals),
-            epoch - 1 - signals.score(LAST_EPOCH),
+            torch.where(last < 0, torch.inf, epoch - 1 - last),
             age_weight=self.age_weight,
             softness=self.softness,
             generator=generator,

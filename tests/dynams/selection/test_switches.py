@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynams.selection import Selection, Strategy
+from dynams.selection import Selection, Strategy, SubsetSampler, Visits
 from dynams.selection.methods import (
     Craig,
     Full,
@@ -295,6 +295,16 @@ def test_age_and_chance_are_added_to_the_rank_by_difficulty(
     want = np.argsort(-ranks, kind="stable")[:size]
     assert got.indices.tolist() == sorted(want.tolist())
     assert got.weights is None
+
+
+def test_a_sampler_keeps_apart_who_was_never_trained_on() -> None:
+    """The scores it stores have a finite number in the place of -inf."""
+    strategy = with_switches(Margin(), softness=0.5)
+    visits = Visits(10, strategy.needs)
+    visits.record(0, torch.arange(5), torch.rand(5, 3), torch.zeros(5, dtype=torch.int64))
+    sampler = SubsetSampler(10, strategy, budget=0.5, score=visits.signals)
+    sampler.begin_epoch(1)
+    assert sampler.indices.tolist() == [5, 6, 7, 8, 9]
 
 
 def test_a_sample_left_out_long_enough_comes_before_any_that_was_not() -> None:
