@@ -54,6 +54,18 @@ def test_whether_signals_are_to_come_is_known_beforehand(name: str) -> None:
         assert told == [any(asked[epoch + 1 :]) for epoch in range(9)]
 
 
+def test_without_a_known_end_nothing_is_annealed() -> None:
+    """InfoBatch keeps everything in the last epochs: nobody knows which these are."""
+    for epochs, kept in ((None, [False] * 9), (9, [False] * 7 + [True] * 2)):
+        sampler = SubsetSampler(N, "infobatch", epochs=epochs)
+        found = []
+        for epoch in range(9):
+            refresh = sampler.begin_epoch(epoch, lambda epoch=epoch: known(epoch))
+            assert refresh is not None
+            found.append(len(refresh.indices) == N and refresh.weights is None)
+        assert found == kept
+
+
 def test_selections_are_those_of_the_strategy_with_its_weights_in_order() -> None:
     strategy = built("importance", replacement=True)
     sampler = SubsetSampler(N, strategy, budget=0.5, seed=4)

@@ -51,9 +51,10 @@ class _Assigned(TorchDispatchMode):
 
 
 def test_a_visit_assigns_no_number_for_which_a_device_would_be_waited_for():
-    visits = Visits(6, NAMES)
+    visits = Visits(6, _ALL)
     with _Assigned() as assigned:
         visits.record(0, torch.tensor([5, 0, 3, 2]), logits(0), LABELS)
+        visits.compare(torch.zeros(3))
     assert set(assigned.shapes) == {torch.Size([4])}
 
 
@@ -123,25 +124,29 @@ def test_a_loop_selects_by_what_its_steps_left_behind():
 
 
 def _visited(rank: int, _: Path) -> dict[str, Any]:
-    visits = Visits(6, NAMES)
+    visits = Visits(6, _ALL)
     for epoch in range(3):
         part = _PARTS[(epoch + rank) % 2]
         count = len(part)
         visits.record(epoch, part, logits(epoch + count)[:count], LABELS[:count])
         visits.merge()
+        visits.compare(torch.tensor([1.0, epoch]))
     return visits.state_dict()
 
 
+_ALL = [*NAMES, "window_loss", "trained_epochs", "alignment"]
 # The samples change hands from epoch to epoch.
 _PARTS = [torch.tensor([0, 1, 2]), torch.tensor([3, 4])]
 
 
 def test_processes_take_each_others_latest_visits(tmp_path):
-    whole = Visits(6, NAMES)
+    whole = Visits(6, _ALL)
     for epoch in range(3):
         for part in _PARTS:
             count = len(part)
             whole.record(epoch, part, logits(epoch + count)[:count], LABELS[:count])
+        whole.compare(torch.tensor([1.0, epoch]))
+    assert whole.score("trained_epochs").tolist() == [3.0] * 5 + [0.0]
     for told in told_by_two(_visited, tmp_path):
         for name, tensor in whole.state_dict().items():
-            assert torch.equal(told[name], tensor), name
+            torch.testing.assert_close(told[name], tensor, rtol=0, atol=0, equal_nan=True, msg=name)

@@ -67,11 +67,15 @@ def test_every_strategy_trains_on_what_it_selects_and_counts_its_cost(name, tmp_
     elif name in OF_BATCHES:
         assert all(0 < size < candidates for size in sizes[1:])
         assert counts["scoring"] == 3 * candidates  # the first looks at the batches
-    elif name == "infobatch":
+    elif name in ("infobatch", "alignprune"):
         assert all(candidates // 2 < size < candidates for size in sizes[1:3])
+    elif name in ("repb", "seta"):
+        assert all(0 < size < candidates for size in sizes[1:3])
     else:
         assert sizes[1:] == [chosen] * 3
     passes = PASSES.get(name, 0)
+    if name == "alignprune":
+        assert counts["scoring"] == 3 * 12  # of the held-out samples, at every refresh
     if passes:
         held_out = 12 if name == "glister" else 0
         assert counts["scoring"] == passes * (candidates + held_out)
@@ -99,6 +103,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"selection": {"free": True, "max_age": 99, "age_weight": 0.25, "softness": 1.0}},
     ),
     "visits": ("infobatch", {}),
+    "windows and frequencies": ("repb", {}),
+    "courses of losses": ("alignprune", {"optim": {"epochs": 7}}),
     "events": ("forgetting", {"selection": {"dynamic": True}}),
     "validation": ("glister", {}),
     "given": ("memorisation", {}),
