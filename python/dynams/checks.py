@@ -17,6 +17,7 @@ TYPE_WORDS: dict[type, str] = {
     float: "a number",
     str: "text",
     list: "a list",
+    tuple: "a list",
     dict: "keys with values",
 }
 
@@ -39,7 +40,9 @@ def one_of(name: str, value: object, known: Iterable[object]) -> None:
 def of_type(name: str, value: object, kind: type) -> None:
     """Refuse what is not of one of the types of `TYPE_WORDS`; a whole number is a number, too."""
     value = plain(value)
-    kinds: tuple[type, ...] = {float: (float, int), dict: (Mapping,)}.get(kind, (kind,))
+    kinds: tuple[type, ...] = {float: (float, int), dict: (Mapping,), tuple: (list, tuple)}.get(
+        kind, (kind,)
+    )
     if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
         raise TypeError(f"{name}: got {value!r}, want {TYPE_WORDS[kind]}")
 

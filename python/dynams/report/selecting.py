@@ -44,10 +44,13 @@ WHAT: dict[str, str] = {
     "easiest to the hardest and back",
     "alignprune": "all samples but some, drawn at random, of those whose losses move least like those of "
     "held-out samples; the others of those count for more",
+    "batch-loss": "those with the largest losses",
+    "batch-margin": "those with the smallest margins",
     "batch-importance": "samples drawn at random, the likelier the larger their score ({score}), "
     "and weighted",
     "batch-rho-loss": "the samples with the largest reducible losses",
     "selective-backprop": "samples drawn at random, the likelier the larger their loss",
+    "filter": "those with the largest losses of a small network, which was trained first on the same batches",
 }
 # What the kinds of margins are.
 KINDS: dict[str, str] = {
@@ -145,7 +148,7 @@ def _of(config: Mapping[str, Any], name: str, chosen: Mapping[str, Any]) -> Sele
         words = [f"Each step trains on some samples of its batch: {what}."]
         if "irreducible_loss" in strategy.needs:
             words.append(_irreducible(chosen))
-        words.append("It chooses by a forward pass of the batch; nothing else is scored.")
+        words.append(_look(config, name))
         words += _whole_epochs(warmup, tail_epochs)
         return Selecting(
             True,
@@ -237,6 +240,21 @@ def _whence(
         when = "once, before the first selection" if once else "before each selection"
         words.append(f"Every sample is scored {when}, {by}.")
     return words
+
+
+def _look(config: Mapping[str, Any], name: str) -> str:
+    """Say by what a step chooses of its batch."""
+    if name == "filter":
+        return "What it kept of every batch was noted; the training itself looks at none."
+    proxy = config.get("proxy") or {}
+    width = proxy.get("width", 1.0)
+    slim = proxy.get("recipe", "joint") != "none" and width < 1.0
+    by = (
+        f" by the proxy (width {width:g})"
+        if slim and name in ("batch-loss", "batch-margin")
+        else ""
+    )
+    return f"It chooses by a forward pass of the batch{by}; nothing else is scored."
 
 
 def _irreducible(chosen: Mapping[str, Any]) -> str:

@@ -87,6 +87,15 @@ class Timetable:
         return 0 if self.epochs is None else int(self.tail * self.epochs + 0.5)
 
     @property
+    def selected_epochs(self) -> int:
+        """Epochs between warm-up and tail.
+
+        Raises:
+            ValueError: the number of epochs is not known.
+        """
+        return max(0, self._length - self.tail_epochs - self.warmup_epochs)
+
+    @property
     def refreshes(self) -> list[int]:
         """The epochs that begin a block of epochs that share a selection, ascending.
 

@@ -99,6 +99,21 @@ class Mould:
             (owner._parameters if name in owner._parameters else owner._buffers)[name] = None
 
 
+def filled_copy(
+    network: SlimmableNetwork,
+    width: float,
+    memory_format: torch.memory_format,
+    layers: torch.dtype | None,
+) -> PlainNetwork:
+    """Return the evaluating network of a width, with the weights of the time: until the next call for it."""
+    key = width, memory_format, layers
+    mould = network.moulds.get(key)
+    if mould is not None and mould.serves(network):
+        return mould.fill(network)
+    network.moulds[key] = mould = Mould(network, width, memory_format, layers)
+    return mould.network
+
+
 @contextmanager
 def filled(
     network: SlimmableNetwork,
@@ -107,18 +122,11 @@ def filled(
     layers: torch.dtype | None,
 ) -> Iterator[PlainNetwork]:
     """Give a block the evaluating network of a width, with the weights of the time."""
-    key = width, memory_format, layers
-    mould = network.moulds.get(key)
-    if mould is not None and mould.serves(network):
-        made = mould.fill(network)
-    else:
-        mould = Mould(network, width, memory_format, layers)
-        made = mould.network
-        network.moulds[key] = mould
+    made = filled_copy(network, width, memory_format, layers)
     try:
         yield made
     finally:
-        mould.empty()
+        network.moulds[width, memory_format, layers].empty()
 
 
 def frozen_copy(

@@ -163,8 +163,9 @@ class SelectionConfig:
         "(the smallest margins, chosen once, after the warm-up), random (another random subset "
         "at every refresh), static-random, full (everything, always), loss, importance, el2n, "
         "grand, forgetting, confidence, entropy, memorisation, craig, gradmatch, "
-        "gradmatch-batches, glister, rho-loss, infobatch, repb, orderdp, alignprune, seta; or one that chooses inside every step: "
-        "batch-importance, batch-rho-loss, selective-backprop",
+        "gradmatch-batches, glister, rho-loss, infobatch, repb, orderdp, alignprune, seta; or one that chooses "
+        "inside every step: batch-loss, batch-margin, batch-importance, batch-rho-loss, selective-backprop, filter "
+        "(by a small network that is trained first)",
         known=STRATEGIES,
     )
     options: dict[str, Any] = setting(  # noqa: RUF009 (it makes a field)

@@ -29,7 +29,7 @@ _LAST_REQUEST = 5.0
 _AT_ONCE = 64
 # On each machine; the second notices when the first one hangs.
 _READERS = 2
-_PHASES = ("holdout model", "scoring", "training", "evaluation")
+_PHASES = ("filter", "holdout model", "scoring", "training", "evaluation")
 
 
 class RunPlace(NamedTuple):
@@ -58,7 +58,7 @@ BEFORE = RunPlace(-1, -1, 0)
 
 
 def place(epoch: int, phase: str, done: int = 0) -> RunPlace:
-    """Name a place: ``phase`` is "holdout model", "scoring", "training" or "evaluation"."""
+    """Name a place: ``phase`` is "filter", "holdout model", "scoring", "training" or "evaluation"."""
     return RunPlace(epoch, _PHASES.index(phase), done)
 
 

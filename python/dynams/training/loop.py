@@ -10,18 +10,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from functools import partial
 
 from torch import Tensor
 
 from dynams.report import EpochRecord, Summary
 from dynams.selection import Signals
-from dynams.selection.methods.interface import BatchSelection
+from dynams.selection.methods.filter import Filter
 from dynams.training.batches import share, step_bounds
 from dynams.training.checkpoint import save_checkpoint
+from dynams.training.choosing import chooser
 from dynams.training.distributed import Agreement, average_buffers, own_buffers, put_back
 from dynams.training.errors import NonFiniteLossError
 from dynams.training.evaluation import evaluate
+from dynams.training.filter import filter_choices
 from dynams.training.heartbeat import place
 from dynams.training.interrupt import Interrupt
 from dynams.training.irreducible import irreducible_losses
@@ -31,7 +32,7 @@ from dynams.training.optim import learning_rate, set_learning_rate
 from dynams.training.processes import Companions
 from dynams.training.run import TrainingRun
 from dynams.training.rundir import checkpoint_path
-from dynams.training.signals import choose_of_batch, collect_signals
+from dynams.training.signals import collect_signals, prepare_proxy
 from dynams.training.state import capture
 from dynams.training.step import StepOutput
 from dynams.training.step_sizes import check_steps, naming_settings
@@ -101,6 +102,13 @@ class Loop:
             if losses is None:
                 return False
             run.given["irreducible_loss"] = losses
+        chosen = run.selector.batch
+        if isinstance(chosen, Filter) and chosen.rows != run.sampler.timetable.selected_epochs:
+            epochs = self.config.optim.epochs - run.sampler.timetable.tail_epochs
+            self.progress.epoch(0, epochs * len(run.batches), "filter")
+            advance = self.advancing("filter")
+            chosen.choices = filter_choices(run, chosen, stop=self.stopping, advance=advance)
+            return chosen.choices is not None
         return True
 
     def refresh(self) -> bool:
@@ -108,6 +116,8 @@ class Loop:
         run, epoch = self.run, self.at.epoch
         if self.at.step:
             return True
+        if run.selector.batch is not None and run.sampler.phase(epoch) == "selected":
+            prepare_proxy(run)
         wanted = run.sampler.wanted(epoch)
         known: Signals | None = None
         if wanted:
@@ -162,7 +172,7 @@ class Loop:
                     proxy=proxy and run.proxy_turn(),
                     scale=(last - first) * processes / (stop - start),
                     weights=None if weights is None else weights[first:last],
-                    choose=self.chooser(labels, mine, len(bounds)),
+                    choose=chooser(run, labels, mine, first, len(bounds)),
                 )
             self.note_step(output, mine, labels)
             run.sampler.advance(stop - start)
@@ -205,22 +215,6 @@ class Loop:
             self.progress.advance(samples)
 
         return advance
-
-    def chooser(
-        self, labels: Tensor, indices: Tensor, steps: int
-    ) -> Callable[[Tensor], BatchSelection] | None:
-        """What chooses of the step's batch, from its features; None: all of it is trained on."""
-        run, at = self.run, self.at
-        if run.selector.batch is None or run.sampler.phase(at.epoch) != "selected":
-            return None
-        return partial(
-            choose_of_batch,
-            run,
-            run.selector.batch,
-            labels=labels,
-            indices=indices,
-            progress=(at.epoch + at.step / steps) / self.config.optim.epochs,
-        )
 
     def note_step(self, output: StepOutput, indices: Tensor, labels: Tensor) -> None:
         """Keep what the step leaves behind: its losses, and what is wanted of its samples."""

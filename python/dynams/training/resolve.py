@@ -18,6 +18,8 @@ from dynams.data.memory import HostMemory
 from dynams.data.places import what_is
 from dynams.data.storage import Place
 from dynams.models import build_model, check_options
+from dynams.selection.methods.filter import Filter
+from dynams.selection.methods.in_batch import RankedBatch
 from dynams.selection.methods.interface import BatchStrategy, Strategy
 from dynams.selection.methods.registry import build_strategy, strategy_options
 from dynams.selection.methods.uniform import Full
@@ -111,6 +113,10 @@ def resolve(
     world = resolve_world(config.run.devices, device)
     if world.size != config.run.devices:
         config = replace(config, run=replace(config.run, devices=world.size))
+    if isinstance(selector.batch, Filter) and world.size > 1:
+        raise ValueError(
+            f"run.devices: got {world.size}, want 1 with selection.strategy=filter, whose network one process trains"
+        )
     config = with_absolute_paths(config, apart=("run.dir",))
     times = timetable_of(config, budgeted=selector.strategy.budgeted)
     return Resolved(config, device, world, selector, times, model is not None)
@@ -259,7 +265,8 @@ class Selector:
         given: the score that is read from selection.scores; None without a file.
         irreducible: a network has to be trained on held-out samples for the irreducible losses.
         visits: scores that training steps leave behind.
-        proxy_width: width that scores the candidates, if it is a proxy; None at full width or unscored.
+        proxy_width: width that scores the candidates, or looks at batches, if it is a proxy; None at full width
+            or unscored.
     """
 
     strategy: Strategy
@@ -322,7 +329,8 @@ def build_selector(config: TrainConfig) -> Selector:
             )
         visits |= scored
     slim = config.proxy.recipe != "none" and config.proxy.width < 1.0
-    width = config.proxy.width if scored and slim else None
+    proxied = scored or isinstance(batch, RankedBatch)
+    width = config.proxy.width if proxied and slim else None
     return Selector(strategy, batch, scored, given, irreducible, visits, width)
 
 

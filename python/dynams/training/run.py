@@ -152,6 +152,9 @@ class TrainingRun:
         """Whether the proxy has a loss in this epoch: selections that it scores are to come."""
         if self.selector.proxy_width is None or not self.config.proxy.trains:
             return False
+        if self.selector.batch is not None:
+            times = self.sampler.timetable
+            return self.position.epoch < self.config.optim.epochs - times.tail_epochs
         return self.sampler.wanted_after(self.position.epoch)
 
     def proxy_turn(self) -> bool:
@@ -206,7 +209,7 @@ def build_run(
         network=network,
         model=model,
         optimizer=optimizer,
-        sampler=_build_sampler(resolved, len(samples.train), device),
+        sampler=build_sampler(resolved, len(samples.train), device),
         clock=clock,
         sums=Sums(device),
         train_step=TrainingStep(
@@ -278,7 +281,8 @@ def _formats(
     return own, own
 
 
-def _build_sampler(resolved: Resolved, samples: int, device: torch.device) -> SubsetSampler:
+def build_sampler(resolved: Resolved, samples: int, device: torch.device) -> SubsetSampler:
+    """Build what says which of ``samples`` samples each epoch trains on, at its beginning."""
     times = resolved.timetable
     return SubsetSampler(
         samples,

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dynams.selection.methods.interface import BatchSelection, BatchStrategy
 from dynams.selection.signals import ALIGNMENT, LAST_EPOCH, VALIDATION, Signals
 from dynams.training.batches import Batches
 from dynams.training.distributed import average_buffers
 from dynams.training.network import as_module
 from dynams.training.proxy_norms import reestimate_norms
-from dynams.training.scoring import head_scores, score_signals
+from dynams.training.scoring import score_signals
 from dynams.training.seeds import generator
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def collect_signals(
     known: Signals | None = Signals(len(candidates), device=run.fabric.device)
     held: Signals | None = None
     if by_network and (stale is None or len(stale)):
-        _prepare_proxy(run)
+        prepare_proxy(run)
 
     def score(batches: Batches, needs: frozenset[str], indices: Tensor | None) -> Signals | None:
         count = len(batches) if indices is None else len(indices)
@@ -112,41 +111,6 @@ def collect_signals(
     )
 
 
-def choose_of_batch(
-    run: TrainingRun,
-    strategy: BatchStrategy,
-    features: Tensor,
-    labels: Tensor,
-    indices: Tensor,
-    progress: float,
-) -> BatchSelection:
-    """Let ``strategy`` choose of a batch from what its head takes.
-
-    Args:
-        run: the run; its position seeds the draw.
-        strategy: what chooses.
-        features: (B, D).
-        labels: (B,) int64.
-        indices: (B,) int64, the samples, on the device.
-        progress: of the training, in [0, 1].
-    """
-    at = run.position
-    given = {name: values[indices] for name, values in run.given.items()}
-    scores = head_scores(run.network.head, features, labels, strategy.needs - given.keys())
-    return strategy.keep(
-        Signals(len(labels), {**scores, **given}, labels),
-        progress=progress,
-        generator=generator(
-            "cpu",
-            run.config.run.seed,
-            purpose="choice of a batch",
-            epoch=at.epoch,
-            step=at.step,
-            rank=run.fabric.global_rank,
-        ),
-    )
-
-
 def _stale(run: TrainingRun, visits: Visits, *, unvisited: bool) -> Tensor:
     """The samples (n,) int64 whose free scores are too old; those never visited too, if ``unvisited``."""
     config, epoch = run.config, run.position.epoch
@@ -160,8 +124,8 @@ def _stale(run: TrainingRun, visits: Visits, *, unvisited: bool) -> Tensor:
     return stale.nonzero().flatten()
 
 
-def _prepare_proxy(run: TrainingRun) -> None:
-    """Bring the statistics that scoring reads up to date."""
+def prepare_proxy(run: TrainingRun) -> None:
+    """Bring the statistics that scoring reads, or looks at batches, up to date. All processes must come here together."""
     config, candidates = run.config, run.batches
     width = run.selector.proxy_width
     if config.proxy.recipe != "batch_norm" or width is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricOptimizer
 from torch import Tensor, nn
@@ -98,15 +97,13 @@ class TrainingStep:
             proxy: train the proxy in this step too.
             scale: factor of the whole loss: evens out unequal shares of several processes.
             weights: (B,) of the samples' losses; None: all 1.
-            choose: from the features (B, D) of a first look at the batch, which of it to train on. The
-                look is a forward pass in evaluation mode, so that batch-norms see only what is trained
-                on; it counts as scoring.
+            choose: which of the images to train on; see `dynams.training.choosing`.
         """
         if proxy and self._width is None:
             raise ValueError("proxy: got True, want False: there is no proxy to train")
         if choose is not None:
-            with self._clock.look(len(labels)):
-                choice = choose(self._look(images))
+            with self._clock.choice():
+                choice = choose(images)
                 kept = choice.indices
                 images, labels = images[kept], labels[kept]
                 weights = None if choice.weights is None else choice.weights[kept]
@@ -148,13 +145,3 @@ class TrainingStep:
             targets = logits[:part].detach().float().softmax(1)
             return loss_function(proxy_logits, targets, 0.0, weights)
         return loss_function(proxy_logits, labels[:part], self._label_smoothing, weights)
-
-    @torch.no_grad()
-    def _look(self, images: Tensor) -> Tensor:
-        self._network.eval()
-        try:
-            with self._fabric.autocast():
-                features = self._network.features(images)
-        finally:
-            self._network.train()
-        return features

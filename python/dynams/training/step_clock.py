@@ -45,9 +45,9 @@ class StepClock:
         if self._hook is not None:
             self._hook.remove()
 
-    def look(self, samples: int) -> AbstractContextManager[None]:
-        """Count the block as scoring: a first look at ``samples`` samples."""
-        return self._clock.measure("scoring", samples)
+    def choice(self) -> AbstractContextManager[None]:
+        """Count the block as scoring: what is trained on is chosen, and taken out of the batch."""
+        return self._clock.measure("scoring")
 
     @contextmanager
     def step(self, samples: int, proxied: int) -> Iterator[None]:

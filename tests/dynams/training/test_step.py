@@ -210,21 +210,17 @@ def test_a_choice_inside_the_step_trains_on_the_kept_alone_with_their_weights():
     weights = torch.tensor([2.0, 0.0, 0.5, 1.0, 0.0, 0.0])
     seen: list[torch.Tensor] = []
 
-    def choose(features: torch.Tensor) -> BatchSelection:
-        seen.append(features)
+    def choose(given: torch.Tensor) -> BatchSelection:
+        seen.append(given)
         return BatchSelection(mask, weights)
 
     output = step(images, labels, proxy=False, choose=choose)
     plain = network()
-    with torch.no_grad():
-        torch.testing.assert_close(seen[0], plain.eval().features(images))
-    logits = plain.train()(images[mask])
+    assert torch.equal(seen[0], images)
+    logits = plain(images[mask])
     each = cross_entropy(logits, labels[mask], reduction="none")
     ((weights[mask] * each).sum() / 3).backward()
     assert_gradients(module, plain)
-    # The look at the whole batch leaves no trace in the statistics of batch-norms.
-    for (name, ours), theirs in zip(module.named_buffers(), plain.buffers(), strict=True):
-        torch.testing.assert_close(ours, theirs, msg=name)
     assert output.samples == 3
-    assert (clock.samples["scoring"], clock.samples["training"]) == (6, 3)
+    assert clock.samples["training"] == 3
     assert clock.seconds()["scoring"] > 0

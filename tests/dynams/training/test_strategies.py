@@ -26,8 +26,13 @@ EXTRA: dict[str, dict[str, dict[str, Any]]] = {
     "alignprune": {"data": {"holdout": 0.2}},
     "rho-loss": HELD,
     "batch-rho-loss": HELD,
+    "batch-loss": {"proxy": {"recipe": "none"}},
+    "batch-margin": {"proxy": {"recipe": "none"}},
+    "filter": {"selection": {"options": {"filter": {"model": "resnet8", "every": 2}}}},
 }
-OF_BATCHES = ("batch-importance", "batch-rho-loss", "selective-backprop")
+OF_BATCHES = (
+    "batch-loss", "batch-margin","batch-importance", "batch-rho-loss", "selective-backprop", "filter",
+)  # fmt: skip
 # Strategies with a scoring pass, and at how many of the refreshes of epochs 1, 2 and 3.
 PASSES = {
     "margin": 3, "static-margin": 1, "loss": 3, "importance": 3, "el2n": 1, "grand": 1, "confidence": 1,
@@ -66,7 +71,8 @@ def test_every_strategy_trains_on_what_it_selects_and_counts_its_cost(name, tmp_
         assert sizes == [60] * 4
     elif name in OF_BATCHES:
         assert all(0 < size < candidates for size in sizes[1:])
-        assert counts["scoring"] == 3 * candidates  # the first looks at the batches
+        # The first looks at the batches; of a filter's warm-up, those of two updates.
+        assert counts["scoring"] == 3 * candidates + (30 if name == "filter" else 0)
     elif name in ("infobatch", "alignprune"):
         assert all(candidates // 2 < size < candidates for size in sizes[1:3])
     elif name in ("repb", "seta"):
@@ -96,6 +102,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "weighted": ("importance", WEIGHTED),
     "clusters": ("craig", {}),
     "batch": ("selective-backprop", {"selection": {"tail": 0.25}}),
+    "looks by a proxy": ("batch-margin", {"proxy": {"recipe": "distill", "every": 2}}),
+    "looks by estimates": ("batch-loss", {"proxy": {"recipe": "batch_norm", "batches": 2}}),
     "holdout model": ("batch-rho-loss", {"selection": {"warmup_epochs": 0}}),
     "free": ("margin", FREE),
     "aged": (

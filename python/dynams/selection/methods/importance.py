@@ -122,7 +122,7 @@ def importance_batch(
     if not replacement:
         indices, stands_for = sample_without_replacement(probability, size, generator)
         weights[indices] = (stands_for * (size / count)).to(torch.float32)
-        mask[indices] = True
+        mask.index_fill_(0, indices, True)  # assigned, it would wait for the device
         return mask, weights
     counts = draw_counts(probability, size, generator)
     mask = counts > 0

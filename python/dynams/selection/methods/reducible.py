@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Generator, Tensor
 
 from dynams.checks import fraction
+from dynams.selection.methods.in_batch import hardest_mask
 from dynams.selection.methods.interface import BatchSelection
-from dynams.selection.methods.ranked import Ranked, largest
+from dynams.selection.methods.ranked import Ranked
 from dynams.selection.signals import Signals
 from dynams.selection.timetable import selection_size
 
@@ -77,6 +77,4 @@ class BatchRhoLoss:
         """Keep the largest; see `BatchStrategy.keep`."""
         losses = rho_loss(batch.score("loss"), batch.score("irreducible_loss"))
         count = selection_size(batch.count, self.share) if batch.count else 0
-        mask = torch.zeros(batch.count, dtype=torch.bool, device=batch.device)
-        mask[largest(losses, count)] = True
-        return BatchSelection(mask, count=count)
+        return BatchSelection(hardest_mask(losses, count), count=count)

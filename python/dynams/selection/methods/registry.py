@@ -37,9 +37,12 @@ _CLASSES: dict[str, str] = {
     "orderdp": "OrderDP",
     "alignprune": "AlignPrune",
     "seta": "SeTa",
+    "batch-loss": "BatchLoss",
+    "batch-margin": "BatchMargin",
     "batch-importance": "BatchImportance",
     "batch-rho-loss": "BatchRhoLoss",
     "selective-backprop": "SelectiveBackprop",
+    "filter": "Filter",
 }
 
 
