@@ -127,7 +127,7 @@ def test_what_is_told_is_what_the_trainer_resolves(case):
         "Every sample is scored": bool(selector.scored) and not config.selection.free,
         "by the proxy (width 0.5)": selector.proxy_width is not None,
         "Each step trains on some samples of its batch": selector.batch is not None,
-        "margin": any(kind in selector.strategy.needs for kind in MARGINS)
+        "margin": any(kind in (selector.batch or selector.strategy).needs for kind in MARGINS)
         and config.selection.strategy != "importance",
     }.items():
         assert (words in how.words) == said, (words, how.words)
@@ -203,7 +203,7 @@ def test_the_page_calls_nothing_what_it_is_not(make_run, case):
         "refresh": (how.dynamic and how.selects) or not how.selects,
         "threshold": how.by_margin and how.margin is not None,
         "left out": how.by_margin and how.margin is not None,
-        "margin": how.margin is not None or case == "guarded losses",
+        "margin": how.margin is not None or case in ("guarded losses", "batch-margin"),
         "budget 0.6": how.budgeted,
         "boundary": how.margin == "distance",
         "include its scoring": False,
