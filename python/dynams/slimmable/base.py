@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from dynams.slimmable.nested import Nesting
 from dynams.slimmable.places import value_at
 from dynams.slimmable.program import Program
 from dynams.slimmable.weights import Slices
@@ -54,6 +55,7 @@ class Blueprint:
         changes_input: the forward changes its input in place.
         changes: paths of the parameters and buffers that the forward changes: at full width for good, at
             others for the time of a call.
+        nesting: how the slim width is nested in the full one; None: it is not.
     """
 
     forwards: Mapping[tuple[float, bool], Forward]
@@ -63,6 +65,7 @@ class Blueprint:
     resting: tuple[str, ...]
     changes_input: bool
     changes: frozenset[str]
+    nesting: Nesting | None = None
 
 
 class ProgrammedNetwork(nn.Module):

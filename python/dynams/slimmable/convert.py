@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
+from dynams.slimmable.agreement import check_nested
 from dynams.slimmable.analysis import Analysis, Slimming
 from dynams.slimmable.base import Blueprint, Forward
+from dynams.slimmable.nested import nesting_of
 from dynams.slimmable.network import SlimmableNetwork
-from dynams.slimmable.norms import SwitchableBatchNorm
+from dynams.slimmable.norms import NestedBatchNorm, SwitchableBatchNorm
 from dynams.slimmable.plain import replace_module
 from dynams.slimmable.program import features_of, logits_of
 from dynams.slimmable.record import Place
@@ -23,12 +26,18 @@ from dynams.slimmable.widths import check_widths
 
 # A running mean of what cancels is rounding alone.
 _NOISE = 1e-5
+# One slim, one full.
+_NESTED_WIDTHS = 2
 
 
 # Weights copied in inference mode could never be trained.
 @torch.inference_mode(False)
 def convert(
-    model: nn.Module, widths: Sequence[float] = (0.5, 1.0), *, example: Tensor | None = None
+    model: nn.Module,
+    widths: Sequence[float] = (0.5, 1.0),
+    *,
+    example: Tensor | None = None,
+    nested: bool = False,
 ) -> SlimmableNetwork:
     """Make a network run at several widths, with the weights it has.
 
@@ -41,6 +50,11 @@ def convert(
     their statistics are not those of the slim network: train it (or let it see some batches in
     training mode) at a slim width before using it there.
 
+    With ``nested`` the slim channels of every layer depend on the slim channels before it alone: the
+    weights from other inputs to slim outputs become zero and stay so, so the full width is no longer
+    quite `model`. The slim width's activations are then part of the full width's, with the same
+    batch-norms, and a forward at both runs the layers once.
+
     Args:
         model: its forward must be the same sequence of operations for every input, and return the
             logits of an `nn.Linear` (or of a 1x1 convolution of pooled features), or an object with
@@ -49,13 +63,17 @@ def convert(
         widths: strictly ascending fractions of the channels, the last one 1.0.
         example: a batch that `model` takes, on its device; None: one is found by trying. Sizes may
             differ later, along the batch and wherever the network allows it.
+        nested: nest the one slim width in the full one.
 
     Raises:
         TypeError: `model` is not an `nn.Module`, or `example` no tensor.
         ValueError: `widths` are not as described, or something in `model` cannot be slimmed; the
-            message says which module, of which type, at which line, and what is wanted.
+            message says which module, of which type, at which line, and what is wanted; or ``nested``
+            is wanted of what mixes all channels otherwise than by its weights, such as a LayerNorm.
     """
     widths = check_widths(widths)
+    if nested and len(widths) != _NESTED_WIDTHS:
+        raise ValueError(f"widths: got {widths}, want one slim width and 1.0 with nested=True")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: got {type(model).__name__}, want an nn.Module")
     if example is not None and not isinstance(example, Tensor):
@@ -64,13 +82,16 @@ def convert(
         raise ValueError(f"example: got shape {tuple(example.shape)}, want a batch")
     _check_modules(model)
     network = _copied(model)
-    recordings = recorded(network, example)
-    analysis = Analysis(network)
-    found: dict[bool, Slimming] = {}
-    for mode, recording in recordings.items():
-        alike = mode and recording.record is recordings[False].record
-        found[mode] = found[False] if alike else analysis.slimming(recording.record)
-    analysis.settle(list(found.values()))
+    recordings, analysis, found = _analysed(network, example)
+    nesting = None
+    if nested:
+        # Only now is it known which weights become zero; what is recorded comes of those that stay.
+        parts = nn.ModuleDict({"network": network})
+        for each in found.values():
+            nesting_of(each, widths[0]).clear(parts)
+        recordings, analysis, found = _analysed(network, recordings[False].example)
+        modes = {mode: nesting_of(each, widths[0]) for mode, each in found.items()}
+        nesting = replace(modes[False], absent={**modes[True].absent, **modes[False].absent})
     forwards = {
         (width, mode): Forward(
             features_of(each, width, recordings[mode].varying),
@@ -91,7 +112,8 @@ def convert(
     for path, axis in analysis.norms.items():
         norm = network.get_submodule(path)
         assert isinstance(norm, _BatchNorm)
-        replace_module(network, norm, SwitchableBatchNorm.of(norm, axis, widths))
+        kind = NestedBatchNorm if nested else SwitchableBatchNorm
+        replace_module(network, norm, kind.of(norm, axis, widths))
     states, head = found[False].record.states, found[False].head
     bias = None if head.bias is None else f"network.{states[head.bias]}"
     blueprint = Blueprint(
@@ -102,10 +124,27 @@ def convert(
         resting(network),
         any(recording.changes_input for recording in recordings.values()),
         frozenset(f"network.{path}" for each in found.values() for path in each.record.changed),
+        nesting,
     )
     converted = SlimmableNetwork(network, constants, blueprint, widths)
     _check_effect(converted, recordings)
+    if nested:
+        check_nested(copy.deepcopy(converted).eval(), found[False], recordings[False])
     return converted
+
+
+def _analysed(
+    network: nn.Module, example: Tensor | None
+) -> tuple[dict[bool, Recording], Analysis, dict[bool, Slimming]]:
+    """Record a network in both modes, and find out how it slims."""
+    recordings = recorded(network, example)
+    analysis = Analysis(network)
+    found: dict[bool, Slimming] = {}
+    for mode, recording in recordings.items():
+        alike = mode and recording.record is recordings[False].record
+        found[mode] = found[False] if alike else analysis.slimming(recording.record)
+    analysis.settle(list(found.values()))
+    return recordings, analysis, found
 
 
 def _shape(recordings: Mapping[bool, Recording]) -> tuple[int | None, ...]:
@@ -145,7 +184,7 @@ def _check_effect(network: SlimmableNetwork, recordings: Mapping[bool, Recording
                 raise place.refusal(f"{told} the buffer {path!r} does not change as it did")
         for width in network.widths[:-1]:
             try:
-                tried(recording.example.clone(), width)
+                tried(recording.example.clone(), (1.0, width) if network.nested else width)
             except Exception as error:  # noqa: PERF203 - whatever torch raises
                 raise place.refusal(f"{told} it fails at width {width}: {error}") from error
 

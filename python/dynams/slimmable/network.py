@@ -39,7 +39,8 @@ class SlimmableNetwork(ProgrammedNetwork):
     """A network that runs at any of `widths` with one set of weights, made by `convert`.
 
     At width w every layer uses its leading channels only, so gradients at w reach only the leading
-    block of every weight. Batch-norms are separate for each width.
+    block of every weight. Batch-norms are separate for each width; of a nested network (see
+    `dynams.slimmable.nested`) they are shared.
 
     Attributes:
         widths: ascending, the last one 1.0.
@@ -67,7 +68,7 @@ class SlimmableNetwork(ProgrammedNetwork):
         """
         width = check_width(width, self.widths)
         program = self._forwards((width,))[0].logits
-        ((tensors, _),) = self._taken([program], (width,), head=True)
+        ((tensors, _),) = self.taken([program], (width,), head=True)
         known = dict(zip(program.tensors, tensors, strict=True))
         weight, bias = self._blueprint.head
         return Head(flat(known[weight]), None if bias is None else known[bias])
@@ -85,7 +86,8 @@ class SlimmableNetwork(ProgrammedNetwork):
         widths = (check_width(1.0 if width is None else width, self.widths),)
         program = self._forwards(widths)[0].features
         self._check(images)
-        (taken,) = self._taken([program], widths)
+        self._check_training(widths)
+        (taken,) = self.taken([program], widths)
         return flat(program.run(images, *taken))
 
     def forward(
@@ -97,11 +99,12 @@ class SlimmableNetwork(ProgrammedNetwork):
             images: what the original network takes.
             width: one of `widths`; None is the full width. A sequence gives a tuple of logits, one
                 for each width in its order, in one forward: DDP sees one forward, and the slim
-                gradients are added into the full ones at next to no cost.
+                gradients are added into the full ones at next to no cost. A nested network runs
+                the layers once for all of them.
 
         Raises:
-            ValueError: a width is unknown (the message lists the known ones), or the sequence is
-                empty.
+            ValueError: a width is unknown (the message lists the known ones), the sequence is
+                empty, or a nested network in training mode is asked for its slim width alone.
         """
         if not isinstance(width, (int, float)):
             width = 1.0 if width is None else plain(width)
@@ -127,6 +130,11 @@ class SlimmableNetwork(ProgrammedNetwork):
         return plain
 
     @property
+    def nested(self) -> bool:
+        """Whether slim channels depend on slim channels alone."""
+        return self._blueprint.nesting is not None
+
+    @property
     def changes_itself(self) -> bool:
         """Whether the forward changes parameters or buffers, those of norms aside."""
         return bool(self._blueprint.changes)
@@ -144,41 +152,71 @@ class SlimmableNetwork(ProgrammedNetwork):
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         # Not a hook before loading, which the oldest torch that is served lacks.
         _under_network(state_dict, prefix)
+        if self._blueprint.nesting is not None:
+            misfits = self._blueprint.nesting.misfits(state_dict, prefix)
+            *_, errors = args
+            errors.extend(
+                f"{name}: got weights from other channels to slim ones, want those of a nested network of this width"
+                for name in misfits
+            )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _logits(self, images: Tensor, widths: tuple[float, ...]) -> tuple[Tensor, ...]:
         self._check(images)
         widths = tuple(check_width(width, self.widths) for width in widths)
+        self._check_training(widths)
+        nesting = self._blueprint.nesting
+        if nesting is not None and 1.0 in widths:
+            (forward,) = self._forwards((1.0,))
+            (body,) = self.taken([forward.features], (1.0,))
+            features = forward.features.run(images, *body)
+            return tuple(
+                self._classified(features if width == 1.0 else nesting.part(features), width)
+                for width in widths
+            )
         forwards = self._forwards(widths)
         # All weights before the head first: a slim part and the whole share one gradient.
-        features = self._taken([each.features for each in forwards], widths)
+        bodies = self.taken([each.features for each in forwards], widths)
         outputs = []
-        for width, forward, body in zip(widths, forwards, features, strict=True):
+        for width, forward, body in zip(widths, forwards, bodies, strict=True):
             given = images.clone() if self._blueprint.changes_input and len(widths) > 1 else images
-            taken = forward.features.run(given, *body)
-            # The head's when its turn comes: gradients of its columns are then added last width first.
-            (head,) = self._taken([forward.logits], (width,), head=True)
-            logits = forward.logits.run(taken, *head)
-            for hook in self._logits_hooks.values():
-                hook(width, logits)
-            outputs.append(logits)
+            outputs.append(self._classified(forward.features.run(given, *body), width))
         return tuple(outputs)
+
+    def _classified(self, features: Tensor, width: float) -> Tensor:
+        (forward,) = self._forwards((width,))
+        # The head's when its turn comes: gradients of its columns are then added last width first.
+        (head,) = self.taken([forward.logits], (width,), head=True)
+        logits = forward.logits.run(features, *head)
+        for hook in self._logits_hooks.values():
+            hook(width, logits)
+        return logits
+
+    def _check_training(self, widths: tuple[float, ...]) -> None:
+        if self.nested and self.network.training and 1.0 not in widths:
+            raise ValueError(
+                f"width: got {widths[0]} alone in training mode, want 1.0 with it: of a nested network both come of one pass"
+            )
 
     def _forwards(self, widths: tuple[float, ...]) -> list[Forward]:
         forwards = self._blueprint.forwards
         return [forwards[width, self.network.training] for width in widths]
 
-    def _taken(
+    def taken(
         self, programs: Sequence[Program], widths: tuple[float, ...], *, head: bool = False
     ) -> list[tuple[list[Tensor], list[Any]]]:
-        """What the program of each width takes of the network: parts of tensors, and modules."""
+        """Return what the program of each width takes of the network: parts of tensors, and modules."""
         # Programs that differ by the width alone take the same.
         tensors, modules = programs[0].taken(self)
+        nesting = self._blueprint.nesting
         parts: list[Sequence[Tensor]] = []
         for path, tensor in zip(programs[0].tensors, tensors, strict=True):
             slices = self._blueprint.slices[path]
             if path in self._blueprint.changes:
                 parts.append(tuple(_lent(slices, tensor, width) for width in widths))
+                continue
+            if nesting is not None and not head and widths == (1.0,):
+                parts.append((nesting.held(path, tensor),))
                 continue
             # A head's matrix product reads leading columns in place.
             parts.append(

@@ -58,6 +58,47 @@ class SwitchableBatchNorm(nn.ModuleDict):
         output: Tensor = self.at(width)(input)
         return output
 
+    def copy_at(self, width: float) -> nn.Module:
+        """Copy the batch-norm of `width`."""
+        return copy.deepcopy(self.at(width))
+
+
+class NestedBatchNorm(SwitchableBatchNorm):
+    """One batch-norm for all widths, whose channels are the same at each; a slim one uses its own part."""
+
+    def __init__(self, source: _BatchNorm, kept: Mapping[float, Ranges]) -> None:
+        super().__init__(source, {1.0: kept[1.0]})
+        self.kept = dict(kept)
+
+    def at(self, width: float) -> nn.Module:
+        """As of `SwitchableBatchNorm`; a slim one shares its parameters and statistics with the full one."""
+        width = check_width(width, self.kept)
+        full = super().at(1.0)
+        return full if width == 1.0 else _sharing(full, self.kept[width])
+
+    def copy_at(self, width: float) -> nn.Module:
+        """As of `SwitchableBatchNorm`."""
+        full = super().at(1.0)
+        assert isinstance(full, _BatchNorm)
+        return _slim(full, self.kept[check_width(width, self.kept)])
+
+
+def _sharing(norm: nn.Module, kept: Ranges) -> nn.Module:
+    """A batch-norm of the channels kept, which are views where they are adjacent."""
+    channels = norm.num_features
+
+    def part(value: Tensor | None) -> Tensor | None:
+        if value is None or value.shape[:1] != (channels,):
+            return value
+        parts = [value[start:stop] for start, stop in kept]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    slim = copy.copy(norm)
+    slim.num_features = sum(stop - start for start, stop in kept)
+    slim.__dict__["_parameters"] = {name: part(value) for name, value in norm._parameters.items()}
+    slim.__dict__["_buffers"] = {name: part(value) for name, value in norm._buffers.items()}
+    return slim
+
 
 def _slim(source: _BatchNorm, kept: Ranges) -> nn.Module:
     """Copy a batch-norm, or what is derived of one, with the channels kept."""

@@ -107,7 +107,7 @@ def plain_at(
     parts = nn.ModuleDict({"network": network, "constants": constants})
     # What stands in a copy for what it is made of: so nothing is copied only to be cut or left out.
     made: dict[int, Any] = {
-        id(module): copy.deepcopy(module.at(width))
+        id(module): module.copy_at(width)
         for module in network.modules()
         if isinstance(module, SwitchableBatchNorm)
     }
@@ -120,7 +120,7 @@ def plain_at(
     parts = copy.deepcopy(parts, made)
     _describe(parts["network"])
     forwards = {(1.0, mode): blueprint.forwards[width, mode] for mode in (True, False)}
-    blueprint = replace(blueprint, forwards=forwards, slices={})
+    blueprint = replace(blueprint, forwards=forwards, slices={}, nesting=None)
     return PlainNetwork(parts["network"], parts["constants"], blueprint)
 
 

@@ -112,11 +112,18 @@ def _loaded(nodes: Sequence[Any], tensors: tuple[str, ...], modules: Sequence[An
 
 def features_of(found: Slimming, width: float, varying: Varying) -> Program:
     """Make the program from the network's input to what the classifier takes."""
+    return features_and_nodes(found, width, varying)[0]
+
+
+def features_and_nodes(
+    found: Slimming, width: float, varying: Varying
+) -> tuple[Program, dict[Ref, fx.Node]]:
+    """As `features_of`; tells too which node of its graph gives a tensor of the record."""
     head = found.head
     steps = found.record.steps[: head.step]
-    return _Builder(found, width, varying).build(
-        steps, found.record.input, head.features, found.record.replaced
-    )
+    builder = _Builder(found, width, varying)
+    program = builder.build(steps, found.record.input, head.features, found.record.replaced)
+    return program, builder.nodes
 
 
 def logits_of(found: Slimming, width: float, varying: Varying) -> Program:
