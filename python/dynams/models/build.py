@@ -100,6 +100,7 @@ def build_model(
     depth: int | None = None,
     zero_init_residual: bool = False,
     generator: torch.Generator | None = None,
+    nested: bool = False,
 ) -> SlimmableNetwork:
     """Build a network by its name and make it slimmable.
 
@@ -120,6 +121,7 @@ def build_model(
         depth: convolutions in each group of "sprint", 2 or 3; None: 3.
         zero_init_residual: start every block of a ResNet as the identity (last batch-norm scale 0).
         generator: draws the initial weights; on its own device; torch's global generator when None.
+        nested: nest the one slim width in the full one, see `convert`.
 
     Raises:
         ValueError: an unknown `name` or `stem` (the message lists the known ones), sizes too small,
@@ -143,4 +145,4 @@ def build_model(
     resnet = ResNet(architecture, zero_init_residual=zero_init_residual, generator=generator)
     # Small, for speed; other sizes are as good.
     example = resnet.head.weight.new_zeros(2, architecture.in_channels, 8, 8)
-    return convert(resnet, widths, example=example)
+    return convert(resnet, widths, example=example, nested=nested)

@@ -101,6 +101,8 @@ def nesting_of(found: Slimming, width: float) -> Nesting:
         if weight not in record.states:
             continue
         layout, dims = found.layouts[weight], _MIXING[step.name]
+        if layout[dims[0]].fixed:
+            continue  # outputs that every width has all of: only the classifier's may depend on all
         ranges = [layout[dims[0]].ranges(width), _others(layout[dims[1]], width)]
         first, second = (ranges[dims.index(dim)] for dim in (0, 1))
         blocks = tuple((*one, *other) for one in first for other in second)

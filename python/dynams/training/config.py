@@ -301,9 +301,24 @@ class ProxyConfig:
         "batches of selection.batch_size images (unset: 256) that batch_norm estimates from",
         least=1,
     )
+    nested: bool = setting(
+        False,
+        "let the proxy's channels depend on its own alone: then one forward gives both outputs, the "
+        "proxy's loss costs next to nothing, and the full width is a little less free",
+    )
 
     def __post_init__(self) -> None:
         check("proxy", self)
+        if self.nested and not self.trains:
+            raise ValueError(
+                f"proxy.recipe: got {self.recipe}, want joint or distill with proxy.nested"
+            )
+        if self.nested and self.width == 1.0:
+            raise ValueError("proxy.width: got 1.0, want less with proxy.nested")
+        if self.nested and self.share < 1.0:
+            raise ValueError(
+                f"proxy.share: got {self.share}, want 1 with proxy.nested: one forward takes the whole batch"
+            )
 
     @property
     def trains(self) -> bool:

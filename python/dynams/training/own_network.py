@@ -127,6 +127,7 @@ def admit(
     *,
     classes: int,
     proxy_width: float | None,
+    nested: bool = False,
     needs: Iterable[str] = (),
     strategy: str = "a strategy",
 ) -> SlimmableNetwork | OwnNetwork:
@@ -137,6 +138,7 @@ def admit(
         images: an example (B, ...) of what it is going to take.
         classes: C, of the data.
         proxy_width: width of the proxy; None: none is wanted.
+        nested: the proxy is to be nested in the full width.
         needs: what a scoring pass is to give.
         strategy: who needs it.
 
@@ -145,7 +147,7 @@ def admit(
             no head that could be told apart where ``needs`` want features, or nothing to train.
     """
     _initialise(model, images)
-    slimmable = _with_width(model, proxy_width, images, classes)
+    slimmable = _with_width(model, proxy_width, images, classes, nested=nested)
     network: SlimmableNetwork | OwnNetwork
     if slimmable is None:
         model.to(images.device)
@@ -225,13 +227,17 @@ def _initialise(model: nn.Module, images: Tensor) -> None:
 
 
 def _with_width(
-    model: nn.Module, width: float | None, images: Tensor, classes: int
+    model: nn.Module, width: float | None, images: Tensor, classes: int, *, nested: bool
 ) -> SlimmableNetwork | None:
     """The network that runs at ``width``; None: the model as it is will do."""
     if isinstance(model, SlimmableNetwork):
         if width is not None and width not in model.widths:
             raise ValueError(
                 f"model: got one of widths {model.widths}, want {width} among them, as proxy.width says"
+            )
+        if width is not None and model.nested != nested:
+            raise ValueError(
+                f"model: got a slimmable network with nested={model.nested}, want {nested}, as proxy.nested says"
             )
         return model
     if width is None:
@@ -243,7 +249,7 @@ def _with_width(
         )
     example = images.to(next((each.device for each in _state(model)), images.device))
     try:
-        return convert(model, (width, 1.0), example=example)
+        return convert(model, (width, 1.0), example=example, nested=nested)
     except ValueError as error:
         # What cannot be trained as it is either is not sent the way out.
         _check_example(model, example, classes)

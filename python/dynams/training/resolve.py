@@ -196,6 +196,7 @@ def build_network(
             channels=config.model.channels,
             depth=config.model.depth,
             generator=generator("cpu", config.run.seed, purpose=purpose),
+            nested=config.proxy.nested and len(widths) > 1,
         )
 
 

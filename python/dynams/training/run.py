@@ -260,6 +260,7 @@ def _network(resolved: Resolved, batches: Batches, model: nn.Module | None) -> N
         images,
         classes=len(batches.classes),
         proxy_width=selector.proxy_width,
+        nested=resolved.config.proxy.nested,
         needs=selector.scored,
         strategy=resolved.config.selection.strategy,
     )

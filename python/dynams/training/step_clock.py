@@ -83,7 +83,7 @@ class StepClock:
 
 
 def proxy_flop_share(network: Network, images: Tensor, width: float) -> float:
-    """Compute the share of a joint step's multiplications that the proxy has, from one forward of each.
+    """Compute the share of a joint step's multiplications that the proxy has, from a forward with it and one without.
 
     Args:
         network: the network; its state is left as it is.
@@ -94,13 +94,13 @@ def proxy_flop_share(network: Network, images: Tensor, width: float) -> float:
     network.eval()
     try:
         with torch.no_grad():
-            flops = [_flops(network, images, each) for each in (1.0, width)]
+            joint, full = (_flops(network, images, each) for each in ((1.0, width), 1.0))
     finally:
         network.train(was_training)
-    return flops[1] / sum(flops)
+    return (joint - full) / joint
 
 
-def _flops(network: Network, images: Tensor, width: float) -> int:
+def _flops(network: Network, images: Tensor, width: float | tuple[float, ...]) -> int:
     with FlopCounterMode(display=False) as counter:
         network(images, width)
     return int(counter.get_total_flops())

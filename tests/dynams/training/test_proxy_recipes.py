@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -15,6 +17,7 @@ from dynams.slimmable import SlimmableNetwork, convert
 from dynams.slimmable.norms import SwitchableBatchNorm
 from dynams.training.batches import ImageBatches
 from dynams.training.checkpoint import Checkpoint, load_checkpoint
+from dynams.training.config import TrainConfig
 from dynams.training.entry import train
 from dynams.training.proxy_norms import reestimate_norms
 from dynams.training.rundir import checkpoint_path
@@ -173,3 +176,44 @@ def test_a_tail_trains_on_everything_and_its_proxy_rests(tmp_path):
     assert [record.proxy_loss is None for record in run.epochs] == [False, True, True, True]
     assert [refresh.epoch for refresh in run.refreshes] == [1, 2]
     assert final(summary.run_dir).cost["samples"]["scoring"] == 50
+
+
+NESTED = {"nested": True, "weight": 0.5}
+
+
+@pytest.mark.parametrize("recipe", ["joint", "distill"])
+def test_a_nested_proxy_trains_and_its_absent_weights_stay_zero(recipe, tmp_path):
+    config = small_config(tmp_path, proxy={**NESTED, "recipe": recipe})
+    summary = train(config, DATA)
+    state = final(summary.run_dir).model
+    assert summary.proxy_width == 0.5
+    assert not any("width_0_5" in name for name in state)
+    weight = state["network.stages.2.0.body.1.conv.weight"]
+    assert not weight[:8, 8:].any()
+    assert weight[8:].all()
+    assert all(record.proxy_loss is not None for record in read_run(summary.run_dir).epochs[:2])
+
+
+@pytest.mark.parametrize(
+    ("proxy", "told"),
+    [
+        ({"recipe": "none"}, "proxy.recipe: got none, want joint or distill"),
+        ({"recipe": "batch_norm"}, "proxy.recipe: got batch_norm, want joint or distill"),
+        ({"width": 1.0}, "proxy.width: got 1.0, want less"),
+        ({"share": 0.5}, "proxy.share: got 0.5, want 1"),
+    ],
+)
+def test_what_a_nested_proxy_cannot_be_is_refused(proxy, told):
+    with pytest.raises(ValueError, match=re.escape(told)):
+        TrainConfig.from_dict({"proxy": {"nested": True, **proxy}})
+
+
+def test_a_network_of_your_own_is_nested_where_it_can_be(tmp_path):
+    config = small_config(tmp_path, proxy=NESTED)
+    model = Branches()
+    train(config, DATA, model=model)
+    # Outputs 0 and 1 of the first convolution after the norms are slim, inputs 2, 3 and 5 are not.
+    assert not model.mix.weight[:2][:, [2, 3, 5]].any()
+    assert model.mix.weight[2:].all()
+    with pytest.raises(ValueError, match="model: got a slimmable network with nested=False"):
+        train(config, DATA, model=convert(Branches(), (0.5, 1.0)))

@@ -88,6 +88,7 @@ def test_stopped_at_any_step_or_scoring_batch_or_epoch_end(uninterrupted, tmp_pa
     [
         {"selection": {"strategy": "random", "refresh_every": 2}},
         {"selection": {"strategy": "static-margin"}, "proxy": {"every": 2}},
+        {"proxy": {"nested": True, "width": 0.25}},
         {
             "selection": {"schedule": "linear", "options": {"margin": {"kind": "label"}}},
             "proxy": {"width": 1.0},
@@ -95,7 +96,7 @@ def test_stopped_at_any_step_or_scoring_batch_or_epoch_end(uninterrupted, tmp_pa
         {"proxy": {"every": 3}, "run": {"save_every": 2, "evaluate_every": 3}},
         {"run": {"precision": "bf16-mixed", "channels_last": True}},
     ],
-    ids=["random", "static-margin", "full width", "rare proxy", "bfloat16"],
+    ids=["random", "static-margin", "nested", "full width", "rare proxy", "bfloat16"],
 )
 def test_stopped_soon_again_and_again(sections, tmp_path):
     config = small_config(tmp_path / "whole", **sections)
