@@ -14,26 +14,40 @@ FORMATS = [torch.contiguous_format, torch.channels_last]
 
 
 def reference(
-    images: np.ndarray, augmentation: Augmentation, generator: torch.Generator
+    images: np.ndarray,
+    augmentation: Augmentation,
+    generator: torch.Generator,
+    mirrored: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Pads, cuts and mirrors one image after the other, with the draws that `augment` promises."""
-    batch, _, height, width = images.shape
-    padding = augmentation.crop_padding
+    """Pads, cuts, mirrors and covers one image after the other, with the draws that `augment` promises."""
+    batch, channels, height, width = images.shape
+    padding, side = augmentation.crop_padding, augmentation.cutout
+
+    def drawn(below: int, *shape: int) -> np.ndarray:
+        shape = (*shape, batch)
+        device = generator.device
+        return torch.randint(0, below, shape, generator=generator, device=device).cpu().numpy()
+
     tops = lefts = np.zeros(batch, int)
-    flips = np.zeros(batch, bool)
-    device = generator.device
+    flips = np.zeros(batch, bool) if mirrored is None else mirrored
     if padding:
-        drawn = torch.randint(0, 2 * padding + 1, (2, batch), generator=generator, device=device)
-        tops, lefts = drawn.cpu().numpy()
-    if augmentation.flip:
-        drawn = torch.randint(0, 2, (batch,), generator=generator, device=device)
-        flips = drawn.cpu().numpy().astype(bool)
+        tops, lefts = drawn(2 * padding + 1, 2)
+    if augmentation.flip and not augmentation.alternating:
+        flips = drawn(2).astype(bool)
+    rows = drawn(height - side + 1) if side else None
+    columns = drawn(width - side + 1) if side else None
+    mode = {"zeros": "constant", "reflect": "reflect"}[augmentation.pad]
     result = np.empty_like(images)
     for sample in range(batch):
-        padded = np.pad(images[sample], ((0, 0), (padding, padding), (padding, padding)))
+        around = ((0, 0), (padding, padding), (padding, padding))
+        padded = np.pad(images[sample], around, mode=mode)
         top, left = tops[sample], lefts[sample]
         window = padded[:, top : top + height, left : left + width]
         result[sample] = window[:, :, ::-1] if flips[sample] else window
+        for channel in range(channels if side else 0):
+            colour = 0 if augmentation.colour is None else augmentation.colour[channel]
+            row, column = rows[sample], columns[sample]
+            result[sample, channel, row : row + side, column : column + side] = colour
     return result
 
 
@@ -72,23 +86,77 @@ def test_batch_equals_the_reference_and_keeps_dtype_and_memory_format(
     assert torch.equal(given_images, before)
 
 
-@given(
-    st.integers(0, 6),
-    st.integers(1, 4),
-    st.integers(1, 9),
-    st.integers(1, 9),
-    st.integers(0, 12),
-    st.booleans(),
-    st.integers(0, 2**31),
-)
-def test_any_shape_padding_and_seed_equals_the_reference(
-    batch: int, channels: int, height: int, width: int, padding: int, flip: bool, seed: int
+@st.composite
+def variations(draw: st.DrawFn) -> tuple[tuple[int, ...], Augmentation]:
+    """A shape (B, C, H, W), and what can be done to such images."""
+    shape = tuple(draw(st.integers(*bounds)) for bounds in ((0, 6), (1, 4), (1, 9), (1, 9)))
+    shortest, flip = min(shape[2:]), draw(st.booleans())
+    pad = draw(st.sampled_from(["zeros", "reflect"]))
+    colours = st.tuples(*[st.integers(0, 255)] * shape[1])
+    return shape, Augmentation(
+        crop_padding=draw(st.integers(0, shortest - 1 if pad == "reflect" else 12)),
+        flip=flip,
+        pad=pad,
+        alternating=flip and draw(st.booleans()),
+        cutout=draw(st.integers(0, shortest)),
+        colour=draw(st.none() | colours),
+    )
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@given(what=variations(), number=st.sampled_from(["uint8", "float32"]), seed=st.integers(0, 2**31))
+def test_any_shape_variation_and_seed_equals_the_reference(
+    what: tuple[tuple[int, ...], Augmentation],
+    number: str,
+    seed: int,
+    memory_format: torch.memory_format,
 ) -> None:
-    images = random_images((batch, channels, height, width), seed)
-    augmentation = Augmentation(padding, flip)
-    result = augment(images, augmentation, seeded(seed, "cpu"))
-    expected = reference(images.numpy(), augmentation, seeded(seed, "cpu"))
+    shape, how = what
+    images = random_images(shape, seed).to(getattr(torch, number))
+    images = images.contiguous(memory_format=memory_format)
+    before = images.clone()
+    mirrored = (
+        torch.rand(shape[0], generator=seeded(seed, "cpu")) < 0.5 if how.alternating else None
+    )
+    result = augment(images, how, seeded(seed, "cpu"), mirrored)
+    told = None if mirrored is None else mirrored.numpy()
+    expected = reference(images.numpy(), how, seeded(seed, "cpu"), told)
     assert np.array_equal(result.numpy(), expected)
+    assert torch.equal(images, before)
+
+
+VARIED = Augmentation(2, True, pad="reflect", cutout=5, colour=(9, 99, 199))
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_reflections_and_squares_are_the_same_on_every_device(
+    dtype: torch.dtype, memory_format: torch.memory_format, device: str
+) -> None:
+    images = random_images((9, 3, 11, 8)).to(device, dtype)
+    images = images.contiguous(memory_format=memory_format)
+    result = augment(images, VARIED, seeded(2, device))
+    expected = reference(images.cpu().numpy(), VARIED, seeded(2, device))
+    assert np.array_equal(result.cpu().numpy(), expected)
+    assert (result.dtype, result.device.type) == (dtype, device)
+    assert result.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("size", [6, 96])
+def test_boxes_are_mirrored_as_told_and_covered_last(size: int, device: str) -> None:
+    images = random_images((7, 3, 20, 24)).to(device)
+    mirrored = torch.tensor([1, 0, 0, 1, 1, 0, 1], device=device).bool()
+    options = {"flip": True, "random_resized": True, "size": size, "alternating": True}
+    draws = seeded(4, device)
+    boxes = augment(images, Augmentation(**options), draws, mirrored)
+    squares = Augmentation(cutout=3, colour=(1, 2, 3))
+    covered = augment(
+        images, Augmentation(**options, cutout=3, colour=(1, 2, 3)), seeded(4, device), mirrored
+    )
+    assert torch.equal(covered, augment(boxes, squares, draws))
+    other = augment(images, Augmentation(**options), seeded(4, device), ~mirrored)
+    # A mirrored triangle's weights are summed in another order.
+    assert (other.int() - boxes.flip(3).int()).abs().max() <= 1
 
 
 def test_strided_images_equal_their_contiguous_copy(device: str) -> None:
@@ -122,12 +190,21 @@ def test_nothing_asked_for_draws_nothing_and_gives_the_images_themselves(device:
     generator = seeded(3, device)
     before = generator.get_state()
     assert augment(images, Augmentation(), generator) is images
+    centre = augment(images, Augmentation(size=4), generator)
+    assert centre.data_ptr() == images[:, :, 2:, 2:].data_ptr()
     assert torch.equal(generator.get_state(), before)
 
 
 def test_result_never_shares_memory_with_the_images(device: str) -> None:
     images = random_images((4, 3, 8, 8)).to(device)
-    for augmentation in (Augmentation(0, True), Augmentation(1, False), Augmentation(1, True)):
+    for augmentation in (
+        Augmentation(0, True),
+        Augmentation(1, False),
+        Augmentation(1, True),
+        Augmentation(cutout=2),
+        Augmentation(size=8, cutout=2),
+        Augmentation(size=4, cutout=2),
+    ):
         result = augment(images, augmentation, seeded(0, device))
         result.zero_()
     assert torch.equal(images.cpu(), random_images((4, 3, 8, 8)))
@@ -140,6 +217,12 @@ def test_wrong_arguments_are_named() -> None:
         Augmentation(1.5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"flip: got 1"):
         Augmentation(0, 1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"cutout: got -1"):
+        Augmentation(cutout=-1)
+    with pytest.raises(ValueError, match=r"pad: got 'mirror', want one of zeros, reflect"):
+        Augmentation(pad="mirror")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"alternating: got True with flip=False"):
+        Augmentation(alternating=True)
     with pytest.raises(ValueError, match=r"images: got shape \(3, 8, 8\)"):
         augment(torch.zeros(3, 8, 8, dtype=torch.uint8), Augmentation(1), torch.Generator())
     with pytest.raises(ValueError, match=r"generator: got one on cpu"):
@@ -148,3 +231,39 @@ def test_wrong_arguments_are_named() -> None:
             Augmentation(1),
             torch.Generator(),
         )
+
+
+@pytest.mark.parametrize(
+    ("how", "mirrored", "said"),
+    [
+        (
+            Augmentation(8, pad="reflect"),
+            None,
+            "crop_padding: got 8 with pad=reflect for images of 8",
+        ),
+        (Augmentation(cutout=9), None, "cutout: got 9 for images of 8 x 8, want at most 8"),
+        (Augmentation(size=4, cutout=5), None, "cutout: got 5 for images of 8 x 8, want at most 4"),
+        (
+            Augmentation(cutout=2, colour=(1, 2)),
+            None,
+            "colour: got 2 values, want one for each of 3",
+        ),
+        (Augmentation(flip=True, alternating=True), None, "mirrored: got None with alternating"),
+        (
+            Augmentation(flip=True),
+            torch.ones(2).bool(),
+            "mirrored: got a tensor without alternating",
+        ),
+        (
+            Augmentation(flip=True, alternating=True),
+            torch.ones(3).bool(),
+            r"mirrored: got torch.bool of shape \(3,\), want torch.bool of \(2,\)",
+        ),
+        (Augmentation(flip=True, alternating=True), torch.ones(2), "mirrored: got torch.float32"),
+    ],
+)
+def test_what_does_not_fit_the_images_is_named(
+    how: Augmentation, mirrored: torch.Tensor | None, said: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{said}"):
+        augment(random_images((2, 3, 8, 8)), how, seeded(0, "cpu"), mirrored)

@@ -72,7 +72,7 @@ def test_training_batches_follow_the_indices_and_the_generator():
     assert not torch.equal(first[0], other[0])
 
 
-SHAPE = (3, 32, 32)
+SHAPE, MEAN = (3, 32, 32), (0.5, 0.25, 0.1)
 
 
 def test_what_the_configuration_leaves_open_is_as_suits_the_data():
@@ -84,8 +84,13 @@ def test_what_the_configuration_leaves_open_is_as_suits_the_data():
         (DataConfig(augment=False), Augmentation(0, False)),
         (DataConfig(crop_size=24), Augmentation(4, True, size=24)),
         (DataConfig(crop="random-resized"), Augmentation(0, True, True, 28)),
+        (DataConfig(flips="alternating"), Augmentation(4, True, alternating=True)),
+        (DataConfig(pad="reflect", crop_padding=2), Augmentation(2, True, pad="reflect")),
+        # 127.5 and 63.75 and 25.5, rounded half to even.
+        (DataConfig(cutout=12), Augmentation(4, True, cutout=12, colour=(128, 64, 26))),
+        (DataConfig(augment=False, cutout=12, pad="reflect"), Augmentation()),
     ):
-        assert resolve_augmentation(config, suited, SHAPE) == wanted
+        assert resolve_augmentation(config, suited, SHAPE, MEAN) == wanted
 
 
 def test_large_images_have_boxes_unless_they_are_to_be_shifted():
@@ -97,11 +102,92 @@ def test_large_images_have_boxes_unless_they_are_to_be_shifted():
         (DataConfig(crop="shift"), Augmentation(0, True)),
         (DataConfig(crop_padding=8), Augmentation(8, True)),
     ):
-        assert resolve_augmentation(config, suited, shape) == wanted
+        assert resolve_augmentation(config, suited, shape, MEAN) == wanted
     with pytest.raises(ValueError, match=r"data\.crop_size: got 300 for images of 256 x 256"):
-        resolve_augmentation(DataConfig(crop_size=300), suited, shape)
+        resolve_augmentation(DataConfig(crop_size=300), suited, shape, MEAN)
     with pytest.raises(ValueError, match=r"data\.crop_padding: got 4 with data\.crop=random-res"):
         DataConfig(crop="random-resized", crop_padding=4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"flips": "alternating", "flip": False}, "flips: got alternating for images that are not"),
+        ({"pad": "reflect", "crop_padding": 0}, "pad: got reflect for images that are not shifted"),
+        ({"pad": "reflect", "crop": "random-resized"}, "pad: got reflect for images that are not"),
+        (
+            {"pad": "reflect", "crop_padding": 32},
+            "crop_padding: got 32 with pad=reflect for images",
+        ),
+        ({"cutout": 33}, "cutout: got 33 for images of 32 x 32, want at most 32"),
+        ({"cutout": 25, "crop_size": 24}, "cutout: got 25 for images of 32 x 32, want at most 24"),
+    ],
+)
+def test_variations_that_there_are_not_are_refused_by_their_setting(settings, said):
+    with pytest.raises(ValueError, match=rf"^data\.{said}"):
+        resolve_augmentation(DataConfig(**settings), Augmentation(4, True), SHAPE, MEAN)
+
+
+def test_the_colour_of_squares_is_the_mean_after_normalisation():
+    every = images(200)
+    make = replace(batches(every, Augmentation(cutout=3, colour=(128,))), mean=(0.5,), std=(0.25,))
+    varied, _ = next(make.epoch(torch.arange(200), [(0, 200)], epoch=0))
+    plain, _ = next(make.plain(0, 200, 200))
+    covered = varied != plain
+    # Half a level at most; the four places of a square are about equally frequent.
+    assert varied[covered].abs().max() <= 0.5 / 255 / 0.25 + 1e-6
+    assert covered.sum((1, 2, 3)).max() == 9
+    corners = (varied[:, 0, ::3, ::3].abs() < 0.01).flatten(1).sum(0)
+    assert (corners > 25).all()
+
+
+ALTERNATING = Augmentation(flip=True, alternating=True)
+
+
+@given(
+    count=st.integers(1, 60),
+    seed=st.integers(0, 2**40),
+    epoch=st.integers(0, 9),
+    batch_size=st.integers(1, 60),
+    processes=st.integers(1, 3),
+)
+def test_a_sample_alternates_whatever_the_batches_and_processes(
+    count, seed, epoch, batch_size, processes
+):
+    # An epoch has its samples in any order, and need not have all of them.
+    draw = torch.Generator().manual_seed(seed % 1000)
+    make = replace(batches(images(count), ALTERNATING), seed=seed)
+    plain, _ = next(make.plain(0, count, count))
+    faces = []
+    for number, share_of in ((epoch, processes), (epoch + 1, 1)):
+        order = torch.randperm(count, generator=draw)
+        bounds = step_bounds(count, batch_size)
+        steps = [
+            list(replace(make, rank=rank, processes=share_of).epoch(order, bounds, epoch=number))
+            for rank in range(share_of)
+        ]
+        seen = torch.cat([batch for step in zip(*steps, strict=True) for batch, _ in step])
+        faces.append(torch.empty_like(seen).index_copy_(0, order, seen))
+    # One epoch shows an image, and the other its mirror image.
+    for image, one, other in zip(plain, *faces, strict=True):
+        assert torch.equal(one, image) or torch.equal(one, image.flip(2))
+        assert torch.equal(other, one.flip(2))
+
+
+def test_sides_are_drawn_once_for_each_sample_from_the_seed():
+    order, bounds = torch.arange(2000), [(0, 2000)]
+    make = batches(images(2000), ALTERNATING)
+    plain, _ = next(make.plain(0, 2000, 2000))
+
+    def mirrored(seed: int, epoch: int) -> torch.Tensor:
+        varied, _ = next(replace(make, seed=seed).epoch(order, bounds, epoch=epoch))
+        return (varied != plain).flatten(1).any(1)
+
+    first = mirrored(0, 0)
+    assert abs(first.double().mean() - 0.5) < 0.06
+    assert torch.equal(mirrored(0, 4), first)
+    assert torch.equal(mirrored(0, 3), ~first)
+    assert abs((mirrored(1, 0) == first).double().mean() - 0.5) < 0.06
 
 
 def test_where_a_size_is_seen_plain_batches_are_the_centre():
