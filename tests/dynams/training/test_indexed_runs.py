@@ -41,7 +41,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(root: Path, storage: str = "index", layout: str = "folder", **more: Any) -> dict[str, Any]:
     name = "folder" if layout == "folder" else "shards"
     path = str(root / layout)
-    return {"name": name, "path": path, "storage": storage, "image_size": 10, **more}
+    varied = {"flips": "alternating", "pad": "reflect", "cutout": 3}
+    return {"name": name, "path": path, "storage": storage, "image_size": 10, **varied, **more}
 
 
 def state(summary: Any) -> Any:

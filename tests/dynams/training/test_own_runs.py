@@ -137,11 +137,14 @@ def test_random_transforms_are_the_same_with_workers_and_after_a_stop(tmp_path) 
 def test_what_datasets_decide_by_themselves_is_refused(tmp_path) -> None:
     pair = (Floats(DATA.train), Floats(DATA.test))
     wrong = {"flip": True, "crop_size": 4, "limit": 3, "augment": False, "classes": ["1", "2"]}
+    wrong |= {"flips": "alternating", "pad": "reflect", "cutout": 2}
     for name, value in wrong.items():
         with pytest.raises(
             ValueError, match=re.escape(f"data.{name}: got {value} with Datasets of your own")
         ):
             train(small_config(tmp_path, data={name: value}), pair)
+    with pytest.raises(ValueError, match=r"run\.test_views: got 2 with Datasets of your own"):
+        train(small_config(tmp_path, run={"test_views": 2}), pair)
     with pytest.raises(ValueError, match=r"data\.workers: got 2 for images in memory"):
         train(small_config(tmp_path, data={"workers": 2}), DATA)
     for shape in ((64,), (8, 8, 3)):

@@ -95,8 +95,13 @@ def test_stopped_at_any_step_or_scoring_batch_or_epoch_end(uninterrupted, tmp_pa
         },
         {"proxy": {"every": 3}, "run": {"save_every": 2, "evaluate_every": 3}},
         {"run": {"precision": "bf16-mixed", "channels_last": True}},
+        {
+            "data": {"flip": True, "flips": "alternating", "pad": "reflect", "cutout": 3},
+            "selection": {"strategy": "random"},
+            "run": {"test_views": 6},
+        },
     ],
-    ids=["random", "static-margin", "nested", "full width", "rare proxy", "bfloat16"],
+    ids=["random", "static-margin", "nested", "full width", "rare proxy", "bfloat16", "views"],
 )
 def test_stopped_soon_again_and_again(sections, tmp_path):
     config = small_config(tmp_path / "whole", **sections)

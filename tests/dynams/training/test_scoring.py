@@ -18,7 +18,7 @@ from dynams.data import Augmentation
 from dynams.models import build_model
 from dynams.slimmable import SlimmableNetwork
 from dynams.training.batches import ImageBatches
-from dynams.training.evaluation import evaluate
+from dynams.training.evaluation import evaluate, viewed
 from dynams.training.network import frozen
 from dynams.training.scoring import head_scores, score_signals
 
@@ -123,6 +123,80 @@ def test_the_accuracy_counts_each_image_once(network, batch_size):
     assert result.full == correct[1.0] / 50
     assert result.proxy == correct[0.5] / 50
     assert evaluate(FABRIC, network, BATCHES).proxy is None
+
+
+def views_of(images: np.ndarray, views: int) -> list[tuple[float, np.ndarray]]:
+    """Weights, and the views of images (B, C, H, W) that they are of."""
+    weight = {1: 1.0, 2: 1 / 2, 6: 1 / 4}[views]
+    weighed = [(weight, images)]
+    if views == 6:
+        padded = np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
+        weighed += [(weight / 2, padded[:, :, :-2, :-2]), (weight / 2, padded[:, :, 2:, 2:])]
+    if views > 1:
+        weighed += [(weight, each[:, :, :, ::-1]) for weight, each in weighed]
+    assert len(weighed) == views
+    assert sum(weight for weight, _ in weighed) == 1.0
+    return weighed
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("views", [1, 2, 6])
+def test_views_are_averaged(views, memory_format):
+    draw = np.random.default_rng(views)
+    images, weight = draw.normal(size=(5, 3, 6, 4)), draw.normal(size=(7, 3 * 6 * 4))
+    wanted = sum(
+        share * (each.reshape(5, -1) @ weight.T) for share, each in views_of(images, views)
+    )
+    layouts = []
+
+    def network(batch: torch.Tensor) -> torch.Tensor:
+        layouts.append(batch.is_contiguous(memory_format=memory_format))
+        return batch.flatten(1) @ torch.from_numpy(weight).float().T
+
+    given = torch.from_numpy(images).float().contiguous(memory_format=memory_format)
+    before = given.clone()
+    found = viewed(network, given, views)
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-4, atol=1e-5)
+    assert layouts == [True] * views
+    assert torch.equal(given, before)
+
+
+def test_views_of_half_precision_are_averaged_in_float32():
+    images = torch.randn(3, 1, 4, 4)
+    found = viewed(lambda batch: batch.flatten(1).bfloat16(), images, 2)
+    wanted = (images.bfloat16().float() + images.flip(3).bfloat16().float()) / 2
+    assert torch.equal(found, wanted.flatten(1))
+    with pytest.raises(ValueError, match="views: got 3, want 1, 2 or 6"):
+        viewed(lambda batch: batch, images, 3)
+
+
+@pytest.mark.parametrize("views", [2, 6])
+def test_the_accuracy_is_that_of_the_views(network, views):
+    # No class is preferred, so that views differ in what they are taken for.
+    even = build_model("resnet8", 3, in_channels=1, base_channels=6)
+    even.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        even.head.bias.sub_(torch.from_numpy(logits(network, 1.0).mean(0)))
+    labels, wide = IMAGES.labels.numpy(), frozen_never(even)
+    pixels = (IMAGES.images.double().numpy() / 255 - 0.4) / 0.3
+    with torch.no_grad():
+        correct = {
+            (width, count): int(
+                np.sum(
+                    sum(
+                        share * wide(torch.from_numpy(each.copy()), width).numpy()
+                        for share, each in views_of(pixels, count)
+                    ).argmax(1)
+                    == labels
+                )
+            )
+            for width in (1.0, 0.5)
+            for count in (1, views)
+        }
+    found = evaluate(FABRIC, even, BATCHES, proxy_width=0.5, batch_size=20, views=views)
+    assert found.correct == correct[1.0, views]
+    assert found.proxy == correct[0.5, views] / 50
+    assert correct[1.0, views] != correct[1.0, 1]
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

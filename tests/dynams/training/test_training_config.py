@@ -28,6 +28,9 @@ from dynams.training.resolve import build_selector
         (DataConfig, "limit", 0),
         (DataConfig, "image_size", 0),
         (DataConfig, "crop_padding", -1),
+        (DataConfig, "flips", "never"),
+        (DataConfig, "pad", "ones"),
+        (DataConfig, "cutout", -1),
         (ModelConfig, "stem", "big"),
         (ModelConfig, "base_channels", 0),
         (SelectionConfig, "strategy", "best"),
@@ -57,6 +60,7 @@ from dynams.training.resolve import build_selector
         (RunConfig, "precision", "16"),
         (RunConfig, "name", "a/b"),
         (RunConfig, "evaluate_every", 0),
+        (RunConfig, "test_views", 3),
         (RunConfig, "save_every", 0),
     ],
 )
