@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynams.data import Augmentation, augment
+from pages import python_blocks
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -267,3 +270,13 @@ def test_what_does_not_fit_the_images_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=f"^{said}"):
         augment(random_images((2, 3, 8, 8)), how, seeded(0, "cpu"), mirrored)
+
+
+def test_the_pages_loop_runs() -> None:
+    names: dict[str, Any] = {}
+    for block in python_blocks("docs/training.md", "Data"):
+        exec(compile(block, "docs/training.md", "exec"), names)
+    assert names["inputs"].shape == (128, 3, 32, 32)
+    assert (names["inputs"].abs().amax((2, 3)) > 1).all()
+    squares = (names["inputs"].abs() < 0.01).all(1).sum((1, 2))
+    assert (squares >= 144).all()
