@@ -38,7 +38,7 @@ WHAT: dict[str, str] = {
     "infobatch": "all samples but some, drawn at random, of those with a loss below the mean; "
     "the others of those count for more",
     "repb": "all samples but some, drawn at random, of those with a loss below their batch\N{RIGHT SINGLE QUOTATION MARK}s mean "
-    "or left out before; the less often one was trained on, the more it counts",
+    "or not trained on in the epoch before; the less often one was, the more it counts",
     "orderdp": "of samples drawn at random those with the largest losses",
     "seta": "of samples drawn at random those of some neighbouring groups by loss, of groups that move from the "
     "easiest to the hardest and back",

@@ -86,5 +86,13 @@ class RePB:
         self, signals: Signals, size: int, *, epoch: int, progress: float, generator: Generator
     ) -> Selection:
         """Leave out some of the easy samples, and take some back; see `Strategy.select`."""
-        known = [signals.score(name) for name in (WINDOW_LOSS, LAST_EPOCH, TRAINED_EPOCHS)]
-        return Selection(*repb_subset(*known, epoch, generator, ratio=self.ratio))
+        return Selection(
+            *repb_subset(
+                signals.score(WINDOW_LOSS),
+                signals.score(LAST_EPOCH),
+                signals.score(TRAINED_EPOCHS),
+                epoch,
+                generator,
+                ratio=self.ratio,
+            )
+        )
