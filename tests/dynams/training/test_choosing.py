@@ -17,7 +17,7 @@ from dynams.training.checkpoint import Checkpoint, load_checkpoint
 from dynams.training.choosing import chooser
 from dynams.training.distributed import build_fabric
 from dynams.training.entry import train
-from dynams.training.filter import _config_of
+from dynams.training.filter import small_config as config_of_small
 from dynams.training.optim import learning_rate
 from dynams.training.resolve import build_network, resolve
 from dynams.training.run import TrainingRun, build_run
@@ -165,7 +165,7 @@ def test_a_filter_trains_as_a_loop_in_float64_does_and_its_choices_are_trained_o
         assert torch.equal(labels, again[2])
 
     network: Any = build_network(
-        _config_of(config, resolve(config).selector.batch),
+        config_of_small(config, resolve(config).selector.batch),
         (1.0,),
         channels=1,
         classes=3,
