@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -17,15 +16,15 @@ from dynams.slimmable import SlimmableNetwork
 from dynams.slimmable.moulds import filled_copy
 from dynams.training.batches import step_bounds
 from dynams.training.computing import autocast_dtype
-from dynams.training.config import ModelConfig, TrainConfig
 from dynams.training.lookahead import Lookahead
 from dynams.training.optim import build_optimizer, first_layer, learning_rate, set_learning_rate
-from dynams.training.resolve import build_network
-from dynams.training.run import TrainingRun, build_sampler
+from dynams.training.resolve import filter_config
+from dynams.training.run import TrainingRun, build_sampler, named_network
 from dynams.training.scoring import head_scores
 from dynams.training.step import TrainingStep
 from dynams.training.step_clock import StepClock
 from dynams.training.step_sizes import naming_settings
+from dynams.training.whitening import whiten
 
 
 def filter_choices(
@@ -95,16 +94,17 @@ class _Small:
         self._run, self._strategy = run, strategy
         self._network = cast(
             SlimmableNetwork,
-            build_network(
-                small_config(run.config, strategy),
+            named_network(
+                filter_config(run.config, strategy),
                 (1.0,),
-                channels=run.batches.shape[0],
-                classes=len(run.batches.classes),
+                run.batches,
+                setting="selection.options.filter.model",
                 purpose="weights of the filter",
             ),
         )
         layout = run.resolved.memory_format
         self._network.to(device=fabric.device, memory_format=layout)  # type: ignore[call-overload]
+        whiten(cast(Any, self._network), run.batches, run.config.run.seed)
         self._network.train()
         self._first_layer = first_layer(self._network, optim.first_layer_epochs)
         self._lookahead = Lookahead(self._network, optim.lookahead) if optim.lookahead else None
@@ -156,11 +156,3 @@ class _Small:
     def _frozen(self) -> Any:
         resolved, layers = self._run.resolved, autocast_dtype(self._run.fabric)
         return filled_copy(self._network, 1.0, resolved.reading_format, layers)
-
-
-def small_config(config: TrainConfig, strategy: Filter) -> TrainConfig:
-    """Return the run's configuration with the small network in place of its own."""
-    sizes: dict[str, Any] = {"stem": config.model.stem}
-    if strategy.model == "sprint":
-        sizes = {"channels": list(strategy.channels), "depth": strategy.depth}
-    return replace(config, model=ModelConfig(name=strategy.model, **sizes))

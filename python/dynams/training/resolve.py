@@ -6,7 +6,7 @@ import os
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from lightning_fabric import Fabric
@@ -17,7 +17,7 @@ from dynams.data.load import FoundData, find_data
 from dynams.data.memory import HostMemory
 from dynams.data.places import what_is
 from dynams.data.storage import Place
-from dynams.models import build_model, check_options
+from dynams.models import MODEL_NAMES, build_model, check_options
 from dynams.selection.methods.filter import Filter
 from dynams.selection.methods.in_batch import RankedBatch
 from dynams.selection.methods.interface import BatchStrategy, Strategy
@@ -33,7 +33,7 @@ from dynams.selection.signals import (
 from dynams.selection.switches import with_switches
 from dynams.selection.timetable import Timetable
 from dynams.training.computing import single_precision
-from dynams.training.config import DataConfig, SelectionConfig, TrainConfig
+from dynams.training.config import DataConfig, ModelConfig, SelectionConfig, TrainConfig
 from dynams.training.devices import World, resolve_device, resolve_world
 from dynams.training.network import Network
 from dynams.training.options import with_absolute_paths
@@ -151,6 +151,8 @@ def check_early(
             f"run.test_views: got {config.run.test_views} with Datasets of your own, want 1: what they give need be no pictures"
         )
     selector = build_selector(config)
+    if isinstance(selector.batch, Filter):
+        filter_config(config, selector.batch)
     scores = config.selection.scores
     if scores is not None and not resumed and not Path(scores).is_file():
         raise ValueError(f"selection.scores: no file {scores}")
@@ -198,6 +200,23 @@ def build_network(
             generator=generator("cpu", config.run.seed, purpose=purpose),
             nested=config.proxy.nested and len(widths) > 1,
         )
+
+
+def filter_config(config: TrainConfig, strategy: Filter) -> TrainConfig:
+    """Return ``config`` with the filter's small network in place of its own.
+
+    Raises:
+        ValueError: there is no such network; names the option.
+    """
+    sizes: dict[str, Any] = {"stem": config.model.stem}
+    if strategy.model == "sprint":
+        sizes = {"channels": list(strategy.channels), "depth": strategy.depth}
+    try:
+        one_of("model", strategy.model, MODEL_NAMES)
+        check_options(strategy.model, **sizes)
+    except ValueError as error:
+        raise ValueError(f"selection.options.filter.{error}") from error
+    return replace(config, model=ModelConfig(name=strategy.model, **sizes))
 
 
 def find_images(

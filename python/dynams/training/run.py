@@ -230,28 +230,46 @@ def build_run(
     )
 
 
+def named_network(
+    config: TrainConfig,
+    widths: tuple[float, ...],
+    batches: Batches,
+    *,
+    setting: str = "model.name",
+    purpose: str = "initial weights",
+) -> Network:
+    """Build the network that ``config`` names, on the CPU, for the images of ``batches``.
+
+    Args:
+        config: the whole run; its seed draws the weights.
+        widths: that it runs at.
+        batches: what it is to train on.
+        setting: what has named it.
+        purpose: what the draw of the weights is for.
+
+    Raises:
+        ValueError: they are no images, or too small; names the setting.
+    """
+    # Nobody has pictures of at most four columns and many channels: the channels are last.
+    if len(batches.shape) != 3 or batches.shape[0] > 4 >= batches.shape[2]:
+        raise ValueError(
+            f"data.train: got items of shape {batches.shape}, want (C, H, W) for {setting}="
+            f"{config.model.name}, or a network of your own: train(..., model=...)"
+        )
+    least = smallest_side(config.model.name, config.model.channels)
+    if min(batches.shape[1:]) < least:
+        raise ValueError(
+            f"data.image_size: got images of {batches.shape[1]} x {batches.shape[2]} pixels, want at least "
+            f"{least} x {least} for {setting}={config.model.name}"
+        )
+    channels, classes = batches.shape[0], len(batches.classes)
+    return build_network(config, widths, channels=channels, classes=classes, purpose=purpose)
+
+
 def _network(resolved: Resolved, batches: Batches, model: nn.Module | None) -> Network:
     """The user's network as it is trained, or the configuration's."""
     if model is None:
-        # Nobody has pictures of at most four columns and many channels: the channels are last.
-        if len(batches.shape) != 3 or batches.shape[0] > 4 >= batches.shape[2]:
-            raise ValueError(
-                f"data.train: got items of shape {batches.shape}, want (C, H, W) for model.name="
-                f"{resolved.config.model.name}, or a network of your own: train(..., model=...)"
-            )
-        chosen = resolved.config.model
-        least = smallest_side(chosen.name, chosen.channels)
-        if min(batches.shape[1:]) < least:
-            raise ValueError(
-                f"data.image_size: got images of {batches.shape[1]} x {batches.shape[2]} pixels, want at least "
-                f"{least} x {least} for model.name={chosen.name}"
-            )
-        return build_network(
-            resolved.config,
-            resolved.widths,
-            channels=batches.shape[0],
-            classes=len(batches.classes),
-        )
+        return named_network(resolved.config, resolved.widths, batches)
     # Two: a batch-norm in training mode takes no single value for a channel.
     images, _ = next(batches.plain(0, 2, 2))
     selector = resolved.selector

@@ -17,9 +17,8 @@ from dynams.training.checkpoint import Checkpoint, load_checkpoint
 from dynams.training.choosing import chooser
 from dynams.training.distributed import build_fabric
 from dynams.training.entry import train
-from dynams.training.filter import small_config as config_of_small
 from dynams.training.optim import learning_rate
-from dynams.training.resolve import build_network, resolve
+from dynams.training.resolve import build_network, filter_config, resolve
 from dynams.training.run import TrainingRun, build_run
 from dynams.training.rundir import checkpoint_path
 from dynams.training.step import TrainingStep
@@ -165,7 +164,7 @@ def test_a_filter_trains_as_a_loop_in_float64_does_and_its_choices_are_trained_o
         assert torch.equal(labels, again[2])
 
     network: Any = build_network(
-        config_of_small(config, resolve(config).selector.batch),
+        filter_config(config, resolve(config).selector.batch),
         (1.0,),
         channels=1,
         classes=3,
@@ -236,6 +235,20 @@ def test_more_epochs_than_a_filter_knows_train_it_again(tmp_path):
     longer = dataclasses.replace(config, optim=dataclasses.replace(config.optim, epochs=3))
     assert train(longer, DATA, resume=run_dir).completed
     assert final(run_dir).batch_strategy["choices"].shape == (2, 60)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "resnet9"}, r"^selection\.options\.filter\.model: got 'resnet9', want one of"),
+        ({"depth": 4}, r"^selection\.options\.filter\.depth: got 4, want at most 3"),
+        ({}, r"^data\.image_size: got images of 8 x 8 .* selection\.options\.filter\.model=sprint"),
+    ],
+)
+def test_a_small_network_that_cannot_be_had_is_refused_by_its_option(options, message, tmp_path):
+    chosen = {"strategy": "filter", "options": {"filter": options}}
+    with pytest.raises(ValueError, match=message):
+        train(small_config(tmp_path, selection=chosen), DATA)
 
 
 def test_several_processes_are_refused(tmp_path):
