@@ -11,6 +11,7 @@ from dynams.checks import one_of, whole
 from dynams.models.resnet import Architecture, ResNet, Stem
 from dynams.models.sprint import Sprint
 from dynams.slimmable import SlimmableNetwork, convert
+from dynams.slimmable.network import SlimHead
 
 # name: (blocks in each stage, bottleneck, base channels)
 _RESNETS: dict[str, tuple[tuple[int, ...], bool, int]] = {
@@ -101,6 +102,7 @@ def build_model(
     zero_init_residual: bool = False,
     generator: torch.Generator | None = None,
     nested: bool = False,
+    head: SlimHead = "shared",
 ) -> SlimmableNetwork:
     """Build a network by its name and make it slimmable.
 
@@ -122,6 +124,7 @@ def build_model(
         zero_init_residual: start every block of a ResNet as the identity (last batch-norm scale 0).
         generator: draws the initial weights; on its own device; torch's global generator when None.
         nested: nest the one slim width in the full one, see `convert`.
+        head: classifier of the nested width, see `convert`.
 
     Raises:
         ValueError: an unknown `name` or `stem` (the message lists the known ones), sizes too small,
@@ -145,4 +148,4 @@ def build_model(
     resnet = ResNet(architecture, zero_init_residual=zero_init_residual, generator=generator)
     # Small, for speed; other sizes are as good.
     example = resnet.head.weight.new_zeros(2, architecture.in_channels, 8, 8)
-    return convert(resnet, widths, example=example, nested=nested)
+    return convert(resnet, widths, example=example, nested=nested, head=head)

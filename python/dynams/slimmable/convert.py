@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
+from dynams.checks import one_of
 from dynams.slimmable.agreement import check_nested
 from dynams.slimmable.analysis import Analysis, Slimming
 from dynams.slimmable.base import Blueprint, Forward
 from dynams.slimmable.nested import nesting_of
-from dynams.slimmable.network import SlimmableNetwork
+from dynams.slimmable.network import SlimHead, SlimmableNetwork
 from dynams.slimmable.norms import NestedBatchNorm, SwitchableBatchNorm
 from dynams.slimmable.plain import replace_module
 from dynams.slimmable.program import features_of, logits_of
@@ -38,6 +40,7 @@ def convert(
     *,
     example: Tensor | None = None,
     nested: bool = False,
+    head: SlimHead = "shared",
 ) -> SlimmableNetwork:
     """Make a network run at several widths, with the weights it has.
 
@@ -64,6 +67,9 @@ def convert(
         example: a batch that `model` takes, on its device; None: one is found by trying. Sizes may
             differ later, along the batch and wherever the network allows it.
         nested: nest the one slim width in the full one.
+        head: classifier of the nested width: shared (the columns of the full one that it uses), own (one of
+            its own, which begins as a copy of them), or probe (its own, on detached features, so that its loss
+            trains it alone).
 
     Raises:
         TypeError: `model` is not an `nn.Module`, or `example` no tensor.
@@ -80,6 +86,9 @@ def convert(
         raise TypeError(f"example: got {type(example).__name__}, want a tensor")
     if example is not None and (example.dim() == 0 or not len(example)):
         raise ValueError(f"example: got shape {tuple(example.shape)}, want a batch")
+    one_of("head", head, get_args(SlimHead))
+    if head != "shared" and not nested:
+        raise ValueError(f"head: got {head}, want shared without nested=True")
     _check_modules(model)
     network = _copied(model)
     recordings, analysis, found = _analysed(network, example)
@@ -114,19 +123,19 @@ def convert(
         assert isinstance(norm, _BatchNorm)
         kind = NestedBatchNorm if nested else SwitchableBatchNorm
         replace_module(network, norm, kind.of(norm, axis, widths))
-    states, head = found[False].record.states, found[False].head
-    bias = None if head.bias is None else f"network.{states[head.bias]}"
+    states, last = found[False].record.states, found[False].head
+    bias = None if last.bias is None else f"network.{states[last.bias]}"
     blueprint = Blueprint(
         forwards,
         slices,
-        (f"network.{states[head.weight]}", bias),
+        (f"network.{states[last.weight]}", bias),
         _shape(recordings),
         resting(network),
         any(recording.changes_input for recording in recordings.values()),
         frozenset(f"network.{path}" for each in found.values() for path in each.record.changed),
         nesting,
     )
-    converted = SlimmableNetwork(network, constants, blueprint, widths)
+    converted = SlimmableNetwork(network, constants, blueprint, widths, head=head)
     _check_effect(converted, recordings)
     if nested:
         check_nested(copy.deepcopy(converted).eval(), found[False], recordings[False])

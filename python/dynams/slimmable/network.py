@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -23,6 +23,8 @@ from dynams.slimmable.plain import PlainNetwork, plain_at
 from dynams.slimmable.program import Program
 from dynams.slimmable.weights import Slices
 from dynams.slimmable.widths import check_width
+
+SlimHead = Literal["shared", "own", "probe"]
 
 
 class Moulds(dict[Any, Any]):
@@ -45,6 +47,8 @@ class SlimmableNetwork(ProgrammedNetwork):
     Attributes:
         widths: ascending, the last one 1.0.
         network: the user's module, with batch-norms for every width in the place of its own.
+        own_head: weight, and bias if it has one, of a classifier of the slim width's own; None: its logits
+            are those of the full width's columns.
         moulds: kept by whoever freezes it.
     """
 
@@ -54,9 +58,20 @@ class SlimmableNetwork(ProgrammedNetwork):
         constants: nn.Module,
         blueprint: Blueprint,
         widths: tuple[float, ...],
+        *,
+        head: SlimHead = "shared",
     ) -> None:
         super().__init__(network, constants, blueprint)
         self.widths = widths
+        self._detached = head == "probe"
+        self.own_head: nn.ParameterDict | None = None
+        if head != "shared":
+            weight, bias = blueprint.head
+            paths = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+            parts = {name: self.part(path, widths[0]) for name, path in paths.items()}
+            self.own_head = nn.ParameterDict(
+                {name: nn.Parameter(part.detach().clone()) for name, part in parts.items()}
+            )
         self.moulds = Moulds()
         self._logits_hooks: OrderedDict[int, Callable[[float, Tensor], None]] = OrderedDict()
 
@@ -125,7 +140,7 @@ class SlimmableNetwork(ProgrammedNetwork):
             ValueError: `width` is unknown; the message lists the known ones.
         """
         width = check_width(width, self.widths)
-        plain = plain_at(self.network, self.constants, self._blueprint, width)
+        plain = plain_at(self.network, self.constants, self._blueprint, width, self._own(width))
         plain.training = self.training
         return plain
 
@@ -135,12 +150,22 @@ class SlimmableNetwork(ProgrammedNetwork):
         return self._blueprint.nesting is not None
 
     @property
+    def slim_head(self) -> SlimHead:
+        """Which classifier a slim width has, see `convert`."""
+        if self.own_head is None:
+            return "shared"
+        return "probe" if self._detached else "own"
+
+    @property
     def changes_itself(self) -> bool:
         """Whether the forward changes parameters or buffers, those of norms aside."""
         return bool(self._blueprint.changes)
 
     def part(self, path: str, width: float) -> Tensor:
         """Return what a width uses of a parameter or buffer; a copy where that is not all of it."""
+        own = self._own(width)
+        if path in own:
+            return own[path]
         return self._blueprint.slices[path].part(value_at(self, path), width)
 
     def register_logits_hook(self, hook: Callable[[float, Tensor], None]) -> RemovableHandle:
@@ -170,10 +195,8 @@ class SlimmableNetwork(ProgrammedNetwork):
             (forward,) = self._forwards((1.0,))
             (body,) = self.taken([forward.features], (1.0,))
             features = forward.features.run(images, *body)
-            return tuple(
-                self._classified(features if width == 1.0 else nesting.part(features), width)
-                for width in widths
-            )
+            taken = {1.0: features, self.widths[0]: nesting.part(features)}
+            return tuple(self._classified(taken[width], width) for width in widths)
         forwards = self._forwards(widths)
         # All weights before the head first: a slim part and the whole share one gradient.
         bodies = self.taken([each.features for each in forwards], widths)
@@ -185,6 +208,8 @@ class SlimmableNetwork(ProgrammedNetwork):
 
     def _classified(self, features: Tensor, width: float) -> Tensor:
         (forward,) = self._forwards((width,))
+        if self._detached and width != 1.0:
+            features = features.detach()  # a probe learns what is there, and changes nothing
         # The head's when its turn comes: gradients of its columns are then added last width first.
         (head,) = self.taken([forward.logits], (width,), head=True)
         logits = forward.logits.run(features, *head)
@@ -198,6 +223,13 @@ class SlimmableNetwork(ProgrammedNetwork):
                 f"width: got {widths[0]} alone in training mode, want 1.0 with it: of a nested network both come of one pass"
             )
 
+    def _own(self, width: float) -> dict[str, nn.Parameter]:
+        """The slim width's own parameters, by the path of what they stand for."""
+        if self.own_head is None or width == 1.0:
+            return {}
+        given = zip(self._blueprint.head, ("weight", "bias"), strict=True)
+        return {path: self.own_head[name] for path, name in given if path is not None}
+
     def _forwards(self, widths: tuple[float, ...]) -> list[Forward]:
         forwards = self._blueprint.forwards
         return [forwards[width, self.network.training] for width in widths]
@@ -209,9 +241,13 @@ class SlimmableNetwork(ProgrammedNetwork):
         # Programs that differ by the width alone take the same.
         tensors, modules = programs[0].taken(self)
         nesting = self._blueprint.nesting
+        own = self._own(widths[0]) if head else {}
         parts: list[Sequence[Tensor]] = []
         for path, tensor in zip(programs[0].tensors, tensors, strict=True):
             slices = self._blueprint.slices[path]
+            if path in own:
+                parts.append((own[path],))
+                continue
             if path in self._blueprint.changes:
                 parts.append(tuple(_lent(slices, tensor, width) for width in widths))
                 continue

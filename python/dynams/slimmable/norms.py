@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -73,17 +74,15 @@ class NestedBatchNorm(SwitchableBatchNorm):
     def at(self, width: float) -> nn.Module:
         """As of `SwitchableBatchNorm`; a slim one shares its parameters and statistics with the full one."""
         width = check_width(width, self.kept)
-        full = super().at(1.0)
+        full = cast(_BatchNorm, super().at(1.0))
         return full if width == 1.0 else _sharing(full, self.kept[width])
 
     def copy_at(self, width: float) -> nn.Module:
         """As of `SwitchableBatchNorm`."""
-        full = super().at(1.0)
-        assert isinstance(full, _BatchNorm)
-        return _slim(full, self.kept[check_width(width, self.kept)])
+        return _slim(cast(_BatchNorm, super().at(1.0)), self.kept[check_width(width, self.kept)])
 
 
-def _sharing(norm: nn.Module, kept: Ranges) -> nn.Module:
+def _sharing(norm: _BatchNorm, kept: Ranges) -> _BatchNorm:
     """A batch-norm of the channels kept, which are views where they are adjacent."""
     channels = norm.num_features
 

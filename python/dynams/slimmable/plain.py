@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -101,9 +102,13 @@ class PlainNetwork(ProgrammedNetwork):
 
 
 def plain_at(
-    network: nn.Module, constants: nn.Module, blueprint: Blueprint, width: float
+    network: nn.Module,
+    constants: nn.Module,
+    blueprint: Blueprint,
+    width: float,
+    own: Mapping[str, Tensor],
 ) -> PlainNetwork:
-    """Make the ordinary network of a width of a slimmable one, with copies of the weights."""
+    """Make the ordinary network of a width of a slimmable one, with copies of the weights, and of its ``own`` by path."""
     parts = nn.ModuleDict({"network": network, "constants": constants})
     # What stands in a copy for what it is made of: so nothing is copied only to be cut or left out.
     made: dict[int, Any] = {
@@ -112,9 +117,10 @@ def plain_at(
         if isinstance(module, SwitchableBatchNorm)
     }
     for path, slices in blueprint.slices.items():
-        if not slices.whole(width):
+        if path in own or not slices.whole(width):
             value = value_at(parts, path)
-            part = slices.part(value.detach(), width).clone()
+            part = own[path] if path in own else slices.part(value, width)
+            part = part.detach().clone()
             is_parameter = isinstance(value, nn.Parameter)
             made[id(value)] = nn.Parameter(part, value.requires_grad) if is_parameter else part
     parts = copy.deepcopy(parts, made)

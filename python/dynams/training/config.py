@@ -283,11 +283,12 @@ class ProxyConfig:
         "and trains no proxy",
         within="(0, 1]",
     )
-    recipe: Literal["joint", "distill", "batch_norm", "none"] = setting(
+    recipe: Literal["joint", "distill", "probe", "batch_norm", "none"] = setting(
         "joint",
         "how the proxy is made fit to score: joint (the paper's: its loss L_p is added to the "
         "loss L of the full width, as long as selections are to come), distill (the same, its "
-        "targets being the full width's outputs), batch_norm (no loss; before each scoring its "
+        "targets being the full width's outputs), probe (with nested: only a classifier of the "
+        "proxy's own learns, the network is as without), batch_norm (no loss; before each scoring its "
         "batch-norms are estimated anew), or none (no proxy: the candidates are "
         "scored at full width, and the network is untouched)",
     )
@@ -311,8 +312,10 @@ class ProxyConfig:
         check("proxy", self)
         if self.nested and not self.trains:
             raise ValueError(
-                f"proxy.recipe: got {self.recipe}, want joint or distill with proxy.nested"
+                f"proxy.recipe: got {self.recipe}, want joint, distill or probe with proxy.nested"
             )
+        if self.recipe == "probe" and not self.nested:
+            raise ValueError("proxy.nested: got False, want True with proxy.recipe probe")
         if self.nested and self.width == 1.0:
             raise ValueError("proxy.width: got 1.0, want less with proxy.nested")
         if self.nested and self.share < 1.0:
@@ -323,7 +326,14 @@ class ProxyConfig:
     @property
     def trains(self) -> bool:
         """Whether the recipe has a loss of the proxy."""
-        return self.recipe in ("joint", "distill")
+        return self.recipe in ("joint", "distill", "probe")
+
+    @property
+    def head(self) -> Literal["shared", "own", "probe"]:
+        """Which classifier the proxy has: the columns of the network's, or one of its own."""
+        if not self.nested:
+            return "shared"
+        return "probe" if self.recipe == "probe" else "own"
 
 
 @section

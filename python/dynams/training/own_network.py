@@ -21,6 +21,7 @@ from torch.nn.parameter import is_lazy
 from dynams.selection.evaluating import evaluating
 from dynams.selection.signals import VALIDATION
 from dynams.slimmable import SlimmableNetwork, convert
+from dynams.slimmable.network import SlimHead
 from dynams.slimmable.recorder import logits_in
 
 _LOG = logging.getLogger(__name__)
@@ -128,6 +129,7 @@ def admit(
     classes: int,
     proxy_width: float | None,
     nested: bool = False,
+    head: SlimHead = "shared",
     needs: Iterable[str] = (),
     strategy: str = "a strategy",
 ) -> SlimmableNetwork | OwnNetwork:
@@ -139,6 +141,7 @@ def admit(
         classes: C, of the data.
         proxy_width: width of the proxy; None: none is wanted.
         nested: the proxy is to be nested in the full width.
+        head: classifier of a nested proxy.
         needs: what a scoring pass is to give.
         strategy: who needs it.
 
@@ -147,18 +150,18 @@ def admit(
             no head that could be told apart where ``needs`` want features, or nothing to train.
     """
     _initialise(model, images)
-    slimmable = _with_width(model, proxy_width, images, classes, nested=nested)
+    slimmable = _with_width(model, proxy_width, images, classes, nested=nested, head=head)
     network: SlimmableNetwork | OwnNetwork
     if slimmable is None:
         model.to(images.device)
-        head = _check_example(model, images, classes)
+        path = _check_example(model, images, classes)
         missing = {each.removeprefix(VALIDATION) for each in needs} & FROM_FEATURES
-        if head is None and missing:
+        if path is None and missing:
             raise ValueError(
                 f"model: got {type(model).__name__}, whose logits are not the output of one nn.Linear, want "
                 f"one: {strategy} needs {', '.join(sorted(missing))}"
             )
-        network = OwnNetwork(model, head)
+        network = OwnNetwork(model, path)
     else:
         network = slimmable.to(images.device)
         _check_example(network, images, classes)
@@ -227,7 +230,13 @@ def _initialise(model: nn.Module, images: Tensor) -> None:
 
 
 def _with_width(
-    model: nn.Module, width: float | None, images: Tensor, classes: int, *, nested: bool
+    model: nn.Module,
+    width: float | None,
+    images: Tensor,
+    classes: int,
+    *,
+    nested: bool,
+    head: SlimHead,
 ) -> SlimmableNetwork | None:
     """The network that runs at ``width``; None: the model as it is will do."""
     if isinstance(model, SlimmableNetwork):
@@ -235,9 +244,10 @@ def _with_width(
             raise ValueError(
                 f"model: got one of widths {model.widths}, want {width} among them, as proxy.width says"
             )
-        if width is not None and model.nested != nested:
+        if width is not None and (model.nested, model.slim_head) != (nested, head):
             raise ValueError(
-                f"model: got a slimmable network with nested={model.nested}, want {nested}, as proxy.nested says"
+                f"model: got a slimmable network with nested={model.nested}, head={model.slim_head}, want "
+                f"nested={nested}, head={head}, as proxy.nested and proxy.recipe say"
             )
         return model
     if width is None:
@@ -249,7 +259,7 @@ def _with_width(
         )
     example = images.to(next((each.device for each in _state(model)), images.device))
     try:
-        return convert(model, (width, 1.0), example=example, nested=nested)
+        return convert(model, (width, 1.0), example=example, nested=nested, head=head)
     except ValueError as error:
         # What cannot be trained as it is either is not sent the way out.
         _check_example(model, example, classes)

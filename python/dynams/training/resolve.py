@@ -199,6 +199,7 @@ def build_network(
             depth=config.model.depth,
             generator=generator("cpu", config.run.seed, purpose=purpose),
             nested=config.proxy.nested and len(widths) > 1,
+            head=config.proxy.head if len(widths) > 1 else "shared",
         )
 
 

@@ -279,6 +279,7 @@ def _network(resolved: Resolved, batches: Batches, model: nn.Module | None) -> N
         classes=len(batches.classes),
         proxy_width=selector.proxy_width,
         nested=resolved.config.proxy.nested,
+        head=resolved.config.proxy.head,
         needs=selector.scored,
         strategy=resolved.config.selection.strategy,
     )

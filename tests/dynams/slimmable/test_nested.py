@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 from dynams.models import build_model
 from dynams.slimmable import SlimmableNetwork, convert, slim_channels
+from dynams.slimmable.moulds import filled
+from dynams.slimmable.network import SlimHead
 
 
 class Small(nn.Module):
@@ -255,3 +257,59 @@ def test_built_networks_nest() -> None:
     torch.testing.assert_close(network.plain(0.5)(images), slim)
     torch.testing.assert_close(network.plain(1.0)(images), full)
     assert not network.network.stages[2][0].body[0].conv.weight[:8, 8:].any()
+
+
+every_own_head = pytest.mark.parametrize("head", ["own", "probe"])
+
+
+def with_own_head(head: SlimHead) -> SlimmableNetwork:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        network = convert(Small(6, 5), (0.5, 1.0), nested=True, head=head).eval()
+        columns = network.network.head.weight[:, :3]
+        assert torch.equal(network.own_head["weight"], columns)
+        for parameter in network.own_head.values():
+            nn.init.normal_(parameter)
+    return network
+
+
+@every_own_head
+def test_an_own_head_is_the_slim_widths_everywhere(head: SlimHead) -> None:
+    network, images = with_own_head(head), pictures()
+    full, slim = network(images, (1.0, 0.5))
+    features = network.features(images)[:, :3].detach()
+    want = features.numpy() @ network.own_head["weight"].detach().numpy().T
+    want += network.own_head["bias"].detach().numpy()
+    np.testing.assert_allclose(slim.detach().numpy(), want, rtol=1e-5, atol=1e-6)
+    classify = network.head_at(0.5)
+    for other in (network(images, 0.5), network.plain(0.5)(images), classify(features)):
+        torch.testing.assert_close(other, slim)
+    torch.testing.assert_close(network.plain(1.0)(images), full)
+    loaded = with_own_head(head)
+    loaded.own_head["weight"].data.zero_()
+    loaded.load_state_dict(network.state_dict())
+    assert torch.equal(loaded(images, 0.5), network(images, 0.5))
+
+
+@every_own_head
+def test_a_probes_loss_trains_the_probe_alone(head: SlimHead) -> None:
+    network = with_own_head(head).train()
+    _, slim = network(pictures(), (1.0, 0.5))
+    slim.square().sum().backward()
+    trained = {name for name, value in network.named_parameters() if value.grad is not None}
+    assert {"own_head.weight", "own_head.bias"} <= trained
+    assert ("network.one.weight" in trained) == (head == "own")
+    assert "network.head.weight" not in trained
+
+
+def test_frozen_copies_follow_an_own_head() -> None:
+    network, images = with_own_head("own"), pictures()
+    for _ in range(2):  # the second fills what the first made
+        with filled(network, 0.5, torch.contiguous_format, None) as frozen, torch.no_grad():
+            torch.testing.assert_close(frozen(images), network(images, 0.5))
+        nn.init.normal_(network.own_head["weight"])
+
+
+def test_an_own_head_wants_a_nested_width() -> None:
+    with pytest.raises(ValueError, match="head: got own, want shared without nested=True"):
+        convert(Small(6, 5), head="own")

@@ -181,7 +181,7 @@ def test_a_tail_trains_on_everything_and_its_proxy_rests(tmp_path):
 NESTED = {"nested": True, "weight": 0.5}
 
 
-@pytest.mark.parametrize("recipe", ["joint", "distill"])
+@pytest.mark.parametrize("recipe", ["joint", "distill", "probe"])
 def test_a_nested_proxy_trains_and_its_absent_weights_stay_zero(recipe, tmp_path):
     config = small_config(tmp_path, proxy={**NESTED, "recipe": recipe})
     summary = train(config, DATA)
@@ -197,10 +197,11 @@ def test_a_nested_proxy_trains_and_its_absent_weights_stay_zero(recipe, tmp_path
 @pytest.mark.parametrize(
     ("proxy", "told"),
     [
-        ({"recipe": "none"}, "proxy.recipe: got none, want joint or distill"),
-        ({"recipe": "batch_norm"}, "proxy.recipe: got batch_norm, want joint or distill"),
+        ({"recipe": "none"}, "proxy.recipe: got none, want joint, distill or probe"),
+        ({"recipe": "batch_norm"}, "proxy.recipe: got batch_norm, want joint, distill or probe"),
         ({"width": 1.0}, "proxy.width: got 1.0, want less"),
         ({"share": 0.5}, "proxy.share: got 0.5, want 1"),
+        ({"nested": False, "recipe": "probe"}, "proxy.nested: got False, want True with"),
     ],
 )
 def test_what_a_nested_proxy_cannot_be_is_refused(proxy, told):
@@ -217,3 +218,15 @@ def test_a_network_of_your_own_is_nested_where_it_can_be(tmp_path):
     assert model.mix.weight[2:].all()
     with pytest.raises(ValueError, match="model: got a slimmable network with nested=False"):
         train(config, DATA, model=convert(Branches(), (0.5, 1.0)))
+
+
+def test_a_probe_changes_nothing_of_the_network(tmp_path):
+    def state(weight: float) -> dict[str, torch.Tensor]:
+        proxy = {**NESTED, "recipe": "probe", "weight": weight}
+        # Chosen once, before the first step: by what the probe began with.
+        once = {"dynamic": False, "warmup_epochs": 0}
+        return final(train(small_config(tmp_path, proxy=proxy, selection=once), DATA).run_dir).model
+
+    one, other = state(0.1), state(1.0)
+    different = {name for name, value in one.items() if not torch.equal(value, other[name])}
+    assert different <= {"own_head.weight", "own_head.bias"}
