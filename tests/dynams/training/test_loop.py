@@ -181,6 +181,26 @@ def test_evaluation_happens_when_asked_and_at_the_end(tmp_path):
     assert not math.isnan(summary.accuracy)
 
 
+def test_views_are_of_evaluation_alone(tmp_path):
+    # Left and right are classes: whoever sees both sides of an image cannot tell them apart.
+    data = made_up_data(train=200, test=60)
+    seen, blind = (
+        train(
+            small_config(
+                tmp_path,
+                optim={"epochs": 8},
+                run={"test_views": views, "evaluate_every": 8},
+            ),
+            data,
+        )
+        for views in (1, 2)
+    )
+    models = [load_checkpoint(checkpoint_path(Path(run.run_dir))).model for run in (seen, blind)]
+    assert equal(*models)
+    assert seen.accuracy > 0.85
+    assert blind.accuracy < 0.85
+
+
 def test_a_diverging_loss_stops_the_run_and_keeps_the_checkpoint_of_before(tmp_path):
     config = small_config(tmp_path, optim={"lr": 1e30, "warmup": 0.0})
     with pytest.raises(NonFiniteLossError, match=r"epoch \d.*smaller optim\.lr"):
