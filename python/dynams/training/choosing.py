@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from dynams.selection.methods.filter import Filter
+from dynams.selection.methods.in_batch import Filter
 from dynams.selection.methods.interface import BatchSelection
 from dynams.selection.signals import Signals
 from dynams.training.network import Classifier

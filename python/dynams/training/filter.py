@@ -10,7 +10,7 @@ from lightning_fabric.wrappers import _FabricOptimizer
 from torch import Tensor
 
 from dynams.cost.clock import Clock
-from dynams.selection.methods.filter import Filter
+from dynams.selection.methods.in_batch import Filter
 from dynams.selection.methods.interface import BatchSelection
 from dynams.slimmable import SlimmableNetwork
 from dynams.slimmable.moulds import filled_copy

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dynams.report import EpochRecord, Summary
 from dynams.selection import Signals
-from dynams.selection.methods.filter import Filter
+from dynams.selection.methods.in_batch import Filter
 from dynams.training.batches import share, step_bounds
 from dynams.training.checkpoint import save_checkpoint
 from dynams.training.choosing import chooser

@@ -18,8 +18,7 @@ from dynams.data.memory import HostMemory
 from dynams.data.places import what_is
 from dynams.data.storage import Place
 from dynams.models import MODEL_NAMES, build_model, check_options
-from dynams.selection.methods.filter import Filter
-from dynams.selection.methods.in_batch import RankedBatch
+from dynams.selection.methods.in_batch import Filter, RankedBatch
 from dynams.selection.methods.interface import BatchStrategy, Strategy
 from dynams.selection.methods.registry import build_strategy, strategy_options
 from dynams.selection.methods.uniform import Full

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from dynams.selection.methods.difficulty import (
         last_layer_gradient_norm as last_layer_gradient_norm,
     )
-    from dynams.selection.methods.filter import Filter as Filter
     from dynams.selection.methods.forgetting import Forgetting as Forgetting
     from dynams.selection.methods.forgetting import ForgettingEvents as ForgettingEvents
     from dynams.selection.methods.glister import Glister as Glister
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from dynams.selection.methods.importance import importance_sample as importance_sample
     from dynams.selection.methods.in_batch import BatchLoss as BatchLoss
     from dynams.selection.methods.in_batch import BatchMargin as BatchMargin
+    from dynams.selection.methods.in_batch import Filter as Filter
     from dynams.selection.methods.in_batch import hardest_mask as hardest_mask
     from dynams.selection.methods.in_batch import smallest_margins_mask as smallest_margins_mask
     from dynams.selection.methods.infobatch import InfoBatch as InfoBatch
@@ -79,13 +79,12 @@ else:
             "alignprune": "AlignPrune LossTrajectories loss_alignment",
             "craig": "Craig craig_subset",
             "difficulty": "EL2N GraNd Loss hardest last_layer_gradient_norm",
-            "filter": "Filter",
             "forgetting": "Forgetting ForgettingEvents",
             "glister": "Glister glister_subset",
             "gradmatch": "BatchGradMatch GradMatch gradmatch_batches gradmatch_subset",
             "importance": "BatchImportance Importance batch_increment importance_batch "
             "importance_sample",
-            "in_batch": "BatchLoss BatchMargin hardest_mask smallest_margins_mask",
+            "in_batch": "BatchLoss BatchMargin Filter hardest_mask smallest_margins_mask",
             "infobatch": "InfoBatch infobatch_subset",
             "margin": "Margin StaticMargin smallest_margins",
             "memorisation": "Memorisation memorisation_scores",
