@@ -48,6 +48,10 @@ TARGETS = {"resnet18": 3.0}  # least speed-up aimed at
 BUDGETS = (0.3, 0.6)
 RECIPES: dict[str, Row] = {"joint": {}, "joint-every4": {"every": 4}}
 RECIPES |= {name: {"recipe": name} for name in ("distill", "batch_norm")}
+RECIPES |= {
+    f"nested {name}": {"nested": True, "recipe": name, "weight": weight}
+    for name, weight in (("joint", 0.3), ("probe", 1.0))
+}
 
 
 def speed(options: argparse.Namespace) -> Row:

@@ -169,7 +169,7 @@ def test_options_of_strategies_not_in_use_do_nothing():
         (["--selection.max_age=0"], "selection.max_age: got 0, want at least 1"),
         (
             ["--proxy.recipe=jiont"],
-            "proxy.recipe: got 'jiont', want one of joint, distill, batch_norm, none (did you mean joint?)",
+            "proxy.recipe: got 'jiont', want one of joint, distill, probe, batch_norm, none (did you mean joint?)",
         ),
         (
             ["--proxy.share=0.5", "--run.devices=2"],
