@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from dynams.slimmable.analysis import Slimming
 from dynams.slimmable.network import SlimmableNetwork
-from dynams.slimmable.program import features_and_nodes
+from dynams.slimmable.program import Program, features_and_nodes
 from dynams.slimmable.record import Ref, Step
 from dynams.slimmable.recordings import Recording
 from dynams.slimmable.rules import Layout
@@ -33,12 +33,20 @@ class _Watched(fx.Interpreter):
 
 @torch.no_grad()
 def check_nested(network: SlimmableNetwork, found: Slimming, recording: Recording) -> None:
-    """Compare, operation by operation, both widths of a nested network in eval mode on the example.
+    """Compare, operation by operation, both widths of a nested network in eval mode, on noise like the example.
 
     Raises:
         ValueError: one has slim results that depend on other channels.
     """
-    slim, whole = (_results(network, found, recording, width) for width in network.widths)
+    example = recording.example
+    if example.is_floating_point():
+        # Of zeros, say, nothing would tell channels apart.
+        noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(0), device="cpu")
+        example = noise.to(example)
+    slim, whole = (
+        _results(network, features_and_nodes(found, width, recording.varying), example, width)
+        for width in network.widths
+    )
     for step in found.record.steps:
         for ref in step.results if isinstance(step, Step) else ():
             if ref not in slim or ref not in whole:
@@ -52,12 +60,15 @@ def check_nested(network: SlimmableNetwork, found: Slimming, recording: Recordin
 
 
 def _results(
-    network: SlimmableNetwork, found: Slimming, recording: Recording, width: float
+    network: SlimmableNetwork,
+    traced: tuple[Program, dict[Ref, fx.Node]],
+    example: Tensor,
+    width: float,
 ) -> dict[Ref, Tensor]:
-    program, nodes = features_and_nodes(found, width, recording.varying)
+    program, nodes = traced
     watched = _Watched(program.graph)
     ((tensors, modules),) = network.taken([program], (width,))
-    watched.run(recording.example.clone(), *tensors, *modules)
+    watched.run(example.clone(), *tensors, *modules)
     values = {ref: watched.seen.get(node) for ref, node in nodes.items()}
     return {ref: value for ref, value in values.items() if isinstance(value, Tensor)}
 

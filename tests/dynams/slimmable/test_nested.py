@@ -214,6 +214,8 @@ class Returning(nn.Module):
 def test_what_mixes_all_channels_is_refused_by_name(model: type[nn.Module], told: str) -> None:
     with pytest.raises(ValueError, match=f"cannot make {told}.*nested=False"):
         convert(model(), (0.5, 1.0), example=torch.randn(2, 4), nested=True)
+    with pytest.raises(ValueError, match=f"cannot make {told}.*nested=False"):
+        convert(model(), (0.5, 1.0), example=torch.zeros(2, 4), nested=True)
     convert(model(), (0.5, 1.0), example=torch.randn(2, 4))
 
 
