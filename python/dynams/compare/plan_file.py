@@ -28,19 +28,12 @@ PLAN_NAME = "plan.yaml"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 _KEYS = (
-    "name",
-    "base",
-    "recipes",
-    "budgets",
-    "seeds",
-    "reference",
-    "pilot",
-    "out",
+    "name", "base", "recipes", "budgets", "seeds", "reference", "pilot", "rehearsal", "extends", "out",
     "limit_seconds",
-)
+)  # fmt: skip
 _RECIPE_KEYS = ("title", "uses_budget", "match", "priority")
 _MATCH_KEYS = ("recipe", "by")
-_TEXTS = ("name", "title", "reference", "out", "match.recipe", "match.by")
+_TEXTS = ("name", "title", "reference", "extends", "out", "match.recipe", "match.by")
 _DECIDED = {
     "run.seed": "seeds says which",
     "run.name": "each cell has its own",
@@ -74,12 +67,37 @@ def load_plan(name: str | Path, overrides: Mapping[str, Any] | None = None) -> P
             f"plan: no file {path}, and presets are {', '.join(known)}{did_you_mean(str(name), known)}"
         )
     where = str(name) if str(name) in known else str(path)
+    return read_plan(_values(path, where), where, path.stem, overrides)
+
+
+def _values(path: Path, where: str) -> Any:
+    """What a plan's file holds; on top of the preset's that it extends, if it does.
+
+    Raises:
+        PlanError: it is no YAML, or there is no such preset.
+    """
     texts = [*text_names(train_options()), *_TEXTS]
     try:
         values = read_yaml(path, where, texts)
     except YamlError as error:
         raise PlanError(str(error)) from error
-    return read_plan(values, where, path.stem, overrides)
+    if not isinstance(values, Mapping) or "extends" not in values:
+        return values
+    known = presets()
+    own = dict(values)
+    begun = own.pop("extends")
+    try:
+        one_of(f"{where}: extends", begun, known)
+        below = _values(known[begun], begun)
+        for key in ("base", "recipes"):
+            of_type(f"{where}: {key}", {} if own.get(key) is None else own[key], dict)
+        base = read_options(below.get("base"), f"{begun}: base")
+        base |= read_options(own.get("base"), f"{where}: base")
+    except (TypeError, ValueError) as error:
+        raise PlanError(str(error)) from error
+    recipes = {**below.get("recipes", {}), **(own.get("recipes") or {})}
+    below.pop("name", None)
+    return {**below, **own, "base": base, "recipes": recipes}
 
 
 def read_plan(

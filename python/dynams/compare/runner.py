@@ -326,9 +326,10 @@ class Queue:
         key, config = entry.key, entry.config
         assert config is not None
         data, data_print = self._images(config)
-        self._rehearse(key, config, data, stop)
-        if stop.requested:
-            return
+        if self.plan.rehearsal:
+            self._rehearse(key, config, data, stop)
+            if stop.requested:
+                return
         begun = entry.begun
         if begun is None:
             self.folder.forget(key)
@@ -363,10 +364,10 @@ class Queue:
         from dynams.training.entry import train
         from dynams.training.errors import NonFiniteLossError
 
-        epochs = self.plan.rehearsal
-        if not epochs or (key.recipe, key.budget) in self._rehearsed:
+        epochs, recipe = self.plan.rehearsal, (key.recipe, key.budget)
+        if recipe in self._rehearsed:
             return
-        self._rehearsed.add((key.recipe, key.budget))
+        self._rehearsed.add(recipe)
         rests = config.optim.first_layer_epochs
         optim = dataclasses.replace(
             config.optim,

@@ -124,7 +124,8 @@ def test_without_options_the_defaults_are_the_digits_preset():
 
 
 def test_every_preset_is_a_valid_configuration_of_known_keys():
-    assert set(presets()) == {"digits", "cifar10", "imagenet", "dynams", "dynams-paper"}
+    names = {"digits", "cifar10", "sprint-94", "sprint-96", "imagenet", "dynams", "dynams-paper"}
+    assert set(presets()) == names
     for name, path in presets().items():
         values = yaml.safe_load(path.read_text())
         for section, settings in values.items():

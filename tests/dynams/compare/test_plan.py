@@ -28,13 +28,37 @@ def test_a_preset_s_cells_all_have_a_configuration_once_lengths_are_known(name):
     assert name in presets()
     keys = cell_keys(plan)
     assert len({key.stem for key in keys}) == len(keys)
-    assert keys[0] == CellKey(plan.reference, None, plan.seeds[0])
+    first = plan.seeds[0] if plan.pilot is None else plan.pilot
+    assert keys[0] == CellKey(plan.reference, None, first)
     for key in keys:
         config = cell_config(plan, key, lambda *_: Length(epochs=7))
         assert config is not None
         assert config.run.seed == key.seed
         if plan.recipes[key.recipe].match is None and key.budget is not None:
             assert config.selection.budget == key.budget
+
+
+def test_a_plan_may_extend_a_preset(tmp_path):
+    below = load_plan("digits")
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "extends: digits\nseeds: [5]\nbase: {optim.lr: 0.2, data: {limit: 500}}\n"
+        "recipes: {static: {selection.strategy: random}, more: {selection.strategy: full}}\n"
+    )
+    plan = load_plan(file)
+    assert plan.base == {**below.base, "optim.lr": 0.2, "data.limit": 500}
+    assert list(plan.recipes) == [*below.recipes, "more"]
+    assert plan.recipes["margin"] == below.recipes["margin"]
+    assert plan.recipes["static"].options == {"selection.strategy": "random"}
+    assert (plan.name, plan.seeds, plan.budgets) == ("mine", (5,), below.budgets)
+    file.write_text("extends: digit\n")
+    with pytest.raises(
+        PlanError, match=r"extends: got 'digit', want one of .* \(did you mean digits"
+    ):
+        load_plan(file)
+    file.write_text("extends: digits\nrecipes: [1]\n")
+    with pytest.raises(PlanError, match=r"recipes: got \[1\], want keys with values"):
+        load_plan(file)
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "power"])
