@@ -63,7 +63,7 @@ def test_depth_in_the_name_counts_convolutions_and_the_head() -> None:
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
         ValueError,
-        match=r"name: got 'resnet19', want one of resnet8, .*resnet18, .*resnet50 \(did you mean resnet",
+        match=r"name: got 'resnet19', want one of resnet8, .*resnet18, .*resnet50, sprint \(did you mean resnet",
     ):
         build_model("resnet19", 10)
 

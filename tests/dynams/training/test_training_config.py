@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+import yaml
 
 from dynams.training.changed_settings import MAY_CHANGE_ON_RESUME, changed_settings
 from dynams.training.config import (
@@ -18,6 +19,7 @@ from dynams.training.config import (
     SelectionConfig,
     TrainConfig,
 )
+from dynams.training.options import read_options
 from dynams.training.resolve import build_selector
 
 
@@ -100,6 +102,23 @@ def test_numbers_of_any_kind_become_plain_ones():
 def test_what_is_of_no_type_of_the_setting_is_refused(section, setting, value, said):
     with pytest.raises(TypeError, match=rf"\.{setting}: {re.escape(said)}"):
         section(**{setting: value})
+
+
+def test_a_list_is_of_whole_numbers_within_bounds():
+    model = ModelConfig(name="sprint", channels=(np.int64(4), 6))  # type: ignore[arg-type]
+    assert model.channels == [4, 6]
+    assert [type(value) for value in model.channels] == [int, int]
+    config = TrainConfig(model=model)
+    assert TrainConfig.from_dict(yaml.safe_load(yaml.safe_dump(config.to_dict()))) == config
+    with pytest.raises(ValueError, match=r"^model\.channels\[1\]: got 0, want at least 1$"):
+        ModelConfig(channels=[4, 0])
+    with pytest.raises(TypeError, match=r"^model\.channels\[0\]: got 1\.5, want a whole number$"):
+        ModelConfig(channels=[1.5])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"^model\.channels: got 4, want a list$"):
+        ModelConfig(channels=4)  # type: ignore[arg-type]
+    assert read_options({"model": {"channels": [4, 6]}}, "file") == {"model.channels": [4, 6]}
+    with pytest.raises(TypeError, match=r"model\.channels: got 'wide', want a list or null"):
+        read_options({"model.channels": "wide"}, "file")
 
 
 def test_a_section_is_keys_with_values_or_nothing():
