@@ -89,7 +89,7 @@ def train(
         if earlier is not None:
             check_config(earlier.checkpoint, resolved.config)
         check_needs(config.run, None if earlier is None else run_dir)
-        with joined(resolved.world, resolved.device, config.run.timeout) as companions:
+        with joined(resolved.world, resolved.device, config.run.timeout, stop) as companions:
             # In a frame of its own: what belongs to the process group goes before it.
             return _trained(
                 resolved, companions, given, model, run_dir, earlier, stop, started, on_refresh

@@ -9,7 +9,9 @@ to ignore, as nohup and shells' background jobs are, stays ignored.
 from __future__ import annotations
 
 import signal
+import socket
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -75,3 +77,54 @@ class Interrupt:
         self._requested = True
         if again or self.nothing_to_save:
             raise KeyboardInterrupt
+
+
+class Told:
+    """Notices, for the time of a block, that this process was told to end where Python heeds no signal.
+
+    Processes meet in a store, and wait there for each other. Of two one may have been told, and have ended, before it
+    came; the other one would wait until it is killed. Nothing may be forked meanwhile: it would tell of its own signals.
+
+    Args:
+        stop: what listens for signals; None: nothing is noticed.
+    """
+
+    def __init__(self, stop: Interrupt | None) -> None:
+        self._stop = stop
+        self._ends: tuple[socket.socket, socket.socket] | None = None
+
+    def __enter__(self) -> None:
+        if self._stop is None or threading.current_thread() is not threading.main_thread():
+            return
+        ends = socket.socketpair()
+        for each in ends:
+            each.setblocking(False)
+        before = signal.set_wakeup_fd(ends[1].fileno(), warn_on_full_buffer=False)
+        if before == -1:
+            self._ends = ends
+            return
+        signal.set_wakeup_fd(before)  # of an event loop, which this program runs in
+        for each in ends:
+            each.close()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._ends is not None:
+            signal.set_wakeup_fd(-1)
+            for each in self._ends:
+                each.close()
+            self._ends = None
+
+    def to_end(self) -> bool:
+        """Whether a signal has come that ends this process, as there is nothing to save."""
+        ends = self._ends
+        if ends is None or self._stop is None:
+            return False
+        with suppress(OSError):  # nothing came, or all is over
+            came = ends[0].recv(64)
+            return self._stop.nothing_to_save and any(number in SIGNALS for number in came)
+        return False

@@ -28,6 +28,7 @@ import torch.distributed as dist
 from dynams.training.devices import World
 from dynams.training.errors import LostProcessError
 from dynams.training.heartbeat import Heartbeat, RunPlace
+from dynams.training.interrupt import Interrupt, Told
 from dynams.training.launched import Launched, own_mark
 from dynams.training.meeting import agreed_name
 from dynams.training.rundir import checkpoint_path, resume_command
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 _GRACE = 5.0
 _PATIENCE = 30.0
 _LOOK = 0.25
+_INTERRUPTED = 130  # as the command line's
 # Between two looks that are further apart this process itself was stopped.
 _STOPPED = 2.0
 # Others may take so long, loading data for all of them, before they come to a meeting.
@@ -52,15 +54,21 @@ class Companions:
     Attributes:
         world: the processes.
         run_dir: the run's directory, once it is known: the command that resumes names it.
+        told: whether this one was told to end; for the time in which it would not heed it.
     """
 
     def __init__(
-        self, world: World, store: Store | None = None, children: Children | None = None
+        self,
+        world: World,
+        store: Store | None = None,
+        children: Children | None = None,
+        stop: Interrupt | None = None,
     ) -> None:
         self.world = world
         self.run_dir: Path | None = None
         self._store = store
         self._children = children
+        self.told = Told(stop)
         self._heartbeat: Heartbeat | None = None
         self._over = threading.Event()
 
@@ -75,7 +83,7 @@ class Companions:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """End this process soon after another is lost, if it does not end by itself, or hangs."""
+        """End this process soon after another is lost, or it was told to end, if it does not end by itself, or hangs."""
         threading.Thread(target=self._watch, daemon=True).start()
         try:
             yield
@@ -193,6 +201,8 @@ class Companions:
             if self._heartbeat is not None and now - looked > _STOPPED:
                 self._heartbeat.excuse(now - looked)
             looked = now
+            if self.told.to_end() and not self._over.wait(_GRACE):
+                self._end_at_once(None, status=_INTERRUPTED)
             if (lost := self._gone()) is not None and not self._over.wait(_GRACE):
                 here = self.world.here
                 speaks = self._children is not None or (here is not None and here.rank == 1)
@@ -236,7 +246,7 @@ class Companions:
             return None
         return f"{here.by} at {here.address} has not answered for {self._heartbeat.timeout:g} s"
 
-    def _end_at_once(self, why: str | None, hung: Collection[int] = ()) -> None:
+    def _end_at_once(self, why: str | None, hung: Collection[int] = (), status: int = 1) -> None:
         """End this process, those that it started, and those that hang beside it, on which a launcher would wait."""
         if why is not None:
             with suppress(OSError):
@@ -253,7 +263,7 @@ class Companions:
             for number in beside:
                 with suppress(OSError):
                     os.kill(number, getattr(signal, "SIGKILL", signal.SIGTERM))
-        os._exit(1)
+        os._exit(status)
 
 
 class Children:
@@ -310,7 +320,9 @@ class Children:
 
 
 @contextmanager
-def joined(world: World, device: torch.device, timeout: float = 600.0) -> Iterator[Companions]:
+def joined(
+    world: World, device: torch.device, timeout: float = 600.0, stop: Interrupt | None = None
+) -> Iterator[Companions]:
     """Bring the run's processes together, in a process group of their own, for as long as the block lasts.
 
     A process group that the caller made is used, and stays. One process needs none.
@@ -319,6 +331,7 @@ def joined(world: World, device: torch.device, timeout: float = 600.0) -> Iterat
         world: the processes; those that nobody started are started.
         device: what they compute on.
         timeout: seconds after which one that does not come on hangs, and ends the others.
+        stop: what listens for signals; one that comes while they meet ends this process within seconds.
 
     Raises:
         LostProcessError: another process was lost, in place of what came of that here.
@@ -337,13 +350,14 @@ def joined(world: World, device: torch.device, timeout: float = 600.0) -> Iterat
         world = World(world.local, world.machines, here)
     assert world.here is not None
     with ExitStack() as stack:
-        companions = Companions(world, None, children)
+        companions = Companions(world, None, children, stop)
         stack.enter_context(companions.watched())
         store = _store(world.here) if children is None else children.store
         name = f"dynams/{agreed_name(store, world.here.rank, world.size, _TIMEOUT)}"
         store = dist.PrefixStore(name, store)  # type: ignore[attr-defined]
         stack.enter_context(companions.heard(store, Heartbeat(world.here, name, timeout)))
-        _meet(world.here, device, store, timeout)
+        with companions.told:
+            _meet(world.here, device, store, timeout)
         try:
             with companions.losses_told():
                 yield companions

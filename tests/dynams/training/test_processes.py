@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
+from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 
@@ -20,7 +23,9 @@ from dynams.training import processes
 from dynams.training.devices import World, resolve_world
 from dynams.training.distributed import build_fabric
 from dynams.training.errors import LostProcessError
+from dynams.training.interrupt import Interrupt
 from dynams.training.launched import Launched
+from dynams.training.meeting import agreed_name
 from dynams.training.processes import Companions, joined, told_environment
 from dynams.training.resolve import resolve
 from dynams.training.rundir import resume_command
@@ -171,3 +176,34 @@ def test_sixty_runs_of_two_processes_in_a_row_end_with_status_0(tmp_path: Path) 
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         assert "terminate called" not in done.stderr
+
+
+def _meets_and_waits(port: int, starter: int) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    here = Launched("dynams", 1, 2, 1, 2, "127.0.0.1", port, starter)
+    with Interrupt(nothing_to_save=True) as stop, joined(World(2, 1, here), CPU, stop=stop):
+        pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_one_that_is_told_to_end_while_it_waits_for_another_to_come_ends():
+    """Of the two that met, the first was told first, and makes no process group any more."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    second = get_context("fork").Process(target=_meets_and_waits, args=(store.port, os.getpid()))
+    second.start()
+    try:
+        name = agreed_name(store, 0, 2, timedelta(seconds=60))
+        # gloo says where it is, then waits for the first one to say so.
+        place = f"dynams/{name}/0//cpu//0/1"
+        end = time.monotonic() + 60
+        while not any(
+            store.check([each]) for each in (place, place.replace("/0//", "/default_pg/0//"))
+        ):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        os.kill(second.pid, signal.SIGTERM)
+        second.join(60)
+        assert second.exitcode == 130
+    finally:
+        second.kill()
+        second.join()
