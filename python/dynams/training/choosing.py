@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from torch import Tensor
 
 from dynams.selection.methods.in_batch import Filter
 from dynams.selection.methods.interface import BatchSelection
 from dynams.selection.signals import Signals
-from dynams.training.network import Classifier
+from dynams.training.computing import autocast_dtype
+from dynams.training.network import Classifier, evaluated
 from dynams.training.scoring import head_scores
 from dynams.training.seeds import generator
 
@@ -60,11 +60,10 @@ def chooser(
     return choose
 
 
-@torch.no_grad()
 def look(run: TrainingRun, images: Tensor) -> tuple[Tensor, Classifier | None]:
     """Look at a batch by the proxy, or by the whole network where there is none.
 
-    It evaluates, so that batch-norms take up only what is trained on.
+    It evaluates, by a frozen copy: batch-norms take up only what is trained on.
 
     Args:
         run: its network looks.
@@ -74,11 +73,9 @@ def look(run: TrainingRun, images: Tensor) -> tuple[Tensor, Classifier | None]:
         (B, D) what the head takes, and the head; without a head they are logits.
     """
     network, width = run.network, run.selector.proxy_width
-    network.eval()
-    try:
-        with run.fabric.autocast():
-            features = network.features(images, width)
-    finally:
-        network.train()
+    layout, layers = run.resolved.reading_format, autocast_dtype(run.fabric)
+    with evaluated(network, width or 1.0, layout, layers) as frozen, run.fabric.autocast():
+        features = frozen.features(images)
     head = network.head if width is None else cast(Any, network).head_at(width)
-    return features, head
+    # What is made in inference mode can be in no backward pass, as weights of losses are.
+    return features.clone(), head
