@@ -5,6 +5,7 @@ from __future__ import annotations
 from textwrap import shorten
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from dynams.training.changed_settings import (
@@ -32,7 +33,7 @@ def capture(run: TrainingRun, total_seconds: float) -> Checkpoint:
     processes = []
     if run.fabric.world_size > 1:
         own = {name: value.cpu() for name, value in own_buffers(run.fabric, network).items()}
-        state = {name: _on_cpu(value) for name, value in _batch_state(run).items()}
+        state = {name: _to("cpu", value) for name, value in _batch_state(run).items()}
         slow = {} if run.lookahead is None else run.lookahead.buffers()
         mine = {
             "buffers": own,
@@ -125,7 +126,8 @@ def _restore_process(run: TrainingRun, checkpoint: Checkpoint) -> None:
     if run.lookahead is not None:
         run.lookahead.load_state_dict(slow)
     if strategy:
-        cast(Any, run.selector.batch).load_state_dict(strategy)
+        moved = {name: _to(run.fabric.device, value) for name, value in strategy.items()}
+        cast(Any, run.selector.batch).load_state_dict(moved)
 
 
 def check_config(checkpoint: Checkpoint, config: TrainConfig) -> TrainConfig:
@@ -160,5 +162,5 @@ def _batch_state(run: TrainingRun) -> dict[str, Any]:
     return {} if save is None else dict(save())
 
 
-def _on_cpu(value: Any) -> Any:
-    return value.cpu() if isinstance(value, Tensor) else value
+def _to(device: torch.device | str, value: Any) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value

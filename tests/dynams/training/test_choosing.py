@@ -204,23 +204,28 @@ def test_a_filter_trains_as_a_loop_in_float64_does_and_its_choices_are_trained_o
     assert summary.seconds["scoring"] > 0
 
 
+SPRINTING = {"drop_last": True, "lookahead": 2, "first_layer_epochs": 1}
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> str:
     """Directory of a run that filters and was not stopped."""
-    return train(filtering(tmp_path_factory.mktemp("whole")), DATA, interrupt=StopAt()).run_dir
+    config = filtering(tmp_path_factory.mktemp("whole"), optim=SPRINTING)
+    return train(config, DATA, interrupt=StopAt()).run_dir
 
 
-@pytest.mark.parametrize("question", [3, 15, 22])
+@pytest.mark.parametrize("question", [3, 12, 17])
 def test_a_run_that_filters_ends_the_same_wherever_it_is_stopped(
     question, undisturbed, tmp_path, monkeypatch
 ):
-    stopped = train(filtering(tmp_path), DATA, interrupt=StopAt(question))
+    config = filtering(tmp_path, optim=SPRINTING)
+    stopped = train(config, DATA, interrupt=StopAt(question))
     assert not stopped.completed
     state = final(stopped.run_dir).batch_strategy
-    assert (state["choices"] is None) == (question <= 12)  # its own training asks 12 times
-    if question > 12:  # nothing is trained again
+    assert (state["choices"] is None) == (question <= 9)  # its own training asks 9 times
+    if question > 9:  # nothing is trained again
         monkeypatch.setattr("dynams.training.loop.filter_choices", None)
-    resumed = train(filtering(tmp_path), DATA, resume=stopped.run_dir, interrupt=StopAt())
+    resumed = train(config, DATA, resume=stopped.run_dir, interrupt=StopAt())
     assert resumed.completed
     ours, wanted = final(resumed.run_dir), final(undisturbed)
     for entry in ("model", "optimizer", "sampler", "sums", "batch_strategy", "accuracy"):
