@@ -23,6 +23,7 @@ NEEDS: dict[str, Sections] = {
     "glister": {"data": {"holdout": 0.2}, "selection": {"options": {"glister": {"rounds": 3}}}},
     "rho-loss": HELD_OUT,
     "batch-rho-loss": HELD_OUT,
+    "filter": {"selection": {"options": {"filter": {"model": "resnet8"}}}},
 }
 SWITCHES: dict[str, Sections] = {
     "kind distance": {"selection": {"options": {"margin": {"kind": "distance"}}}},

@@ -16,6 +16,7 @@ FITS: dict[type, list[Any]] = {
     float: [0.5, 2],
     str: ["", "x"],
     list: [[], [1]],
+    tuple: [(), [1]],
     dict: [{}, {"a": 1}],
 }
 MISFITS: dict[type, list[Any]] = {
@@ -24,6 +25,7 @@ MISFITS: dict[type, list[Any]] = {
     float: [True, "0.5", None],
     str: [0, b"x", None],
     list: [(), "x", None],
+    tuple: ["x", 1, None],
     dict: [[], "a", None],
 }
 

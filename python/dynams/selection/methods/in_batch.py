@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
-from dynams.checks import at_least, fraction, one_of, whole
+from dynams.checks import fraction, number, one_of, whole
 from dynams.selection.methods.interface import BatchSelection
 from dynams.selection.methods.margin import MARGINS
 from dynams.selection.methods.ranked import smallest
@@ -155,14 +155,11 @@ class Filter:
         channels: Sequence[int] = (32, 64, 64),
         depth: int = 2,
     ) -> None:
-        fraction("ratio", ratio)
-        at_least("every", every, 1)
-        at_least("depth", depth, 1)
-        self.ratio = ratio
-        self.every = every
+        self.ratio = number("ratio", ratio, "(0, 1]")
+        self.every = whole("every", every, 1)
         self.model = model
         self.channels = tuple(whole("channels", each, 1) for each in channels)
-        self.depth = depth
+        self.depth = whole("depth", depth, 1)
         self.choices: Tensor | None = None
 
     @property
