@@ -107,7 +107,7 @@ def filled_copy(
 ) -> PlainNetwork:
     """Return the evaluating network of a width, with the weights of the time: until the next call for it."""
     key = width, memory_format, layers
-    mould = network.moulds.get(key)
+    mould: Mould | None = network.moulds.get(key)
     if mould is not None and mould.serves(network):
         return mould.fill(network)
     network.moulds[key] = mould = Mould(network, width, memory_format, layers)
