@@ -14,6 +14,7 @@ import torch
 
 from dynams.data.memory import told
 from dynams.packages import needs
+from dynams.selection.methods.in_batch import Filter
 from dynams.training.config import RunConfig
 from dynams.training.rundir import CHECKPOINTS, checkpoint_path
 from dynams.training.step_sizes import check_planned_steps
@@ -125,7 +126,10 @@ def checkpoint_bytes(run: TrainingRun) -> int:
     visits = {} if run.visits is None else run.visits.state_dict()
     slow = {} if run.lookahead is None else run.lookahead.state_dict()
     held = (run.network.state_dict(), optimizer, run.sampler.state_dict(), run.given, visits, slow)
-    return momentum + _bytes(held)
+    choices = 0  # one byte each, once a filter has been trained
+    if isinstance(run.selector.batch, Filter):
+        choices = run.sampler.timetable.selected_epochs * len(run.batches)
+    return momentum + choices + _bytes(held)
 
 
 def _bytes(value: Any) -> int:

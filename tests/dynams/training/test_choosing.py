@@ -18,6 +18,7 @@ from dynams.training.choosing import chooser
 from dynams.training.distributed import build_fabric
 from dynams.training.entry import train
 from dynams.training.optim import learning_rate
+from dynams.training.preflight import checkpoint_bytes
 from dynams.training.resolve import build_network, filter_config, resolve
 from dynams.training.run import TrainingRun, build_run
 from dynams.training.rundir import checkpoint_path
@@ -240,6 +241,12 @@ def test_more_epochs_than_a_filter_knows_train_it_again(tmp_path):
     longer = dataclasses.replace(config, optim=dataclasses.replace(config.optim, epochs=3))
     assert train(longer, DATA, resume=run_dir).completed
     assert final(run_dir).batch_strategy["choices"].shape == (2, 60)
+
+
+def test_room_for_the_choices_is_asked_for_beforehand(tmp_path):
+    look = {"selection": {"strategy": "batch-loss"}, "proxy": {"recipe": "none"}}
+    without = checkpoint_bytes(built(small_config(tmp_path, **look)))
+    assert checkpoint_bytes(built(filtering(tmp_path))) == without + 2 * 60
 
 
 @pytest.mark.parametrize(
