@@ -19,7 +19,7 @@ from dynams.training.computing import autocast_dtype
 from dynams.training.lookahead import Lookahead
 from dynams.training.optim import build_optimizer, first_layer, learning_rate, set_learning_rate
 from dynams.training.resolve import filter_config
-from dynams.training.run import TrainingRun, build_sampler, named_network
+from dynams.training.run import TrainingRun, as_compiled, build_sampler, named_network
 from dynams.training.scoring import head_scores
 from dynams.training.step import TrainingStep
 from dynams.training.step_clock import StepClock
@@ -109,8 +109,7 @@ class _Small:
         self._first_layer = first_layer(self._network, optim.first_layer_epochs)
         self._lookahead = Lookahead(self._network, optim.lookahead) if optim.lookahead else None
         self._optimizer = build_optimizer(self._network, optim)
-        compiled = torch.compile(self._network) if run.config.run.compile else self._network
-        model, wrapped = fabric.setup(cast(torch.nn.Module, compiled), self._optimizer)
+        model, wrapped = fabric.setup(as_compiled(self._network, run.config), self._optimizer)
         self._step = TrainingStep(
             fabric,
             model,
