@@ -62,7 +62,7 @@ def errors(kind: str, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return ordered[:, -2] - ordered[:, -1]
 
 
-@pytest.mark.parametrize("recipe", ["none", "joint", "batch_norm"])
+@pytest.mark.parametrize("recipe", ["none", "joint", "batch_norm", "probe"])
 @pytest.mark.parametrize("kind", ["loss", "gap", "label"])
 def test_a_choice_is_that_of_float64_on_the_steps_own_logits(recipe, kind, tmp_path):
     name = "batch-loss" if kind == "loss" else "batch-margin"
@@ -71,15 +71,18 @@ def test_a_choice_is_that_of_float64_on_the_steps_own_logits(recipe, kind, tmp_p
         small_config(
             tmp_path,
             selection={"strategy": name, "options": {name: own}, "warmup_epochs": 0},
-            proxy={"recipe": recipe},
+            proxy={"recipe": recipe, "nested": recipe == "probe"},
         )
     )
     width = 1.0 if recipe == "none" else 0.5
     assert run.selector.proxy_width == (None if recipe == "none" else 0.5)
+    torch.manual_seed(0)
     run.sampler.begin_epoch(0)
     order = run.sampler.order()
     images, labels = next(run.batches.epoch(order, [(0, 16)], epoch=0))
     run.network.train()
+    for parameter in run.network.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)  # a probe's head is not the network's
     for norm in run.network.modules():  # statistics that tell of something
         if isinstance(norm, nn.BatchNorm2d):
             nn.init.uniform_(norm.running_mean, -0.5, 0.5)
