@@ -49,7 +49,7 @@ BUDGETS = (0.3, 0.6)
 REACHED = ("accuracy", "proxy's accuracy", "proxy loss / training", "scoring / training")
 RECIPES: dict[str, Row] = {"none": {"recipe": "none"}, "joint": {}, "joint-every4": {"every": 4}}
 RECIPES |= {name: {"recipe": name} for name in ("distill", "batch_norm")}
-# At these weights the full width's accuracy does not suffer; a probe's decides its own rate alone.
+# Of the proxy's loss; a probe's decides no more than how fast the probe learns.
 WEIGHTS = {"joint": 0.3, "distill": 0.3, "probe": 1.0}
 RECIPES |= {
     f"nested {name}": {"nested": True, "recipe": name, "weight": weight}

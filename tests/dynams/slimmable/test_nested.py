@@ -244,6 +244,16 @@ def test_a_state_that_is_not_nested_is_refused() -> None:
         loaded.load_state_dict(state)
 
 
+def test_compiled_it_has_the_same_gradients_and_stays_nested() -> None:
+    networks = [small().train() for _ in range(2)]
+    calls = [networks[0], torch.compile(networks[1], backend="aot_eager", fullgraph=True)]
+    for call in calls:
+        joint_loss(*call(pictures(), width=(1.0, 0.5)), torch.tensor([0, 1, 2, 0])).backward()
+    for one, other in zip(*(each.parameters() for each in networks), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+    assert not networks[1].network.two.weight.grad[:3, 3:].any()
+
+
 def test_copies_and_pickles_stay_nested() -> None:
     network, images = small(), pictures()
     want = network(images, (1.0, 0.5))
