@@ -20,7 +20,7 @@ from dynams.training.batches import Batches
 from dynams.training.computing import reading_size
 from dynams.training.config import TrainConfig
 from dynams.training.lookahead import Lookahead
-from dynams.training.network import Network, as_module
+from dynams.training.network import Network, as_compiled, as_module
 from dynams.training.optim import build_optimizer, first_layer
 from dynams.training.own_network import OwnNetwork, admit, layout
 from dynams.training.proxy_norms import check_norms
@@ -198,7 +198,7 @@ def build_run(
         whiten(network, samples.train, config.run.seed)
     optimizer = build_optimizer(module, config.optim)
     optimizer.zero_grad()  # a user's network may have some of before
-    fabricated, wrapped = fabric.setup(as_compiled(module, config), optimizer)
+    fabricated, wrapped = fabric.setup(as_compiled(network, config), optimizer)
     assert isinstance(wrapped, _FabricOptimizer)
     clock = Clock(device)
     return TrainingRun(
@@ -227,15 +227,6 @@ def build_run(
         lookahead=Lookahead(module, config.optim.lookahead) if config.optim.lookahead else None,
         visits=Visits(len(samples.train), selector.visits, device) if selector.visits else None,
     )
-
-
-def as_compiled(module: nn.Module, config: TrainConfig) -> nn.Module:
-    """Return what trains ``module``: itself, or compiled where ``config`` says so."""
-    if not config.run.compile:
-        return module
-    # With steps of one size there are two shapes, all of a batch and what is chosen of it: each has code of its own.
-    dynamic = False if config.optim.drop_last else None
-    return cast(nn.Module, torch.compile(module, dynamic=dynamic))
 
 
 def named_network(
