@@ -102,14 +102,13 @@ class Plan:
     @property
     def timed(self) -> list[str]:
         """Recipes that have pilot cells: those matched by seconds, those whose seconds they match, the reference."""
-        if self.pilot is None:
-            return []
-        names = {self.reference}
+        names = set()
         for recipe in self.recipes.values():
-            if recipe.match is not None and recipe.match.by == "seconds":
-                names |= {recipe.match.recipe}
-                if not self.shortens_reference(recipe):
-                    names |= {recipe.name}
+            if self.pilot is None or recipe.match is None or recipe.match.by != "seconds":
+                continue
+            names |= {self.reference, recipe.match.recipe}
+            if not self.shortens_reference(recipe):
+                names.add(recipe.name)
         return [name for name in self.recipes if name in names]
 
     def shortens_reference(self, recipe: Recipe) -> bool:

@@ -210,6 +210,7 @@ def test_a_pilot_s_seconds_tell_the_epochs_that_fill_the_reference_s(
         config = cell_config(plan, key, lambda recipe, _: known.get(recipe, Length()))
         return None if config is None else config.optim.epochs
 
+    assert plan.narrowed(recipes=[]).timed == []
     assert epochs_of(9, {}) == 20
     assert epochs_of(0, {"full": known["full"]}) is None
     assert epochs_of(0, known) == epochs
