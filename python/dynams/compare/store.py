@@ -73,24 +73,21 @@ class Folder:
             raise ValueError(f"out: {path} is not a directory")
 
     def cells(self) -> dict[CellKey, Cell]:
-        """Read all finished cells.
+        """Read all finished cells, and those that earlier versions wrote, a file each.
 
         Raises:
-            ValueError: a line is damaged, or a cell is there twice.
+            ValueError: one is damaged, or there twice.
         """
-        path = self.path / CELLS
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return {}
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: is not text: {error}") from error
         found: dict[CellKey, Cell] = {}
-        for number, line in enumerate(lines, 1):
-            cell = read_cell(line, f"{path}, line {number}")
+        for number, line in enumerate(_text(self.path / CELLS).splitlines(), 1):
+            where = f"{self.path / CELLS}, line {number}"
+            cell = read_cell(line, where)
             if cell.key in found:
-                raise ValueError(f"{path}, line {number}: got {cell.key} twice, want it once")
+                raise ValueError(f"{where}: got {cell.key} twice, want it once")
             found[cell.key] = cell
+        for path in sorted((self.path / "cells").glob("*.json")):
+            cell = read_cell(_text(path), str(path))
+            found.setdefault(cell.key, cell)
         return found
 
     def save(self, *cells: Cell) -> None:
@@ -248,3 +245,12 @@ def _epochs_logged(run_dir: Path) -> int:
     except OSError:
         return 0
     return sum(line.startswith(b'{"record": "epoch"') for line in lines)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not text: {error}") from error
