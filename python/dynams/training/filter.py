@@ -17,7 +17,7 @@ from dynams.slimmable.moulds import filled_copy
 from dynams.training.batches import step_bounds
 from dynams.training.computing import autocast_dtype
 from dynams.training.lookahead import Lookahead
-from dynams.training.network import as_compiled
+from dynams.training.network import compiled
 from dynams.training.optim import build_optimizer, first_layer, learning_rate, set_learning_rate
 from dynams.training.resolve import filter_config
 from dynams.training.run import TrainingRun, build_sampler, named_network
@@ -110,7 +110,9 @@ class _Small:
         self._first_layer = first_layer(self._network, optim.first_layer_epochs)
         self._lookahead = Lookahead(self._network, optim.lookahead) if optim.lookahead else None
         self._optimizer = build_optimizer(self._network, optim)
-        called = as_compiled(cast(Any, self._network), run.config)
+        called = self._network
+        if run.config.run.compile:
+            called = compiled(cast(Any, self._network), even=optim.drop_last)
         model, wrapped = fabric.setup(called, self._optimizer)
         self._step = TrainingStep(
             fabric,

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from dynams.slimmable import SlimmableNetwork
 from dynams.slimmable.moulds import filled, frozen_copy
-from dynams.training.config import TrainConfig
 from dynams.training.own_network import OwnNetwork
 
 _Self = TypeVar("_Self")
@@ -91,21 +90,22 @@ def as_module(network: Network) -> nn.Module:
     return cast(nn.Module, network)
 
 
-def as_compiled(network: Network, config: TrainConfig) -> nn.Module:
-    """Return what a training step calls of ``network``: itself, or compiled where ``config`` says so.
+def compiled(network: Network, *, even: bool = False) -> nn.Module:
+    """Let torch.compile compile what a training step calls.
 
     A slimmable network of one width is compiled as the module that it was made of, which computes the same: the
     code of that belongs to its class, so that the next run's network finds it compiled. Code of a program is each
     network's own, and compiled again for each.
+
+    Args:
+        network: what is trained.
+        even: its batches are of few sizes, each of which is compiled for itself; otherwise a second size makes
+            torch compile for any.
     """
     module = as_module(network)
-    if not config.run.compile:
-        return module
     if isinstance(module, SlimmableNetwork) and module.widths == (1.0,):
         module = module.network
-    # With steps of one size there are two shapes, all of a batch and what is chosen of it: each has code of its own.
-    dynamic = False if config.optim.drop_last else None
-    return cast(nn.Module, torch.compile(module, dynamic=dynamic))
+    return cast(nn.Module, torch.compile(module, dynamic=False if even else None))
 
 
 def frozen(

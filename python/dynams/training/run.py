@@ -20,7 +20,7 @@ from dynams.training.batches import Batches
 from dynams.training.computing import reading_size
 from dynams.training.config import TrainConfig
 from dynams.training.lookahead import Lookahead
-from dynams.training.network import Network, as_compiled, as_module
+from dynams.training.network import Network, as_module, compiled
 from dynams.training.optim import build_optimizer, first_layer
 from dynams.training.own_network import OwnNetwork, admit, layout
 from dynams.training.proxy_norms import check_norms
@@ -198,7 +198,8 @@ def build_run(
         whiten(network, samples.train, config.run.seed)
     optimizer = build_optimizer(module, config.optim)
     optimizer.zero_grad()  # a user's network may have some of before
-    fabricated, wrapped = fabric.setup(as_compiled(network, config), optimizer)
+    called = compiled(network, even=config.optim.drop_last) if config.run.compile else module
+    fabricated, wrapped = fabric.setup(called, optimizer)
     assert isinstance(wrapped, _FabricOptimizer)
     clock = Clock(device)
     return TrainingRun(

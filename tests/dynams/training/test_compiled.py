@@ -33,7 +33,9 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return graph.forward
 
     compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda module: compile_(module, backend=kept))
+    monkeypatch.setattr(
+        torch, "compile", lambda module, **how: compile_(module, backend=kept, **how)
+    )
     yield found
     torch._dynamo.reset()
 
@@ -48,6 +50,26 @@ def test_another_run_s_network_of_one_width_is_found_compiled(graphs: list[Any])
         model = compiled(network)
         assert torch.equal(model(IMAGES), as_module(network)(IMAGES))
     assert len(graphs) == 1
+
+
+@pytest.mark.parametrize(("even", "fixed"), [(True, 3), (False, 1)])
+def test_even_batches_are_compiled_size_by_size(graphs: list[Any], even: bool, fixed: int) -> None:
+    network = made(0)
+    model = compiled(network, even=even)
+    for size in (4, 3, 2):
+        assert torch.equal(model(IMAGES[:size]), as_module(network)(IMAGES[:size]))
+    sizes = [node.meta["example_value"].shape for graph in graphs for node in images_of(graph)]
+    assert sum(all(isinstance(side, int) for side in size) for size in sizes) == fixed
+
+
+def images_of(graph: Any) -> list[Any]:
+    """The placeholders of a graph that stand for images."""
+    found = []
+    for node in graph.graph.find_nodes(op="placeholder"):
+        shape = getattr(node.meta.get("example_value"), "shape", ())
+        if len(shape) == 4 and tuple(shape[1:]) == tuple(IMAGES.shape[1:]):
+            found.append(node)
+    return found
 
 
 def test_what_has_several_widths_is_compiled_as_it_is_called(graphs: list[Any]) -> None:
