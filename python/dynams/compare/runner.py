@@ -6,18 +6,22 @@ Several processes may run cells of one folder: each takes a cell that no other h
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dynams.compare.acceptance import (
+    DifferingCellsError,
+    check_same_images,
+    data_named,
+    differing,
+)
 from dynams.compare.cells import CellKey, Length, cell_config, cell_keys
 from dynams.compare.clock import Deadline, Expected, expected, usable
 from dynams.compare.options import digest, essential
 from dynams.compare.plan import Plan
-from dynams.compare.results import Cell, cell_of_run, differences, machine_of
+from dynams.compare.results import Cell, cell_of_run, machine_of
 from dynams.compare.store import Begun, Folder
 from dynams.files import StorageError
 from dynams.training.config import DataConfig, RunConfig, TrainConfig
@@ -30,10 +34,6 @@ Say = Callable[[str], None]
 
 # Options of the data that the trainer applies to what was loaded.
 _TRAINING_ONLY = ("augment", "crop_padding", "cutout", "flip", "flips", "holdout", "pad")
-
-
-class DifferingCellsError(ValueError):
-    """Finished cells do not belong to the plan."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class Queue:
                 recipe = self.plan.recipes[key.recipe]
                 if key not in cells or (recipe.match is not None) != matched:
                     continue
-                found = self._differences(cells, key)
+                found = differing(self.plan, cells, key)
                 if not found:
                     self.cells[key] = cells[key]
                 elif recompute:
@@ -230,29 +230,7 @@ class Queue:
                         f"{key}: computed with other options than the plan's: "
                         f"{'; '.join(found)}; {hint}"
                     )
-        self._check_images()
-
-    def _differences(self, cells: Mapping[CellKey, Cell], key: CellKey) -> list[str]:
-        cell, recipe = cells[key], self.plan.recipes[key.recipe]
-        epochs = cell.options.get("optim.epochs")
-        if (
-            recipe.match is not None
-            and recipe.match.by == "seconds"
-            and key.seed != self.plan.pilot
-        ):
-            # Its length was measured: what there is says how long it is, if all seeds agree.
-            lengths = {
-                int(other.options.get("optim.epochs", 0))
-                for at, other in cells.items()
-                if (at.recipe, at.budget) == (key.recipe, key.budget) and at.seed != self.plan.pilot
-            }
-            if len(lengths) > 1:
-                return [f"its seeds have {', '.join(map(str, sorted(lengths)))} epochs"]
-            config: TrainConfig | None = cell_config(self.plan, key, lambda *_: Length(epochs))
-        else:
-            config = cell_config(self.plan, key, lambda *_: Length())
-        assert config is not None
-        return differences(cell, config)
+        check_same_images(self.cells)
 
     def _check_recipes(self) -> None:
         """Refuse what no cell could be trained with, before anything is written."""
@@ -268,16 +246,6 @@ class Queue:
             check_early(config, None)
         except ValueError as error:
             raise ValueError(f"recipe {name}: {error}") from error
-
-    def _check_images(self) -> None:
-        """Check that cells that name the same data have seen the same images."""
-        seen: dict[str, Cell] = {}
-        for cell in self.cells.values():
-            first = seen.setdefault(_data_named(cell.options), cell)
-            if first.data and cell.data and first.data != cell.data:
-                raise DifferingCellsError(
-                    f"{first.key} and {cell.key} were trained on different images"
-                )
 
     def _known(self, recipe: str, budget: float | None) -> Length:
         """What is known of the length of a recipe's cells."""
@@ -321,13 +289,15 @@ class Queue:
                 yield entry
 
     def _run_cell(self, entry: Entry, stop: Deadline) -> None:
+        from dynams.compare.rehearsal import rehearse
         from dynams.training.errors import NonFiniteLossError, ReportError, ResumeError
 
         key, config = entry.key, entry.config
         assert config is not None
         data, data_print = self._images(config)
-        if self.plan.rehearsal:
-            self._rehearse(key, config, data, stop)
+        if self.plan.rehearsal and (key.recipe, key.budget) not in self._rehearsed:
+            self._rehearsed.add((key.recipe, key.budget))
+            rehearse(config, data, self.plan.rehearsal, stop)
             if stop.requested:
                 return
         begun = entry.begun
@@ -358,29 +328,6 @@ class Queue:
         self.cells[key] = cell
         outcome = failure or f"{100 * cell.accuracy:.2f} %, {cell.cost:.1f} s"
         self.say(f"{key}: {outcome}; {len(self.cells)} of {len(self.keys)} cells done")
-
-    def _rehearse(self, key: CellKey, config: TrainConfig, data: ImageData, stop: Deadline) -> None:
-        """Train a little of what the cell will, once a recipe, and throw it away: all shapes of a step come up in it."""
-        from dynams.training.entry import train
-        from dynams.training.errors import NonFiniteLossError
-
-        epochs, recipe = self.plan.rehearsal, (key.recipe, key.budget)
-        if recipe in self._rehearsed:
-            return
-        self._rehearsed.add(recipe)
-        rests = config.optim.first_layer_epochs
-        optim = dataclasses.replace(
-            config.optim,
-            epochs=epochs,
-            first_layer_epochs=None if rests is None else min(rests, 1),
-        )
-        selection = dataclasses.replace(
-            config.selection, warmup_epochs=min(config.selection.warmup_epochs, epochs - 1)
-        )
-        with tempfile.TemporaryDirectory() as folder, suppress(NonFiniteLossError):
-            run = dataclasses.replace(config.run, dir=folder, name=None, progress=False)
-            made = dataclasses.replace(config, optim=optim, selection=selection, run=run)
-            train(made, data, interrupt=stop)
 
     def _train(
         self, key: CellKey, config: TrainConfig, data: ImageData, begun: Begun, stop: Deadline
@@ -461,17 +408,11 @@ class Queue:
         if self._data is None or self._data[0] != source:
             self._data = None  # the old images go before the new ones come
             images = find_images(wanted, device).load()
-            named, print_ = _data_named(essential(config)), fingerprint(images)
+            named, print_ = data_named(essential(config)), fingerprint(images)
             for cell in self.cells.values():
-                if cell.data and _data_named(cell.options) == named and cell.data != print_:
+                if cell.data and data_named(cell.options) == named and cell.data != print_:
                     raise DifferingCellsError(
                         f"data.path: {wanted.path} holds other images than {cell.key} was trained on"
                     )
             self._data = (source, images, print_)
         return self._data[1:]
-
-
-def _data_named(options: Mapping[str, Any]) -> str:
-    """Return what options say of the data's content; where they are, they do not say."""
-    keys = ("name", "classes", "limit", "image_size", "image_column", "label_column")
-    return str([options.get(f"data.{key}") for key in keys])

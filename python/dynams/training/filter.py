@@ -110,7 +110,7 @@ class _Small:
         self._first_layer = first_layer(self._network, optim.first_layer_epochs)
         self._lookahead = Lookahead(self._network, optim.lookahead) if optim.lookahead else None
         self._optimizer = build_optimizer(self._network, optim)
-        called = self._network
+        called: torch.nn.Module = self._network
         if run.config.run.compile:
             called = compiled(cast(Any, self._network), even=optim.drop_last)
         model, wrapped = fabric.setup(called, self._optimizer)

@@ -235,26 +235,27 @@ def test_pilots_are_run_first_and_count_nowhere(tmp_path, make_plan, monkeypatch
 
 
 def test_a_rehearsal_comes_before_a_recipe_s_first_cell_and_leaves_nothing(
-    tmp_path, make_plan, uninterrupted, monkeypatch
+    tmp_path, make_plan, monkeypatch
 ):
-    plan = make_plan(rehearsal=3, base={**VALUES["base"], "optim.first_layer_epochs": 2})
+    few = {name: VALUES["recipes"][name] for name in ("full", "margin")}
+    base = {**VALUES["base"], "optim.first_layer_epochs": 2}
+    plan = make_plan(rehearsal=3, seeds=[0], recipes=few, base=base)
     begun: list[TrainConfig] = []
     train = dynams.training.entry.train
-    monkeypatch.setattr(
-        "dynams.training.entry.train",
-        lambda config, *a, **k: begun.append(config) or train(config, *a, **k),
-    )
+    for where in ("dynams.training.entry.train", "dynams.compare.rehearsal.train"):
+        monkeypatch.setattr(
+            where, lambda config, *a, **k: begun.append(config) or train(config, *a, **k)
+        )
     queue = Queue(plan, Folder(tmp_path))
     assert queue.run()
     names = [config.run.name for config in begun]
     assert names.count(None) == len(plan.recipes)
     assert names[0] is None
     assert names[1] == queue.keys[0].stem
-    for config in begun[:1]:
-        assert (config.optim.epochs, config.selection.warmup_epochs) == (3, 1)
-        assert config.optim.first_layer_epochs == 1
+    assert (begun[0].optim.epochs, begun[0].selection.warmup_epochs) == (3, 1)
+    assert begun[0].optim.first_layer_epochs == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.jsonl", "plan.yaml"]
-    plain = Queue(make_plan(base=plan.base), Folder(tmp_path / "plain"))
+    plain = Queue(make_plan(seeds=[0], recipes=few, base=base), Folder(tmp_path / "plain"))
     assert plain.run()
     assert {key: without_times(cell) for key, cell in queue.cells.items()} == {
         key: without_times(cell) for key, cell in plain.cells.items()
@@ -292,13 +293,18 @@ def test_a_cell_that_waits_for_another_process_s_is_waited_for(tmp_path, make_pl
         assert other.enter_context(folder.taken(margin))
 
         def finished(seconds: float) -> None:
-            here = queue._here()
-            folder.save(a_cell(margin, plan=plan, environments=(here,), data={}))
+            full = queue.cells[CellKey("full", None, 0)]
+            folder.save(
+                a_cell(
+                    margin, plan=plan, seconds=full.cost, environments=full.environments, data={}
+                )
+            )
             other.close()
 
         monkeypatch.setattr("dynams.compare.runner.time.sleep", finished)
         assert queue.run()
     assert queue.missing == []
+    assert queue.cells[CellKey("timed", 0.5, 0)].epochs == 2
 
 
 def config_of(plan, key: CellKey) -> TrainConfig:

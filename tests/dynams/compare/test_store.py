@@ -8,9 +8,10 @@ import math
 
 import pytest
 
+from dynams.compare.acceptance import DifferingCellsError
 from dynams.compare.cells import CellKey, cell_keys
 from dynams.compare.results import cell_text, read_cell
-from dynams.compare.runner import DifferingCellsError, Queue
+from dynams.compare.runner import Queue
 from dynams.compare.store import Folder, merge
 from dynams.files import aside
 
