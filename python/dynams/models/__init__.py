@@ -4,7 +4,13 @@ a slim width is the parameter-sharing proxy that scores samples for it.
 
 from __future__ import annotations
 
-from dynams.models.build import MODEL_NAMES, build_model, check_options, smallest_side
+from dynams.models.build import (
+    MODEL_NAMES,
+    build_model,
+    check_options,
+    has_strided_1x1,
+    smallest_side,
+)
 from dynams.models.resnet import Architecture, ResNet
 from dynams.models.sprint import Sprint
 from dynams.models.whitening import whitening_filters
@@ -16,6 +22,7 @@ __all__ = [
     "Sprint",
     "build_model",
     "check_options",
+    "has_strided_1x1",
     "smallest_side",
     "whitening_filters",
 ]

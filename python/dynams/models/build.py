@@ -77,6 +77,11 @@ def architecture_of(
     return Architecture(blocks, bottleneck, int(base_channels), stem, in_channels, num_classes)
 
 
+def has_strided_1x1(name: str) -> bool:
+    """Tell whether a network, by its name, has a 1x1 convolution with a stride."""
+    return name in _RESNETS
+
+
 def smallest_side(name: str, channels: Sequence[int] | None = None) -> int:
     """Return the least height and width in pixels of images that a network takes.
 

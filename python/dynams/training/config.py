@@ -419,7 +419,7 @@ class RunConfig:
     channels_last: bool = setting(
         True,
         "keep images and weights in channels-last memory order, which is usually faster; on the "
-        "CPU for scoring and evaluation only",
+        "CPU residual networks do for scoring and evaluation only",
     )
     threads: int | None = setting(
         None,

@@ -17,7 +17,7 @@ from dynams.data.load import FoundData, find_data
 from dynams.data.memory import HostMemory
 from dynams.data.places import what_is
 from dynams.data.storage import Place
-from dynams.models import MODEL_NAMES, build_model, check_options
+from dynams.models import MODEL_NAMES, build_model, check_options, has_strided_1x1
 from dynams.selection.methods.in_batch import Filter, RankedBatch
 from dynams.selection.methods.interface import BatchStrategy, Strategy
 from dynams.selection.methods.registry import build_strategy, strategy_options
@@ -83,7 +83,10 @@ class Resolved:
         # Channels last, oneDNN's weight gradient of a strided 1x1 convolution on the CPU writes outside
         # its workspace where a vector register holds more than the channels (oneDNN issue 6035): a slim
         # residual network would crash, or worse. Without gradients it is safe.
-        if self.config.run.channels_last and self.device.type != "cpu":
+        unsafe = self.device.type == "cpu" and (
+            self.own_model or has_strided_1x1(self.config.model.name)
+        )
+        if self.config.run.channels_last and not unsafe:
             return torch.channels_last
         return torch.contiguous_format
 

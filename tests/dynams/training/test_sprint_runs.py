@@ -15,7 +15,7 @@ from dynams.training.batches import ImageBatches
 from dynams.training.checkpoint import load_checkpoint
 from dynams.training.config import ModelConfig, TrainConfig
 from dynams.training.entry import train
-from dynams.training.resolve import build_network, check_early
+from dynams.training.resolve import build_network, check_early, resolve
 from dynams.training.rundir import checkpoint_path
 from dynams.training.whitening import whiten
 
@@ -69,6 +69,16 @@ def test_images_too_small_are_refused_by_the_setting(tmp_path: Path) -> None:
     said = "data.image_size: got images of 8 x 8 pixels, want at least 9 x 9 for model.name=sprint"
     with pytest.raises(ValueError, match=said):
         train(config, DATA)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_trains_channels_last_on_the_cpu_too(tmp_path: Path, channels_last: bool) -> None:
+    run = {"channels_last": channels_last, "accelerator": "cpu"}
+    resolved = resolve(small_config(tmp_path, model=SPRINT, run=run), DATA)
+    assert (resolved.memory_format == torch.channels_last) == channels_last
+    # Their strided 1x1 convolutions are not safe there.
+    assert resolve(small_config(tmp_path, run=run), DATA).memory_format == torch.contiguous_format
+    assert train(resolved.config, DATA).completed
 
 
 @pytest.mark.parametrize(
