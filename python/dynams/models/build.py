@@ -9,7 +9,7 @@ import torch
 
 from dynams.checks import one_of, whole
 from dynams.models.resnet import Architecture, ResNet, Stem
-from dynams.models.sprint import Sprint
+from dynams.models.sprint import Sprint, checked_sizes
 from dynams.slimmable import SlimmableNetwork, convert
 from dynams.slimmable.network import SlimHead
 
@@ -45,12 +45,7 @@ def check_options(
             "stem": None if stem == "cifar" else stem,
             "base_channels": base_channels,
         }
-        for size in channels or ():
-            whole("channels", size, 1)
-        if channels is not None and not len(channels):
-            raise ValueError("channels: got none, want those of each group")
-        if depth is not None:
-            whole("depth", depth, 2, 3)
+        checked_sizes(*_sprint_sizes(channels, depth))
     else:
         foreign = {"channels": channels, "depth": depth}
         if base_channels is not None:
@@ -91,7 +86,14 @@ def smallest_side(name: str, channels: Sequence[int] | None = None) -> int:
     """
     if name != _SPRINT:
         return 1
-    return Sprint.smallest_side(len(_SPRINT_CHANNELS if channels is None else channels))
+    return Sprint.smallest_side(len(_sprint_sizes(channels, None)[0]))
+
+
+def _sprint_sizes(channels: Sequence[int] | None, depth: int | None) -> tuple[Sequence[int], int]:
+    return (
+        _SPRINT_CHANNELS if channels is None else channels,
+        _SPRINT_DEPTH if depth is None else depth,
+    )
 
 
 def build_model(
@@ -137,9 +139,10 @@ def build_model(
     """
     check_options(name, stem=stem, base_channels=base_channels, channels=channels, depth=depth)
     if name == _SPRINT:
+        if zero_init_residual:
+            raise ValueError(f"zero_init_residual: got True with {name}, want it left out")
         sprint = Sprint(
-            _SPRINT_CHANNELS if channels is None else channels,
-            _SPRINT_DEPTH if depth is None else depth,
+            *_sprint_sizes(channels, depth),
             in_channels=whole("in_channels", in_channels, 1),
             num_classes=whole("num_classes", num_classes, 2),
             generator=generator,

@@ -21,6 +21,17 @@ _FIRST_KERNEL = 2
 _SCALE = 1 / 9
 
 
+def checked_sizes(channels: Sequence[int], depth: int) -> tuple[list[int], int]:
+    """Return what makes a `Sprint` as plain numbers.
+
+    Raises:
+        ValueError: there is no group, a group has no channels, or `depth` is neither 2 nor 3.
+    """
+    if not len(channels):
+        raise ValueError("channels: got none, want those of each group")
+    return [whole("channels", each, 1) for each in channels], whole("depth", depth, 2, 3)
+
+
 class SprintGroup(nn.Module):
     """Convolutions at half the resolution of their input, the first of them before it is halved.
 
@@ -91,7 +102,7 @@ class Sprint(nn.Module):
         head: the classifier: `weight` (num_classes, D).
 
     Raises:
-        ValueError: there is no group, or `depth` is neither 2 nor 3.
+        ValueError: there is no group, a group has no channels, or `depth` is neither 2 nor 3.
     """
 
     def __init__(
@@ -104,10 +115,7 @@ class Sprint(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        sizes = [whole("channels", each, 1) for each in channels]
-        if not sizes:
-            raise ValueError("channels: got none, want those of each group")
-        depth = whole("depth", depth, 2, 3)
+        sizes, depth = checked_sizes(channels, depth)
         device = torch.empty(0).device if generator is None else generator.device
         first = 2 * in_channels * _FIRST_KERNEL**2
         # torch's layers would draw weights of their own, from the global generator.

@@ -106,3 +106,8 @@ def test_an_option_of_another_network_or_out_of_range_is_refused(
         build_model(name, 10, **options)
     with pytest.raises(ValueError, match=said):
         check_options(name, **options)
+
+
+def test_sprint_has_no_residuals_to_begin_as_zero() -> None:
+    with pytest.raises(ValueError, match="zero_init_residual: got True with sprint"):
+        build_model("sprint", 10, zero_init_residual=True)
