@@ -8,6 +8,7 @@ from torch import Tensor
 from dynams.checks import whole
 
 _DAMPING = 5e-4
+_PIXELS_AT_ONCE = 1 << 18
 
 
 def whitening_filters(images: Tensor, kernel_size: int = 2, *, damping: float = _DAMPING) -> Tensor:
@@ -44,15 +45,16 @@ def whitening_filters(images: Tensor, kernel_size: int = 2, *, damping: float = 
     size = channels * kernel_size**2
     mean = torch.zeros(size, dtype=exact, device=images.device)
     product = torch.zeros(size, size, dtype=exact, device=images.device)
-    # All patches of all images together may be more than there is memory for.
     sides = [max(0, side - kernel_size + 1) for side in images.shape[2:]]
     count = len(images) * sides[0] * sides[1]
     if count < 2:
         raise ValueError(
             f"images: got shape {tuple(images.shape)}, want at least two patches of {kernel_size} x {kernel_size}"
         )
-    for at in range(0, len(images), 256):
-        part = images[at : at + 256]
+    # All patches of all images together may be more than there is memory for.
+    some = max(1, _PIXELS_AT_ONCE // (images.shape[2] * images.shape[3]))
+    for at in range(0, len(images), some):
+        part = images[at : at + some]
         patches = part.unfold(2, kernel_size, 1).unfold(3, kernel_size, 1)
         rows = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, size).to(exact)
         mean += rows.sum(0)
