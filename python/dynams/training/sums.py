@@ -17,6 +17,8 @@ class Sums:
     def __init__(self, device: torch.device) -> None:
         # Wide, which keeps long epochs exact.
         self._losses = torch.zeros(2, dtype=wide_dtype(device), device=device)
+        # Views: an index in every step would be two more operations on the device.
+        self._loss, self._proxy_loss = self._losses
         self.samples = 0
         self.proxy_samples = 0
 
@@ -33,11 +35,11 @@ class Sums:
         proxy_samples: int | None = None,
     ) -> None:
         """Add a step's mean losses over ``samples`` samples, the proxy's over as many unless told."""
-        self._losses[0] += loss.detach() * samples
+        self._loss += loss.detach() * samples
         self.samples += samples
         if proxy_loss is not None:
             proxied = samples if proxy_samples is None else proxy_samples
-            self._losses[1] += proxy_loss.detach() * proxied
+            self._proxy_loss += proxy_loss.detach() * proxied
             self.proxy_samples += proxied
 
     def means(self, fabric: Fabric | None = None) -> tuple[float, float | None]:

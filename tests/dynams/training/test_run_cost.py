@@ -32,6 +32,7 @@ SIX = {"optim": {"epochs": 6}}
         {"proxy": {"recipe": "none"}, "run": {"evaluate_every": 4}},
         {"proxy": {"recipe": "distill", "share": 0.5}},
         {"proxy": {"every": 2}},
+        {"optim": {"epochs": 6, "drop_last": True}},
         {"data": {"holdout": 0.2}, "selection": {"strategy": "rho-loss", "holdout_epochs": 1}},
     ],
     ids=str,
