@@ -180,7 +180,8 @@ class Loop:
             at.global_step += 1
             if run.lookahead is not None:
                 done = (at.epoch + at.step / len(bounds)) / optim.epochs
-                run.lookahead.after_step(at.global_step, done)
+                with run.clock.measure("training"):
+                    run.lookahead.after_step(at.global_step, done)
             # Of other processes' choices nothing is known here: taken to keep as much.
             at.samples += round((stop - start) * output.samples / (last - first))
             # Else its logits would stay beside those of the next step.

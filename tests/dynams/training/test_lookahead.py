@@ -73,6 +73,17 @@ def test_a_state_goes_on_and_another_networks_is_refused_whole():
         Lookahead(first, 0)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_nothing_waits_for_the_device():
+    lookahead = Lookahead(network().cuda(), 2)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(1, 5):
+            lookahead.after_step(step, step / 4)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def final(run_dir: str | Path) -> Checkpoint:
     return load_checkpoint(checkpoint_path(run_dir))
 
