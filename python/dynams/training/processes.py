@@ -106,12 +106,16 @@ class Companions:
 
         Raises:
             LostProcessError: another process was lost, in place of what came of that here.
+            KeyboardInterrupt: this one was stopped at once, and while it ended the others were gone.
         """
+        outside = sys.exc_info()[1]
         try:
             yield
         except LostProcessError:
             raise
         except Exception as error:
+            if _while_stopping(error, outside):
+                raise KeyboardInterrupt from error
             lost = self._lost(error)
             if lost is not None:
                 raise lost from error
@@ -462,6 +466,20 @@ def _ended(rank: int, code: int | None) -> str:
 
 def _failed(error: Exception) -> str:
     return f"failed: {type(error).__name__}: {error}"
+
+
+def _while_stopping(error: BaseException, outside: BaseException | None) -> bool:
+    """Whether an error took the place of a `KeyboardInterrupt`, as that of a barrier that is met on the way out does.
+
+    Args:
+        error: the error.
+        outside: what was being handled before anything of this was begun.
+    """
+    while (before := error.__context__) not in (None, outside):
+        if isinstance(before, KeyboardInterrupt):
+            return True
+        error = before
+    return False
 
 
 def _of_the_connection(error: Exception) -> bool:

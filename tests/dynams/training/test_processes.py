@@ -101,6 +101,25 @@ def test_an_error_of_all_is_told_by_the_first(store):
         assert getattr(error, "speaks", True) is speaks
 
 
+def closed_on_the_way_out() -> None:
+    """As the barrier around what one process does for all."""
+    try:
+        raise KeyboardInterrupt
+    finally:
+        raise RuntimeError(*CLOSED.args)
+
+
+def test_a_process_that_is_stopped_at_once_does_not_tell_that_the_others_are(store):
+    with pytest.raises(KeyboardInterrupt), companions(1, 2, store).losses_told():
+        closed_on_the_way_out()
+    assert not store.check(["ended/1"])
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:  # that the caller was stopped before is no reason
+        lost = told(companions(1, 2, store), RuntimeError(*CLOSED.args))
+    assert str(lost).startswith("process 0 is gone")
+
+
 def test_alone_or_after_the_last_meeting_an_error_is_ones_own(store):
     for mine in (Companions(World(1)), companions(0, 2, store)):
         mine.over()
