@@ -129,7 +129,8 @@ def _trained(
         check_built(run, None if earlier is None else run_dir)
         with Journal(run, run_dir, changes, goes_on=earlier is not None) as journal:
             companions.run_dir = journal.run_dir
-            stop.nothing_to_save = False
+            # The first step of a network that is compiled may take minutes, longer than who asks it to stop waits.
+            stop.nothing_to_save &= config.run.compile
             loop = Loop(run, journal, companions, stop, started, on_refresh)
             try:
                 with companions.losses_told():

@@ -68,6 +68,7 @@ class Loop:
         self.journal = journal
         self.progress = journal.progress
         self.companions = companions
+        self.interrupt = interrupt
         self.stopping = Agreement(run.fabric, lambda: interrupt.requested)
         self.started = started
         self.on_refresh = on_refresh
@@ -102,13 +103,16 @@ class Loop:
             if losses is None:
                 return False
             run.given["irreducible_loss"] = losses
+            self.save()  # it took epochs, which the next steps are not to put at risk
         chosen = run.selector.batch
         if isinstance(chosen, Filter) and chosen.rows != run.sampler.timetable.selected_epochs:
             epochs = self.config.optim.epochs - run.sampler.timetable.tail_epochs
             self.progress.epoch(0, epochs * len(run.batches), "filter")
             advance = self.advancing("filter")
             chosen.choices = filter_choices(run, chosen, stop=self.stopping, advance=advance)
-            return chosen.choices is not None
+            if chosen.choices is None:
+                return False
+            self.save()
         return True
 
     def refresh(self) -> bool:
@@ -182,6 +186,7 @@ class Loop:
                 done = (at.epoch + at.step / len(bounds)) / optim.epochs
                 with run.clock.measure("training"):
                     run.lookahead.after_step(at.global_step, done)
+            self.interrupt.nothing_to_save = False
             # Of other processes' choices nothing is known here: taken to keep as much.
             at.samples += round((stop - start) * output.samples / (last - first))
             # Else its logits would stay beside those of the next step.

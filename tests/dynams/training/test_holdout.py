@@ -53,6 +53,28 @@ def test_the_irreducible_losses_are_those_of_a_network_that_saw_the_held_out_alo
     assert losses.median() < np.log(3)
 
 
+def test_the_irreducible_losses_are_saved_before_anything_else_begins(tmp_path, monkeypatch):
+    config = small_config(
+        tmp_path,
+        data={"holdout": 0.5},
+        selection={"strategy": "rho-loss", "holdout_epochs": 2, "warmup_epochs": 0},
+        optim={"epochs": 1},
+    )
+
+    def end(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, DATA, on_refresh=end)
+    (run_dir,) = tmp_path.iterdir()
+    saved = load_checkpoint(checkpoint_path(run_dir))
+    assert saved.global_step == 0
+    monkeypatch.setattr("dynams.training.loop.irreducible_losses", end)
+    assert train(config, DATA, resume=run_dir).completed
+    ended = load_checkpoint(checkpoint_path(run_dir)).given
+    assert torch.equal(ended["irreducible_loss"], saved.given["irreducible_loss"])
+
+
 def test_given_scores_are_of_all_images_and_lose_those_held_out(tmp_path):
     scores = torch.arange(60.0)
     torch.save(scores, tmp_path / "scores.pt")

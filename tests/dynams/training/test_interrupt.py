@@ -7,7 +7,10 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+import torch
+from training_runs import made_up_data, small_config
 
+from dynams.training.entry import train
 from dynams.training.interrupt import SIGNALS, Interrupt
 
 
@@ -85,3 +88,23 @@ def test_outside_the_main_thread_it_can_still_be_asked():
     thread.start()
     thread.join()
     assert seen == [True]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_first_step_that_has_to_be_compiled_is_not_waited_for(compiled, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    config = small_config(
+        tmp_path,
+        run={"compile": compiled},
+        selection={"warmup_epochs": 0},
+        optim={"epochs": 2},
+    )
+    found = []
+    with Interrupt(nothing_to_save=True) as interrupt:
+        train(
+            config,
+            made_up_data(),
+            interrupt=interrupt,
+            on_refresh=lambda *_: found.append(interrupt.nothing_to_save),
+        )
+    assert found == [compiled, False]
