@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,24 @@ def one_hangs(command: Command, draws: random.Random) -> None:
     assert f"dynams: error: process {rank} has not come on for 3 s (" in command.said()
 
 
+def the_disk_is_full(command: Command, draws: random.Random) -> None:
+    """For the process that saves, until it has ended; the restarted ones find room."""
+    launcher = command.launch()
+    saves = Saves(command)
+    wait_for(lambda: saves.reached(draws.randrange(1, 8)) or not launcher.is_alive())
+    number = command.workers().get(0)
+    if number is None:
+        raise Missed
+    with suppress(ProcessLookupError):
+        resource.prlimit(number, resource.RLIMIT_FSIZE, (10_000, 10_000))
+    assert finished(launcher) == 0, command.said()
+    said = command.said()
+    if "cannot be written" not in said:
+        raise Missed
+    assert "last.pt: cannot be written: File too large; raise the limit" in said
+    assert "status 1\n" in said
+
+
 def the_last_checkpoint_is_damaged(command: Command, draws: random.Random) -> None:
     """So that the run goes on from the best one."""
     all_are_killed(command, draws)
@@ -150,6 +170,7 @@ FAULTS: list[Fault] = [
     the_last_checkpoint_is_damaged,
     all_are_killed,
     one_is_told_to_stop,
+    the_disk_is_full,
 ]
 _COUNT = 50 if NIGHTLY else 5
 
