@@ -269,3 +269,14 @@ def test_a_small_network_that_cannot_be_had_is_refused_by_its_option(options, me
 def test_several_processes_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"^run\.devices: got 2, want 1 with .*filter"):
         resolve(filtering(tmp_path, run={"devices": 2}))
+
+
+@pytest.mark.parametrize(("drop_last", "dynamic"), [(True, False), (False, None)])
+def test_steps_of_one_size_are_compiled_for_each_of_their_shapes(
+    drop_last, dynamic, tmp_path, monkeypatch
+):
+    asked: list[Any] = []
+    monkeypatch.setattr(torch, "compile", lambda module, **how: asked.append(how) or module)
+    config = filtering(tmp_path, optim={"drop_last": drop_last}, run={"compile": True})
+    assert train(config, DATA).completed
+    assert asked == [{"dynamic": dynamic}] * 2  # of the run and of the filter
