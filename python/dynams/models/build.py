@@ -138,22 +138,22 @@ def build_model(
             an option of another network, or `widths` not as described.
     """
     check_options(name, stem=stem, base_channels=base_channels, channels=channels, depth=depth)
+    network: ResNet | Sprint
     if name == _SPRINT:
         if zero_init_residual:
             raise ValueError(f"zero_init_residual: got True with {name}, want it left out")
-        sprint = Sprint(
+        network = Sprint(
             *_sprint_sizes(channels, depth),
             in_channels=whole("in_channels", in_channels, 1),
             num_classes=whole("num_classes", num_classes, 2),
             generator=generator,
         )
-        side = smallest_side(name, channels)
-        example = sprint.head.weight.new_zeros(2, in_channels, side, side)
-        return convert(sprint, widths, example=example)
-    architecture = architecture_of(
-        name, num_classes, stem=stem, in_channels=in_channels, base_channels=base_channels
-    )
-    resnet = ResNet(architecture, zero_init_residual=zero_init_residual, generator=generator)
+    else:
+        architecture = architecture_of(
+            name, num_classes, stem=stem, in_channels=in_channels, base_channels=base_channels
+        )
+        network = ResNet(architecture, zero_init_residual=zero_init_residual, generator=generator)
     # Small, for speed; other sizes are as good.
-    example = resnet.head.weight.new_zeros(2, architecture.in_channels, 8, 8)
-    return convert(resnet, widths, example=example, nested=nested, head=head)
+    side = max(8, smallest_side(name, channels))
+    example = network.head.weight.new_zeros(2, in_channels, side, side)
+    return convert(network, widths, example=example, nested=nested, head=head)
