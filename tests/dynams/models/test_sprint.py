@@ -222,3 +222,17 @@ def test_every_trained_parameter_of_a_width_has_a_gradient_within_bounds(width: 
         if each.requires_grad and (isinstance(width, tuple) or "width_1_0" not in name):
             assert each.grad is not None, name
             assert each.grad.abs().max() < 1e3, name
+
+
+def test_the_largest_of_what_is_left_is_taken_by_its_place() -> None:
+    """As compiled code must: of values that it compares anew none may be the largest, and 0 / 0 be the gradient."""
+    network = Sprint((4, 6), 2)
+    with torch.no_grad():
+        for group in network.groups:
+            for conv in group.convs:
+                conv.weight.zero_()  # all places of a channel are the same
+    left: list[torch.Tensor] = []
+    network.groups[-1].register_forward_hook(lambda *call: left.append(call[2]))
+    features = network.features(torch.randn(2, 3, 16, 16))
+    (gradient,) = torch.autograd.grad(features.sum(), left)
+    assert (gradient != 0).sum((2, 3)).eq(1).all()
