@@ -92,7 +92,7 @@ def test_outside_the_main_thread_it_can_still_be_asked():
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_first_step_that_has_to_be_compiled_is_not_waited_for(compiled, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda network: network)
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     config = small_config(
         tmp_path,
         run={"compile": compiled},
