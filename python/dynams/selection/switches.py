@@ -50,7 +50,13 @@ def aged_ranks(
 
     Returns:
         (N,) in the widest floating point of the device.
+
+    Raises:
+        ValueError: the two differ in shape, or there is a softness and no generator.
     """
+    if ranking.dim() != 1 or ranking.shape != skipped.shape:
+        came = f"{tuple(ranking.shape)} and {tuple(skipped.shape)}"
+        raise ValueError(f"ranking and skipped: got shapes {came}, want (N,) for both")
     count = ranking.shape[0]
     wide = wide_dtype(ranking.device)
     hardest_first = ranking.argsort(stable=True)
@@ -60,7 +66,8 @@ def aged_ranks(
     # A weight of 0 leaves those never visited, inf, to come first all the same.
     ranks += torch.where(skipped.isinf(), torch.inf, age_weight * skipped.to(wide))
     if softness > 0.0:
-        assert generator is not None
+        if generator is None:
+            raise ValueError(f"generator: got None, want one with softness {softness:g}")
         ranks += softness * random_numbers(count, generator, ranking.device)
     return ranks
 

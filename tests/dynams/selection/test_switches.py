@@ -314,6 +314,16 @@ def test_a_sample_left_out_long_enough_comes_before_any_that_was_not() -> None:
         torch.testing.assert_close(ranks, torch.tensor([2 / 3, 1.0, 13 / 12], dtype=torch.float64))
 
 
+def test_ranks_of_what_does_not_fit_are_refused() -> None:
+    ranking = torch.tensor([0.0, 1.0])
+    with pytest.raises(
+        ValueError, match=r"^ranking and skipped: got shapes \(2,\) and \(1,\), want"
+    ):
+        aged_ranks(ranking, ranking[:1], age_weight=0.25)
+    with pytest.raises(ValueError, match=r"^generator: got None, want one with softness 1$"):
+        aged_ranks(ranking, ranking, age_weight=0.25, softness=1.0)
+
+
 def test_age_is_for_strategies_that_rank_by_one_score() -> None:
     assert with_switches(Margin()) == Margin()
     aged = with_switches(Margin(), age_weight=0.25, exploration=0.1)
