@@ -25,12 +25,12 @@ def differing(plan: Plan, cells: Mapping[CellKey, Cell], key: CellKey) -> list[s
     cell, recipe = cells[key], plan.recipes[key.recipe]
     epochs = cell.options.get("optim.epochs")
     length = Length()
-    if recipe.match is not None and recipe.match.by == "seconds" and key.seed != plan.pilot:
+    if recipe.match is not None and recipe.match.by == "seconds" and key.seed not in plan.pilots:
         # Its length was measured: what there is says how long it is, if all seeds agree.
         lengths = {
             int(other.options.get("optim.epochs", 0))
             for at, other in cells.items()
-            if (at.recipe, at.budget) == (key.recipe, key.budget) and at.seed != plan.pilot
+            if (at.recipe, at.budget) == (key.recipe, key.budget) and at.seed not in plan.pilots
         }
         if len(lengths) > 1:
             return [f"its seeds have {', '.join(map(str, sorted(lengths)))} epochs"]

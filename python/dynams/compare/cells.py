@@ -42,7 +42,8 @@ class Length:
 
     Attributes:
         epochs: epochs of a cell that was begun, None if none was.
-        seconds: mean seconds that finished cells took on this machine, None if there are none.
+        seconds: what finished cells took on this machine, their mean, or the least of all pilots; None if there are none,
+            or a pilot is missing.
     """
 
     epochs: int | None = None
@@ -53,7 +54,7 @@ Known = Callable[[str, "float | None"], Length]
 
 
 def cell_keys(plan: Plan) -> list[CellKey]:
-    """List the plan's cells in the order in which they are run: the pilot's first."""
+    """List the plan's cells in the order in which they are run: the pilots first."""
     places = []
     for place, recipe in enumerate(plan.recipes.values()):
         behind = recipe.name != plan.reference
@@ -62,10 +63,11 @@ def cell_keys(plan: Plan) -> list[CellKey]:
                 order = (recipe.priority, s + b, behind, b, place)
                 places.append((order, CellKey(recipe.name, budget, seed)))
     keys = [key for _, key in sorted(places, key=lambda item: item[0])]
-    if plan.pilot is None:
-        return keys
     pilots = dict.fromkeys(
-        CellKey(key.recipe, key.budget, plan.pilot) for key in keys if key.recipe in plan.timed
+        CellKey(key.recipe, key.budget, pilot)
+        for pilot in plan.pilots
+        for key in keys
+        if key.recipe in plan.timed
     )
     return [*pilots, *keys]
 
@@ -83,7 +85,7 @@ def cell_config(plan: Plan, key: CellKey, known: Known) -> TrainConfig | None:
         finished.
     """
     recipe = plan.recipes[key.recipe]
-    if recipe.match is None or key.seed == plan.pilot:
+    if recipe.match is None or key.seed in plan.pilots:
         return plan.config(recipe, key.budget, key.seed)
     epochs = _matched_epochs(plan, recipe, key.budget, known)
     if epochs is None:

@@ -68,7 +68,7 @@ class Plan:
         budgets: fractions of the data, the most informative first.
         seeds: seeds of the runs.
         reference: the recipe that the others are compared with.
-        pilot: seed of the cells that are timed first, for recipes that match another's seconds; their
+        pilots: seeds of the cells that are timed first, for recipes that match another's seconds; their
             accuracy counts nowhere.
         rehearsal: epochs of a run that each process makes, and throws away, before its first cell of a recipe, so that
             no cell's seconds hold what compiling and the first steps take; 0: none.
@@ -82,7 +82,7 @@ class Plan:
     budgets: tuple[float, ...]
     seeds: tuple[int, ...]
     reference: str
-    pilot: int | None = None
+    pilots: tuple[int, ...] = ()
     rehearsal: int = 0
     out: str | None = None
     limit_seconds: float | None = None
@@ -104,7 +104,7 @@ class Plan:
         """Recipes that have pilot cells: those matched by seconds, those whose seconds they match, the reference."""
         names = set()
         for recipe in self.recipes.values():
-            if self.pilot is None or recipe.match is None or recipe.match.by != "seconds":
+            if not self.pilots or recipe.match is None or recipe.match.by != "seconds":
                 continue
             names |= {self.reference, recipe.match.recipe}
             if not self.shortens_reference(recipe):
@@ -173,7 +173,7 @@ class Plan:
             "budgets": list(self.budgets),
             "seeds": list(self.seeds),
             "reference": self.reference,
-            **({} if self.pilot is None else {"pilot": self.pilot}),
+            **({"pilot": list(self.pilots)} if self.pilots else {}),
             **({"rehearsal": self.rehearsal} if self.rehearsal else {}),
         }
 

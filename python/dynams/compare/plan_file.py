@@ -146,13 +146,8 @@ class _PlanReader:
         recipes = {key: self._matched(recipe, recipes) for key, recipe in recipes.items()}
         reference = values.get("reference", "full")
         one_of(f"{self.where}: reference", reference, recipes)
-        seeds, pilot = self._seeds(values.get("seeds", [0])), values.get("pilot")
-        if pilot is not None:
-            pilot = whole(f"{self.where}: pilot", pilot, 0)
-            if pilot in seeds:
-                raise PlanError(
-                    f"{self.where}: pilot: got {pilot}, want a seed that is not among seeds"
-                )
+        seeds = self._seeds(values.get("seeds", [0]))
+        pilots = self._pilots(values.get("pilot", []), seeds)
         rehearsal = whole(f"{self.where}: rehearsal", values.get("rehearsal", 0), 0)
         out, limit = values.get("out"), values.get("limit_seconds")
         if out is not None:
@@ -166,7 +161,7 @@ class _PlanReader:
             budgets=self._budgets(values.get("budgets", [])),
             seeds=seeds,
             reference=reference,
-            pilot=pilot,
+            pilots=pilots,
             rehearsal=rehearsal,
             out=out,
             limit_seconds=None if limit is None else float(limit),
@@ -245,6 +240,15 @@ class _PlanReader:
             at_least(f"{self.where}: seeds", value, 0)
         return self._distinct("seeds", values)
 
+    def _pilots(self, values: Any, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        values = values if isinstance(values, list) else [values]
+        for value in values:
+            if whole(f"{self.where}: pilot", value, 0) in seeds:
+                raise PlanError(
+                    f"{self.where}: pilot: got {value}, want a seed that is not among seeds"
+                )
+        return self._distinct("pilot", values)
+
     def _distinct(self, name: str, values: list[Any]) -> tuple[Any, ...]:
         for value in values:
             if values.count(value) > 1:
@@ -274,7 +278,7 @@ class _PlanReader:
             if (
                 recipe.match is not None
                 and recipe.match.by == "seconds"
-                and plan.pilot is None
+                and not plan.pilots
                 and not plan.shortens_reference(recipe)
             ):
                 raise PlanError(

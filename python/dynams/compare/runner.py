@@ -249,24 +249,22 @@ class Queue:
 
     def _known(self, recipe: str, budget: float | None) -> Length:
         """What is known of the length of a recipe's cells."""
-        pilot = self.plan.pilot
+        pilots = self.plan.pilots
         kin = [cell for cell in self.cells.values() if cell.key.recipe == recipe]
         kin = [cell for cell in kin if cell.key.budget == budget]
-        epochs = next((c.options["optim.epochs"] for c in kin if c.key.seed != pilot), None)
+        epochs = next((c.options["optim.epochs"] for c in kin if c.key.seed not in pilots), None)
         for key in self.keys:
-            same = (key.recipe, key.budget) == (recipe, budget) and key.seed != pilot
+            same = (key.recipe, key.budget) == (recipe, budget) and key.seed not in pilots
             if epochs is None and same:
                 begun = self.folder.begun(key)
                 epochs = begun.total_epochs if begun is not None else None
         here = machine_of(self._here())
-        costs = [
-            cell.cost
-            for cell in kin
-            if cell.machine == here
-            and cell.failure is None
-            and (pilot is None or cell.key.seed == pilot)
-        ]
-        return Length(epochs, sum(costs) / len(costs) if costs else None)
+        kin = [c for c in kin if c.machine == here and (not pilots or c.key.seed in pilots)]
+        costs = [cell.cost for cell in kin if cell.failure is None]
+        if not costs or len(kin) < len(pilots):
+            return Length(epochs)
+        # What else a machine does only adds to a pilot's seconds.
+        return Length(epochs, min(costs) if pilots else sum(costs) / len(costs))
 
     def _entry(self, key: CellKey) -> Entry:
         config = cell_config(self.plan, key, self._known)

@@ -28,7 +28,7 @@ def test_a_preset_s_cells_all_have_a_configuration_once_lengths_are_known(name):
     assert name in presets()
     keys = cell_keys(plan)
     assert len({key.stem for key in keys}) == len(keys)
-    first = plan.seeds[0] if plan.pilot is None else plan.pilot
+    first = [*plan.pilots, *plan.seeds][0]
     assert keys[0] == CellKey(plan.reference, None, first)
     for key in keys:
         config = cell_config(plan, key, lambda *_: Length(epochs=7))
