@@ -63,11 +63,12 @@ def cell_keys(plan: Plan) -> list[CellKey]:
                 order = (recipe.priority, s + b, behind, b, place)
                 places.append((order, CellKey(recipe.name, budget, seed)))
     keys = [key for _, key in sorted(places, key=lambda item: item[0])]
+    timed = set(plan.timed)
     pilots = dict.fromkeys(
         CellKey(key.recipe, key.budget, pilot)
         for pilot in plan.pilots
         for key in keys
-        if key.recipe in plan.timed
+        if key.recipe in timed
     )
     return [*pilots, *keys]
 

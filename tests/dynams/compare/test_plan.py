@@ -248,6 +248,9 @@ def test_a_pilot_s_seconds_tell_the_epochs_that_fill_the_reference_s(
         ({"base": {"optim": {"lr": 1.0}, "optim.lr": 2.0}}, "optim.lr is given twice"),
         ({"base": {"run.devices": 2}}, "run.devices: got 2, want 1"),
         ({"pilot": 1, "seeds": [0, 1]}, "pilot: got 1, want a seed that is not among seeds"),
+        ({"pilot": [9, 0], "seeds": [0, 1]}, "pilot: got 0, want a seed that is not among seeds"),
+        ({"pilot": [9, 9]}, "pilot: 9 is given twice"),
+        ({"pilot": [-1]}, "pilot: got -1, want at least 0"),
     ],
 )  # fmt: skip
 def test_a_plan_that_cannot_be_used_is_refused_with_the_place(make_plan, changes, said):

@@ -208,7 +208,7 @@ def test_a_match_by_seconds_is_run_after_what_it_matches(tmp_path, make_plan):
 
 def test_pilots_are_run_first_and_count_nowhere(tmp_path, make_plan, monkeypatch):
     plan = make_plan(
-        pilot=7,
+        pilot=[7, 8],
         budgets=[],
         recipes={
             "full": {"selection.strategy": "full"},
@@ -220,13 +220,22 @@ def test_pilots_are_run_first_and_count_nowhere(tmp_path, make_plan, monkeypatch
     )
     folder = Folder(tmp_path)
     queue = Queue(plan, folder)
-    waiting = [entry.key.seed for entry in queue.entries() if entry.config is None]
-    assert waiting == [0, 1]
+    assert [str(key) for key in queue.keys[:5]] == [
+        "full, seed 7", "half, seed 7", "full, seed 8", "half, seed 8", "full, seed 0",
+    ]  # fmt: skip
+
+    def waiting() -> list[int]:
+        return [e.key.seed for e in Queue(plan, folder).entries() if e.config is None]
+
+    assert waiting() == [0, 1]
     monkeypatch.setattr(Queue, "_here", lambda self, run=None: HERE)
-    full, half = (CellKey(name, None, 7) for name in plan.recipes)
-    # An epoch on everything is 10 s, one on half of it 5 s: 20 s hold one and two of the others.
-    for key, seconds in ((full, 20.0), (half, 15.0)):
-        folder.save(a_cell(key, seconds=seconds, plan=plan, data={}))
+    # An epoch on everything is 10 s, one on half of it 5 s: 20 s hold one and two of the others. What disturbed the
+    # other pilot of each says nothing, once there are both.
+    for name, seed, seconds in (("full", 7, 20.0), ("half", 7, 90.0), ("full", 8, 31.0)):
+        folder.save(a_cell(CellKey(name, None, seed), seconds=seconds, plan=plan, data={}))
+        assert waiting() == [0, 1]
+    folder.save(a_cell(CellKey("half", None, 8), seconds=15.0, plan=plan, data={}))
+    assert waiting() == []
     queue = Queue(plan, folder)
     assert queue.run()
     assert {cell.epochs for key, cell in queue.cells.items() if key.recipe == "half"} == {2, 3}
