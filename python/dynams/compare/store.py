@@ -73,7 +73,7 @@ class Folder:
             raise ValueError(f"out: {path} is not a directory")
 
     def cells(self) -> dict[CellKey, Cell]:
-        """Read all finished cells, and those that earlier versions wrote, a file each.
+        """Read all finished cells.
 
         Raises:
             ValueError: one is damaged, or there twice.
@@ -85,9 +85,6 @@ class Folder:
             if cell.key in found:
                 raise ValueError(f"{where}: got {cell.key} twice, want it once")
             found[cell.key] = cell
-        for path in sorted((self.path / "cells").glob("*.json")):
-            cell = read_cell(_text(path), str(path))
-            found.setdefault(cell.key, cell)
         return found
 
     def save(self, *cells: Cell) -> None:

@@ -83,18 +83,6 @@ def test_a_cell_saved_again_takes_its_own_place(tmp_path, plan):
     assert list(folder.cells().values()) == [again, two]
 
 
-def test_cells_that_earlier_versions_wrote_are_read_and_move_with_the_next(tmp_path, plan):
-    folder = Folder(tmp_path)
-    one, two = a_cell(FULL, plan=plan), a_cell(CellKey("full", None, 1), plan=plan)
-    (tmp_path / "cells").mkdir()
-    values = json.dumps(json.loads(cell_text(one)), indent=1)
-    (tmp_path / "cells" / "full_s0.json").write_text(values)
-    assert folder.cells() == {FULL: one}
-    again = dataclasses.replace(one, accuracy=0.5)
-    folder.save(two, again)
-    assert folder.cells() == {FULL: again, two.key: two}
-
-
 def test_cells_of_other_options_are_refused_or_recomputed_never_mixed(
     tmp_path, plan, make_plan, all_cells
 ):
