@@ -242,12 +242,13 @@ class _PlanReader:
 
     def _pilots(self, values: Any, seeds: tuple[int, ...]) -> tuple[int, ...]:
         values = values if isinstance(values, list) else [values]
-        for value in values:
-            if whole(f"{self.where}: pilot", value, 0) in seeds:
+        pilots = [whole(f"{self.where}: pilot", value, 0) for value in values]
+        for pilot in pilots:
+            if pilot in seeds:
                 raise PlanError(
-                    f"{self.where}: pilot: got {value}, want a seed that is not among seeds"
+                    f"{self.where}: pilot: got {pilot}, want a seed that is not among seeds"
                 )
-        return self._distinct("pilot", values)
+        return self._distinct("pilot", pilots)
 
     def _distinct(self, name: str, values: list[Any]) -> tuple[Any, ...]:
         for value in values:

@@ -144,6 +144,7 @@ def test_a_recipe_s_preset_goes_on_top_of_a_data_set_s():
     assert own.model == paper.model == parse(["--preset", "cifar10"]).config.model
     assert (own.selection.free, build_selector(own).proxy_width) == (True, None)
     assert (paper.selection.free, build_selector(paper).proxy_width) == (False, 0.5)
+    assert paper.selection.exploration == 0.0
     assert (paper.selection.age_weight, paper.selection.softness) == (0.0, 0.0)
     assert parse(["--preset", "dynams", "--selection.budget=0.4"]).config.selection.budget == 0.4
 
