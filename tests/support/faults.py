@@ -26,6 +26,9 @@ from dynams.report.console import make_console
 from dynams.training.checkpoint import Checkpoint, load_checkpoint
 from dynams.training.rundir import LAST, checkpoint_path
 
+# What torchrun says of workers that do not end within 30 seconds of being told to.
+KILLED = "forcefully exiting via"
+
 _PATIENCE = 150.0
 _FORK = get_context("fork")
 

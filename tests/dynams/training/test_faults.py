@@ -15,7 +15,7 @@ import pytest
 from training_runs import equal, log_lines
 
 from dynams.training.checkpoint import Checkpoint
-from faults import Command, Saves, alive, finished, imported_once, is_writing, wait_for
+from faults import KILLED, Command, Saves, alive, finished, imported_once, is_writing, wait_for
 
 _ARGV = [
     "--data.limit=120",
@@ -98,10 +98,9 @@ def pre_empted(command: Command, draws: random.Random) -> None:
         raise Missed
     had_saved = command.last.exists()
     os.kill(launcher.pid or 0, signal.SIGTERM)
-    told = time.monotonic()
     assert finished(launcher) != 0
-    assert time.monotonic() - told < 25
     said = command.said()
+    assert KILLED not in said
     # The first process alone tells by its status; one that has not come to listen yet is ended by the signal itself.
     assert "status 130" in said or not had_saved, said
     assert "status 1\n" not in said

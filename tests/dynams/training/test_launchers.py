@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from training_runs import equal
 
 from dynams.training.checkpoint import load_checkpoint
 from dynams.training.rundir import checkpoint_path
-from faults import alive, wait_for
+from faults import KILLED, alive, wait_for
 from foreground import heed_interrupts
 
 pytestmark = pytest.mark.skipif(
@@ -111,10 +110,9 @@ def test_torchrun_passes_on_that_the_time_is_up(number, tmp_path, undisturbed):
     torchrun = start(tmp_path, *_TORCHRUN, *heeded, *_RUN)
     wait_for(lambda: is_trained(tmp_path))
     torchrun.send_signal(number)
-    told = time.monotonic()
     status, said = finish(torchrun)
-    assert time.monotonic() - told < 25  # after 30 seconds it would kill them
     assert status != 0
+    assert KILLED not in said
     assert "dynams: stopped; resume with: torchrun --nproc-per-node=2 -m dynams.cli" in said
     assert end_of(tmp_path).epoch < 30
     status, said = finish(start(tmp_path, *_TORCHRUN, *_RUN))
