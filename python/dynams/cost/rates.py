@@ -44,24 +44,6 @@ class Rates:
             if rate is not None and not 0.0 <= rate < math.inf:
                 raise ValueError(f"{item.name}: got {rate!r}, want seconds of at least 0")
 
-    @classmethod
-    def estimated(cls, training: float, proxy_cost: float) -> Rates:
-        """Estimate all rates from one: proxy loss c * training, scoring c * training / 3, the rest free.
-
-        A training step is taken for three forward passes. To be used where nothing was measured.
-
-        Args:
-            training: seconds a trained sample.
-            proxy_cost: c, the cost of the scoring network over that of the whole one; 1 without proxy.
-        """
-        return cls(
-            training,
-            proxy_loss=proxy_cost * training,
-            scoring=proxy_cost * training / 3.0,
-            selection=0.0,
-            evaluation=0.0,
-        )
-
 
 @dataclass(frozen=True)
 class Work:

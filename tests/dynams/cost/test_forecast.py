@@ -223,7 +223,9 @@ def test_the_saving_is_positive_where_the_samplers_inequality_holds(
 ) -> None:
     num_samples = 10**9  # so that rounding b * N does not show
     planned = outline(num_samples, q * blocks, constant(b), refresh_every=q, proxy_share=p)
-    predicted = saving(planned, Rates.estimated(1e-3, c))
+    # A training step is three forward passes, and the proxy's cost c times the whole network's.
+    rated = Rates(3.0, proxy_loss=3.0 * c, scoring=c, selection=0.0, evaluation=0.0)
+    predicted = saving(planned, rated)
     p *= (blocks - 1) / blocks  # in the last block the proxy rests
     assert predicted == pytest.approx(1 - b * (1 + p * c) - c / (3 * q), abs=1e-6)
     gain = 3 * q * (1 - b) - (c + 3 * q * b * p * c)
