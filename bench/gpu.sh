@@ -36,7 +36,8 @@
 # cells' seconds: two to four seeds of all three recipes fit into a run.
 #
 # kernels.md, the report, is written anew after every stage. Every outcome of a test, case or benchmark is in kernels.jsonl as
-# soon as it is known, and at the end in kernels.json: a run that is cut off keeps all up to the cut, and
+# soon as it is known, and at the end in kernels.json, every cell in compare.tgz or record.tgz seconds after it is finished: a run that
+# is cut off keeps all up to the cut, and
 # `python bench/gpu/results.py finish OUTPUT_FOLDER` makes its report anywhere. What an earlier run left in OUTPUT_FOLDER is replaced.
 # $DYNAMS_GPU_SECONDS is another limit for the whole, to which all others are scaled.
 #
@@ -389,9 +390,15 @@ train() { # SECONDS
   if [ "$code" -eq 5 ]; then outcome train skipped "$begin" "$(tail -n 1 "$out/train.log")"; else outcome_of_suite train train "$code" "$begin"; fi
 }
 
+# archived NAME FOLDER: one file of a comparison, without the checkpoints of what is under way: hundreds of megabytes.
+archived() {
+  (cd "$2" && tar -czf "$out/.$1.tgz" --ignore-failed-read -- cells.jsonl plan.yaml compare.md compare.html
+    mv -f "$out/.$1.tgz" "$out/$1.tgz") 2> /dev/null
+}
+
 # compared NAME PLAN FOLDER: missing cells of `dynams compare PLAN`; committed ones are in bench/results/*/FOLDER.
 compared() {
-  local begin=$SECONDS code=0 seconds folder=$state/$1 note
+  local begin=$SECONDS code seconds folder=$state/$1 note keeper before cells=0
   seconds=$(left 10)
   [ -n "${DYNAMS_CIFAR10:-}" ] || { outcome "$1" skipped "$begin" "DYNAMS_CIFAR10 names no folder"; return; }
   if [ "$seconds" -lt 60 ]; then
@@ -402,11 +409,25 @@ compared() {
   # A report of later cells holds the earlier ones too.
   [ -e "$folder/cells.jsonl" ] ||
     cat "$repo"/bench/results/*/"$3"/cells.jsonl 2> /dev/null | awk '!seen[$0]++' > "$folder/cells.jsonl"
-  limited $((seconds + 10)) "$python" -m dynams.cli compare "$2" --data.path "$DYNAMS_CIFAR10" --out "$folder" \
-    --limit-seconds "$seconds" > "$out/$1.log" 2>&1 || code=$?
+  # As they come: whoever kills this run, or the machine, leaves no time for it.
+  while sleep 2 && kill -0 $$; do
+    [ "$folder/cells.jsonl" -nt "$out/$1.tgz" ] && archived "$1" "$folder"
+  done > /dev/null 2>&1 3>&- &
+  keeper=$!
+  cells=$(wc -l < "$folder/cells.jsonl")
+  while :; do
+    before=$cells code=0
+    # Of the ten seconds that are left behind its own it gets three: where it has to be killed, its cells are to be told all the same.
+    TMPDIR=$work limited $((seconds + 3)) "$python" -m dynams.cli compare "$2" --data.path "$DYNAMS_CIFAR10" --out "$folder" \
+      --limit-seconds "$seconds" >> "$out/$1.log" 2>&1 || code=$?
+    seconds=$(left 10) cells=$(wc -l < "$folder/cells.jsonl")
+    # One that a signal ended is followed by another, unless it had done nothing: the next would end there too.
+    [ $code -gt 128 ] && [ "$cells" -gt "$before" ] && [ "$seconds" -ge 60 ] || break
+    say "$1: a process ended with code $code, going on behind its cells"
+  done
+  kill $keeper && wait $keeper 2> /dev/null
   note=$(tail -n 1 "$out/$1.log" | cut -c 1-200)
-  # One file, and not the checkpoints of what is under way: hundreds of megabytes.
-  (cd "$folder" && tar -czf "$out/$1.tgz" --ignore-failed-read -- cells.jsonl plan.yaml compare.md compare.html) 2> /dev/null
+  archived "$1" "$folder"
   DYNAMS_GPU_SUITE=$1 limited 10 "$python" "$gpu/record.py" "$folder" >> "$out/$1.log" 2>&1
   results trim "$out/$1.log"
   outcome "$1" "$code" "$begin" "$note"

@@ -339,6 +339,14 @@ COMPARE = """\
 """
 
 
+# Tells what each process would have been killed after, and kills none.
+LIMITS = """\
+#!/usr/bin/env bash
+echo "$*" >> "{folder}/limits"
+shift 2
+exec "$@"
+"""
+
 PLANS_OF_CELLS = pytest.mark.parametrize(
     ("plan", "preset", "committed", "seconds"),
     [("compare", "cifar10", "compare-cifar10", 525), ("record", "sprint-96", "record", 420)],
@@ -394,6 +402,68 @@ def test_a_comparison_that_fails_is_told_and_keeps_its_cells(
     assert ran.returncode == 1
     assert script.stages()[plan] == "failed"
     assert compared(script, plan)["cells.jsonl"] == "new\n"
+
+
+@PLANS_OF_CELLS
+def test_a_comparison_that_is_killed_has_left_the_cells_of_before(
+    script: Script, plan: str, preset: str, committed: str, seconds: int
+) -> None:
+    script.data = script.folder / "data"
+    script.data.mkdir()
+    hanging = 'echo $PPID > "$0.parent"; exec sleep 100\n'
+    script.fake("comparing", COMPARE.format(folder=script.fakes) + hanging)
+    process = script.begin("--plan", plan)
+    until = time.monotonic() + 30
+    left = ""
+    while left != "new\n" and time.monotonic() < until:
+        time.sleep(0.05)
+        assert process.poll() is None
+        if (script.out / f"{plan}.tgz").exists():
+            left = compared(script, plan)["cells.jsonl"]
+    process.kill()  # no handler runs
+    process.wait()
+    os.killpg(int((script.fakes / "python3.parent").read_text()), signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert left == "new\n"
+
+
+def test_a_comparison_whose_process_dies_goes_on_as_long_as_cells_come(script: Script) -> None:
+    script.data = script.folder / "data"
+    script.data.mkdir()
+    died = 'wc -l < "$to/cells.jsonl" >> "$0.runs"; [ $(wc -l < "$0.runs") -ge 3 ] || exit 139\n'
+    script.fake("comparing", COMPARE.format(folder=script.fakes) + died)
+    ran = script.run("--plan", "record")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert script.stages()["record"] == "ok"
+    assert compared(script, "record")["cells.jsonl"] == "new\n" * 3
+
+
+@pytest.mark.parametrize(("code", "runs"), [(139, 2), (2, 1)])
+def test_a_comparison_whose_processes_die_for_good_ends(
+    script: Script, code: int, runs: int
+) -> None:
+    script.data = script.folder / "data"
+    script.data.mkdir()
+    first = COMPARE.format(folder=script.fakes).replace(
+        "echo new", '[ -s "$to/cells.jsonl" ] || echo new'
+    )
+    script.fake("comparing", first + f"exit {code}\n")
+    assert script.run("--plan", "record").returncode == 1
+    assert script.stages()["record"] == "failed"
+    assert len(script.calls("dynams.cli compare")) == runs
+
+
+def test_a_comparison_that_is_cut_off_leaves_time_to_tell_of_its_cells(script: Script) -> None:
+    script.data = script.folder / "data"
+    script.data.mkdir()
+    script.executable("timeout", LIMITS)
+    script.fake("comparing", COMPARE.format(folder=script.fakes))
+    assert script.run("--plan", "record").returncode == 0
+    limits = (script.fakes / "limits").read_text().splitlines()
+    [most] = [int(line.split()[1]) for line in limits if "dynams.cli compare" in line]
+    # Ten seconds were kept behind it.
+    told = int(script.notes()["record"].split()[-2])
+    assert told <= most <= told + 4
 
 
 def test_without_data_or_time_there_is_no_comparison(script: Script) -> None:
