@@ -466,6 +466,13 @@ def test_a_comparison_that_is_cut_off_leaves_time_to_tell_of_its_cells(script: S
     assert told <= most <= told + 4
 
 
+def test_without_data_nothing_is_compiled_for_a_comparison(script: Script) -> None:
+    assert script.run("--plan", "record").returncode == 0
+    assert script.stages() == {"environment": "ok", "record": "skipped"}
+    assert script.notes()["record"] == "DYNAMS_CIFAR10 names no folder"
+    assert script.calls("builds.py make") == []
+
+
 def test_without_data_or_time_there_is_no_comparison(script: Script) -> None:
     assert script.run("--plan", "compare").returncode == 0
     assert script.stages()["compare"] == "skipped"
