@@ -106,7 +106,7 @@ def row_scores(
         return logits.new_empty((len(wanted), 0), dtype=dtype)
 
     z = logits.to(dtype)
-    top = z.topk(2, dim=1).values
+    top, places = z.topk(2, dim=1)
     gap = difference(top[:, 0], top[:, 1])
     missing = torch.isnan(
         top[:, 0]
@@ -124,21 +124,24 @@ def row_scores(
         first = lowest_index(z == top[:, :1])
         out["distance"] = _distance_quotients(z, first, class_distances).amin(1)
     if kinds & _SOFTMAX_KINDS:
-        softmax, log_softmax = shared_softmax(z)
-        total = _shifted(z, top[:, 0]).exp().sum(1)
+        shifted = _shifted(z, top[:, 0])
+        e = shifted.exp()
+        # All but one of the largest: where a row is nearly certain, what they have is the score, and lost beside the largest's 1.
+        others = e.scatter(1, places[:, :1], 0.0)
+        rest = others.sum(1)
+        total, log_total = rest + 1, rest.log1p()
         # p1 - p2 = p1 (1 - exp(-gap)): no cancellation where the two are close.
         out["probability"] = -torch.expm1(-gap) / total
-        out["confidence"] = (total - 1) / total
+        out["confidence"] = rest / total
         if "entropy" in wanted:
-            terms = torch.where(softmax > 0, softmax * log_softmax, torch.zeros_like(softmax))
-            out["entropy"] = -terms.sum(1)
-        if labels is not None and own is not None:
-            index = safe.unsqueeze(1)
-            out["loss"] = -log_softmax.gather(1, index).squeeze(1)
+            pull = (others * shifted.clamp(min=LEAST_EXPONENT)).sum(1)
+            out["entropy"] = (log_total - pull / total).clamp(min=0)
+        if own is not None:
+            out["loss"] = log_total - difference(own, top[:, 0])
             if "el2n" in wanted:
-                others = softmax.scatter(1, index, 0.0)
+                wrong = e.scatter(1, safe.unsqueeze(1), 0.0)
                 # ||p - y||^2 = sum of p_c^2 over the others + (1 - p_y)^2, and 1 - p_y is the others' sum.
-                out["el2n"] = (others.square().sum(1) + others.sum(1).square()).sqrt()
+                out["el2n"] = (wrong.square().sum(1) + wrong.sum(1).square()).sqrt() / total
 
     nan = torch.full_like(gap, torch.nan)
     rows = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,6 +13,8 @@ from torch import Tensor
 
 import dynams_kernels as dk
 import oracle
+from dynams_kernels._backends import eager
+from dynams_kernels._kinds import mask_of
 from kernel_inputs import LAYOUTS, RAGGED_C, labels_for, logits, random_logits
 
 INF, NAN = math.inf, math.nan
@@ -96,6 +99,30 @@ def test_el2n_of_a_confident_row_does_not_cancel(device: str) -> None:
         got = dk.scores(x, ["el2n"], labels=torch.tensor([3], device=device))["el2n"]
         want = oracle.scores(oracle.array(x), ["el2n"], torch.tensor([3]).numpy())["el2n"]
         oracle.check(got, want, ulps=8, floor=1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("classes", [2, 5])
+def test_plain_torch_keeps_the_digits_of_rows_that_are_nearly_certain(
+    dtype: torch.dtype, classes: int
+) -> None:
+    rise = torch.logspace(-3, 1.6, 200, dtype=torch.float64).to(dtype)
+    x = torch.zeros(len(rise), classes, dtype=dtype)
+    x[:, 1] = rise
+    y = torch.ones(len(rise), dtype=torch.int64)
+    kinds = ("loss", "el2n", "entropy", "confidence")
+    got = dict(zip(kinds, eager.row_scores(x, y, None, mask_of(kinds)), strict=True))
+    # Of equal others every score is a function of the rise, here one that cancels nothing.
+    gap, count = oracle.array(rise), classes - 1
+    rest = count * np.exp(-gap) / (1 + count * np.exp(-gap))
+    want = {
+        "loss": np.log1p(count * np.exp(-gap)),
+        "el2n": np.sqrt(1 + 1 / count) * rest,
+        "entropy": np.log1p(count * np.exp(-gap)) + gap * rest,
+        "confidence": rest,
+    }
+    for kind in kinds:
+        oracle.check(got[kind], want[kind], ulps=16)
 
 
 def test_loss_of_large_logits_keeps_its_digits(device: str) -> None:
