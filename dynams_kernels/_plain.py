@@ -62,3 +62,18 @@ def is_plain(*tensors: Tensor | None) -> bool:
         ):
             return False
     return True
+
+
+def refuse_forward_derivatives(**arguments: Tensor | None) -> None:
+    """NotImplementedError, by the argument's name, where a tensor carries a forward derivative: the operators would drop it silently."""
+    if _forward.get("_current_level", 0) < 0:
+        return
+    for name, tensor in arguments.items():
+        if tensor is None:
+            continue
+        dual = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
+        if dual.tangent is not None:
+            raise NotImplementedError(
+                f"{name}: got a tensor with a forward derivative, want reverse mode (backward or torch.autograd.grad), "
+                "or detach() where no derivative is wanted"
+            )

@@ -12,7 +12,7 @@ from dynams_kernels._backends import eager, registry
 from dynams_kernels._gradients.linear import linear_score_gradients
 from dynams_kernels._kinds import BIT, LOGSUMEXP, mask_of
 from dynams_kernels._ops.library import define
-from dynams_kernels._plain import is_plain
+from dynams_kernels._plain import is_plain, refuse_forward_derivatives
 
 # Their gradients need no more of the logits than two of a row.
 _PAIR_BITS = frozenset({BIT["gap"], BIT["label"], BIT["distance"]})
@@ -69,6 +69,7 @@ def linear_scores(
         if labels is not None:
             registry.check_labels(labels, weight.shape[0], ignored)
         return registry.serving(features).linear_scores(*operands, widths, kinds, False)[0]
+    refuse_forward_derivatives(features=features, weight=weight, bias=bias)
     if not needs_gradient(features, weight, bias):
         scores: Tensor = _linear_scores(*operands, widths, kinds, ignored, False)[0]
         return scores

@@ -11,7 +11,7 @@ from torch import Tensor
 from dynams_kernels._backends import eager, registry
 from dynams_kernels._gradients.rows import row_score_gradients
 from dynams_kernels._ops.library import define
-from dynams_kernels._plain import is_plain
+from dynams_kernels._plain import is_plain, refuse_forward_derivatives
 
 
 def _served(backend: registry.Backend) -> Callable[..., Tensor]:
@@ -48,6 +48,7 @@ def row_scores(
         if labels is not None:
             registry.check_labels(labels, logits.shape[1], ignored)
         return registry.serving(logits).row_scores(logits, labels, class_distances, kinds)
+    refuse_forward_derivatives(logits=logits)
     scores: Tensor = _row_scores(logits, labels, class_distances, kinds, ignored)
     return scores
 
@@ -60,6 +61,7 @@ def row_score(
         if labels is not None:
             registry.check_labels(labels, logits.shape[1], ignored)
         return registry.serving(logits).row_score(logits, labels, class_distances, kind)
+    refuse_forward_derivatives(logits=logits)
     scores: Tensor = _row_scores(logits, labels, class_distances, kind, ignored)
     return scores[0]
 

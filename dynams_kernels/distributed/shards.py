@@ -24,6 +24,7 @@ from dynams_kernels._gradients.shards import (
 )
 from dynams_kernels._kinds import LABELLED_KINDS, kinds_of, mask_of, row_of
 from dynams_kernels._ops.linear import needs_gradient
+from dynams_kernels._plain import refuse_forward_derivatives
 from dynams_kernels.distributed.groups import Ranks
 from dynams_kernels.linear import autocast_operands
 
@@ -73,6 +74,7 @@ class Shard:
         slim, slim_weight, checked_bias = _checks.check_linear(
             features, weight, bias, width, sharded=True
         )
+        refuse_forward_derivatives(features=slim, weight=slim_weight, bias=checked_bias)
         self.leading = slim.shape[:-1]
         self.kinds = mask_of(kinds)
         operands = autocast_operands(_checks.as_rows(slim), slim_weight, checked_bias)

@@ -18,6 +18,7 @@ import dynams_kernels as dk
 import oracle
 from dynams_kernels import _plain
 from dynams_kernels._ops import linear, rows, selection
+from dynams_kernels.distributed.shards import Shard
 from kernel_inputs import labels_for, random_logits
 
 X, F, W = random_logits(12, 7), random_logits(12, 5, seed=1), random_logits(7, 5, seed=2)
@@ -268,15 +269,42 @@ def test_functionalisation_goes_through(device: str) -> None:
     assert oracle.same_bits(torch.func.functionalize(dk.margin)(x), dk.margin(x))
 
 
-def test_forward_derivatives_meet_the_operator(device: str, called: list[str]) -> None:
+FORWARD = {
+    "margin": (dk.margin, "logits"),
+    "scores": (lambda x: dk.scores(x, ["gap", "entropy"])["entropy"], "logits"),
+    "linear_margin": (lambda f: dk.linear_margin(f, W.to(f.device)), "features"),
+    "widths": (lambda f: dk.linear_margin(f, W.to(f.device), width=[5, 2]), "features"),
+    "weight": (lambda w: dk.linear_margin(F.to(w.device), w), "weight"),
+}
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_forward_derivatives_are_refused_not_dropped(name: str, device: str) -> None:
+    call, argument = FORWARD[name]
+    x = {"logits": X, "features": F, "weight": W}[argument].to(device)
+    told = pytest.raises(NotImplementedError, match=f"{argument}: got .* want reverse mode")
+    with forward_ad.dual_level(), told:
+        call(forward_ad.make_dual(x, x))
+    with told:
+        torch.func.jvp(call, (x,), (x,))
+
+
+def test_a_shard_of_a_head_refuses_forward_derivatives() -> None:
+    told = pytest.raises(NotImplementedError, match=r"weight: got .* want reverse mode")
+    with forward_ad.dual_level(), told:
+        Shard(F, forward_ad.make_dual(W, W), None, None, ("gap",), None, -100)
+
+
+def test_beside_forward_derivatives_the_operator_is_met(device: str, called: list[str]) -> None:
     x = X.to(device)
+    want = dk.margin(x)
     with forward_ad.dual_level():
-        primal, _ = forward_ad.unpack_dual(dk.margin(forward_ad.make_dual(x, x)))
-    assert called == ["row_scores"]
-    assert oracle.same_bits(primal, dk.margin(x))
-    called.clear()
-    torch.func.jvp(dk.margin, (x,), (x,))
-    assert called == ["row_scores"]
+        for without in (x, forward_ad.make_dual(x, x).detach()):
+            called.clear()
+            primal, tangent = forward_ad.unpack_dual(dk.margin(without))
+            assert called == ["row_scores"]
+            assert tangent is None
+            assert oracle.same_bits(primal, want)
 
 
 @pytest.mark.parametrize("name", ["margin", "label margin", "linear_margin", "scores"])
