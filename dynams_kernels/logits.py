@@ -124,7 +124,9 @@ def as_dict(
     found: Tensor, kinds: Sequence[ScoreKind], mask: int, shape: Sequence[int]
 ) -> dict[str, Tensor]:
     """Scores (n, ...) in bit order as a dict in the order of `kinds`, each of the shape given."""
-    rows_found = found.unbind()
+    # Of what has a gradient torch lets nobody write into the views that one `unbind` gives.
+    count = len(found)
+    rows_found = tuple(found[n] for n in range(count)) if found.requires_grad else found.unbind()
     if rows_found[0].shape != shape:
         rows_found = tuple(row.reshape(shape) for row in rows_found)
     return {kind: rows_found[row_of(kind, mask)] for kind in kinds}

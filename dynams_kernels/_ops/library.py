@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dynams_kernels._backends import eager, registry
 
@@ -29,3 +30,11 @@ def define(
             LIBRARY.impl(name, served(backend) if served else getattr(backend, name), key)
     operator: Callable[..., Any] = getattr(torch.ops.dynams_kernels, name).default
     return operator
+
+
+def for_callers(scores: Tensor) -> Tensor:
+    """Scores that callers may write into: an operator's own where no gradient is wanted, else a copy.
+
+    The backward pass may keep the operator's, and torch forbids to write into views of them.
+    """
+    return scores.clone() if scores.requires_grad else scores

@@ -11,7 +11,7 @@ from torch import Tensor
 from dynams_kernels._backends import eager, registry
 from dynams_kernels._gradients.linear import linear_score_gradients
 from dynams_kernels._kinds import BIT, LOGSUMEXP, mask_of
-from dynams_kernels._ops.library import define
+from dynams_kernels._ops.library import define, for_callers
 from dynams_kernels._plain import is_plain, refuse_forward_derivatives
 
 # Their gradients need no more of the logits than two of a row.
@@ -76,7 +76,7 @@ def linear_scores(
     # The gradient is of the logits' pairs that the operator returns beside, or of each row's logsumexp.
     asked = kinds | BIT[LOGSUMEXP] if kinds & _TILED_KINDS else kinds
     scores = _linear_scores(*operands, widths, asked, ignored, kinds in _PAIR_BITS)[0]
-    return scores if asked == kinds else scores[:-1]
+    return for_callers(scores if asked == kinds else scores[:-1])
 
 
 def needs_gradient(features: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dynams_kernels._backends import eager, registry
 from dynams_kernels._gradients.rows import row_score_gradients
-from dynams_kernels._ops.library import define
+from dynams_kernels._ops.library import define, for_callers
 from dynams_kernels._plain import is_plain, refuse_forward_derivatives
 
 
@@ -50,7 +50,7 @@ def row_scores(
         return registry.serving(logits).row_scores(logits, labels, class_distances, kinds)
     refuse_forward_derivatives(logits=logits)
     scores: Tensor = _row_scores(logits, labels, class_distances, kinds, ignored)
-    return scores
+    return for_callers(scores)
 
 
 def row_score(
@@ -63,7 +63,7 @@ def row_score(
         return registry.serving(logits).row_score(logits, labels, class_distances, kind)
     refuse_forward_derivatives(logits=logits)
     scores: Tensor = _row_scores(logits, labels, class_distances, kind, ignored)
-    return scores[0]
+    return for_callers(scores[0])
 
 
 @torch.library.register_fake("dynams_kernels::row_scores")

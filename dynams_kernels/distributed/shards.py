@@ -168,8 +168,8 @@ def scores_over_ranks(ranks: Ranks, shard: Shard, told: list[dict[str, Any]]) ->
         found: Tensor = _ShardedScores.apply(  # type: ignore[no-untyped-call]
             *operands, labels, named, place, kinds
         )
-        if kinds != shard.kinds:
-            found = found[[row_of(kind, kinds) for kind in kinds_of(shard.kinds)]]
+        # A copy: what the backward pass reads is the callers' no more, who may write into their scores.
+        found = found[[row_of(kind, kinds) for kind in kinds_of(shard.kinds)]]
     else:
         found, _ = _forward(operands, labels, named, place, kinds, False)
     return found.view(found.shape[0], *shard.leading)

@@ -52,6 +52,38 @@ def plain(x: Tensor, kind: str, more: dict[str, Any]) -> Tensor:
     return plain_margin(x, kind, more.get("labels"), more.get("class_distances"))
 
 
+@pytest.mark.parametrize("kinds", [("gap",), ("label", "el2n"), ("loss",), ("entropy", "gap")])
+@pytest.mark.parametrize("head", [False, True], ids=["logits", "head"])
+def test_scores_may_be_written_into_before_a_backward_pass(
+    kinds: tuple[str, ...], head: bool, device: str
+) -> None:
+    x = random_logits(6, 5).to(device).requires_grad_()
+    weight = torch.eye(5, device=device)
+    labels = labels_for(x).to(device)
+
+    def found() -> dict[str, Tensor]:
+        if head:
+            return dk.linear_scores(x, weight, kinds, labels=labels)
+        return dk.scores(x, kinds, labels=labels)
+
+    masked = torch.arange(6, device=device) % 2 == 0
+    want = torch.autograd.grad(found()[kinds[0]].masked_fill(masked, 0.0).mul(2).sum(), x)[0]
+    written = found()[kinds[0]]
+    written[masked] = 0.0
+    written *= 2
+    assert torch.equal(torch.autograd.grad(written.sum(), x)[0], want)
+
+
+def test_margins_may_be_written_into_before_a_backward_pass(device: str) -> None:
+    x = random_logits(6, 5).to(device).requires_grad_()
+    weight = torch.eye(5, device=device)
+    for kind in ("gap", "probability"):
+        for margins in (dk.margin(x, kind=kind), dk.linear_margin(x, weight, kind=kind)):
+            want = torch.autograd.grad(margins.sum() * 2, x, retain_graph=True)[0]
+            margins *= 2
+            assert torch.equal(torch.autograd.grad(margins.sum(), x)[0], want), kind
+
+
 def pull(out: Tensor, inputs: list[Tensor], seed: int = 0) -> list[Tensor]:
     """Gradients of a random combination of the outputs."""
     generator = torch.Generator().manual_seed(seed)

@@ -417,6 +417,26 @@ def test_a_row_that_is_not_finite_spoils_no_class_that_has_no_part_in_it(
     assert found[0][0].tolist() == found[1][0].tolist() == [[1.0], [3.0]]
 
 
+def written(features: Tensor, weight: Tensor) -> Tensor:
+    features.requires_grad_()
+    margins = dk.distributed.linear_margin(features, weight)
+    margins[0] = 0.0
+    margins *= 2
+    return torch.autograd.grad(margins.sum(), features)[0]
+
+
+def test_margins_may_be_written_into_before_a_backward_pass(
+    ranks_of: Callable[[int], LiveRanks],
+) -> None:
+    features, weight, bias = random_head(3, 4, 5)
+    each = [(features, rows) for rows, _ in shards([2, 3], weight, bias)]
+    found = ranks_of(2).call(written, each)
+    features.requires_grad_()
+    want = torch.autograd.grad(2 * dk.linear_margin(features, weight)[1:].sum(), features)[0]
+    for got in found:
+        torch.testing.assert_close(got, want)
+
+
 # ------------------------------------------------------------------------------------ errors
 
 
