@@ -73,8 +73,9 @@ def check_labels(labels: object, kind: str, leading: torch.Size, device: torch.d
 
 # The ignored label of margins, as of torch's losses.
 IGNORED = -100
+_LEAST_INT64 = -(1 << 63)
 # Stands for an ignored label that is a class too: nobody's label by accident.
-_IGNORED_CLASS = -(1 << 63)
+_IGNORED_CLASS = _LEAST_INT64
 
 
 def resolve_ignored(labels: Tensor, ignore_index: object, classes: int) -> tuple[Tensor, int]:
@@ -82,6 +83,8 @@ def resolve_ignored(labels: Tensor, ignore_index: object, classes: int) -> tuple
     ignored = as_index(ignore_index)
     if ignored is None:
         raise TypeError(f"ignore_index: got {type(ignore_index).__name__}, want an int")
+    if not _LEAST_INT64 <= ignored <= -(_LEAST_INT64 + 1):
+        raise ValueError(f"ignore_index: got {ignored}, want an int of 64 bits, as labels are")
     if not 0 <= ignored < classes:
         return labels, ignored
     return labels.masked_fill(labels == ignored, _IGNORED_CLASS), _IGNORED_CLASS

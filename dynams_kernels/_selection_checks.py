@@ -140,8 +140,8 @@ def check_quotas(k: object) -> tuple[Tensor | None, float, int]:
         quota = one if type(one) is int else as_index(one)
         if quota is None:
             raise TypeError(f"k: got {type(one).__name__} for group {group}, want an int")
-        if quota < 0:
-            raise ValueError(f"k: got {quota} for group {group}, want an int >= 0")
+        if quota < 0 or quota >= 1 << 63:  # no group has so many, and no tensor holds it
+            raise ValueError(f"k: got {quota} for group {group}, want an int from 0 to its size")
         quotas.append(quota)
     return torch.tensor(quotas, dtype=torch.int64, device="cpu"), 0.0, sum(quotas)
 

@@ -104,3 +104,14 @@ def test_an_ignored_label_is_an_int(ignore: Any) -> None:
             labels=torch.zeros(3, dtype=torch.int64),
             ignore_index=ignore,
         )
+
+
+@pytest.mark.parametrize("ignore", [2**63, -(2**63) - 1, 2**70])
+def test_an_ignored_label_is_one_that_labels_can_be(ignore: int) -> None:
+    y = torch.zeros(3, dtype=torch.int64)
+    with pytest.raises(ValueError, match=f"ignore_index: got {ignore}, want"):
+        dk.scores(torch.zeros(3, 4), ["loss"], labels=y, ignore_index=ignore)
+    with pytest.raises(ValueError, match=f"ignore_index: got {ignore}, want"):
+        dk.linear_scores(
+            torch.zeros(3, 5), torch.zeros(4, 5), ["loss"], labels=y, ignore_index=ignore
+        )

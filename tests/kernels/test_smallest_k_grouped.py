@@ -187,6 +187,7 @@ X, G = torch.randn(6), torch.tensor([0, 1, 1, 2, 2, 2])
     [
         (G, [1, 3, 1], ValueError, "k: got 3 for group 1, want an int in [0, 2]"),
         (G, [1, 1, 2**40], ValueError, f"k: got {2**40} for group 2"),
+        (G, [1, 1, 2**63], ValueError, f"k: got {2**63} for group 2"),
         (G, [1, -1, 1], ValueError, "k: got -1 for group 1"),
         (G, torch.tensor([1, -1, 1]), ValueError, "k: got -1 for group 1"),
         (G, [1, 1], ValueError, "groups: got 2, want every group in [0, 2)"),
