@@ -129,6 +129,7 @@ class MarginSelector:
         """The margins (a copy), for a checkpoint."""
         return {"num_samples": self._num_samples, "margins": self._stored.clone()}
 
+    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the margins of a checkpoint.
 
@@ -142,7 +143,7 @@ class MarginSelector:
         margins = _checks.check_float("margins", state["margins"], 1, f"({self._num_samples},)")
         if state["num_samples"] != self._num_samples or margins.shape[0] != self._num_samples:
             raise ValueError(
-                f"state: got margins of {margins.shape[0]} samples, want {self._num_samples}"
+                f"state: got num_samples {state['num_samples']} and {margins.shape[0]} margins, want {self._num_samples} of both"
             )
         if margins.dtype != torch.float32:
             raise TypeError(f"margins: got dtype {margins.dtype}, want float32")

@@ -300,6 +300,21 @@ def test_a_damaged_state_is_refused_and_nothing_changes(damage: str, device: str
     assert answers(selector) == before
 
 
+def test_a_state_of_other_numbers_is_told_what_it_holds(device: str) -> None:
+    state = scored(device, 11).state_dict() | {"num_samples": 12}
+    with pytest.raises(ValueError, match="got num_samples 12 and 11 margins, want 11 of both"):
+        scored(device, 11).load_state_dict(state)
+
+
+def test_loaded_margins_bring_no_gradient(device: str) -> None:
+    selector = dk.MarginSelector(3, device=device)
+    margins = torch.tensor([2.0, 1.0, 3.0], device=device, requires_grad=True)
+    selector.load_state_dict({"num_samples": 3, "margins": margins})
+    assert not selector.margins.requires_grad
+    out = margins.new_empty(2), torch.empty(2, dtype=torch.int64, device=device)
+    assert selector.smallest(2, out=out).indices.tolist() == [0, 1]
+
+
 def test_half_a_state_is_not_loaded(device: str) -> None:
     # The damaged entry may come last: what was read before it must not have been stored.
     for spoilt in scored(device).state_dict():
