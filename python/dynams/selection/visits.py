@@ -18,7 +18,7 @@ import dynams_kernels as dk
 from dynams.selection.methods.alignprune import LossTrajectories
 from dynams.selection.methods.forgetting import ForgettingEvents
 from dynams.selection.precision import wide_dtype
-from dynams.selection.ranks import of_world
+from dynams.selection.ranks import check_told_alike, of_world, told_by_all
 from dynams.selection.signals import (
     ALIGNMENT,
     FORGETTING,
@@ -135,9 +135,17 @@ class Visits:
         return (self._epochs > 0) & (self._epochs > epoch - max_age)
 
     def merge(self) -> None:
-        """Give every process the latest visits of all. All processes must come here together."""
+        """Give every process the latest visits of all. All processes must come here together.
+
+        Raises:
+            ValueError: processes remember other names, or other numbers of samples.
+            RuntimeError: another process is elsewhere, or failed on its way here.
+        """
         if of_world() == 1:
             return
+        # Before tensors are exchanged: gloo ends a process whose peer sends something else.
+        facts = {"num_samples": len(self._epochs), "names": ", ".join(sorted(self._names))}
+        check_told_alike(told_by_all("merge visits", lambda: facts))
         gathered = _of_all(self._epochs)
         # Within an epoch one process visits a sample; equal epochs hold what was merged before.
         latest = gathered.argmax(0, keepdim=True)

@@ -150,3 +150,43 @@ def test_processes_take_each_others_latest_visits(tmp_path):
     for told in told_by_two(_visited, tmp_path):
         for name, tensor in whole.state_dict().items():
             torch.testing.assert_close(told[name], tensor, rtol=0, atol=0, equal_nan=True, msg=name)
+
+
+def _apart(rank: int, _: Path) -> dict[str, Any]:
+    def failing() -> Any:
+        raise OSError("no disk")
+
+    def refused(score: Any, begun: bool = False) -> str:
+        sampler = SubsetSampler(6, score=score)
+        if begun:
+            sampler.load_state_dict({**sampler.state_dict(), "epoch": 0})
+        with pytest.raises((OSError, RuntimeError, ValueError)) as caught:
+            sampler.set_epoch(0)
+        return str(caught.value)
+
+    visits = Visits(6, ["gap"])
+    others = Visits(6, ["gap", "loss"]) if rank else visits
+    larger = Visits(7, ["gap"]) if rank else visits
+    return {
+        "failed": refused(failing if rank else visits.signals),
+        "begun": refused(visits.signals, begun=bool(rank)),
+        "names": refused(others.signals),
+        "samples": refused(larger.signals),
+    }
+
+
+def test_a_process_that_fails_or_is_elsewhere_while_others_merge_is_told_to_all(tmp_path):
+    first, second = told_by_two(_apart, tmp_path)
+    assert first["failed"] == "rank 1 could not begin an epoch: OSError: no disk"
+    assert second["failed"] == "no disk"
+    wanted = "rank {}: got one that is to {}, want it to {} like this one"
+    assert first["begun"] == wanted.format(1, "begin an epoch", "merge visits")
+    assert second["begun"] == wanted.format(0, "merge visits", "begin an epoch")
+    for told in (first, second):
+        assert (
+            told["names"]
+            == "names: got gap, loss on rank 1 and gap on rank 0, want the same on all"
+        )
+        assert (
+            told["samples"] == "num_samples: got 7 on rank 1 and 6 on rank 0, want the same on all"
+        )
