@@ -68,10 +68,14 @@ class Visits:
         # Counted from 1, so that 0 says never.
         self._epochs = torch.zeros(num_samples, dtype=torch.int32, device=device)
         self._trained = torch.zeros_like(self._epochs) if TRAINED_EPOCHS in self._names else None
+        self._unmerged: int | None = None  # the last epoch of which visits were noted since a merge
 
     @torch.no_grad()
     def record(self, epoch: int, indices: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Note a visit of some samples.
+
+        Several processes come to the first visits of every epoch together where events or epochs are counted:
+        another process may visit a sample then, and has to know of its visits so far. See `merge`.
 
         Args:
             epoch: of the visit, from 0.
@@ -79,6 +83,10 @@ class Visits:
             logits: (B, C) of the step's forward pass.
             labels: (B,) int64.
         """
+        counted = self._events is not None or self._trained is not None
+        if counted and self._unmerged is not None and epoch > self._unmerged:
+            self.merge()
+        self._unmerged = epoch
         kinds = {
             name: "loss" if name in (LAST_LOSS, WINDOW_LOSS) else name for name in self._scores
         }
@@ -137,10 +145,14 @@ class Visits:
     def merge(self) -> None:
         """Give every process the latest visits of all. All processes must come here together.
 
+        `signals` does it, and so does `record` where it has to; before a state is saved in the middle of an
+        epoch, do it yourself: a process knows of no other's visits until then.
+
         Raises:
             ValueError: processes remember other names, or other numbers of samples.
             RuntimeError: another process is elsewhere, or failed on its way here.
         """
+        self._unmerged = None
         if of_world() == 1:
             return
         # Before tensors are exchanged: gloo ends a process whose peer sends something else.
@@ -172,6 +184,7 @@ class Visits:
                 raise ValueError(f"{name}: got {len(state[name])} samples, want {len(tensor)}")
         for name, tensor in mine.items():
             tensor.copy_(state[name])
+        self._unmerged = None
 
     def _by_sample(self) -> dict[str, Tensor]:
         events = {} if self._events is None else self._events.tensors()

@@ -152,6 +152,24 @@ def test_processes_take_each_others_latest_visits(tmp_path):
             torch.testing.assert_close(told[name], tensor, rtol=0, atol=0, equal_nan=True, msg=name)
 
 
+# Right, wrong, right, wrong: forgotten twice, by one process or the other.
+_COURSE = [torch.tensor([[0.0, 9.0]]), torch.tensor([[9.0, 0.0]])] * 2
+
+
+def _counted(rank: int, _: Path) -> dict[str, Any]:
+    visits = Visits(2, ["forgetting", "trained_epochs"])
+    for epoch, row in enumerate(_COURSE):
+        # The two samples change hands from epoch to epoch; a refresh, which merges, is due at the end.
+        visits.record(epoch, torch.tensor([(epoch + rank) % 2]), row, torch.tensor([1]))
+    return dict(visits.signals().scores)
+
+
+def test_processes_count_visits_of_a_sample_that_changes_hands_between_refreshes(tmp_path):
+    for told in told_by_two(_counted, tmp_path):
+        assert told["forgetting"].tolist() == [2.0, 2.0]
+        assert told["trained_epochs"].tolist() == [4.0, 4.0]
+
+
 def _apart(rank: int, _: Path) -> dict[str, Any]:
     def failing() -> Any:
         raise OSError("no disk")
