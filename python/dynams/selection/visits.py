@@ -8,28 +8,33 @@ that precision's logits.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 import dynams_kernels as dk
+from dynams.checks import whole
 from dynams.selection.methods.alignprune import LossTrajectories
 from dynams.selection.methods.forgetting import ForgettingEvents
 from dynams.selection.precision import wide_dtype
 from dynams.selection.ranks import check_told_alike, of_world, told_by_all
+from dynams.selection.sampler_checks import check_int64
 from dynams.selection.signals import (
     ALIGNMENT,
     FORGETTING,
     LAST_EPOCH,
     LAST_LOSS,
     TRAINED_EPOCHS,
+    VISIT_SCORES,
     WINDOW_LOSS,
     Signals,
 )
 
 _APART = {ALIGNMENT, FORGETTING, LAST_EPOCH, TRAINED_EPOCHS}
+# Distances would want the head's weight.
+_KNOWN = VISIT_SCORES | set(get_args(dk.ScoreKind)) - {"distance"}
 
 
 class Visits:
@@ -47,27 +52,46 @@ class Visits:
         num_samples: N; indices are 0 to N - 1.
         names: what to remember: "last_loss", "last_epoch", "trained_epochs" (how many visited the sample),
             "window_loss" (the loss minus its batch's mean), "alignment" (see `compare`), "forgetting" and scores
-            of a row of logits.
+            of a row of logits, but "distance".
         device: where it lives.
+
+    Raises:
+        ValueError: a name is of something that no step leaves behind, such as "labels" or "features"; or
+            `num_samples` is negative.
+        TypeError: an argument of another type.
     """
 
     def __init__(
         self, num_samples: int, names: Iterable[str], device: torch.device | str = "cpu"
     ) -> None:
+        num_samples = whole("num_samples", num_samples, 0)
+        if isinstance(names, str):
+            raise TypeError(f"names: got {names!r}, want a list of names")
         self._names = frozenset(names)
+        if unknown := self._names - _KNOWN:
+            raise ValueError(
+                f"names: got {', '.join(sorted(map(str, unknown)))}, which no step leaves behind, want some of "
+                f"{', '.join(sorted(_KNOWN))}"
+            )
         if ALIGNMENT in self._names:
             self._names |= {LAST_LOSS}
-        self._scores = {
-            name: torch.full((num_samples,), torch.inf, dtype=torch.float32, device=device)
-            for name in sorted(self._names - _APART)
-        }
-        self._trajectories = (
-            LossTrajectories(num_samples, device=device) if ALIGNMENT in self._names else None
-        )
-        self._events = ForgettingEvents(num_samples, device) if FORGETTING in self._names else None
-        # Counted from 1, so that 0 says never.
-        self._epochs = torch.zeros(num_samples, dtype=torch.int32, device=device)
-        self._trained = torch.zeros_like(self._epochs) if TRAINED_EPOCHS in self._names else None
+        # Inference tensors could not be written outside inference mode.
+        with torch.inference_mode(False):
+            self._scores = {
+                name: torch.full((num_samples,), torch.inf, dtype=torch.float32, device=device)
+                for name in sorted(self._names - _APART)
+            }
+            self._trajectories = (
+                LossTrajectories(num_samples, device=device) if ALIGNMENT in self._names else None
+            )
+            self._events = (
+                ForgettingEvents(num_samples, device) if FORGETTING in self._names else None
+            )
+            # Counted from 1, so that 0 says never.
+            self._epochs = torch.zeros(num_samples, dtype=torch.int32, device=device)
+            self._trained = (
+                torch.zeros_like(self._epochs) if TRAINED_EPOCHS in self._names else None
+            )
         self._unmerged: int | None = None  # the last epoch of which visits were noted since a merge
 
     @torch.no_grad()
@@ -82,7 +106,13 @@ class Visits:
             indices: (B,) int64, distinct, on the device.
             logits: (B, C) of the step's forward pass.
             labels: (B,) int64.
+
+        Raises:
+            ValueError, TypeError: naming the argument; nothing is noted then. Indices out of range are found on the
+                CPU alone.
         """
+        epoch = whole("epoch", epoch, 0)
+        self._check_visit(indices, logits, labels)
         counted = self._events is not None or self._trained is not None
         if counted and self._unmerged is not None and epoch > self._unmerged:
             self.merge()
@@ -106,6 +136,24 @@ class Visits:
             self._trained[indices] += self._epochs[indices] <= epoch
         # A number that is assigned would be copied to the device first, and the host would wait.
         self._epochs.index_fill_(0, indices, epoch + 1)
+
+    def _check_visit(self, indices: Tensor, logits: Tensor, labels: Tensor) -> None:
+        check_int64("indices", indices)
+        check_int64("labels", labels)
+        if not isinstance(logits, Tensor) or logits.dim() != 2:
+            came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(f"logits: got {came}, want (B, C)")
+        for name, tensor in (("indices", indices), ("labels", labels)):
+            if tensor.shape != logits.shape[:1]:
+                raise ValueError(
+                    f"{name}: got shape {tuple(tensor.shape)}, want ({len(logits)},), as logits have rows"
+                )
+        if indices.device.type == "cpu" and len(indices):
+            low, high = torch.stack(indices.aminmax()).tolist()
+            if low < 0 or high >= len(self._epochs):
+                raise ValueError(
+                    f"indices: got {low} to {high}, want them in [0, {len(self._epochs)})"
+                )
 
     def compare(self, reference: Tensor) -> None:
         """Add to the courses of losses where they stand now; once a refresh, after `merge`, before "alignment" is read.

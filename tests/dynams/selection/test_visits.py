@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,66 @@ def test_processes_take_each_others_latest_visits(tmp_path):
     for told in told_by_two(_visited, tmp_path):
         for name, tensor in whole.state_dict().items():
             torch.testing.assert_close(told[name], tensor, rtol=0, atol=0, equal_nan=True, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["gap", "labels"], r"^names: got labels, which no step leaves behind, want some of align"),
+        (["distance"], r"^names: got distance, which no step leaves behind, want some of"),
+        ("loss", r"^names: got 'loss', want a list of names$"),
+    ],
+)
+def test_names_of_what_no_step_leaves_behind_are_refused_at_once(given, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        Visits(4, given)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"epoch": -1}, r"^epoch: got -1, want at least 0$"),
+        ({"epoch": 0.5}, r"^epoch: got 0.5, want a whole number$"),
+        (
+            {"indices": torch.tensor([-1, 0, 2, 3])},
+            r"^indices: got -1 to 3, want them in \[0, 6\)$",
+        ),
+        ({"indices": torch.tensor([6, 0, 2, 3])}, r"^indices: got 0 to 6, want them in \[0, 6\)$"),
+        ({"indices": torch.arange(3)}, r"^indices: got shape \(3,\), want \(4,\), as logits"),
+        ({"indices": torch.arange(4).int()}, r"^indices: got torch.int32, want an int64 tensor$"),
+        # One label would do for all rows.
+        ({"labels": LABELS[:1]}, r"^labels: got shape \(1,\), want \(4,\), as logits have rows$"),
+        ({"logits": logits(0)[None]}, r"^logits: got \(1, 4, 3\), want \(B, C\)$"),
+    ],
+)
+def test_a_visit_that_does_not_fit_is_refused_and_leaves_nothing(changed, message):
+    visits = Visits(6, ["forgetting", "trained_epochs"])
+    before = visits.state_dict()
+    visit = {"epoch": 0, "indices": torch.arange(4), "logits": logits(0), "labels": LABELS}
+    with pytest.raises((TypeError, ValueError), match=message):
+        visits.record(**{**visit, **changed})
+    for name, tensor in visits.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_visits_made_in_inference_mode_are_noted_outside_of_it():
+    with torch.inference_mode():
+        visits = Visits(6, _ALL)
+    visits.record(0, torch.arange(4), logits(0), LABELS)
+    visits.compare(torch.ones(2))
+    assert visits.score("trained_epochs").tolist() == [1.0] * 4 + [0.0] * 2
+
+
+def test_labels_are_given_beside_what_steps_leave_behind():
+    strategy = with_switches(build_strategy("margin"), class_shares="equal")
+    visits = Visits(4, strategy.needs - {"labels"})
+    labels = torch.tensor([0, 0, 0, 1])
+    sampler = SubsetSampler(
+        4, strategy, budget=0.5, score=lambda: replace(visits.signals(), labels=labels)
+    )
+    visits.record(0, torch.arange(4), torch.tensor([[0.0, 3], [0, 1], [0, 2], [0, 9]]), labels)
+    sampler.set_epoch(0)
+    assert sampler.indices.tolist() == [1, 3]
 
 
 # Right, wrong, right, wrong: forgotten twice, by one process or the other.
