@@ -50,6 +50,7 @@ class Signals:
 
     Raises:
         ValueError: a tensor has another number of rows or dimensions, or lives elsewhere.
+        TypeError: something is no tensor, or scores are whole numbers.
     """
 
     count: int
@@ -64,6 +65,10 @@ class Signals:
         at_least("count", self.count, 0)
         device = self.device
         for name, tensor in self._tensors():
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"{name}: got {type(tensor).__name__}, want a tensor")
+            if name in self.scores and not tensor.is_floating_point():
+                raise TypeError(f"{name}: got {tensor.dtype}, want a floating point tensor")
             columns = " any" if name in ("features", "residuals") else ""
             if tensor.dim() != 1 + bool(columns) or tensor.shape[0] != self.count:
                 came = tuple(tensor.shape)

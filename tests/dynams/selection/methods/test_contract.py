@@ -312,6 +312,14 @@ def test_an_option_of_another_type_is_refused() -> None:
 
 
 def test_signals_refuse_what_does_not_fit() -> None:
+    others: list[tuple[Any, str]] = [([0.5] * 3, "list"), (torch.zeros(3).numpy(), "ndarray")]
+    for values, came in others:
+        with pytest.raises(TypeError, match=f"^gap: got {came}, want a tensor$"):
+            Signals(3, {"gap": values})
+        with pytest.raises(TypeError, match=f"^labels: got {came}, want a tensor$"):
+            Signals(3, labels=values)
+    with pytest.raises(TypeError, match=r"^memorisation: got torch.int64, want a floating point t"):
+        Signals(3, {"memorisation": torch.arange(3)})
     with pytest.raises(ValueError, match=r"gap: got shape \(4,\), want \(3,\)"):
         Signals(3, {"gap": torch.zeros(4)})
     with pytest.raises(ValueError, match=r"features: got shape \(3,\), want \(3, any\)"):
