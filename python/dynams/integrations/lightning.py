@@ -297,7 +297,8 @@ def stepping_batches(trainer: Any) -> int | float:
     """Count the optimizer's steps of a whole training, for learning-rate schedules.
 
     To be used in `configure_optimizers` in place of `trainer.estimated_stepping_batches`, which takes all epochs for as long
-    as the first. Where the strategy decides how many samples to keep it is the most there can be.
+    as the first, with as many batches accumulated. Where the strategy decides how many samples to keep it is the most there
+    can be.
 
     Raises:
         ValueError: the trainer has no `SelectionCallback`, or its `loader` was not called yet.
@@ -312,8 +313,18 @@ def stepping_batches(trainer: Any) -> int | float:
 
 
 def _steps(planned: list[int], trainer: Any) -> int:
-    # At the end of an epoch the optimizer steps with whatever was accumulated.
-    return sum(-(-batches // trainer.accumulate_grad_batches) for batches in planned)
+    limit, steps = trainer.limit_train_batches, 0
+    # Lightning's GradientAccumulationScheduler sets the trainer's number at the start of each epoch.
+    schedules = [each for each in trainer.callbacks if hasattr(each, "get_accumulate_grad_batches")]
+    for epoch, batches in enumerate(planned):
+        if _limited(trainer):
+            batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+        gathered = trainer.accumulate_grad_batches
+        if schedules:
+            gathered = schedules[0].get_accumulate_grad_batches(epoch)
+        # At the end of an epoch the optimizer steps with whatever was accumulated.
+        steps += -(-batches // gathered)
+    return steps
 
 
 def _limited(trainer: Any) -> bool:

@@ -175,13 +175,25 @@ class Scheduled(Network):
         {"max_epochs": -1, "max_steps": 10},
         {"max_epochs": 2},
         {"plan": LONGER},
+        {"limit_train_batches": 3},
+        {"limit_train_batches": 0.5},
+        {"gathered": {0: 4, 1: 1, 2: 3}},
     ],
 )
 def test_stepping_batches_are_counted_before_the_training(arguments: dict[str, Any]) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        others = {name: each for name, each in arguments.items() if name != "plan"}
-        run = fit(selecting(**arguments.get("plan", SHORTER)), network=Scheduled(), **others)
+        others = {
+            name: each for name, each in arguments.items() if name not in ("plan", "gathered")
+        }
+        schedules = [
+            pl.callbacks.GradientAccumulationScheduler(dict(each))
+            for each in (arguments.get("gathered"),)
+            if each
+        ]
+        run = fit(
+            selecting(**arguments.get("plan", SHORTER)), *schedules, network=Scheduled(), **others
+        )
     assert run.network.planned == run.trainer.global_step
     told = [str(each.message) for each in caught if "stepping_batches" in str(each.message)]
     wrong = run.network.estimated != run.network.planned
