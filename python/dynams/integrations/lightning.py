@@ -81,10 +81,12 @@ class SelectionCallback(_Callback):  # type: ignore[misc]
     @property
     def weights(self) -> Tensor:
         """Weights (B,) float32 of the losses of `batch`, on the sampler's device; most strategies give all 1."""
-        weights = torch.ones(self.sampler.num_samples, device=self.sampler.indices.device)
-        if self.sampler.weights is not None:
-            weights[self.sampler.indices] = self.sampler.weights
-        return weights[self.batch]
+        indices, weights = self.sampler.indices, self.sampler.weights
+        if weights is None:
+            return torch.ones(len(self.batch), device=indices.device)
+        # Of the batch alone: this is asked for in every step, and there may be millions of samples.
+        batch = torch.tensor(self.batch, dtype=torch.int64, device=indices.device)
+        return weights[torch.searchsorted(indices, batch)]
 
     def loader(
         self, dataset: Any, batch_size: int = 1, drop_last: bool = False, **options: Any
@@ -246,7 +248,7 @@ class SelectionCallback(_Callback):  # type: ignore[misc]
             )
         except TypeError as error:  # which Lightning takes for a loader that cannot be iterated
             raise ValueError(str(error)) from error
-        self._begun = trainer.current_epoch
+        self._begun, self.batch = trainer.current_epoch, []
 
     def _measured(self) -> int:
         """Count the batches of the epoch on each rank; before the fit, those planned for the first one."""

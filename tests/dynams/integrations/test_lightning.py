@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 pl = pytest.importorskip("lightning.pytorch")
@@ -346,6 +347,36 @@ def test_batches_know_their_samples_and_weights() -> None:
     noted, weights = seen[-1][1:]
     assert weights.tolist() == [known[each] for each in noted]
     assert len(set(known.values())) > 1
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that is made."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.numel = max(self.numel, made.numel())
+        return made
+
+
+def test_weights_of_a_batch_cost_nothing_per_sample_of_the_data_set() -> None:
+    count = 10_000
+    scores = torch.arange(count).double()
+    sampler = SubsetSampler(
+        count, "importance", budget=0.5, score=lambda: [(torch.arange(count), scores)]
+    )
+    selection = SelectionCallback(sampler)
+    assert selection.weights.tolist() == []
+    sampler.set_epoch(0)
+    assert sampler.weights is not None
+    chosen = [4000, 7, 4999]
+    selection.batch = sampler.indices[chosen].tolist()
+    with Largest() as made:
+        weights = selection.weights
+    assert weights.tolist() == sampler.weights[chosen].tolist()
+    assert len(set(weights.tolist())) == len(chosen)
+    assert made.numel == len(chosen)
 
 
 def test_the_trainer_keeps_its_setting_and_the_loader_its_workers() -> None:
