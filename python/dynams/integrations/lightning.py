@@ -205,6 +205,10 @@ class SelectionCallback(_Callback):  # type: ignore[misc]
     ) -> None:
         """Count the batch as trained on; `ModelCheckpoint` saves after this."""
         assert self._loader is not None
+        if (
+            batch is None
+        ):  # a collator's, of no good sample: Lightning skips it, and the start of it
+            self._loader.drawn.popleft()
         self._loader.share.advance()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 pl = pytest.importorskip("lightning.pytorch")
 
@@ -347,6 +347,26 @@ def test_batches_know_their_samples_and_weights() -> None:
     noted, weights = seen[-1][1:]
     assert weights.tolist() == [known[each] for each in noted]
     assert len(set(known.values())) > 1
+
+
+@pytest.mark.filterwarnings("ignore:train_dataloader yielded None")
+def test_a_batch_that_the_collator_leaves_out_shifts_no_other() -> None:
+    seen = []
+
+    class Noting(Network):
+        def training_step(self, batch: list[Any], place: int) -> Any:
+            seen.append((batch[2].tolist(), selection.batch))
+            return super().training_step(batch, place)
+
+    def collate(items: list[Any]) -> Any:
+        batch = default_collate(items)
+        return None if batch[2][0] % 3 == 0 else batch
+
+    selection = selecting(**SHORTER)
+    run = fit(selection, network=Noting(), loader={"collate_fn": collate})
+    assert 4 < len(seen) < 17  # of 21 batches
+    assert all(samples_ == noted for samples_, noted in seen)
+    assert run.trainer.current_epoch == EPOCHS
 
 
 class Largest(TorchDispatchMode):
