@@ -119,7 +119,8 @@ class SelectionCallback(_Callback):  # type: ignore[misc]
         if self._loader is not None:
             self._loader.open_for(trainer.global_rank, trainer.world_size)
         epochs, strategy = self.sampler.timetable.epochs, type(trainer.strategy)
-        if epochs is not None and trainer.max_epochs > epochs:
+        endless = trainer.max_epochs == -1 and trainer.max_steps == -1
+        if epochs is not None and (trainer.max_epochs > epochs or endless):
             raise ValueError(
                 f"max_epochs: got {trainer.max_epochs}, want at most {epochs}, the sampler's"
             )
@@ -153,6 +154,12 @@ class SelectionCallback(_Callback):  # type: ignore[misc]
             raise ValueError(
                 f"train_dataloaders: got a {type(trainer.train_dataloader).__name__}, want what "
                 "SelectionCallback.loader(dataset, batch_size=...) gives"
+            )
+        epochs = self.sampler.timetable.epochs
+        if epochs is not None and trainer.max_epochs > epochs:
+            raise ValueError(
+                f"max_epochs: got {trainer.max_epochs}, one of them a callback's (StochasticWeightAveraging adds one for "
+                f"batch norm), want at most the sampler's {epochs}: SubsetSampler(epochs={trainer.max_epochs})"
             )
         planned, interval = self.planned(trainer), trainer.val_check_interval
         if (
@@ -194,7 +201,9 @@ class SelectionCallback(_Callback):  # type: ignore[misc]
                 "number of ranks, and begin a training with a new sampler"
             )
         length = len(self._loader)
-        if trainer.num_training_batches != length and not _limited(trainer):
+        # StochasticWeightAveraging counts one batch more in its epoch for batch norm, which trains nothing.
+        averaged = getattr(trainer.fit_loop, "_skip_backward", False)
+        if trainer.num_training_batches != length and not (_limited(trainer) or averaged):
             raise RuntimeError(
                 f"num_training_batches: got {trainer.num_training_batches} in epoch {trainer.current_epoch}, "
                 f"want {length}: want stepping_batches(trainer) in place of trainer.estimated_stepping_batches"

@@ -247,6 +247,7 @@ def with_a_used_sampler() -> None:
     ("wrong", "message"),
     [
         (lambda: fit(selecting(), max_epochs=5), "max_epochs: got 5, want at most 4"),
+        (lambda: fit(selecting(), max_epochs=-1), "max_epochs: got -1, want at most 4"),
         (lambda: fit(selecting(), overfit_batches=2), "overfit_batches: got 2, want 0"),
         (
             lambda: fit(selecting(**SHORTER), max_epochs=-1, max_steps=99),
@@ -300,6 +301,39 @@ def test_parts_of_a_network_are_not_scored_apart(name: str) -> None:
         return
     with pytest.raises(ValueError, match=f"strategy: got {name}, want one device or DDP"):
         selecting().setup(trainer, None, "fit")
+
+
+class Normalised(Network):
+    """With batch norm, for which averaging of the weights adds an epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers.insert(1, torch.nn.BatchNorm1d(8))
+
+
+def averaging() -> Any:
+    return pl.callbacks.StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=0.5)
+
+
+def test_averaged_weights_are_those_of_lightning_alone() -> None:
+    sampler = SubsetSampler(N, "full", epochs=EPOCHS + 1, shuffle=False)
+    run = fit(SelectionCallback(sampler), averaging(), network=Normalised())
+    trainer = pl.Trainer(
+        max_epochs=EPOCHS, callbacks=[averaging()], enable_checkpointing=False, **QUIET
+    )
+    alone = Normalised()
+    trainer.fit(alone, DataLoader(TRAIN, BATCH), DataLoader(TRAIN, 25))
+    assert samples(run.network.steps) == samples(alone.steps)
+    assert run.network.steps[-1].epoch == EPOCHS
+    assert same_weights(run.network, alone)
+    assert run.trainer.global_step == trainer.global_step
+
+
+def test_an_epoch_that_the_sampler_has_not_is_refused_before_the_training() -> None:
+    network = Normalised()
+    with pytest.raises(ValueError, match=r"got 5, one of them a callback's .*epochs=5"):
+        fit(selecting(strategy="full"), averaging(), network=network)
+    assert not network.steps
 
 
 def test_limited_epochs_are_told_and_trained() -> None:
