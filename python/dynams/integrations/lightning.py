@@ -164,6 +164,7 @@ class SelectionCallback(_Callback):  # type: ignore[misc]
         planned, interval = self.planned(trainer), trainer.val_check_interval
         if (
             trainer.check_val_every_n_epoch
+            and trainer.limit_val_batches
             and isinstance(interval, int)
             and interval > min(planned)
         ):
@@ -250,8 +251,8 @@ class SelectionCallback(_Callback):  # type: ignore[misc]
         trainer = self._trainer
         if trainer is None or self not in trainer.callbacks:
             raise ValueError(
-                "callbacks: got a trainer without the SelectionCallback of its loader (a learning-rate finder leaves "
-                "it out), want Trainer(callbacks=[selection]), or a plain DataLoader"
+                "callbacks: got no fit, or a trainer without the SelectionCallback of its loader (a learning-rate finder "
+                "leaves it out), want Trainer(callbacks=[selection]).fit, or a plain DataLoader"
             )
         if not self._running or trainer.current_epoch == self._begun:
             return
@@ -266,9 +267,16 @@ class SelectionCallback(_Callback):  # type: ignore[misc]
     def _measured(self) -> int:
         """Count the batches of the epoch on each rank; before the fit, those planned for the first one."""
         assert self._loader is not None
-        if self._running or self._trainer is None:
+        if self._trainer is None:
             return len(self._loader.share)
         planned = self.planned(self._trainer)
+        if 0 in planned:  # at which Lightning ends the training as if it were done
+            raise ValueError(
+                f"drop_last: got True with batches of {self._loader.stride} samples over all ranks, want False or "
+                f"smaller ones: epoch {planned.index(0)} would have none"
+            )
+        if self._running:
+            return len(self._loader.share)
         if self._trainer.max_epochs != -1 and len(set(planned)) > 1:
             _tell(
                 self._trainer,

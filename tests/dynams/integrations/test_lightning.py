@@ -247,6 +247,10 @@ def with_a_used_sampler() -> None:
     ("wrong", "message"),
     [
         (lambda: fit(selecting(), max_epochs=5), "max_epochs: got 5, want at most 4"),
+        (
+            lambda: fit(selecting(**SHORTER), loader={"batch_size": 16, "drop_last": True}),
+            "drop_last: got True with batches of 16 samples .* epoch 3 would have none",
+        ),
         (lambda: fit(selecting(), max_epochs=-1), "max_epochs: got -1, want at most 4"),
         (lambda: fit(selecting(), overfit_batches=2), "overfit_batches: got 2, want 0"),
         (
@@ -267,7 +271,11 @@ def with_a_used_sampler() -> None:
         (lambda: fit(selecting(score=lambda: 3)), "score: got int"),
         (
             without_the_callback,
-            "callbacks: got a trainer without the SelectionCallback of its loader",
+            "callbacks: got no fit, or a trainer without the SelectionCallback of its loader",
+        ),
+        (
+            lambda: next(iter(selecting().loader(TRAIN))),
+            r"callbacks: got no fit, .* want Trainer\(callbacks=\[selection\]\).fit",
         ),
         (with_a_finder_of_learning_rates, "a learning-rate finder leaves it out"),
         (with_a_used_sampler, "epoch: got 0, want at least 3"),
@@ -334,6 +342,12 @@ def test_an_epoch_that_the_sampler_has_not_is_refused_before_the_training() -> N
     with pytest.raises(ValueError, match=r"got 5, one of them a callback's .*epochs=5"):
         fit(selecting(strategy="full"), averaging(), network=network)
     assert not network.steps
+
+
+def test_without_validation_its_interval_is_none_of_the_epochs() -> None:
+    run = fit(selecting(**SHORTER), val_check_interval=5, limit_val_batches=0)
+    assert run.trainer.global_step == 21
+    assert not run.network.validated
 
 
 def test_limited_epochs_are_told_and_trained() -> None:
