@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from dynams.checks import whole
 from dynams.packages import needs
@@ -59,9 +59,15 @@ def prepare_loader(
     Raises:
         ValueError: the accelerator would give several ranks the same batches, or one those of others; the data
             set is of another size than the sampler's; or a batch cannot be split.
+        TypeError: `dataset` has no length or no items, or `sampler` is no `SubsetSampler`, a share of one say.
     """
     _check_ranks(accelerator)
-    size = len(dataset)  # type: ignore[arg-type]
+    _check_sampler(sampler)
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        raise TypeError(
+            f"dataset: got {type(dataset).__name__}, want one with a length and items by index"
+        )
+    size = len(dataset)
     if size != sampler.num_samples:
         raise ValueError(
             f"dataset: got {size} samples, want {sampler.num_samples}, as many as the sampler's"
@@ -108,7 +114,9 @@ def scheduler_steps(
     Raises:
         ValueError: as of `sampler.total_steps`; a batch cannot be split; or `drop_last` comes with gradient
             accumulation.
+        TypeError: as of `prepare_loader`.
     """
+    _check_sampler(sampler)
     world: int = accelerator.num_processes
     gathered: int = accelerator.gradient_accumulation_steps
     batch_size = _of_each_rank(accelerator, batch_size)
@@ -135,6 +143,11 @@ def _of_each_rank(accelerator: Accelerator, batch_size: int) -> int:
             f"batch_size: got {batch_size}, want a multiple of {world}, the ranks that split_batches splits it for"
         )
     return batch_size // world
+
+
+def _check_sampler(sampler: object) -> None:
+    if not isinstance(sampler, SubsetSampler):
+        raise TypeError(f"sampler: got {type(sampler).__name__}, want a SubsetSampler")
 
 
 def _check_ranks(accelerator: Accelerator) -> None:

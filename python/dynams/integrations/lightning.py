@@ -101,6 +101,7 @@ class SelectionCallback(_Callback):  # type: ignore[misc]
 
         Raises:
             ValueError: `dataset` has another length than the sampler, or an option decides the order.
+            TypeError: `dataset` has no length or no items.
         """
         made = SelectionLoader(
             self.sampler, self._begin, self._measured, dataset, batch_size, drop_last, options

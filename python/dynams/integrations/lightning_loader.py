@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from dynams.selection import SubsetSampler
 from dynams.selection.timetable import epoch_steps
@@ -43,6 +43,10 @@ class SelectionLoader:
         drop_last: bool,
         options: Mapping[str, Any],
     ) -> None:
+        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+            raise TypeError(
+                f"dataset: got {type(dataset).__name__}, want one with a length and items by index"
+            )
         if len(dataset) != sampler.num_samples:
             raise ValueError(
                 f"dataset: got {len(dataset)} samples, want {sampler.num_samples}, the sampler's"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import ChainDataset
 
 pytest.importorskip("accelerate")
 
@@ -189,6 +191,13 @@ def test_what_cannot_be_right_is_refused() -> None:
             SubsetSampler(runs.N),
             8,
         )
+    for data in (iter(runs.Points()), ChainDataset([])):
+        with pytest.raises(TypeError, match=r"^dataset: got .* want one with a length and items"):
+            prepare_loader(Accelerator(cpu=True), data, sampler, 8)
+    share: Any = sampler.shard(0, 1)
+    for make in (partial(prepare_loader, dataset=runs.Points()), scheduler_steps):
+        with pytest.raises(TypeError, match=r"^sampler: got SamplerShare, want a SubsetSampler"):
+            make(Accelerator(cpu=True), sampler=share, batch_size=8)
     gathering = Accelerator(cpu=True, gradient_accumulation_steps=2)
     with pytest.raises(ValueError, match="drop_last: got True with gradient_accumulation_steps=2"):
         scheduler_steps(gathering, sampler, 8, drop_last=True)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import ChainDataset, DataLoader, default_collate
 
 pl = pytest.importorskip("lightning.pytorch")
 
@@ -266,6 +266,7 @@ def with_a_used_sampler() -> None:
             lambda: selecting().loader(torch.arange(N - 1)),
             f"dataset: got {N - 1} samples, want {N}",
         ),
+        (lambda: selecting().loader(ChainDataset([])), "dataset: got ChainDataset, want one with"),
         (with_a_plain_loader, "train_dataloaders: got a DataLoader, want what"),
         (with_steps_of_an_iterator, "training_step: got one of dataloader_iter"),
         (lambda: fit(selecting(score=lambda: 3)), "score: got int"),
