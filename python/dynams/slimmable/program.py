@@ -378,7 +378,9 @@ def _named(target: Any) -> Any:
     name = getattr(target, "__name__", "")
     if name in ("__getitem__", "__setitem__"):
         return getattr(operator, name.strip("_"))
-    return name if getattr(torch.Tensor, name, None) is target else target
+    # What `**` calls is wrapped under the method's name, by which its own module does not know it.
+    method = getattr(torch.Tensor, name, None)
+    return name if method in (target, getattr(target, "__wrapped__", target)) else target
 
 
 def _in_place(step: Step) -> bool:

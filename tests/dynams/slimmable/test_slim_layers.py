@@ -113,6 +113,12 @@ def dynamic(self: Any, x: Tensor) -> Tensor:
     return F.conv2d(images, weight, groups=x.shape[0]).view(x.shape)
 
 
+def powers(self: Any, x: Tensor) -> Tensor:
+    size = x.abs() ** 0.5
+    size **= 2
+    return x * ((x**2).mean(1, keepdim=True) + 1e-5) ** -0.5 + size
+
+
 def weight_normed_by_hand(state: State, x: Tensor) -> Tensor:
     length, weight = (state[f"one.parametrizations.weight.original{at}"][:4, :4] for at in (0, 1))
     weight = weight * length / weight.square().sum((1, 2, 3), keepdim=True).sqrt()
@@ -162,6 +168,11 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[State, Tensor], Tensor], di
     "sizes as numbers": (
         lambda self, x: x - x.sum((1, 2, 3), keepdim=True) / (x.shape[1] * x.shape[2] * x.shape[3]),
         lambda state, x: x - x.mean((1, 2, 3), keepdim=True),
+        {},
+    ),
+    "powers": (
+        powers,
+        lambda state, x: x * (x.square().mean(1, keepdim=True) + 1e-5).rsqrt() + x.abs(),
         {},
     ),
     "made of sizes": (
