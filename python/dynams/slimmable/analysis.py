@@ -43,12 +43,14 @@ class Slimming:
         record: the forward.
         layouts: axes of its tensors.
         outcomes: of its steps.
+        sequences: what batch-norms take that has more axes than two.
         head: its classifier.
     """
 
     record: Record
     layouts: dict[Ref, Layout] = field(default_factory=dict)
     outcomes: dict[Step, Outcome] = field(default_factory=dict)
+    sequences: set[Ref] = field(default_factory=set)
     head: HeadCall = field(default_factory=lambda: HeadCall(Ref(0), 0, Ref(0), None))
 
 
@@ -136,6 +138,8 @@ class Analysis:
             if isinstance(module, _BatchNorm):
                 axis = self.norms.setdefault(step.target.path, Axis(module.num_features))
                 unite(call.first[1], axis)
+                if len(call.first) > 2:
+                    found.sequences.add(step.args[0])
             return Outcome((call.first,))
         known: Callable[[Call], Outcome] | None = rule(step.name)
         try:

@@ -45,8 +45,12 @@ class Fold(NamedTuple):
 
     def apply(self, weight: Tensor, bias: Tensor | None, norm: Any) -> tuple[Tensor, Tensor]:
         """Make the weight and bias of both in one."""
+        mean, variance, scale, shift = norm.running_mean, norm.running_var, norm.weight, norm.bias
+        # Without a scale or a shift torch fuses convolutions alone.
+        scale = torch.ones_like(mean) if scale is None else scale
+        shift = torch.zeros_like(mean) if shift is None else shift
         fused: tuple[Tensor, Tensor] = self.fuse(
-            weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            weight, bias, mean, variance, norm.eps, scale, shift
         )
         return fused
 

@@ -357,6 +357,9 @@ class _Builder:
             node = self.graph.call_method("__call__", (*called, *args), kwargs)
         else:
             node = emitted(self.graph, self._target(step), args, kwargs)
+        if step.name == "linear" and self.found.sequences.intersection(step.results):
+            # A norm of the tokens, not of what the layer puts out: kept apart, it is not folded into it.
+            node = self.graph.call_method("view_as", (node, node))
         if not step.packed:
             for ref in step.results:
                 self.nodes[ref] = node

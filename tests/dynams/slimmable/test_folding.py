@@ -51,9 +51,42 @@ def derived() -> nn.Module:
     return middle
 
 
+class Flat(nn.Module):
+    """Linear layers with batch-norms of their outputs, one of them without scale and shift."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 8, bias=False)
+        self.norms = nn.ModuleList([nn.BatchNorm1d(8), nn.BatchNorm1d(8, affine=False)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norms[0](self.one(x.mean((2, 3)))).relu()
+        return self.norms[1](self.two(x))[:, :, None, None]
+
+
+class Tokens(nn.Module):
+    """A batch-norm of tokens, of which there are as many as channels or more, after a linear layer."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.one, self.norm, self.count = nn.Linear(8, 8), nn.BatchNorm1d(count), count
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(self.one(x.flatten(2)[..., : self.count].transpose(1, 2)))
+        return tokens.transpose(1, 2)[..., None]
+
+
 @pytest.mark.parametrize(
     ("make", "left"),
-    [(Normed, 0), (Computed, 2), (Shared, 2), (derived, 0)],
+    [
+        (Normed, 0),
+        (Computed, 2),
+        (Shared, 2),
+        (derived, 0),
+        (Flat, 0),
+        (lambda: Tokens(8), 1),
+        (lambda: Tokens(16), 1),
+    ],
     ids=lambda each: getattr(each, "__name__", None),
 )
 def test_folded_networks_give_the_same_outputs(make: Any, left: int) -> None:
@@ -64,7 +97,7 @@ def test_folded_networks_give_the_same_outputs(make: Any, left: int) -> None:
     images = torch.randn(3, 3, 6, 6, dtype=torch.float64)
     expected = plain(images)
     seen: list[nn.Module] = []
-    norms = [each for each in plain.modules() if isinstance(each, nn.BatchNorm2d)]
+    norms = [each for each in plain.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
     plain.fold_batch_norms()
     for norm in norms:
         norm.register_forward_hook(lambda module, *_: seen.append(module))
