@@ -151,6 +151,7 @@ class Record:
         shapes: of all tensors, in the example.
         states: paths of the parameters and buffers used.
         constants: values of other tensors that the network brought.
+        sources: numbers of those among all such tensors.
         replaced: buffers that it puts another tensor in the place of, and those.
         changed: paths of the parameters and buffers that it changes.
         output: the logits.
@@ -163,6 +164,7 @@ class Record:
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     states: dict[Ref, str] = field(default_factory=dict)
     constants: dict[Ref, Tensor] = field(default_factory=dict)
+    sources: dict[Ref, int] = field(default_factory=dict)
     replaced: dict[Ref, Ref] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)
     output: Ref = field(default_factory=lambda: Ref(0))

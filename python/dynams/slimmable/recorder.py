@@ -259,6 +259,7 @@ class Recorder(TorchFunctionMode):
         ref = self._new(tensor)
         if path is None:
             self.record.constants[ref] = tensor.detach()
+            self.record.sources[ref] = list(self._attributes).index(id(tensor))
         else:
             self.record.states[ref] = path
             self._unread.add(ref)

@@ -113,11 +113,13 @@ def _failed(recorder: Recorder, error: Exception) -> ValueError:
 
 
 def _same(one: Record, other: Record) -> bool:
-    if one.replaced != other.replaced:
+    # Steps tell tensors by number alone: the same numbers may be other parameters.
+    ours, theirs = ((each.replaced, each.states, each.sources) for each in (one, other))
+    if ours != theirs:
         return False
     return len(one.steps) == len(other.steps) and all(
-        type(ours) is type(theirs) and ours.same(theirs)  # type: ignore[arg-type]
-        for ours, theirs in zip(one.steps, other.steps, strict=True)
+        type(step) is type(again) and step.same(again)  # type: ignore[arg-type]
+        for step, again in zip(one.steps, other.steps, strict=True)
     )
 
 

@@ -288,6 +288,31 @@ def branches(self: Any, x: Tensor) -> Tensor:
     return self.two(self.one(x)) if self.training else self.two(x)
 
 
+def averaged(self: Any, x: Tensor) -> Tensor:
+    """Trains one scale and evaluates with another, which is the same to begin with."""
+    scale = self.scale if self.training else self.average
+    return self.one(x) * scale * self.factors[self.training]
+
+
+def by_size(self: Any, x: Tensor) -> Tensor:
+    """Has a scale for each size of pictures, found by its name; all are the same to begin with."""
+    return self.one(x) * self.scales[f"{x.shape[2]}"]
+
+
+def test_parameters_that_differ_by_mode_or_size_alone_are_kept_apart() -> None:
+    torch.manual_seed(0)
+    parts = {"one": nn.Conv2d(8, 8, 1), "scale": nn.Parameter(torch.ones(8, 1, 1))}
+    model = network_of(averaged, average=nn.Parameter(torch.ones(8, 1, 1)), **parts)
+    factors = [torch.ones(1), torch.ones(1) + 1e-6]
+    model.get_submodule("middle").factors = factors  # type: ignore[assignment]
+    as_before(model, pictures())
+    scales = nn.ParameterDict({f"{side}": nn.Parameter(torch.ones(8, 1, 1)) for side in (12, 20)})
+    model = network_of(by_size, one=nn.Conv2d(8, 8, 1), scales=scales)
+    network = as_before(model, pictures(), pictures(5))
+    with pytest.raises(ValueError, match="images: got shape"):
+        network(pictures(2, 20, 28))
+
+
 @pytest.mark.parametrize(
     "function", [frozen, partly, checkpointed, in_float, views, noise, twice, branches]
 )
