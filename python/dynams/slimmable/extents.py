@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -44,6 +45,13 @@ class Extent(int):
         outcome = int.__bool__(self)
         self.guard("ne", self, 0, outcome)
         return outcome
+
+    def __hash__(self) -> int:
+        # einops keeps what it found for a shape, and would give the sizes of one forward to another. As for
+        # other symbols it keeps nothing where there is no hash.
+        if sys._getframe(1).f_globals.get("__name__", "").partition(".")[0] == "einops":
+            raise TypeError("unhashable type: 'Extent'")
+        return int.__hash__(self)
 
     def __deepcopy__(self, memo: object) -> Extent:
         return self
@@ -114,7 +122,6 @@ for _name in (
     setattr(Extent, _name, _escaping(_name))
 for _name in ("__pos__", "__trunc__", "__floor__", "__ceil__"):
     setattr(Extent, _name, _same)
-setattr(Extent, "__hash__", int.__hash__)  # noqa: B010
 setattr(Extent, "__divmod__", lambda self, other: (self // other, self % other))  # noqa: B010
 setattr(Extent, "__neg__", lambda self: 0 - self)  # noqa: B010
 

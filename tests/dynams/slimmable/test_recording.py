@@ -288,6 +288,40 @@ def branches(self: Any, x: Tensor) -> Tensor:
     return self.two(self.one(x)) if self.training else self.two(x)
 
 
+# As einops does it: what it finds for a shape is kept, unless that cannot be hashed.
+EINOPS = """
+import functools
+
+def found(shape, groups):
+    batch, channels, height, width = shape
+    return (batch, groups, channels // groups, height, width), (batch, channels, height, width)
+
+kept = functools.lru_cache(found)
+
+def shuffled(x, groups):
+    try:
+        apart, joined = kept(x.shape, groups)
+    except TypeError:
+        apart, joined = found(x.shape, groups)
+    return x.reshape(apart).transpose(1, 2).reshape(joined)
+"""
+
+
+def test_what_einops_keeps_of_one_forward_is_not_given_to_another() -> None:
+    einops: dict[str, Any] = {"__name__": "einops.einops"}
+    exec(EINOPS, einops)
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        if self.training:
+            x = x + torch.randn_like(x)
+        return einops["shuffled"](self.one(einops["shuffled"](x, 4)), 2)
+
+    model = network_of(forward, one=nn.Conv2d(8, 8, 1))
+    for given in (pictures(), pictures(3)):
+        model(given)
+    as_before(model, pictures(), pictures(5, 16, 20))
+
+
 def averaged(self: Any, x: Tensor) -> Tensor:
     """Trains one scale and evaluates with another, which is the same to begin with."""
     scale = self.scale if self.training else self.average
