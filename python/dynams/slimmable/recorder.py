@@ -5,9 +5,10 @@ The network computes with real values, so any Python in its forward works.
 
 from __future__ import annotations
 
+import pickle
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ _RANDOM = frozenset(
     "rand randn randint randperm rand_like randn_like randint_like bernoulli bernoulli_ multinomial "
     "normal normal_ uniform_ random_ poisson empty empty_like new_empty".split()
 )
+_GENERATORS = random.Random, np.random.RandomState, np.random.Generator
 _PARTS = frozenset({"T", "mT", "H", "mH", "data", "real", "imag"})
 
 
@@ -70,7 +72,8 @@ class Recorder(TorchFunctionMode):
             for path, each in named
         }
         self._states = {id(each): path for path, (each, _) in self._stored.items()}
-        self._attributes = {id(each): (each, each._version) for each in _attributes(model)}
+        self._attributes = {id(each): (each, each._version) for each in _held(model, Tensor)}
+        self._generators = list(_generators(model))
         self._device = ""
         self._autocasts = 0
         self._drawn: Any = None
@@ -83,7 +86,7 @@ class Recorder(TorchFunctionMode):
         """
         self._device = example.device.type
         self._autocasts = _nesting()
-        self._drawn = _drawn()
+        self._drawn = _drawn(self._generators)
         self.record.input = self._new(example)
         self._unread.add(self.record.input)
         with self._watched(), torch.enable_grad(), self:
@@ -299,7 +302,7 @@ class Recorder(TorchFunctionMode):
     def _left(self, place: Place) -> None:
         """Leave a module."""
         self._places.pop()
-        if _drawn() != self._drawn:
+        if _drawn(self._generators) != self._drawn:
             raise place.refusal(
                 "its forward draws random numbers outside torch, which would be drawn once for all inputs; "
                 "want torch.rand"
@@ -330,11 +333,11 @@ def logits_in(output: Any) -> Any:
     return output if isinstance(output, Tensor) else getattr(output, "logits", None)
 
 
-def _attributes(model: nn.Module) -> Iterator[Tensor]:
-    """Tensors that modules hold without having registered them."""
+def _held(model: nn.Module, kinds: Any) -> Iterator[Any]:
+    """What modules hold of some classes without having registered it."""
 
-    def held(value: Any, depth: int) -> Iterator[Tensor]:
-        if isinstance(value, Tensor):
+    def held(value: Any, depth: int) -> Iterator[Any]:
+        if isinstance(value, kinds):
             yield value
         elif isinstance(value, Mapping) and depth:
             for each in value.values():
@@ -348,15 +351,24 @@ def _attributes(model: nn.Module) -> Iterator[Tensor]:
             yield from held(value, 2)
 
 
+def _generators(model: nn.Module) -> Iterator[Any]:
+    """Generators of random numbers outside torch: of the modules, and of the files that their classes stand in."""
+    yield from _held(model, _GENERATORS)
+    for forward in {type(each).forward for each in model.modules()}:
+        known = list(getattr(forward, "__globals__", {}).values())
+        yield from (each for each in known if isinstance(each, _GENERATORS))
+
+
 def _autocast(device: str) -> tuple[str, bool, torch.dtype]:
     enabled = torch.is_autocast_enabled(device)
     return device, enabled, torch.get_autocast_dtype(device)
 
 
-def _drawn() -> Any:
-    """How far the random numbers outside torch have come."""
+def _drawn(generators: Sequence[Any]) -> Any:
+    """How far the random numbers outside torch have come, also those of generators of the network's own."""
     kind, keys, *place = np.random.get_state(legacy=True)
-    return random.getstate(), kind, keys.tobytes(), place  # type: ignore[union-attr]
+    own = list(map(pickle.dumps, generators))
+    return random.getstate(), kind, keys.tobytes(), place, own  # type: ignore[union-attr]
 
 
 def _nesting() -> int:

@@ -135,6 +135,7 @@ class Square(torch.autograd.Function):
 
 
 ELSEWHERE = torch.ones(8, 1, 1)
+SEEDED = np.random.default_rng(0)
 
 
 @pytest.mark.parametrize(
@@ -149,12 +150,27 @@ ELSEWHERE = torch.ones(8, 1, 1)
         (lambda self, x: x * ELSEWHERE, "that is no part of it"),
         (lambda self, x: x * random.random(), "draws random numbers outside torch"),
         (lambda self, x: -x if np.random.rand() > 2 else x, "draws random numbers outside torch"),
+        (lambda self, x: -x if self.own[0].random() > 2 else x, "draws random numbers outside"),
+        (lambda self, x: -x if self.own[1].rand() > 2 else x, "draws random numbers outside torch"),
     ],
 )
 def test_what_is_not_the_same_for_every_input_is_refused(function: Any, told: str) -> None:
     model = network_of(function)
     model.get_submodule("middle").scale = nn.Parameter(torch.ones(()))  # type: ignore[assignment]
+    model.get_submodule("middle").own = [random.Random(0), np.random.RandomState(0)]  # type: ignore[assignment]
     refused(model, told)
+
+
+class Skipping(Net):
+    """Draws from a generator of its file."""
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(-x if SEEDED.random() > 2 else x)
+
+
+def test_a_generator_of_the_file_is_seen_too() -> None:
+    with pytest.raises(ValueError, match="draws random numbers outside torch"):
+        slimmable.convert(Skipping())
 
 
 def mean_of(x: Tensor) -> Tensor:
