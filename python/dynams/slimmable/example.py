@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from dynams.slimmable.recorder import logits_in
 
 _SIDES = (32, 64, 224, 28, 16, 12, 8, 96, 128, 256, 384, 48, 299)
+# More positions than pictures of these sides have are not tried: a volume of 224 takes gigabytes.
+_MOST = 64**3
 
 
 def example_for(model: nn.Module) -> Tensor:
@@ -69,7 +71,7 @@ def _candidates(model: nn.Module) -> Iterator[Tensor]:
             yield torch.arange(16, device=device).view(2, 8) % module.num_embeddings
         elif isinstance(module, nn.modules.conv._ConvNd):
             dims = module.weight.dim() - 2
-            for side in _SIDES:
+            for side in (each for each in _SIDES if each**dims <= _MOST):
                 yield _images((2, module.in_channels, *(side,) * dims), kind, device)
         elif isinstance(module, nn.Linear):
             yield _images((2, module.in_features), kind, device)

@@ -6,7 +6,7 @@ import copy
 import math
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -378,6 +378,26 @@ def test_an_autocast_of_the_forward_holds_inside_another() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(network(pictures()), model(pictures()))
         network(pictures(), 0.5)
+
+
+class Volumes(nn.Module):
+    """Takes one size, and remembers what it was given, also by its copies."""
+
+    tried: ClassVar[list[int]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv3d(1, 4, 1), nn.Linear(4 * 12**3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.tried.append(x.numel())
+        return self.fc(self.conv(x).flatten(1))
+
+
+def test_no_volume_is_tried_that_takes_gigabytes() -> None:
+    network = slimmable.convert(Volumes())
+    assert network(torch.rand(2, 1, 12, 12, 12), 0.5).shape == (2, 3)
+    assert max(Volumes.tried) <= 2 * 64**3
 
 
 class Tokens(nn.Module):
