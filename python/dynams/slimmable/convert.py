@@ -118,6 +118,8 @@ def convert(
             name = each.record.constant_name(ref)
             constants.register_buffer(name, value.clone(), persistent=False)
             slices[f"constants.{name}"] = Slices.of(each.layouts[ref], widths)
+    # Before each norm is replaced by one for each width, which an ordinary network of a width has not.
+    asleep = resting(network)
     for path, axis in analysis.norms.items():
         norm = network.get_submodule(path)
         assert isinstance(norm, _BatchNorm)
@@ -130,7 +132,7 @@ def convert(
         slices,
         (f"network.{states[last.weight]}", bias),
         _shape(recordings),
-        resting(network),
+        asleep,
         any(recording.changes_input for recording in recordings.values()),
         frozenset(f"network.{path}" for each in found.values() for path in each.record.changed),
         nesting,

@@ -157,6 +157,22 @@ def test_what_is_in_eval_mode_inside_a_network_that_trains_stays_so() -> None:
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_batch_norm_in_eval_mode_stays_so_at_every_width(nested: bool) -> None:
+    own = Net(nn.BatchNorm2d(8)).train()
+    own.middle.eval()
+    network = slimmable.convert(own, nested=nested)
+    before = copy.deepcopy(network.state_dict())
+    network.eval().train()(pictures(), (1.0, 0.5))
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    for width in network.widths:
+        plain = network.plain(width).eval()
+        expected = network.eval()(pictures(), width)
+        torch.testing.assert_close(plain(pictures()), expected)
+        torch.testing.assert_close(plain.train()(pictures()), expected)
+        assert plain.eval().fold_batch_norms()
+
+
 def test_a_batch_norm_used_twice_is_one() -> None:
     norm = nn.BatchNorm2d(8)
     own = Net(nn.Sequential(norm, nn.Conv2d(8, 8, 1), norm)).train()
