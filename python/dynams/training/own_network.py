@@ -116,7 +116,7 @@ def check_model(model: object) -> None:
         raise ValueError(
             "model: got parameters or buffers on the meta device, want them with values: to_empty gives them room"
         )
-    if any(each.is_inference() for each in _state(model)):
+    if any(not is_lazy(each) and each.is_inference() for each in _state(model)):
         raise ValueError(
             "model: got parameters or buffers made in torch.inference_mode, want it made outside: they cannot be trained"
         )

@@ -12,7 +12,14 @@ from torch import nn
 from dynams.models import build_model
 from dynams.slimmable import SlimmableNetwork, convert
 from dynams.training import TrainConfig, train
-from dynams.training.own_network import OwnNetwork, admit, copy_for_holdout, layout, returned
+from dynams.training.own_network import (
+    OwnNetwork,
+    admit,
+    check_model,
+    copy_for_holdout,
+    layout,
+    returned,
+)
 
 IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -247,6 +254,7 @@ def test_lazy_layers_are_initialised(proxy_width) -> None:
     model = nn.Sequential(
         nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3)
     )
+    check_model(model)
     assert layout(model) == torch.contiguous_format
     network = admitted(model, proxy_width)
     assert model[1].num_batches_tracked == 0
