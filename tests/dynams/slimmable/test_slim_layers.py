@@ -170,6 +170,21 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[State, Tensor], Tensor], di
         lambda state, x: x - x.mean((1, 2, 3), keepdim=True),
         {},
     ),
+    "norms": (
+        lambda self, x: (
+            x / torch.linalg.vector_norm(x, 2, (2, 3), keepdim=True)
+            + torch.linalg.norm(x, dim=1, keepdim=True)
+        ),
+        lambda state, x: (
+            x / x.square().sum((2, 3), keepdim=True).sqrt() + x.square().sum(1, keepdim=True).sqrt()
+        ),
+        {},
+    ),
+    "a filter repeated for each channel": (
+        lambda self, x: F.conv2d(x, self.blur.repeat(x.shape[1], 1, 1, 1), groups=x.shape[1]),
+        lambda state, x: F.conv2d(x, state["blur"].expand(4, 1, 2, 2), groups=4),
+        {"blur": parameter(1, 1, 2, 2)},
+    ),
     "powers": (
         powers,
         lambda state, x: x * (x.square().mean(1, keepdim=True) + 1e-5).rsqrt() + x.abs(),

@@ -25,8 +25,8 @@ BY_ELEMENT = frozenset(
 ALIKE = frozenset("normalize triu tril".split())
 OVER = frozenset(
     """
-    all amax amin any count_nonzero logsumexp max mean median min nanmean nansum norm prod std std_mean sum
-    var var_mean vector_norm
+    all amax amin any count_nonzero linalg_norm linalg_vector_norm logsumexp max mean median min nanmean nansum
+    norm prod std std_mean sum var var_mean
     """.split()
 )
 POOLS = frozenset(
@@ -70,7 +70,7 @@ def reduced(call: Call) -> Outcome:
     """Drop the axes that are reduced."""
     if isinstance(call.argument(1, "other"), Ref):
         return by_element(call)
-    dims = call.argument(2 if call.step.name == "norm" else 1, "dim", "axis")
+    dims = call.argument(2 if call.step.name.endswith("norm") else 1, "dim", "axis")
     axes = call.first
     if dims is None or isinstance(dims, bool):
         over = set(range(len(axes)))

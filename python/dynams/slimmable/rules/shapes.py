@@ -131,8 +131,19 @@ def repeat(call: Call) -> Outcome:
     """Repeat a tensor along its axes."""
     (shape,) = call.shapes
     axes = wholes((1,) * (len(shape) - len(call.first))) + call.first
-    pairs = zip(axes, shape, strict=True)
-    return Outcome((tuple(concatenated([axis] * (size // axis.size)) for axis, size in pairs),))
+    counts = call.argument(1, "repeats", "sizes", "dims")
+    counts = tuple(counts) if isinstance(counts, (tuple, list)) else call.args[1:]
+    # torch.tile may be given fewer of them.
+    counts = (1,) * (len(shape) - len(counts)) + counts
+    result, scaled = [], []
+    for axis, size, count in zip(axes, shape, counts, strict=True):
+        of = call.axis_of(count) if axis.size == 1 else None
+        # One filter for each channel there is.
+        result.append(concatenated([axis] * (size // axis.size)) if of is None else of)
+        scaled.append(count if of is None else Scaled(count, of))
+    return Outcome(
+        (tuple(result),), (call.argument(0, "input"), tuple(scaled)), {}, torch.Tensor.repeat
+    )
 
 
 def concatenate(call: Call) -> Outcome:
