@@ -116,6 +116,8 @@ class LeadingBlocks(torch.autograd.Function):
                 slim.append((size, grad))
             else:
                 total = grad if total is None else total + grad
+        if slim and total is not None and total.layout != torch.strided:
+            total = total.to_dense()  # of a sparse embedding
         if slim and total is None:
             like = slim[0][1]
             total = torch.empty_strided(

@@ -89,6 +89,18 @@ def test_a_part_left_unused_contributes_nothing_and_an_expanded_gradient_is_not_
     torch.testing.assert_close(weight.grad, expected)
 
 
+def test_sparse_gradients_of_parts_are_added_too() -> None:
+    table, rows = images(5, 4).requires_grad_(), torch.tensor([3, 1, 3])
+    parts = Slices.of([Axis(5, fixed=True), Axis(4)], WIDTHS).parts(table, (0.5, 1.0))
+    for part in parts:
+        nn.functional.embedding(rows, part, sparse=True).sum().backward(retain_graph=True)
+    torch.stack(
+        [nn.functional.embedding(rows, part, sparse=True).sum() for part in parts]
+    ).sum().backward()
+    expected = torch.tensor([0.0, 1.0, 0.0, 2.0, 0.0])[:, None] * torch.tensor([2.0, 2.0, 1.0, 1.0])
+    torch.testing.assert_close(table.grad, 2 * expected.to(table))
+
+
 def test_gradients_of_parts_may_be_differentiated_again() -> None:
     batch, conv2d = images(2, 3, 4, 4), nn.functional.conv2d
 
