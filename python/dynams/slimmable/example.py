@@ -41,13 +41,15 @@ def example_for(model: nn.Module) -> Tensor:
 def others_like(example: Tensor) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
     """Yield examples of other sizes, each with the axes along which it differs: all, or the batch alone."""
     shape = list(example.shape)
-    if example.dim() > 2 or not example.is_floating_point():
+    # Integers are tokens, or pictures of bytes, which have channels and sides as others have.
+    sided = example.is_floating_point() or example.dim() > 3
+    if example.dim() > 2 or not sided:
         longer = [shape[0] + 1, *shape[1:]]
-        first = 2 if example.is_floating_point() else 1
+        first = 2 if sided else 1
         for dim in range(first, len(shape)):
             # Multiples of patches and strides; little, as a pass over the network costs time.
             step = 32 if shape[dim] >= 128 else 8
-            longer[dim] += step * (dim - first + 1) if example.is_floating_point() else 3
+            longer[dim] += step * (dim - first + 1) if sided else 3
         if len(longer) > first:
             yield _like(example, longer), (0, *range(first, len(shape)))
     yield _like(example, [shape[0] + 1, *shape[1:]]), (0,)

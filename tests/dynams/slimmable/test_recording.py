@@ -91,6 +91,24 @@ def test_sizes_stay_variable(name: str) -> None:
     as_before(model, pictures(), pictures(5, 16, 20))
 
 
+class Bytes(Net):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x / 255)
+
+
+def test_sizes_of_pictures_of_bytes_stay_variable() -> None:
+    torch.manual_seed(0)
+    model = Bytes().eval()
+    generator = torch.Generator().manual_seed(0)
+    small, large = (
+        torch.randint(256, (2, 3, side, side), generator=generator, dtype=torch.uint8)
+        for side in (12, 20)
+    )
+    network = slimmable.convert(model, example=small)
+    assert torch.equal(network(large), model(large))
+    assert network(large, 0.5).shape == (2, 3)
+
+
 DECISIONS: dict[str, Callable[[Any, Tensor], bool]] = {
     "compared": lambda self, x: x.shape[-1] > 100,
     "with a float": lambda self, x: x.shape[-1] > 99.5,
