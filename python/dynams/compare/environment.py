@@ -21,8 +21,9 @@ def device_of(run: RunConfig) -> torch.device:
 
 
 def here(run: RunConfig) -> dict[str, Any]:
-    """Describe what a run would run on, with the threads that it asks for."""
+    """Describe what a run would run on, with the threads that it asks for, and whether it is compiled."""
     found = environment(device_of(run), 1)
+    found["compile"] = run.compile
     if run.threads is not None:
         found["threads"] = run.threads
     return found

@@ -106,14 +106,20 @@ class Cell:
 
     @property
     def machine(self) -> str | None:
-        """Tells environments apart in which seconds do not compare; None if it ran in several."""
-        machines = {machine_of(environment) for environment in self.environments}
-        return machines.pop() if len(machines) == 1 else None
+        """Tells environments apart in which seconds do not compare; None if it ran in several, or partly compiled."""
+        if len(set(map(surroundings, self.environments))) != 1:
+            return None
+        return machine_of(self.environments[0])
 
 
 def machine_of(environment: Mapping[str, Any]) -> str:
     """Return what tells this environment from others in which seconds do not compare."""
     return json.dumps({key: to_plain(environment.get(key)) for key in _TIMED}, sort_keys=True)
+
+
+def surroundings(environment: Mapping[str, Any]) -> tuple[str, bool | None]:
+    """Return what must stay the same for the pieces of a cell: the machine, and whether it is compiled, if it says so."""
+    return machine_of(environment), environment.get("compile")
 
 
 def cell_of_run(
@@ -162,9 +168,13 @@ def differences(cell: Cell, config: TrainConfig) -> list[str]:
         was = build(cell.options)
     except (TypeError, ValueError) as error:
         return [f"its options are of another version: {error}"]
-    return [
-        f"{name}: got {old!r}, want {new!r}" for name, old, new in changed_settings(was, config)
-    ]
+    changed = changed_settings(was, config)
+    # A run may be compiled or not when it goes on; seconds of the two are not compared.
+    wanted = config.run.compile
+    compiled = [where.get("compile", wanted) for where in cell.environments]
+    if compiled and wanted not in compiled:
+        changed.append(("run.compile", compiled[0], wanted))
+    return [f"{name}: got {old!r}, want {new!r}" for name, old, new in changed]
 
 
 def cell_text(cell: Cell) -> str:

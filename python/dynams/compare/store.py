@@ -22,7 +22,7 @@ from dynams.compare.cells import CellKey
 from dynams.compare.options import digest, essential
 from dynams.compare.plan import Plan
 from dynams.compare.plan_file import PLAN_NAME
-from dynams.compare.results import Cell, cell_text, machine_of, read_cell
+from dynams.compare.results import Cell, cell_text, read_cell, surroundings
 from dynams.files import claimed, remove_leftovers, replace_file, storing
 from dynams.paths import told_path
 from dynams.report.codec import to_plain
@@ -128,7 +128,7 @@ class Folder:
     ) -> Begun:
         """Note that a piece of the cell begins here, after those of ``begun``."""
         environments = begun.environments if begun else ()
-        if machine_of(environment) not in map(machine_of, environments):
+        if surroundings(environment) not in map(surroundings, environments):
             environments = (*environments, dict(environment))
         now = Begun(
             run_dir=begun.run_dir if begun else None,

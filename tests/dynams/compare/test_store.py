@@ -10,12 +10,13 @@ import pytest
 
 from dynams.compare.acceptance import DifferingCellsError
 from dynams.compare.cells import CellKey, cell_keys
-from dynams.compare.results import cell_text, read_cell
+from dynams.compare.environment import here
+from dynams.compare.results import cell_text, machine_of, read_cell
 from dynams.compare.runner import Queue
 from dynams.compare.store import Folder, merge
 from dynams.files import aside
 
-from .conftest import a_cell
+from .conftest import HERE, VALUES, a_cell
 
 FULL = CellKey("full", None, 0)
 
@@ -104,6 +105,37 @@ def test_cells_of_other_options_are_refused_or_recomputed_never_mixed(
     assert queue.strangers == 2  # the cells of "short"
     assert len(said) == 2
     assert "recomputed, because optim.lr: got 0.1, want 0.05" in said[0]
+
+
+def test_compiled_cells_and_others_are_not_mixed(tmp_path, plan, make_plan):
+    run = {**VALUES["base"]["run"], "compile": True}
+    compiled = make_plan(base={**VALUES["base"], "run": run})
+    folder = Folder(tmp_path)
+    eager = {**HERE, "compile": False}
+    folder.save(a_cell(FULL, plan=plan, environments=(eager,)))
+    with pytest.raises(DifferingCellsError, match=r"run\.compile: got False, want True"):
+        Queue(compiled, folder)
+    assert Queue(plan, folder).cells[FULL].machine == machine_of(HERE)
+    # One that went on otherwise than it began is a result, without seconds.
+    folder.save(a_cell(FULL, plan=plan, environments=(eager, {**HERE, "compile": True})))
+    for each in (plan, compiled):
+        assert Queue(each, folder).cells[FULL].machine is None
+    # One of before this was noted counts for either.
+    folder.save(a_cell(FULL, plan=plan))
+    for each in (plan, compiled):
+        assert Queue(each, folder).cells[FULL].machine == machine_of(HERE)
+
+
+def test_a_cell_under_way_notes_where_it_is_compiled(tmp_path, plan):
+    config = plan.config(plan.recipes["full"], None, 0)
+    folder = Folder(tmp_path)
+    begun = None
+    for compiled in (False, True, True):
+        config = dataclasses.replace(
+            config, run=dataclasses.replace(config.run, compile=compiled, threads=1)
+        )
+        begun = folder.begin(FULL, config, here(config.run), begun)
+    assert [where["compile"] for where in begun.environments] == [False, True]
 
 
 def test_options_that_say_where_or_what_is_shown_may_differ(tmp_path, plan, make_plan, all_cells):
