@@ -47,9 +47,10 @@ at once."""
 
 @dataclass(frozen=True)
 class CompareRequest:
-    """What `dynams compare` was asked to do."""
+    """What `dynams compare` was asked to do: ``kept`` is what plan.yaml is to say of it."""
 
     plan: Plan
+    kept: Plan
     out: Path
     limit_seconds: float | None
     show: bool
@@ -77,7 +78,7 @@ def run(argv: Sequence[str]) -> int:
     from dynams.training.devices import resolve_device
 
     folder = Folder(request.out)
-    queue = Queue(request.plan, folder, recompute=request.recompute, say=tell)
+    queue = Queue(request.plan, folder, kept=request.kept, recompute=request.recompute, say=tell)
     if queue.strangers:
         tell(f"{queue.strangers} cells in {request.out} are not of this plan: left alone")
     if request.show:
@@ -90,7 +91,7 @@ def run(argv: Sequence[str]) -> int:
     if request.merge is not None:
         new = merge(folder, request.merge)
         added = queue.add(new)
-        folder.save_plan(request.plan)
+        folder.save_plan(request.kept)
         others = f", {len(new) - added} are not of this plan" if added < len(new) else ""
         tell(f"{added} cells merged{others}")
     elif request.only_report and not queue.cells:
@@ -150,9 +151,9 @@ def parse(argv: Sequence[str]) -> CompareRequest:
     if not options.plan:
         known = ", ".join(presets())
         raise UsageError(f"plan: got none, want one of {known}, or a YAML file; see --help")
-    plan = load_plan(options.plan, with_single(given, single))
-    plan = dataclasses.replace(plan, base={**_quiet(), **plan.base})
-    plan = plan.narrowed(recipes=options.recipes, budgets=options.budgets, seeds=options.seeds)
+    whole = load_plan(options.plan, with_single(given, single))
+    whole = dataclasses.replace(whole, base={**_quiet(), **whole.base})
+    plan = whole.narrowed(recipes=options.recipes, budgets=options.budgets, seeds=options.seeds)
     limit = plan.limit_seconds if options.limit_seconds is None else options.limit_seconds
     if limit is not None:
         positive("--limit-seconds", limit)
@@ -172,6 +173,8 @@ def parse(argv: Sequence[str]) -> CompareRequest:
     out = options.out or earlier or told_path(plan.out or f"compare/{plan.name}")
     return CompareRequest(
         plan=plan,
+        # A part of a folder's own plan must not take its place: nothing else may hold the rest.
+        kept=whole if out == earlier else plan,
         out=out,
         limit_seconds=limit,
         show=options.list,

@@ -71,6 +71,7 @@ class Queue:
     Args:
         plan: what to compare.
         folder: where the cells are kept.
+        kept: the plan that is written beside them; None: ``plan``.
         recompute: compute cells anew whose options are not the plan's, instead of refusing them.
         say: told what goes on, a line at a time.
 
@@ -84,10 +85,12 @@ class Queue:
         plan: Plan,
         folder: Folder,
         *,
+        kept: Plan | None = None,
         recompute: bool = False,
         say: Say = lambda text: None,
     ) -> None:
         self.plan = plan
+        self.kept = plan if kept is None else kept
         self.folder = folder
         self.say = say
         self.keys = cell_keys(plan)
@@ -159,7 +162,7 @@ class Queue:
         stop = interrupt or Deadline(whole)
         try:
             with stop:
-                self.folder.save_plan(self.plan)
+                self.folder.save_plan(self.kept)
                 for key in self.cells:  # a kill between the two leaves both the result and the run
                     if self.folder.work_dir(key).exists():
                         with self.folder.taken(key) as mine:

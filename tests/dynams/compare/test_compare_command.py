@@ -15,10 +15,11 @@ from children import plain_environment
 from dynams.cli import main
 from dynams.cli.compare import make_parser, parse
 from dynams.compare import CellKey, Folder
+from dynams.compare.cells import cell_keys
 from dynams.compare.plan_file import presets
 from foreground import heed_interrupts
 
-from .conftest import VALUES, changed
+from .conftest import VALUES, a_cell, changed
 
 
 @pytest.fixture
@@ -148,6 +149,21 @@ def test_two_machines_share_a_plan_and_merge_their_cells(capsys, file, tmp_path)
     status, _, lines = run(capsys, both, "--optim.lr", "0.01")
     assert status == 2
     assert "optim.lr: got 0.1, want 0.01; take another --out, or --recompute" in lines[0]
+
+
+def test_a_part_of_a_folder_s_plan_leaves_the_plan_whole(capsys, file, tmp_path):
+    folder, plan = tmp_path / "there", tmp_path / "there" / "plan.yaml"
+    begun = parse([str(file)]).plan
+    Folder(folder).save(*(a_cell(key, plan=begun) for key in cell_keys(begun)))
+    Folder(folder).save_plan(begun)
+    whole = plan.read_bytes()
+    status, _, lines = run(capsys, folder, "--seeds", 0, "--recipes", "full")
+    assert (status, lines[-2]) == (0, "1 of 1 cells done")
+    assert plan.read_bytes() == whole
+    assert run(capsys, folder, "--seeds", 1, "--merge", folder)[0] == 0
+    assert plan.read_bytes() == whole
+    status, out, _ = run(capsys, folder, "--list")
+    assert (status, out.splitlines()[-1]) == (0, "4 of 4 cells done")
 
 
 def test_sigint_stops_cleanly_and_the_same_command_goes_on(capsys, file, tmp_path):
