@@ -34,6 +34,8 @@ _KEYS = (
 _RECIPE_KEYS = ("title", "uses_budget", "match", "priority")
 _MATCH_KEYS = ("recipe", "by")
 _TEXTS = ("name", "title", "reference", "extends", "out", "match.recipe", "match.by")
+# What says how many training images there are.
+_IMAGES = ("name", "path", "classes", "limit", "holdout")
 _DECIDED = {
     "run.seed": "seeds says which",
     "run.name": "each cell has its own",
@@ -276,6 +278,11 @@ class _PlanReader:
                 raise PlanError(
                     f"{where}: run.devices: got {config.run.devices}, want 1: a cell runs on one"
                 )
+            if recipe.match is not None and recipe.match.by == "samples":
+                other = plan.recipes[recipe.match.recipe]
+                options = plan.options(other, plan.budgets_of(other)[0], plan.seeds[0])
+                of_other = self._build(f"{self.where}: recipes.{other.name}", options)
+                self._check_images(where, config, of_other, other.name)
             if (
                 recipe.match is not None
                 and recipe.match.by == "seconds"
@@ -285,6 +292,18 @@ class _PlanReader:
                 raise PlanError(
                     f"{where}: match.by: seconds of a recipe that is not {reference.name}, shortened, "
                     "needs pilot, a seed with which its epochs are timed"
+                )
+
+    def _check_images(
+        self, where: str, own: TrainConfig, of_other: TrainConfig, other: str
+    ) -> None:
+        """Refuse to match samples by epochs where an epoch of the two has not as many."""
+        for name in _IMAGES:
+            got, want = getattr(own.data, name), getattr(of_other.data, name)
+            if got != want:
+                raise PlanError(
+                    f"{where}: data.{name}: got {got!r}, want {want!r} as {other} has, whose samples it matches "
+                    "in epochs; or optim.epochs in place of match"
                 )
 
     def _build(self, where: str, options: Options) -> TrainConfig:

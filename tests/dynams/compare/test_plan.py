@@ -276,6 +276,11 @@ def test_a_plan_that_cannot_be_used_is_refused_with_the_place(make_plan, changes
         ({"match": {"recipe": "x"}}, "x matches another itself"),
         ({"match": {"recipe": "margin"}, "optim.epochs": 3}, "leave out uses_budget and optim"),
         (
+            {"match": {"recipe": "full"}, "data.limit": 60},
+            "data.limit: got 60, want 120 as full has, whose samples it matches in epochs",
+        ),
+        ({"match": {"recipe": "margin"}, "data.holdout": 0.2}, "data.holdout: got 0.2, want 0.0"),
+        (
             {"match": {"recipe": "margin", "by": "seconds"}},
             "that is not full, shortened, needs pilot",
         ),
