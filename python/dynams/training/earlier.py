@@ -25,17 +25,19 @@ _LOG = logging.getLogger(__name__)
 
 
 class Earlier(NamedTuple):
-    """What a resumed run goes on from."""
+    """What a resumed run goes on from; ``written`` tells the file that was read from any that takes its place."""
 
     run_dir: Path
     path: Path
     checkpoint: Checkpoint
+    written: tuple[int, ...] | None
 
     @classmethod
     def at(cls, resume: str | Path) -> Earlier:
         """Read what was told: a run's directory, or a checkpoint in it."""
         run_dir, path = run_and_checkpoint(resume)
-        return cls(run_dir, path, load_checkpoint(path))
+        written = _written(path)  # before it is read: what comes later is another
+        return cls(run_dir, path, load_checkpoint(path), written)
 
     @classmethod
     def whole(cls, run_dir: Path) -> Earlier:
@@ -55,6 +57,11 @@ class Earlier(NamedTuple):
     def is_last(self) -> bool:
         """Whether it is the run's last checkpoint."""
         return self.path == checkpoint_path(self.run_dir)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether no other process has written it since."""
+        return self.written == _written(self.path)
 
 
 def run_to_resume(
@@ -85,3 +92,11 @@ def check_same_state(fabric: Fabric, earlier: Earlier | None) -> None:
             raise ResumeError(
                 f"resume: process {rank} {mine}, process 0 {first}, want run.dir on a disk that all machines share"
             )
+
+
+def _written(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size

@@ -127,7 +127,7 @@ def _trained(
         if fabric.device.type == "cuda":
             stack.enter_context(tuned_convolutions())
         check_built(run, None if earlier is None else run_dir)
-        with Journal(run, run_dir, changes, goes_on=earlier is not None) as journal:
+        with Journal(run, run_dir, changes, earlier=earlier) as journal:
             companions.run_dir = journal.run_dir
             # The first step of a network that is compiled may take minutes, longer than who asks it to stop waits.
             stop.nothing_to_save &= config.run.compile

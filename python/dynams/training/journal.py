@@ -20,12 +20,14 @@ from dynams.report.progress import TrainingProgress
 from dynams.report.runlog import LOG_NAME, RunLog
 from dynams.selection import Refresh
 from dynams.training.checkpoint import remove_unfinished
+from dynams.training.earlier import Earlier
 from dynams.training.environment import environment
 from dynams.training.errors import LostProcessError, ReportError, ResumeError
 from dynams.training.records import refresh_record, sample_pictures
 from dynams.training.run import TrainingRun
 from dynams.training.rundir import (
     checkpoint_path,
+    is_begun,
     make_fixed_run_dir,
     make_run_dir,
     resume_command,
@@ -44,7 +46,7 @@ class Journal:
         run: the run, restored if it goes on. All processes make their journals together.
         run_dir: its directory; None makes a new one, the same for every process.
         changes: what a run that goes on does otherwise than it began.
-        goes_on: whether it does; else it begins in ``run_dir``, if that is given.
+        earlier: what it goes on from, if it does; else it begins in ``run_dir``, if that is given.
 
     Attributes:
         run_dir: the directory.
@@ -57,13 +59,13 @@ class Journal:
         run_dir: str | Path | None = None,
         changes: Sequence[str] = (),
         *,
-        goes_on: bool = True,
+        earlier: Earlier | None = None,
     ) -> None:
         self._run = run
         self._changes = changes
         self._first = run.fabric.is_global_zero
-        self._goes_on = goes_on and run_dir is not None
-        self._fixed = run_dir is not None and not goes_on
+        self._earlier = earlier
+        self._fixed = run_dir is not None and earlier is None
         self.run_dir = Path(run_dir) if run_dir is not None else _new_run_dir(run)
         self.progress = TrainingProgress(
             run.config.optim.epochs,
@@ -82,6 +84,13 @@ class Journal:
                 raise ResumeError(
                     f"resume: got {self.run_dir}, want a run that is not running: another process has it"
                 )
+            # Whoever had it while this process was loading, or waiting, may have gone on with it, or ended it.
+            begun = self._fixed and is_begun(self.run_dir)
+            if begun or (self._earlier is not None and not self._earlier.is_current):
+                raise ResumeError(
+                    f"resume: got {self.run_dir}, want a run that is not running: another process has gone on "
+                    "with it meanwhile; the same command goes on from there"
+                )
             if self._fixed:
                 write_config(self.run_dir, self._run.config)
                 (self.run_dir / LOG_NAME).unlink(
@@ -89,7 +98,9 @@ class Journal:
                 )  # of a run that had saved nothing yet
             remove_leftovers(self.run_dir)
             remove_unfinished(self.run_dir)
-            self._log = self._open.enter_context(_open_log(self._run, self.run_dir, self._goes_on))
+            self._log = self._open.enter_context(
+                _open_log(self._run, self.run_dir, self._earlier is not None)
+            )
             self._tell_changes(self._log)
         self._open.enter_context(self.progress)
         self.progress.note(_headline(self._run, self.run_dir), wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from training_runs import StopAt, equal, log_lines, made_up_data, small_config
 
 from dynams.cli.options import parse
-from dynams.training import earlier
+from dynams.training import earlier, journal
 from dynams.training.checkpoint import Checkpoint, load_checkpoint
 from dynams.training.config import TrainConfig
 from dynams.training.earlier import Earlier, check_same_state
@@ -49,6 +50,26 @@ def test_one_command_begins_goes_on_and_is_done(whole, tmp_path, caplog):
     assert train(config, DATA, resume="auto").completed
     assert log_lines(part.run_dir) == before
     assert "all 4 epochs are done" in caplog.text
+
+
+@pytest.mark.parametrize("steps", [None, 7])
+def test_what_another_process_has_done_meanwhile_is_kept(whole, tmp_path, monkeypatch, steps):
+    config, run_dir = named(tmp_path), tmp_path / "mine"
+    if steps is not None:
+        assert not train(config, DATA, resume="auto", interrupt=StopAt(steps)).completed
+
+    @contextmanager
+    def claimed_late(folder, patience):  # the other has it until it has ended
+        shutil.copytree(whole, folder, dirs_exist_ok=True)
+        yield True
+
+    monkeypatch.setattr(journal, "claimed", claimed_late)
+    with pytest.raises(ResumeError, match="another process has gone on with it meanwhile"):
+        train(config, DATA, resume="auto")
+    assert final(run_dir).global_step == final(whole).global_step
+    assert log_lines(run_dir) == log_lines(whole)
+    monkeypatch.undo()
+    assert train(config, DATA, resume="auto").completed
 
 
 def test_what_had_saved_nothing_yet_is_begun_anew(whole, tmp_path):
