@@ -36,7 +36,8 @@ class DatasetData:
         test: what accuracy is measured on.
         scored: the samples of ``train``, in the same order, without random transforms: what candidates are
             scored by. None: ``train`` with its transforms, one variation of each sample for the whole run.
-        classes: names of the classes, in the order of their labels; None: ``train.classes``, else numbers.
+        classes: names of the classes, in the order of their labels; None: ``train.classes``, which ``test.classes``
+            must agree with, else numbers.
 
     Raises:
         TypeError: one of them is no map-style Dataset, or ``classes`` are no names.
@@ -218,11 +219,12 @@ def class_names(data: DatasetData, train: Tensor, test: Tensor) -> tuple[str, ..
         test: likewise.
 
     Raises:
-        DataError: a label is no class, or there are fewer than two classes.
+        DataError: a label is no class, or another one in test, or there are fewer than two classes.
     """
     names = data.classes
     if names is None:
         names = _told_classes(data.train)
+        _check_same_classes(names, _told_classes(data.test))
     if names is None:
         # What is no number of a class, such as that of a word or a person, would name them until memory ends.
         most = min(int(torch.cat([train, test]).max()), _MOST_CLASSES - 1)
@@ -265,6 +267,21 @@ def _told_classes(dataset: Any) -> Sequence[str] | None:
         dataset = dataset.dataset
     classes = getattr(dataset, "classes", None)
     return classes if isinstance(classes, (list, tuple)) else None
+
+
+def _check_same_classes(train: Sequence[str] | None, test: Sequence[str] | None) -> None:
+    """Refuse names of test's classes that are others than train's, where a label would mean two things.
+
+    A class whose name is its label has none: one split may tell names and the other numbers, or fewer of them.
+    """
+    for label, pair in enumerate(zip(train or (), test or (), strict=False)):
+        mine, other = map(str, pair)
+        unnamed = other == str(label) or (mine == str(label) and not other.isdigit())
+        if other != mine and not unnamed:
+            raise DataError(
+                f"test.classes: got {other} for label {label}, want {mine}, as train has; if the labels agree all the "
+                "same, DatasetData(classes=...) names them"
+            )
 
 
 def _check_dataset(name: str, dataset: object) -> None:

@@ -133,6 +133,30 @@ def test_labels_outside_the_classes_name_their_item() -> None:
         class_names(DatasetData(Told(), Told()), torch.tensor([0, 0]), torch.tensor([0]))
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        ("abc", "ac", "test.classes: got c for label 1, want b, as train has"),
+        ("012", "02", "test.classes: got 2 for label 1, want 1, as train has"),
+        ("abc", "ab", None),
+        ("abc", "012", None),  # what shards without names have
+        ("012", "abc", None),
+        ("012", "01", None),
+    ],
+)
+def test_a_label_means_the_same_class_in_both_splits(
+    train: str, test: str, message: str | None
+) -> None:
+    """Folders of a class that one split has not shift the labels of all that come after it."""
+    labels = torch.tensor([0, 1])
+    data = DatasetData(Told(classes=list(train)), Told(classes=list(test)))
+    if message is not None:
+        with pytest.raises(DataError, match=message):
+            class_names(data, labels, labels)
+        data = DatasetData(data.train, data.test, classes=list(train))
+    assert class_names(data, labels, labels) == tuple(train)
+
+
 def test_labels_that_number_no_classes_are_refused_and_not_counted_up_to() -> None:
     with pytest.raises(
         DataError, match=r"train\[1\]: got label 9000000000000000, want 0 to 1048575"
