@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ class IndexedImages(Dataset[Any]):
 
     An item is (image, label): the image uint8 (3, H, W), upright RGB, or what ``transform`` makes of it. A
     ``DataLoader`` asks for a batch at a time, which is read in the order in which it lies on the disk. Every
-    process opens the files that it reads for itself, a few at a time; pickled, it takes its place along.
+    process opens the files that it reads for itself, a few at a time; pickled, it takes its place along. Threads
+    may share it: they read one after the other.
 
     Args:
         path: directory that holds the data.
@@ -74,6 +76,7 @@ class IndexedImages(Dataset[Any]):
     _decoder: EncodedDecoder | None
     _damaged: list[str]
     _warned: bool
+    _locks: dict[int, threading.Lock]
 
     def __init__(
         self,
@@ -139,8 +142,9 @@ class IndexedImages(Dataset[Any]):
         wanted = self._numbers(rows)
         order = np.argsort(wanted, kind="stable")
         images: list[bytes] = [b""] * len(wanted)
-        for place, image in zip(order.tolist(), self._read(wanted[order]), strict=True):
-            images[place] = image
+        with self._alone():
+            for place, image in zip(order.tolist(), self._read(wanted[order]), strict=True):
+                images[place] = image
         return images
 
     def where(self, row: int) -> str:
@@ -150,11 +154,12 @@ class IndexedImages(Dataset[Any]):
 
     def close(self) -> None:
         """Let all files go that this process has open; reading opens them again."""
-        self._reader.close()
+        with self._alone():
+            self._reader.close()
 
     def __getstate__(self) -> dict[str, Any]:
         """Take along what a process opens for itself as its names."""
-        mine = ("_index", "_reader", "_decoder", "_damaged", "_warned", "labels")
+        mine = ("_index", "_reader", "_decoder", "_damaged", "_warned", "_locks", "labels")
         state = {name: value for name, value in self.__dict__.items() if name not in mine}
         return {**state, "file": self._index.file, "layout": self._index.layout}
 
@@ -166,8 +171,13 @@ class IndexedImages(Dataset[Any]):
     def _open(self, index: ImageIndex) -> None:
         self._index, self._reader = index, index.reader()
         self._decoder, self._damaged, self._warned = None, [], False
+        self._locks = {}
         self.labels = torch.from_numpy(index.labels)
         self.classes = index.layout.classes or tuple(map(str, range(int(index.labels.max()) + 1)))
+
+    def _alone(self) -> threading.Lock:
+        """The lock of this process' threads: one that was held when the process was forked would stay so."""
+        return self._locks.setdefault(os.getpid(), threading.Lock())
 
     def _numbers(self, rows: Sequence[int]) -> Any:
         wanted = np.asarray(rows, np.int64).reshape(-1)
@@ -189,13 +199,13 @@ class IndexedImages(Dataset[Any]):
             )
 
     def _warn_of_damaged(self) -> None:
-        if not self._warned:
+        first, warned, self._warned = self._damaged[:1], self._warned, True
+        self._damaged.clear()
+        if first and not warned:
             _LOG.warning(
                 "images with damaged metadata (EXIF, text or profile), whose pixels are read; the first: %s",
-                printable(self._damaged[0]),
+                printable(first[0]),
             )
-        self._warned = True
-        self._damaged.clear()
 
 
 def _index_file(layout: Layout, split: Split | None, directory: Path | None) -> Path:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +172,37 @@ def test_workers_open_files_of_their_own(root: Path) -> None:
 def _told_worker(image: torch.Tensor) -> tuple[np.ndarray, int]:
     info = get_worker_info()
     return image.numpy(), -1 if info is None else info.id
+
+
+def test_threads_read_one_after_the_other(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, readers of parquet files end the process, and files are closed that others read."""
+    images, inside = IndexedImages(root), []
+    read = images._reader.read
+
+    def alone(*arguments: Any) -> Iterator[bytes]:
+        inside.append(None)
+        assert len(inside) == 1, "two threads read at once"
+        time.sleep(0.001)
+        yield from read(*arguments)
+        inside.pop()
+
+    monkeypatch.setattr(images._reader, "read", alone)
+    rows = np.random.default_rng(0).permutation(40).tolist() * 2
+    with ThreadPoolExecutor(4) as pool:
+        items = list(pool.map(images.__getitem__, rows))
+    for row, (image, label) in zip(rows, items, strict=True):
+        np.testing.assert_array_equal(image, WANTED[row])
+        assert label == PICTURES.labels[row]
+
+
+def test_workers_read_where_a_thread_was_reading_when_they_were_forked(root: Path) -> None:
+    images = IndexedImages(root)
+    with images._alone():
+        loader: DataLoader[Any] = DataLoader(
+            images, batch_size=40, num_workers=1, timeout=20, multiprocessing_context="fork"
+        )
+        ((batch, _),) = loader
+    np.testing.assert_array_equal(batch, np.stack(WANTED))
 
 
 def test_labels_and_classes_are_told_without_reading(root: Path) -> None:
