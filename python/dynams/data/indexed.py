@@ -118,7 +118,7 @@ class IndexedImages(Dataset[Any]):
         """Yield items in the order of ``rows``: all are read before the first, each is decoded when it is asked for.
 
         Raises:
-            IndexError: there is no such row.
+            TypeError: a row is no whole number. IndexError: there is no such row.
             DataError: an image cannot be had; names its shard and its place there.
         """
         encoded = self.encoded(rows)
@@ -136,7 +136,7 @@ class IndexedImages(Dataset[Any]):
         """Read images as they are stored, in the order of ``rows``, by readings in the order of the disk.
 
         Raises:
-            IndexError: there is no such row.
+            TypeError: a row is no whole number. IndexError: there is no such row.
             DataError: a shard is missing or has changed.
         """
         wanted = self._numbers(rows)
@@ -180,11 +180,15 @@ class IndexedImages(Dataset[Any]):
         return self._locks.setdefault(os.getpid(), threading.Lock())
 
     def _numbers(self, rows: Sequence[int]) -> Any:
-        wanted = np.asarray(rows, np.int64).reshape(-1)
-        count = len(self)
+        wanted, count = np.asarray(rows), len(self)
+        if wanted.dtype.kind not in "iu" or wanted.size != len(rows):
+            # None are, or some are not whole numbers: a mask, or several where one is wanted.
+            wanted = np.array([whole("row", row) for row in rows], object)
+        wanted = wanted.reshape(-1)
         outside = np.flatnonzero((wanted < -count) | (wanted >= count))
         if len(outside):
             raise IndexError(f"row: got {wanted[outside[0]]}, want -{count} to {count - 1}")
+        wanted = wanted.astype(np.int64)
         return np.where(wanted < 0, wanted + count, wanted)
 
     def _read(self, rows: Any) -> Iterator[bytes]:

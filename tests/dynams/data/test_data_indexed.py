@@ -63,6 +63,28 @@ def test_numbers_outside_are_refused(images: IndexedImages) -> None:
     assert images.__getitems__([]) == []
 
 
+@pytest.mark.parametrize("row", [1.5, "1", None, True, [1, 2], torch.tensor([1, 2]), slice(0, 2)])
+def test_an_item_has_one_whole_number(images: IndexedImages, row: Any) -> None:
+    with pytest.raises(TypeError, match=r"row: got .*, want a whole number"):
+        images[row]
+
+
+def test_numbers_of_any_kind_are_taken_and_masks_are_not(images: IndexedImages) -> None:
+    for row in (3, np.uint8(3), torch.tensor(3), torch.tensor([3]), np.array([3])):
+        np.testing.assert_array_equal(images[row][0], WANTED[3])
+    for rows in (
+        [2, np.int64(5)],
+        np.array([2, 5], np.uint8),
+        [torch.tensor(2), torch.tensor(5)],
+        torch.tensor([2, 5]),
+    ):
+        assert images.encoded(rows) == [PICTURES.blobs[row] for row in (2, 5)]
+    with pytest.raises(TypeError, match=r"row: got .*, want a whole number"):
+        images.encoded(torch.arange(40) < 2)
+    with pytest.raises(IndexError, match=f"row: got {2**70}, want -40 to 39"):
+        images.encoded([3, 2**70])
+
+
 def test_only_what_is_asked_for_is_decoded_when_it_is(
     images: IndexedImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
