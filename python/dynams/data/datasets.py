@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 
 from dynams.data.errors import DataError
+from dynams.data.source import MOST_CLASSES
 
 Items = Dataset[Any]
 _LOG = logging.getLogger(__name__)
-_MOST_CLASSES = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,8 +226,7 @@ def class_names(data: DatasetData, train: Tensor, test: Tensor) -> tuple[str, ..
         names = _told_classes(data.train)
         _check_same_classes(names, _told_classes(data.test))
     if names is None:
-        # What is no number of a class, such as that of a word or a person, would name them until memory ends.
-        most = min(int(torch.cat([train, test]).max()), _MOST_CLASSES - 1)
+        most = min(int(torch.cat([train, test]).max()), MOST_CLASSES - 1)
         names = [str(label) for label in range(1 + most)]
     classes = tuple(str(name) for name in names)
     if len(classes) < 2:

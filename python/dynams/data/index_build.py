@@ -22,6 +22,7 @@ import numpy as np
 from dynams.data.errors import DataError, printable
 from dynams.data.index import ImageIndex, IndexWriter, open_index
 from dynams.data.shards import Layout, Part, ShardState
+from dynams.data.source import MOST_CLASSES
 from dynams.files import StorageError, remove_leftovers, replace_file, replacing
 
 try:
@@ -99,15 +100,14 @@ def _build(file: Path, layout: Layout, progress: _Progress) -> None:
 
 
 def _check_labels(part: Part, layout: Layout, shard: int) -> None:
-    most = np.iinfo(np.int64).max if layout.classes is None else len(layout.classes)
+    most = MOST_CLASSES if layout.classes is None else len(layout.classes)
     wrong = np.flatnonzero((part.labels < 0) | (part.labels >= most))
     if len(wrong):
         first = int(wrong[0])
-        want = "0 or more" if layout.classes is None else f"0 to {most - 1}"
         place = "row" if layout.kind == "parquet" else "byte"
         raise DataError(
             f"{layout.root / layout.shards[shard]}, {place} {int(part.offsets[first])}: got label "
-            f"{int(part.labels[first])}, want {want}"
+            f"{int(part.labels[first])}, want 0 to {most - 1}"
         )
 
 

@@ -23,6 +23,9 @@ Bytes = NDArray[np.uint8]
 Rows = NDArray[np.int64]
 # Big enough to keep every decoding thread busy, small beside any memory that holds a data set.
 CHUNK_BYTES = 64 << 20
+# Of classes without names: a label beyond is no number of a class, such as that of a word or a person, and naming
+# all below it would take until memory ends.
+MOST_CLASSES = 2**20
 
 
 @dataclass(frozen=True)

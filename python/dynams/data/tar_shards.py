@@ -37,6 +37,7 @@ _BLOCK = 512
 # What lies between two images (headers, labels) is read with them, if it is no more than a disk reads anyway.
 _LARGEST_GAP = 16 << 10
 _LARGEST_READ = 4 << 20
+_MOST_LABEL = 2**63
 
 
 @dataclass
@@ -259,11 +260,11 @@ def _label(text: bytes, ending: str, name: str, where: str) -> int | None:
         label = int(value)
         if isinstance(value, float) and value != label:
             raise ValueError
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         shown = text[:40].decode("utf-8", "backslashreplace")
         raise DataError(f"{where}: got {shown!r} in {name}, want a whole number") from None
-    if label < 0:
-        raise DataError(f"{where}: got label {label} in {name}, want 0 or more")
+    if not 0 <= label < _MOST_LABEL:
+        raise DataError(f"{where}: got label {label} in {name}, want 0 or more, below 2**63")
     return label
 
 

@@ -210,6 +210,15 @@ def test_a_label_outside_the_classes_is_named(tmp_path: Path) -> None:
     assert not list((tmp_path / DIRECTORY).glob("*.index"))
 
 
+def test_a_label_that_is_no_number_of_a_class_is_named(tmp_path: Path) -> None:
+    """Such as a word's or a person's: names of all classes below it would take memory until it ends."""
+    Pictures(PICTURES.blobs[:2], [0, 2**20]).write_tar(tmp_path, "train", shards=1)
+    with pytest.raises(
+        DataError, match=r"train-0000.tar, byte \d+: got label 1048576, want 0 to 1"
+    ):
+        IndexedImages(tmp_path, None)
+
+
 def test_a_layout_of_other_classes_is_not_believed(tmp_path: Path) -> None:
     PICTURES.write_tar(tmp_path, "train")
     IndexedImages(tmp_path, None)
