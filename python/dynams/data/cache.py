@@ -26,6 +26,7 @@ import numpy as np
 
 from dynams.data.errors import DataError
 from dynams.data.memory import told
+from dynams.data.places import cannot_be_read, want_file
 from dynams.data.source import Bytes, Rows, Source
 from dynams.data.statistics import Moments
 from dynams.files import remove_leftovers, replacing
@@ -34,6 +35,8 @@ DIRECTORY = ".dynams-cache"
 _FOOTER = b"DYNAMSv1"
 _LENGTH_BYTES = 8
 _ENDING = ".images"
+# Of a folder's name in that of a file, which has to leave room for what `dynams.files` puts behind it.
+LONGEST_WORDS = 100
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ELSEWHERE = (
     "name another directory with data.cache DIR (cache_dir), decode images when they are needed (data.storage "
@@ -55,7 +58,7 @@ def mapped(source: Source, rows: Rows, directory: Path | None) -> tuple[Bytes, M
         moments of their pixels.
 
     Raises:
-        DataError: an image is damaged, or the file cannot be written or mapped.
+        DataError: an image is missing or damaged, or the file cannot be written or mapped.
     """
     shape = (len(rows), *source.shape)
     if not source.files:
@@ -119,7 +122,8 @@ def _name(source: Source, rows: Rows) -> str:
     """Name a split, its size and the rows taken, so that a stale cache is replaced."""
     place = hashlib.sha256(os.fsencode((source.root or Path()).resolve()))
     place.update(rows.tobytes())
-    words = re.sub(r"[^A-Za-z0-9]+", "-", source.name).strip("-")
+    # The end of a long name tells the splits apart.
+    words = re.sub(r"[^A-Za-z0-9]+", "-", source.name)[-LONGEST_WORDS:].strip("-")
     channels, height, width = source.shape
     return f"{words}-{channels}x{height}x{width}-{place.hexdigest()[:16]}{_ENDING}"
 
@@ -131,7 +135,11 @@ def _key(source: Source, rows: Rows) -> str:
         what.append(source.column)
     key = hashlib.sha256(json.dumps(what).encode())
     for file in source.files:
-        status = file.stat()
+        try:
+            status = file.stat()
+        except OSError as error:
+            want_file(file, "an image")
+            raise cannot_be_read(file, error) from error
         known = [os.path.relpath(file, root), status.st_size, status.st_mtime_ns]
         key.update(json.dumps(known).encode())
     key.update(rows.tobytes())

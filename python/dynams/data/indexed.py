@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dynams.checks import whole
+from dynams.data.cache import LONGEST_WORDS
 from dynams.data.errors import printable
 from dynams.data.index import ImageIndex
 from dynams.data.index_build import indexed
@@ -221,5 +222,5 @@ def _index_file(layout: Layout, split: Split | None, directory: Path | None) -> 
     else:
         root = layout.root.resolve()
         known.update(os.fsencode(root))
-        words = re.sub(r"[^A-Za-z0-9]+", "-", root.name).strip("-") + "-"
+        words = re.sub(r"[^A-Za-z0-9]+", "-", root.name)[:LONGEST_WORDS].strip("-") + "-"
     return directory / f"{words}{split or 'all'}-{layout.kind}-{known.hexdigest()[:8]}.index"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from dynams.data import DataError, ImageData, load_data
+from dynams.data import DataError, ImageData, IndexedImages, load_data
 from dynams.data import cache as cache_module
 from dynams.data import storage as storage_module
 from dynams.data.memory import HostMemory
@@ -202,6 +202,25 @@ def test_a_renamed_or_touched_file_makes_the_cache_stale(folder: Path, decoded: 
     (folder / "val/cat/3.png").rename(folder / "val/cat/4.png")
     load_data("folder", folder, storage="disk")
     assert decoded == ["data train", "data test", "data test", "data test"]
+
+
+def test_an_image_that_is_not_there_is_named(folder: Path) -> None:
+    link = folder / "val/cat/9.png"
+    link.symlink_to("nowhere.png")
+    for storage in ("host", "disk"):
+        with pytest.raises(DataError, match=r"9\.png: got a link to nowhere.*, want an image"):
+            load_data("folder", folder, storage=storage)
+
+
+def test_a_folder_of_the_longest_name_is_kept(
+    tmp_path: Path, files: Any, decoded: list[str]
+) -> None:
+    long = tmp_path / ("x" * 255)
+    files.write_folder(long)
+    for _ in range(2):
+        load_data("folder", long, storage="disk")
+    assert decoded == [f"{long.name} train", f"{long.name} test"]
+    assert len(IndexedImages(long, index_dir=tmp_path / "kept")) == 12
 
 
 def cut(file: Path) -> None:
