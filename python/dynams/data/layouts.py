@@ -76,7 +76,7 @@ def find_layout(
         return parquet_shards(path, shards, columns, named)
     columns.refuse("tar files, which have no columns")
     names = tuple(str(file.relative_to(path)) for file in shards)
-    return TarShards(path, names, _told_classes(path) if named is None else named)
+    return TarShards(path, names, told_classes(path) if named is None else named)
 
 
 def _folder(path: Path, split: Split | None, classes: tuple[str, ...] | None) -> Layout:
@@ -99,11 +99,15 @@ def _cifar10(path: Path, split: Split | None, columns: Columns) -> Layout:
     return parquet_shards(path, files, columns, CLASSES)
 
 
-def _told_classes(path: Path) -> tuple[str, ...] | None:
-    """Names of the classes in a file beside tar shards, one a line."""
+def told_classes(path: Path) -> tuple[str, ...] | None:
+    """Names of the classes in a file beside tar shards, one a line; None: there is none.
+
+    Raises:
+        DataError: it cannot be read, or has an empty line.
+    """
     file = path / CLASSES_FILE
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -112,6 +116,10 @@ def _told_classes(path: Path) -> tuple[str, ...] | None:
         raise DataError(
             f"{file}: got text that is not UTF-8, want the name of a class in each line"
         ) from error
+    if "" in lines:
+        raise DataError(
+            f"{file}: got no name for label {lines.index('')}, want the name of a class in each line"
+        )
     return tuple(lines)
 
 

@@ -163,6 +163,43 @@ def test_what_is_no_image_does_not_become_a_shard(tmp_path: Path) -> None:
     assert not list((tmp_path / "tars").glob("*.tar*"))
 
 
+@pytest.mark.parametrize("first", ["train", "test"])
+def test_names_of_classes_are_those_of_both_splits(tmp_path: Path, first: str) -> None:
+    sets = {"train": Pictures.made(12, classes=4), "test": Pictures.made(6, classes=3)}
+    for split, pictures in sets.items():  # test has none of the last class
+        pictures.write_parquet(tmp_path / "set", split)
+    for split in sorted(sets, key=lambda each: each != first):
+        write_shards(IndexedImages(tmp_path / "set", split), tmp_path / "tars", split)
+    for split, pictures in sets.items():
+        copied = IndexedImages(tmp_path / "tars", split)
+        assert copied.classes == tuple("0123")
+        assert copied.labels.tolist() == pictures.labels
+
+
+def test_names_of_classes_that_would_shift_labels_are_refused(tmp_path: Path, files: Any) -> None:
+    files.write_folder(tmp_path / "set")
+    (tmp_path / "set/val/bee").rename(tmp_path / "set/val/cow")
+    write_shards(IndexedImages(tmp_path / "set"), tmp_path / "tars")
+    with pytest.raises(
+        DataError, match=r"classes.txt: got cat for label 1, want bee, as is written"
+    ):
+        write_shards(IndexedImages(tmp_path / "set", "test"), tmp_path / "tars", "test")
+    assert IndexedImages(tmp_path / "tars", None).classes == ("ant", "bee", "cat")
+    (tmp_path / "set/train/bee").rename(tmp_path / "set/train/a\nbee")
+    images = IndexedImages(tmp_path / "set", index_dir=tmp_path / "kept")
+    with pytest.raises(DataError, match=r"got 'a\\nbee' for label 0, want a name of one line"):
+        write_shards(images, tmp_path / "more")
+
+
+def test_names_of_classes_written_by_hand_are_lines(tmp_path: Path) -> None:
+    Pictures.made(6, classes=2).write_tar(tmp_path, "train")
+    (tmp_path / "classes.txt").write_bytes("\ufeffcat\r\ndog\r\n".encode())
+    assert IndexedImages(tmp_path, None).classes == ("cat", "dog")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n\n")
+    with pytest.raises(DataError, match=r"classes.txt: got no name for label 2, want the name"):
+        IndexedImages(tmp_path, None)
+
+
 def test_images_of_a_folder_have_the_numbers_that_decoded_ones_have(
     tmp_path: Path, files: Any
 ) -> None:
