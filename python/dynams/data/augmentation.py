@@ -33,7 +33,8 @@ class Augmentation:
         alternating: which half is mirrored is not drawn, but told to `augment`: the one half in even epochs, the other
             in odd ones.
         cutout: side in pixels of a square, at a random place inside what is seen, that one colour is laid over; 0: none.
-        colour: of the squares, a value for each channel; None: zeros.
+        colour: of the squares, a value for each channel, in the images' own units, 0 to 255 of bytes; None:
+            zeros.
 
     Raises:
         TypeError, ValueError: a value is none of these, or two of them contradict each other.
@@ -118,7 +119,7 @@ def augment(
 
     Raises:
         ValueError: ``images`` has not four dimensions, or is too small, ``generator`` is on another device,
-            ``mirrored`` does not fit, or there are more or fewer colours than channels.
+            ``mirrored`` does not fit, or ``colour`` has not one value for each channel, or of bytes others than they have.
     """
     _check(images, augmentation, generator, mirrored)
     batch, device, padding = images.shape[0], images.device, augmentation.crop_padding
@@ -184,6 +185,10 @@ def _check(
         raise ValueError(
             f"colour: got {len(augmentation.colour)} values, want one for each of {channels} channels"
         )
+    if augmentation.colour is not None and images.dtype == torch.uint8:
+        for value in augmentation.colour:
+            if not 0 <= value <= 255 or 0 < value < 1:  # A mean in [0, 1] would be black.
+                raise ValueError(f"colour: got {value} for images of bytes, want 0, or 1 to 255")
     if mirrored is None and augmentation.alternating:
         raise ValueError("mirrored: got None with alternating, want which images to mirror")
     if mirrored is None:

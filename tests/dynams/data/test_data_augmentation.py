@@ -252,6 +252,10 @@ def test_wrong_arguments_are_named() -> None:
             None,
             "colour: got 2 values, want one for each of 3",
         ),
+        *(
+            (Augmentation(cutout=2, colour=(0, 1, value)), None, f"colour: got {value} for images")
+            for value in (0.49, -1, 256, float("nan"))
+        ),
         (Augmentation(flip=True, alternating=True), None, "mirrored: got None with alternating"),
         (
             Augmentation(flip=True),
