@@ -76,7 +76,7 @@ def load_data(
         Both splits, and the mean and standard deviation of the training images in use.
 
     Raises:
-        ValueError: an argument is out of range or does not go with ``name``.
+        TypeError, ValueError: an argument is no whole number, out of range or does not go with ``name``.
         DataError: data are missing, damaged or mislabelled.
         ImportError: a package that reads this kind of data is not installed.
     """
@@ -171,6 +171,7 @@ def find_data(
     Arguments and errors are those of `load_data`; ``host`` tells how much memory is free.
     """
     limit = None if limit is None else whole("limit", limit, 1)
+    seed = None if seed is None else whole("seed", seed, 0)
     image_size = None if image_size is None else whole("image_size", image_size, 1)
     device = torch.device(device)
     sources = _find(

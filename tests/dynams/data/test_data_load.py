@@ -33,6 +33,7 @@ def image_set(count: int = 6, device: str = "cpu", **changes: Any) -> ImageSet:
         (("cifar10",), {}, r"path: got None, want the directory that holds the data of cifar10"),
         (("folder",), {}, r"path: got None"),
         (("digits",), {"limit": 0}, r"limit: got 0, want at least 1"),
+        (("digits",), {"limit": 9, "seed": -1}, r"seed: got -1, want at least 0"),
         (("digits",), {"classes": ["3", "x"]}, r"classes: got 'x', want one of 0, 1"),
         (("digits",), {"classes": ["3"]}, r"classes: got \['3'\], want at least two"),
         (("digits",), {"classes": ["3", "3"]}, r"classes: got .*, each of them once"),
@@ -49,6 +50,8 @@ def test_wrong_arguments_are_named(
     assert not isinstance(caught.value, DataError)
     with pytest.raises(TypeError, match=r"limit: got 1\.5"):
         load_data("digits", limit=1.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"seed: got '1', want a whole number"):
+        load_data("digits", seed="1")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("limit", [None, 7])
