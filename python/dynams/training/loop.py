@@ -246,7 +246,7 @@ class Loop:
             self.check_loss(loss)
         return loss
 
-    def check_loss(self, loss: float | None) -> None:
+    def check_loss(self, loss: float | None, what: str = "loss") -> None:
         """Refuse to go on from a loss that is no number.
 
         Raises:
@@ -255,11 +255,25 @@ class Loop:
         if loss is None or math.isfinite(loss):
             return
         kept = checkpoint_path(self.journal.run_dir)
+        epoch = self.at.epoch + (
+            self.at.step > 0
+        )  # the one that was, where a new one has not begun
         raise NonFiniteLossError(
-            f"the loss became {loss} in epoch {self.at.epoch + 1}: try a smaller optim.lr or a "
-            "longer optim.warmup"
+            f"the {what} became {loss} in epoch {epoch}: try a smaller optim.lr or a longer optim.warmup"
             + (f"; the checkpoint of before is kept in {kept}" if kept.exists() else "")
         )
+
+    def check_diverged(self) -> None:
+        """Refuse to take a checkpoint of what nothing can go on from. All processes must come here together.
+
+        Raises:
+            NonFiniteLossError: a loss is not finite, or the last step has left weights that are not.
+        """
+        for loss in self.run.sums.means(self.fabric):
+            self.check_loss(loss)
+        for each in self.run.network.parameters():
+            if each.requires_grad and not bool(each.isfinite().all()):
+                self.check_loss(math.nan, "weights")
 
     def finish_epoch(self) -> bool | None:
         """Read the losses, evaluate when it is time, tell of the epoch.
@@ -324,7 +338,12 @@ class Loop:
         return self.at.earlier_seconds + time.perf_counter() - self.started
 
     def save(self, *, best: bool = False) -> None:
-        """Save the run as it is now, and leave it so. All processes wait for it."""
+        """Save the run as it is now, and leave it so. All processes wait for it.
+
+        Raises:
+            NonFiniteLossError: it has diverged; the checkpoint of before stays.
+        """
+        self.check_diverged()
         network = as_module(self.run.network)
         own = own_buffers(self.fabric, network)
         checkpoint = capture(self.run, self.total_seconds())

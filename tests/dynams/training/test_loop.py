@@ -231,6 +231,32 @@ def test_the_checkpoint_of_a_good_epoch_survives_a_bad_one(tmp_path):
     assert "failed after 1 of 4 epochs: the loss became nan" in page
 
 
+@pytest.mark.parametrize(
+    ("optim", "run", "stop"),
+    [
+        ({"lr": 1e12}, {"save_every_steps": 1}, None),
+        ({"lr": 1e12}, {}, 4),
+        # Its only step has a finite loss.
+        ({"lr": 1e38, "weight_decay": 1e3, "batch_size": 100}, {}, None),
+    ],
+    ids=["saved within an epoch", "told to stop", "the last step of an epoch"],
+)
+def test_no_checkpoint_is_taken_of_what_has_diverged(tmp_path, optim, run, stop):
+    data = made_up_data(train=100)
+    begun = {"optim": {"warmup": 0.0, **optim}, "run": run}
+    with pytest.raises(NonFiniteLossError, match=r"the (loss|weights) became (nan|inf) in epoch 1"):
+        train(small_config(tmp_path, **begun), data, interrupt=StopAt(stop))
+    (run_dir,) = tmp_path.iterdir()
+    path = checkpoint_path(run_dir)
+    assert path.exists() == bool(run)
+    if path.exists():
+        saved = load_checkpoint(path)
+        assert saved.step > 0
+        assert all(math.isfinite(loss) for loss in saved.sums["losses"])
+        weights = (each for name, each in saved.model.items() if "weight" in name)
+        assert all(bool(each.isfinite().all()) for each in weights)
+
+
 def test_whatever_ends_a_run_is_in_its_log_and_the_run_goes_on(tmp_path):
     config = small_config(tmp_path)
 
