@@ -156,5 +156,7 @@ def _lent(run: TrainingRun) -> Iterator[None]:
             gpus = [run.fabric.device] if run.fabric.device.type == "cuda" else []
             stack.enter_context(torch.random.fork_rng(gpus))
             stack.enter_context(returned(run.model, as_module(run.network)))
+            for each in run.first_layer:  # which may have come to rest
+                stack.callback(each.requires_grad_, each.requires_grad)
         stack.callback(run.train_step.close)
         yield

@@ -313,6 +313,27 @@ def test_an_interrupted_run_gives_the_weights_back_too(tmp_path) -> None:
     assert torch.equal(model.fc.weight, final(stopped.run_dir).model["network.fc.weight"])
 
 
+def test_a_first_layer_that_came_to_rest_trains_again_afterwards(tmp_path) -> None:
+    def model() -> ViT:
+        torch.manual_seed(3)
+        made = ViT()
+        made.cls_token.requires_grad_(False)  # of the first module too, and the user's own choice
+        return made
+
+    def trained(made: ViT) -> list[str]:
+        return [name for name, each in made.named_parameters() if each.requires_grad]
+
+    sections = {"proxy": UNTOUCHED, "optim": {"epochs": 3, "first_layer_epochs": 1}}
+    whole = train(small_config(tmp_path / "whole", **sections), DATA, model=model())
+    config, ours = small_config(tmp_path / "parts", **sections), model()
+    before = trained(ours)
+    stopped = train(config, DATA, model=ours, interrupt=StopAt(11))
+    assert final(stopped.run_dir).epoch == 1
+    assert trained(ours) == before
+    assert_same_end(train(config, DATA, model=ours, resume=stopped.run_dir).run_dir, whole.run_dir)
+    assert trained(ours) == before
+
+
 def test_another_architecture_is_refused_on_resume(tmp_path) -> None:
     config = small_config(tmp_path, proxy=UNTOUCHED)
     stopped = train(config, DATA, model=Scaled(), interrupt=StopAt(3))
