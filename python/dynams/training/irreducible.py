@@ -12,6 +12,7 @@ from torch import Tensor
 from dynams.cost.clock import Clock
 from dynams.training.batches import share, step_bounds
 from dynams.training.distributed import Agreement, average_buffers
+from dynams.training.errors import NonFiniteLossError
 from dynams.training.network import Network, as_module
 from dynams.training.optim import build_optimizer, learning_rate, set_learning_rate
 from dynams.training.own_network import copy_for_holdout
@@ -44,6 +45,9 @@ def irreducible_losses(
 
     Returns:
         (N,) float32 on the device, or None if ``stop`` said so.
+
+    Raises:
+        NonFiniteLossError: that network diverged: its losses would select by nothing but their order.
     """
     assert run.held_out is not None
     config, fabric, held = run.config, run.fabric, run.held_out
@@ -95,7 +99,15 @@ def irreducible_losses(
             batch_size=run.reading_size(len(run.batches)),
             stop=stop,
         )
-    return None if known is None else known.score("loss")
+    if known is None:
+        return None
+    losses = known.score("loss")
+    if not bool(losses.isfinite().all()):
+        raise NonFiniteLossError(
+            "the losses of the holdout model are not finite: try a smaller optim.lr, a longer optim.warmup or "
+            "a larger data.holdout"
+        )
+    return losses
 
 
 def _network(run: TrainingRun) -> Network:

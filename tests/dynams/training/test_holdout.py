@@ -9,6 +9,7 @@ from training_runs import made_up_data, small_config
 
 from dynams.training.checkpoint import load_checkpoint
 from dynams.training.entry import train
+from dynams.training.errors import NonFiniteLossError
 from dynams.training.holdout import hold_out
 from dynams.training.rundir import checkpoint_path
 
@@ -73,6 +74,18 @@ def test_the_irreducible_losses_are_saved_before_anything_else_begins(tmp_path, 
     assert train(config, DATA, resume=run_dir).completed
     ended = load_checkpoint(checkpoint_path(run_dir)).given
     assert torch.equal(ended["irreducible_loss"], saved.given["irreducible_loss"])
+
+
+def test_a_holdout_model_that_diverges_is_told(tmp_path):
+    # Its losses would be NaN of every sample, and the run would train on the first of them.
+    config = small_config(
+        tmp_path,
+        data={"holdout": 0.3},
+        selection={"strategy": "rho-loss", "holdout_epochs": 3},
+        optim={"epochs": 2, "lr": 50.0, "warmup": 0.0, "batch_size": 4},
+    )
+    with pytest.raises(NonFiniteLossError, match=r"holdout model are not finite: .* optim\.lr"):
+        train(config, made_up_data(60, 30))
 
 
 def test_given_scores_are_of_all_images_and_lose_those_held_out(tmp_path):
