@@ -83,6 +83,7 @@ def train(
     started = time.perf_counter()
     listening = Interrupt(nothing_to_save=True) if interrupt is None else nullcontext(interrupt)
     with listening as stop:
+        stop.heed()
         given = given_data(data, config.data)
         run_dir, earlier = run_to_resume(config, resume)
         resolved = resolve(config, given, model, resumed=earlier is not None)

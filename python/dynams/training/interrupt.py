@@ -30,7 +30,8 @@ class Interrupt:
     handlers are back when the block is left.
 
     Attributes:
-        nothing_to_save: as long as it is True, a signal raises `KeyboardInterrupt` where the program is.
+        nothing_to_save: as long as it is True, a signal raises `KeyboardInterrupt` where the program is, and again
+            in place of an error that ends the block after it was swallowed.
     """
 
     def __init__(self, *, nothing_to_save: bool = False) -> None:
@@ -70,6 +71,22 @@ class Interrupt:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
+        if isinstance(error, Exception):
+            self.heed(error)
+
+    def heed(self, came_of_it: Exception | None = None) -> None:
+        """Raise again what a signal raised that was to stop at once, should something have swallowed it.
+
+        torch's own import of numpy does, and leaves half of numpy behind.
+
+        Args:
+            came_of_it: an error in its place.
+
+        Raises:
+            KeyboardInterrupt: there was such a signal.
+        """
+        if self.nothing_to_save and self._signal is not None:
+            raise KeyboardInterrupt from came_of_it
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again = self._signal is not None and number == signal.SIGINT

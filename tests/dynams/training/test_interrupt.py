@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import torch
@@ -53,6 +54,33 @@ def test_as_long_as_there_is_nothing_to_save_the_first_signal_stops_at_once(numb
         interrupt.nothing_to_save = False
         signal.raise_signal(number)
         assert interrupt.requested
+
+
+def go_on_after_a_signal(error: Exception, *, nothing_to_save: bool) -> None:
+    """Swallow a signal, as torch's import of numpy does, and fail of it."""
+    with Interrupt(nothing_to_save=True) as interrupt:
+        interrupt.nothing_to_save = nothing_to_save
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        raise error
+
+
+def test_what_comes_of_a_signal_that_was_swallowed_is_told_as_the_signal():
+    error = RecursionError("half of numpy")
+    with pytest.raises(KeyboardInterrupt) as told:
+        go_on_after_a_signal(error, nothing_to_save=True)
+    assert told.value.__cause__ is error
+    with pytest.raises(RecursionError):
+        go_on_after_a_signal(error, nothing_to_save=False)
+
+
+def test_no_run_begins_after_a_signal_that_was_swallowed(tmp_path):
+    with Interrupt(nothing_to_save=True) as interrupt:
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            train(small_config(tmp_path), made_up_data(), interrupt=interrupt)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("ignored", SIGNALS)
