@@ -198,7 +198,11 @@ def build_run(
         whiten(network, samples.train, config.run.seed)
     optimizer = build_optimizer(module, config.optim)
     optimizer.zero_grad()  # a user's network may have some of before
-    called = compiled(network, even=config.optim.drop_last) if config.run.compile else module
+    called = module
+    if config.run.compile:
+        called = compiled(network, even=config.optim.drop_last)
+        if isinstance(network, SlimmableNetwork) and network.widths != (1.0,):
+            _forget_compiled(network)
     fabricated, wrapped = fabric.setup(called, optimizer)
     assert isinstance(wrapped, _FabricOptimizer)
     clock = Clock(device)
@@ -286,6 +290,17 @@ def _network(resolved: Resolved, batches: Batches, model: nn.Module | None) -> N
     if selector.proxy_width is not None and resolved.config.proxy.recipe == "batch_norm":
         check_norms(model, network)
     return cast(Network, network)
+
+
+def _forget_compiled(network: SlimmableNetwork) -> None:
+    """Have torch forget what it compiled of networks of several widths in earlier runs of this process.
+
+    That was for those networks alone, and torch compiles a function eight times, whatever became of them: the
+    fifth run would not be compiled, with no more than a warning.
+    """
+    reset = getattr(torch._C._dynamo.eval_frame, "reset_code", None)
+    if reset is not None:
+        reset(type(network).forward.__code__)
 
 
 def _formats(

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from training_runs import made_up_data, small_config
 
+from dynams.training.entry import train
 from dynams.training.network import as_module, compiled
 from dynams.training.options import build
 from dynams.training.resolve import build_network
@@ -34,7 +36,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     compile_ = torch.compile
     monkeypatch.setattr(
-        torch, "compile", lambda module, **how: compile_(module, backend=kept, **how)
+        torch, "compile", lambda module, **how: compile_(module, **how | {"backend": kept})
     )
     yield found
     torch._dynamo.reset()
@@ -80,3 +82,17 @@ def test_what_has_several_widths_is_compiled_as_it_is_called(graphs: list[Any]) 
     assert graphs
     own = nn.Linear(3, 2)
     assert torch.equal(compiled(own)(torch.ones(1, 3)), own(torch.ones(1, 3)))  # type: ignore[arg-type]
+
+
+def test_a_later_run_with_a_proxy_is_compiled_as_the_first(graphs, tmp_path) -> None:
+    for run in (1, 2):
+        config = small_config(
+            tmp_path / str(run),
+            model={"name": "sprint", "base_channels": None, "channels": [2, 2], "depth": 2},
+            optim={"epochs": 1, "batch_size": 50},
+            run={"compile": True},
+        )
+        # torch's own limit is 8, of all runs together.
+        with torch._dynamo.config.patch(cache_size_limit=1):
+            train(config, made_up_data())
+        assert len(graphs) == run
