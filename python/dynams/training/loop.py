@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from dynams.report import EpochRecord, Summary
@@ -255,9 +256,8 @@ class Loop:
         if loss is None or math.isfinite(loss):
             return
         kept = checkpoint_path(self.journal.run_dir)
-        epoch = self.at.epoch + (
-            self.at.step > 0
-        )  # the one that was, where a new one has not begun
+        # Behind the last step of an epoch the next one has not begun.
+        epoch = self.at.epoch + (1 if self.at.step else 0)
         raise NonFiniteLossError(
             f"the {what} became {loss} in epoch {epoch}: try a smaller optim.lr or a longer optim.warmup"
             + (f"; the checkpoint of before is kept in {kept}" if kept.exists() else "")
@@ -271,9 +271,10 @@ class Loop:
         """
         for loss in self.run.sums.means(self.fabric):
             self.check_loss(loss)
-        for each in self.run.network.parameters():
-            if each.requires_grad and not bool(each.isfinite().all()):
-                self.check_loss(math.nan, "weights")
+        trained = [each for each in self.run.network.parameters() if each.requires_grad]
+        # One wait for the device, whatever their number.
+        if trained and not bool(torch.stack([each.isfinite().all() for each in trained]).all()):
+            self.check_loss(math.nan, "weights")
 
     def finish_epoch(self) -> bool | None:
         """Read the losses, evaluate when it is time, tell of the epoch.

@@ -29,7 +29,7 @@ def orderdp_subset(
     the authors' code (github.com/shengze-xu/OrderDP), which draws once an epoch. Their defaults s = 0.5 N and
     q = 0.6 s keep 0.3 N; here q is the budget's, and s follows from it.
     Cost: none, where the losses are those of the samples' last visits in training; one partial selection
-    among s, without a wait for the device.
+    among s, and the copy of an order of N that the host draws.
     Does not pay: with label noise, which the largest losses are full of; at q / s = 1 it is a random subset, and
     for q > exploitation * N there are too few samples to draw more from: it is `hardest` by old losses.
 
