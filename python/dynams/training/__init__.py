@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from dynams.training.config import DataConfig as DataConfig
     from dynams.training.config import ModelConfig as ModelConfig
     from dynams.training.config import OptimConfig as OptimConfig
-    from dynams.training.config import ProxyConfig as ProxyConfig
     from dynams.training.config import RunConfig as RunConfig
-    from dynams.training.config import SelectionConfig as SelectionConfig
     from dynams.training.config import TrainConfig as TrainConfig
     from dynams.training.entry import train as train
     from dynams.training.errors import LostProcessError as LostProcessError
@@ -33,18 +31,20 @@ if TYPE_CHECKING:
     from dynams.training.optim import learning_rate as learning_rate
     from dynams.training.optim import parameter_groups as parameter_groups
     from dynams.training.scoring import score_signals as score_signals
+    from dynams.training.selection_config import ProxyConfig as ProxyConfig
+    from dynams.training.selection_config import SelectionConfig as SelectionConfig
 else:
     __all__, __getattr__, __dir__ = lazy_names(
         __name__,
         {
             "checkpoint": "Checkpoint load_checkpoint save_checkpoint",
-            "config": "DataConfig ModelConfig OptimConfig ProxyConfig RunConfig "
-            "SelectionConfig TrainConfig",
+            "config": "DataConfig ModelConfig OptimConfig RunConfig TrainConfig",
             "errors": "LostProcessError NonFiniteLossError ReportError ResumeError TrainingError",
             "evaluation": "evaluate",
             "interrupt": "Interrupt",
             "entry": "train",
             "optim": "build_optimizer learning_rate parameter_groups",
             "scoring": "score_signals",
+            "selection_config": "ProxyConfig SelectionConfig",
         },
     )

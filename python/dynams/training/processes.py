@@ -7,12 +7,10 @@ that resumes.
 
 from __future__ import annotations
 
-import atexit
 import functools
 import gc
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -25,11 +23,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from dynams.training.children import MEETING, Children, told_end
 from dynams.training.devices import World
 from dynams.training.errors import LostProcessError
 from dynams.training.heartbeat import Heartbeat, RunPlace
 from dynams.training.interrupt import Interrupt, Told
-from dynams.training.launched import Launched, own_mark
+from dynams.training.launched import Launched
 from dynams.training.meeting import agreed_name
 from dynams.training.rundir import checkpoint_path, resume_command
 
@@ -38,13 +37,10 @@ if TYPE_CHECKING:
 
 # Seconds that a process has to end in good order once another one is lost; a collective may hold it.
 _GRACE = 5.0
-_PATIENCE = 30.0
 _LOOK = 0.25
 _INTERRUPTED = 130  # as the command line's
 # Between two looks that are further apart this process itself was stopped.
 _STOPPED = 2.0
-# Others may take so long, loading data for all of them, before they come to a meeting.
-_TIMEOUT = timedelta(minutes=30)
 _LONGEST = 30 * 24 * 3600.0
 
 
@@ -161,7 +157,7 @@ class Companions:
 
     def _ended(self, rank: int) -> str:
         code = None if self._children is None else self._children.wait_for(rank)
-        return _ended(rank, code)
+        return told_end(rank, code)
 
     def _tell_others(self, text: str) -> bool:
         assert self.world.here is not None
@@ -270,59 +266,6 @@ class Companions:
         os._exit(status)
 
 
-class Children:
-    """Processes that this one started, of the same command, one for each further device.
-
-    Attributes:
-        store: where all of them meet.
-        failed: the run that they were started for came to an error here.
-    """
-
-    def __init__(self, size: int) -> None:
-        command = _command(size)
-        self.failed = False
-        self.store = dist.TCPStore(  # type: ignore[attr-defined]
-            "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=_TIMEOUT
-        )
-        self._started = [
-            subprocess.Popen(command, env={**os.environ, **own_mark(rank, size, self.store.port)})
-            for rank in range(1, size)
-        ]
-        atexit.register(self._end)
-
-    def failure(self) -> str | None:
-        """Name one that came to a bad end, if any did."""
-        for rank, process in enumerate(self._started, start=1):
-            if process.poll():
-                return _ended(rank, process.returncode)
-        return None
-
-    def ended(self, ranks: Collection[int]) -> set[int]:
-        """Tell which of ``ranks`` are no more."""
-        return {rank for rank in ranks if self._started[rank - 1].poll() is not None}
-
-    def wait_for(self, rank: int) -> int | None:
-        """Return the exit status of one that ends now; None: it does not."""
-        try:
-            return self._started[rank - 1].wait(1.0)
-        except subprocess.TimeoutExpired:
-            return None
-
-    def kill(self) -> None:
-        """End those that are left."""
-        for process in self._started:
-            process.kill()
-
-    def _end(self) -> None:
-        """Wait for them, so that none stays behind."""
-        end = time.monotonic() + (_GRACE / 2 if self.failed else _PATIENCE)
-        try:
-            for process in self._started:
-                process.wait(max(0.0, end - time.monotonic()))
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            self.kill()
-
-
 @contextmanager
 def joined(
     world: World, device: torch.device, timeout: float = 600.0, stop: Interrupt | None = None
@@ -357,7 +300,7 @@ def joined(
         companions = Companions(world, None, children, stop)
         stack.enter_context(companions.watched())
         store = _store(world.here) if children is None else children.store
-        name = f"dynams/{agreed_name(store, world.here.rank, world.size, _TIMEOUT)}"
+        name = f"dynams/{agreed_name(store, world.here.rank, world.size, MEETING)}"
         store = dist.PrefixStore(name, store)  # type: ignore[attr-defined]
         stack.enter_context(companions.heard(store, Heartbeat(world.here, name, timeout)))
         with companions.told:
@@ -399,11 +342,11 @@ def _store(here: Launched) -> Store:
     """Where the processes meet, in all runs of this process."""
     if here.starter:
         found: Store = dist.TCPStore(  # type: ignore[attr-defined]
-            here.address, here.port, is_master=False, timeout=_TIMEOUT
+            here.address, here.port, is_master=False, timeout=MEETING
         )
         return found
     url = f"tcp://{here.address}:{here.port}"
-    meeting = dist.rendezvous(url, here.rank, here.size, timeout=_TIMEOUT)  # type: ignore[attr-defined]
+    meeting = dist.rendezvous(url, here.rank, here.size, timeout=MEETING)  # type: ignore[attr-defined]
     store: Store = next(iter(meeting))[0]
     return store
 
@@ -419,31 +362,13 @@ def _meet(here: Launched, device: torch.device, store: Store, timeout: float) ->
         rank=here.rank,
         world_size=here.size,
         # Of use only where nobody can be named: all compute, or none is heard.
-        timeout=max(_TIMEOUT, timedelta(seconds=min(2 * timeout, _LONGEST))),
+        timeout=max(MEETING, timedelta(seconds=min(2 * timeout, _LONGEST))),
         **more,
     )
 
 
-def _command(size: int) -> list[str]:
-    """The command of this process, to be run once more.
-
-    Raises:
-        ValueError: there is none: it is a session.
-    """
-    import __main__
-
-    spec = getattr(__main__, "__spec__", None)
-    if spec is not None:
-        return [sys.executable, "-m", spec.name, *sys.argv[1:]]
-    if not hasattr(__main__, "__file__"):
-        raise ValueError(
-            f"run.devices: got {size} in a session, want 1, or a script: it is run once more for each further device"
-        )
-    return [sys.executable, os.path.abspath(sys.argv[0]), *sys.argv[1:]]
-
-
 def _first_gone(here: Launched) -> str | None:
-    return None if os.getppid() == here.starter else _ended(0, None)
+    return None if os.getppid() == here.starter else told_end(0, None)
 
 
 def _parent(number: int) -> int | None:
@@ -453,15 +378,6 @@ def _parent(number: int) -> int | None:
     except OSError:
         return None
     return int(told.rpartition(")")[2].split()[1])
-
-
-def _ended(rank: int, code: int | None) -> str:
-    if code is None:
-        return f"process {rank} is gone"
-    if code < 0:
-        known = {each.value: each.name for each in signal.Signals}
-        return f"process {rank} was killed by {known.get(-code, f'signal {-code}')}"
-    return f"process {rank} ended with status {code}"
 
 
 def _failed(error: Exception) -> str:

@@ -32,12 +32,13 @@ from dynams.selection.signals import (
 from dynams.selection.switches import with_switches
 from dynams.selection.timetable import Timetable
 from dynams.training.computing import single_precision
-from dynams.training.config import DataConfig, ModelConfig, SelectionConfig, TrainConfig
+from dynams.training.config import DataConfig, ModelConfig, TrainConfig
 from dynams.training.devices import World, resolve_device, resolve_world
 from dynams.training.network import Network
 from dynams.training.options import with_absolute_paths
 from dynams.training.own_network import check_model
 from dynams.training.seeds import generator
+from dynams.training.selection_config import SelectionConfig
 from dynams.training.timetable import timetable_of
 
 # Scores that come from a row of logits alone.

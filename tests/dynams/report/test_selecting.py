@@ -15,9 +15,10 @@ from dynams.report.selecting import KINDS, WHAT, Selecting, selecting, training_
 from dynams.selection import STRATEGIES, Signals, SubsetSampler
 from dynams.selection.methods.margin import MARGINS
 from dynams.selection.methods.uniform import Full
-from dynams.training.config import DataConfig, OptimConfig, ProxyConfig, SelectionConfig
+from dynams.training.config import DataConfig, OptimConfig
 from dynams.training.config import TrainConfig as Config
 from dynams.training.resolve import build_selector
+from dynams.training.selection_config import ProxyConfig, SelectionConfig
 
 pytest.importorskip("matplotlib")
 

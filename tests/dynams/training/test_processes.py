@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from training_runs import small_config
 
-from dynams.training import processes
+from dynams.training import children, processes
 from dynams.training.devices import World, resolve_world
 from dynams.training.distributed import build_fabric
 from dynams.training.errors import LostProcessError
@@ -83,11 +83,11 @@ def test_in_a_group_of_the_callers_nobody_can_say_who_is_lost():
 
 
 def test_processes_that_ended_after_an_earlier_run_are_not_waited_for(monkeypatch):
-    monkeypatch.setattr(processes, "_command", lambda size: [sys.executable, "-c", ""])
-    children = processes.Children(3)
-    while len(children.ended([1, 2])) < 2:
+    monkeypatch.setattr(children, "_command", lambda size: [sys.executable, "-c", ""])
+    started = children.Children(3)
+    while len(started.ended([1, 2])) < 2:
         time.sleep(0.01)
-    monkeypatch.setattr(processes, "_children", lambda size: children)
+    monkeypatch.setattr(processes, "_children", lambda size: started)
     with pytest.raises(LostProcessError, match="process 1 ended after an earlier run: start"):
         joined(World(3), CPU).__enter__()
     assert not dist.is_initialized()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dynams.training.config import DataConfig, RunConfig, SelectionConfig, TrainConfig
+from dynams.training.config import DataConfig, RunConfig, TrainConfig
 from dynams.training.errors import ResumeError
 from dynams.training.options import build
 from dynams.training.rundir import (
@@ -18,6 +18,7 @@ from dynams.training.rundir import (
     resume_command,
     write_config,
 )
+from dynams.training.selection_config import SelectionConfig
 
 
 def made(folder: Path, config: TrainConfig) -> Path:
