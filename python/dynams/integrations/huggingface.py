@@ -63,7 +63,7 @@ class MarginSelection(_Trainer):  # type: ignore[misc]
     Raises:
         ValueError: an argument of Trainer's asks for another order or size of batches, or does not fit to
             `selection`.
-        TypeError: `train_dataset` has no length or no items.
+        TypeError: `train_dataset` has no length or no items, or `selection` is no mapping.
     """
 
     def __init__(
@@ -74,6 +74,10 @@ class MarginSelection(_Trainer):  # type: ignore[misc]
         callbacks: Sequence[Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(selection, Mapping):
+            raise TypeError(
+                f"selection: got {selection!r}, want SubsetSampler's arguments by name, such as {{'budget': 0.6}}"
+            )
         # Not itself, or a circle would keep the trainer, and the worker processes of its loader, for a while.
         trainer: Any = weakref.proxy(self)
         super().__init__(*args, callbacks=[_Bookkeeping(trainer), *(callbacks or ())], **kwargs)

@@ -279,9 +279,17 @@ class StreamSelector:
         return mask
 
     def _take_up(self, keys: Keys) -> None:
-        self._new.update(keys)
-        if not self.together:
-            if self._new.count >= self._part():
+        if self.together or self.window is None:
+            self._new.update(keys)
+            self._cut = None
+            return
+        part = math.ceil(self._part())
+        keys = keys[-(self.window + part) :]  # a larger batch is a window by itself
+        while len(keys):
+            room = max(0, part - self._new.count)  # none, where two were merged
+            self._new.update(keys[:room])
+            keys = keys[room:]
+            if self._new.count >= part:
                 self._new.shrink()
                 self._past.append(self._new)
                 self._new = self._begun()

@@ -160,6 +160,10 @@ def check_early(
     if scores is not None and not resumed and not Path(scores).is_file():
         raise ValueError(f"selection.scores: no file {scores}")
     path = config.data.path
+    if data is None and config.data.name == "digits" and path is not None:
+        raise ValueError(
+            f"data.path: got {path}, want null for digits, which come with scikit-learn; or data.name"
+        )
     if data is None and config.data.name != "digits":
         if path is None:
             raise ValueError(

@@ -325,7 +325,8 @@ def test_a_run_that_could_write_nowhere_is_refused_before_its_data_are_read(
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--data.name=cifar10"], "path"),
+        (["--data.name=cifar10"], "data.path: got None"),
+        (["--data.path=."], "data.path: got ., want null for digits"),
         (["--data.name=cifar10", "--data.path=missing"], "data.path: no directory missing"),
         (
             ["--model.name=resnet9", "--run.devices=2", "--run.accelerator=cpu"],

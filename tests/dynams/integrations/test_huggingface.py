@@ -243,6 +243,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "epochs": ({"selection": {"epochs": 3}}, "epochs: got 3, want 5, the num_train_epochs"),
     "another set": ({"scoring_dataset": [1, 2]}, "scoring_dataset: got 2 samples, want the 41"),
+    "a budget alone": ({"selection": 0.6}, "selection: got 0.6, want SubsetSampler's arguments"),
     "features": ({"selection": {"strategy": "craig"}}, "strategy: got one that needs features"),
     "weights": ({"selection": {"strategy": "importance"}}, "strategy: got one whose samples"),
     "its own size": ({"selection": {"strategy": "infobatch"}}, "strategy: got one that decides"),

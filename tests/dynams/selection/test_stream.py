@@ -249,9 +249,31 @@ def test_a_window_forgets_what_is_older() -> None:
     for level in (0.0, 10.0, -5.0):
         for _ in range(60):
             forgetful.keep(torch.from_numpy(normal(source, 200) + np.float32(level)))
-            assert forgetful.known <= 9000 + 200
+            assert forgetful.known <= 9000
         assert forgetful.known >= 8000
         assert forgetful.threshold == pytest.approx(level, abs=0.15)
+
+
+@given(
+    window=st.integers(1, 60),
+    batches=st.lists(st.integers(0, 300), min_size=1, max_size=6),
+    budget=st.floats(0.05, 1.0),
+)
+def test_a_window_is_of_the_last_margins_however_large_batches_are(
+    window: int, batches: list[int], budget: float
+) -> None:
+    selector = StreamSelector(budget, accuracy=0.005, window=window)
+    margins = normal(np.random.default_rng(0), sum(batches))
+    end = 0
+    for size in batches:
+        selector.update(torch.from_numpy(margins[end : end + size]))
+        end += size
+        assert min(end, window) <= selector.known <= window + math.ceil(window / 8)
+        if selector.known:
+            # Nothing was halved, so that the quantile is exact: the least margin with so many at or below it.
+            known = ascending(margins[end - selector.known : end])
+            place = math.ceil(budget * len(known))
+            assert selector.threshold == known[place - 1]
 
 
 def test_the_sketch_of_a_window_is_exact_where_nothing_was_halved() -> None:
