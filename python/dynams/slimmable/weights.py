@@ -116,7 +116,7 @@ class LeadingBlocks(torch.autograd.Function):
                 slim.append((size, grad))
             else:
                 total = grad if total is None else total + grad
-        if slim and total is not None and total.layout != torch.strided:
+        if slim and total is not None and total.is_sparse:
             total = total.to_dense()  # of a sparse embedding
         if slim and total is None:
             like = slim[0][1]
