@@ -7,12 +7,13 @@ of seed, epoch and step, so a run that was stopped anywhere goes on exactly wher
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynams.report import EpochRecord, Summary
 from dynams.selection import Signals
@@ -73,6 +74,9 @@ class Loop:
         self.stopping = Agreement(run.fabric, lambda: interrupt.requested)
         self.started = started
         self.on_refresh = on_refresh
+        # What a network of one's own has without values from the start, as it uses it nowhere, tells nothing.
+        weights = list(run.network.parameters())
+        self.sound = list(itertools.compress(weights, _finite(weights)))
 
     def run_epochs(self) -> Summary:
         """From where the run is to the last epoch, or until it is asked to stop."""
@@ -271,9 +275,7 @@ class Loop:
         """
         for loss in self.run.sums.means(self.fabric):
             self.check_loss(loss)
-        trained = [each for each in self.run.network.parameters() if each.requires_grad]
-        # One wait for the device, whatever their number.
-        if trained and not bool(torch.stack([each.isfinite().all() for each in trained]).all()):
+        if not all(_finite(self.sound)):
             self.check_loss(math.nan, "weights")
 
     def finish_epoch(self) -> bool | None:
@@ -369,3 +371,9 @@ class Loop:
             run_dir=str(self.journal.run_dir),
             failure=failure,
         )
+
+
+def _finite(weights: list[nn.Parameter]) -> list[bool]:
+    """Tell of each whether all of it is finite, by one wait for the device."""
+    told = [each.detach().isfinite().all() for each in weights]
+    return torch.stack(told).tolist() if told else []

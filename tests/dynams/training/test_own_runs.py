@@ -280,6 +280,14 @@ def test_a_network_is_left_as_it_was_but_for_its_weights(tmp_path) -> None:
     assert all(each.grad is None for each in model.parameters())
 
 
+def test_a_parameter_without_values_that_nothing_uses_is_no_divergence(tmp_path) -> None:
+    model = ViT()
+    model.spare = nn.Parameter(torch.full((3,), torch.nan))
+    summary = train(small_config(tmp_path, proxy=UNTOUCHED, optim={"epochs": 1}), DATA, model=model)
+    assert summary.completed
+    assert bool(model.spare.isnan().all())
+
+
 def test_dropout_is_the_same_after_a_stop(tmp_path) -> None:
     def model() -> nn.Module:
         torch.manual_seed(3)
