@@ -31,9 +31,8 @@
 # record  record         the rest    the same of the record's recipe: a seed of each recipe in turn      record.log, record.tgz
 #
 # Cells are of the last runs too, where build/gpu/NAME has been kept; results of several runs add up once each one's cells.jsonl is
-# in bench/results/MACHINE/compare-cifar10 (record: MACHINE/record). Expected, not measured yet: a cell of the record takes a quarter of a
-# minute on an H100, half a minute on an A100, and each process about a minute first for the data and for compiling, outside the
-# cells' seconds: two to four seeds of all three recipes fit into a run.
+# in bench/results/MACHINE/compare-cifar10 (record: MACHINE/record). What a cell of the record should take is in
+# bench/results/NOTES.md: not measured yet; each process compiles for about two minutes first, outside the cells' seconds.
 #
 # kernels.md, the report, is written anew after every stage. Every outcome of a test, case or benchmark is in kernels.jsonl as
 # soon as it is known, and at the end in kernels.json, every cell in compare.tgz or record.tgz seconds after it is finished: a run that

@@ -45,12 +45,18 @@ def compared(script: Script, plan: str) -> dict[str, str]:
         return {file.name: archive.extractfile(file).read().decode() for file in files}
 
 
+@pytest.fixture
+def data(script: Script) -> None:
+    """A folder of data, which the script is told of."""
+    script.data = script.folder / "data"
+    script.data.mkdir()
+
+
+@pytest.mark.usefixtures("data")
 @PLANS_OF_CELLS
 def test_a_comparison_goes_on_behind_committed_cells(
     script: Script, plan: str, preset: str, committed: str, seconds: int
 ) -> None:
-    script.data = script.folder / "data"
-    script.data.mkdir()
     for machine, cells in (("a-gpu", "old\n"), ("b-gpu", "old\nolder\n")):
         folder = script.repo / "bench/results" / machine / committed
         folder.mkdir(parents=True)
@@ -76,12 +82,11 @@ def test_a_comparison_goes_on_behind_committed_cells(
     assert "| accuracy | 96.00 % |" in page
 
 
+@pytest.mark.usefixtures("data")
 @PLANS_OF_CELLS
 def test_a_comparison_that_fails_is_told_and_keeps_its_cells(
     script: Script, plan: str, preset: str, committed: str, seconds: int
 ) -> None:
-    script.data = script.folder / "data"
-    script.data.mkdir()
     script.fake("comparing", COMPARE.format(folder=script.fakes) + "exit 1\n")
     ran = script.run("--plan", plan)
     assert ran.returncode == 1
@@ -89,12 +94,11 @@ def test_a_comparison_that_fails_is_told_and_keeps_its_cells(
     assert compared(script, plan)["cells.jsonl"] == "new\n"
 
 
+@pytest.mark.usefixtures("data")
 @PLANS_OF_CELLS
 def test_a_comparison_that_is_killed_has_left_the_cells_of_before(
     script: Script, plan: str, preset: str, committed: str, seconds: int
 ) -> None:
-    script.data = script.folder / "data"
-    script.data.mkdir()
     hanging = 'echo $PPID > "$0.parent"; exec sleep 100\n'
     script.fake("comparing", COMPARE.format(folder=script.fakes) + hanging)
     process = script.begin("--plan", plan)
@@ -112,9 +116,8 @@ def test_a_comparison_that_is_killed_has_left_the_cells_of_before(
     assert left == "new\n"
 
 
+@pytest.mark.usefixtures("data")
 def test_a_comparison_whose_process_dies_goes_on_as_long_as_cells_come(script: Script) -> None:
-    script.data = script.folder / "data"
-    script.data.mkdir()
     died = 'wc -l < "$to/cells.jsonl" >> "$0.runs"; [ $(wc -l < "$0.runs") -ge 3 ] || exit 139\n'
     script.fake("comparing", COMPARE.format(folder=script.fakes) + died)
     ran = script.run("--plan", "record")
@@ -123,12 +126,11 @@ def test_a_comparison_whose_process_dies_goes_on_as_long_as_cells_come(script: S
     assert compared(script, "record")["cells.jsonl"] == "new\n" * 3
 
 
+@pytest.mark.usefixtures("data")
 @pytest.mark.parametrize(("code", "runs"), [(139, 2), (2, 1)])
 def test_a_comparison_whose_processes_die_for_good_ends(
     script: Script, code: int, runs: int
 ) -> None:
-    script.data = script.folder / "data"
-    script.data.mkdir()
     first = COMPARE.format(folder=script.fakes).replace(
         "echo new", '[ -s "$to/cells.jsonl" ] || echo new'
     )
@@ -138,9 +140,8 @@ def test_a_comparison_whose_processes_die_for_good_ends(
     assert len(script.calls("dynams.cli compare")) == runs
 
 
+@pytest.mark.usefixtures("data")
 def test_a_comparison_that_is_cut_off_leaves_time_to_tell_of_its_cells(script: Script) -> None:
-    script.data = script.folder / "data"
-    script.data.mkdir()
     script.executable("timeout", LIMITS)
     script.fake("comparing", COMPARE.format(folder=script.fakes))
     assert script.run("--plan", "record").returncode == 0
