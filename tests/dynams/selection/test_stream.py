@@ -1,4 +1,4 @@
-"""Selection from a stream: the sketch's error bound for any order, the share that is kept, merging, resuming, two ranks."""
+"""Selection from a stream: the share that is kept, windows, merging, resuming, two ranks."""
 
 from __future__ import annotations
 
@@ -14,185 +14,25 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from torch import Tensor
 
-import oracle
 from dynams.selection import StreamSelector
 from dynams.selection.quantiles import (
     QuantileSketch,
-    cut,
     level_size,
-    margin_of,
     ordered_keys,
-    rank_error,
+)
+from margin_streams import (
+    VALUES,
+    Floats,
+    ascending,
+    in_batches,
+    normal,
+    shares,
+    stream_of,
+    streams,
 )
 from pages import python_blocks
 from two_ranks import told_by_two
-
-Floats = NDArray[np.float32]
-SPECIAL = [math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-45, -1e-45, 3.0e38, -3.0e38, 1.0, 2.0]
-
-
-def ascending(values: Floats) -> Floats:
-    return np.sort(values)
-
-
-def descending(values: Floats) -> Floats:
-    return np.sort(values)[::-1].copy()
-
-
-def from_both_ends(values: Floats) -> Floats:
-    ordered = np.sort(values)
-    mixed = np.empty_like(ordered)
-    mixed[0::2], mixed[1::2] = (
-        ordered[: (len(ordered) + 1) // 2],
-        ordered[::-1][: len(ordered) // 2],
-    )
-    return mixed
-
-
-def in_blocks(values: Floats) -> Floats:
-    blocks = np.array_split(np.sort(values), 7)
-    return np.concatenate([blocks[place] for place in (3, 0, 6, 1, 5, 2, 4)])
-
-
-def as_it_comes(values: Floats) -> Floats:
-    return values
-
-
-ORDERS = [ascending, descending, from_both_ends, in_blocks, as_it_comes]
-
-
-def normal(source: np.random.Generator, count: int) -> Floats:
-    return source.standard_normal(count, dtype=np.float32)
-
-
-def few_distinct(source: np.random.Generator, count: int) -> Floats:
-    return source.integers(0, 4, count).astype(np.float32)
-
-
-def one_value(source: np.random.Generator, count: int) -> Floats:
-    return np.full(count, 0.5, dtype=np.float32)
-
-
-def special(source: np.random.Generator, count: int) -> Floats:
-    return np.where(
-        source.random(count) < 0.5,
-        source.choice(np.array(SPECIAL, dtype=np.float32), count),
-        normal(source, count),
-    ).astype(np.float32)
-
-
-VALUES = [normal, few_distinct, one_value, special]
-
-
-def shares(values: Floats, threshold: float) -> tuple[float, float]:
-    """Which share is before, and which at or before, a threshold, in the total order."""
-    if math.isnan(threshold):
-        return float(np.mean(~np.isnan(values))), 1.0
-    return float(np.mean(values < threshold)), float(np.mean(values <= threshold))
-
-
-def in_batches(values: Floats, size: int) -> list[Tensor]:
-    return list(torch.from_numpy(values).split(size))
-
-
-streams = st.fixed_dictionaries(
-    {
-        "values": st.sampled_from(VALUES),
-        "order": st.sampled_from(ORDERS),
-        "count": st.integers(1, 30_000),
-        "batch": st.integers(1, 4000),
-        "seed": st.integers(0, 2**32),
-    }
-)
-
-
-def stream_of(drawn: dict[str, Any]) -> tuple[Floats, list[Tensor]]:
-    source = np.random.default_rng(drawn["seed"])
-    values = drawn["order"](drawn["values"](source, drawn["count"]))
-    return values, in_batches(values, max(drawn["batch"], drawn["count"] // 200))
-
-
-@given(st.lists(st.one_of(st.sampled_from(SPECIAL), st.floats(width=32))))
-def test_keys_are_in_the_total_order(values: list[float]) -> None:
-    array = np.array(values, dtype=np.float32)
-    keys = ordered_keys(torch.from_numpy(array))
-    order = oracle.smallest_k(array, len(array), order="value")
-    assert list(np.argsort(keys, kind="stable")) == list(order)
-    back = np.array([margin_of(int(key)) for key in keys], dtype=np.float32)
-    np.testing.assert_array_equal(back, array)
-    assert len(np.unique(keys)) == len(np.unique(array + np.float32(0)))
-
-
-def test_every_nan_is_the_same_and_last() -> None:
-    patterns = np.array([0x7FC00000, 0xFFC00000, 0x7F800001, 0xFFFFFFFF, 0x7F800000], np.uint32)
-    keys = ordered_keys(torch.from_numpy(patterns.view(np.float32)))
-    assert len(set(keys[:4])) == 1
-    assert keys[4] < keys[0]
-
-
-@given(streams, st.floats(0.01, 1.0), st.sampled_from([0.02, 0.1, 0.5]))
-def test_a_rank_errs_by_no_more_than_what_was_counted(
-    drawn: dict[str, Any], share: float, accuracy: float
-) -> None:
-    values, batches = stream_of(drawn)
-    sketch = QuantileSketch(level_size(accuracy), f"{drawn['seed']}")
-    for batch in batches:
-        sketch.update(ordered_keys(batch))
-    key, part = cut([sketch], share)
-    before, reached = shares(values, margin_of(key))
-    bound = rank_error([sketch])
-    assert bound <= accuracy
-    assert before - bound <= share <= reached + bound
-    # A share of the ties that fills what is wanted up.
-    assert 0 < part <= 1
-    # Every key stands for itself where nothing was halved.
-    if bound == 0:
-        assert before < share <= reached + 1e-9
-        assert part == pytest.approx((share - before) / (reached - before), abs=1e-6)
-
-
-@given(
-    st.lists(st.lists(st.integers(1, 3000), max_size=12), min_size=1, max_size=6),
-    st.sampled_from([16, 80, 300]),
-)
-def test_no_sketch_holds_more_or_errs_more_than_its_size_says(
-    parts: list[list[int]], size: int
-) -> None:
-    source = np.random.default_rng(0)
-    merged = QuantileSketch(size, "merged")
-    sketches = []
-    for number, counts in enumerate(parts):
-        sketch = QuantileSketch(size, f"{number}")
-        for count in counts:
-            sketch.update(source.integers(-9, 9, count).astype(np.int32))
-        sketches.append(sketch)
-    merged.merge(sketches)
-    merged.merge([])
-    for sketch in [merged, *sketches]:
-        sketch.shrink()
-        assert sketch.variance <= 6 * (sketch.count / size) ** 2
-        held = sum(sketch.state_dict()["levels"])
-        assert held <= 3 * size + 9 * len(sketch.state_dict()["levels"])
-    assert merged.count == sum(map(sum, parts))
-
-
-def test_errors_are_as_likely_up_as_down_and_as_large_as_counted() -> None:
-    ordered = np.arange(40_000, dtype=np.int32)
-    errors = []
-    for seed in range(200):
-        sketch = QuantileSketch(40, f"{seed}")
-        for keys in np.array_split(ordered, 100):
-            sketch.update(keys)
-        packed = sketch.packed()
-        weights = 1 << (packed & 63)
-        errors.append(int(weights[packed >> 6 < 17_321].sum()) - 17_321)
-    deviation = math.sqrt(sketch.variance)
-    assert abs(np.mean(errors)) < 3 * deviation / math.sqrt(200)
-    assert 0.1 * deviation < np.std(errors) <= deviation
-    assert np.mean(np.abs(errors) > rank_error([sketch]) * 40_000) <= 0.01
 
 
 @given(streams, st.floats(0.05, 1.0), st.sampled_from([0.01, 0.1, 0.3]))
